@@ -1,0 +1,130 @@
+// arguments of the operators as the back ends read them, and every check made before a byte is touched
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "math/pixel.h"
+#include "math/sampler.h"
+
+namespace fastclr {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// one source image: interleaved [height, width, 3] or planar [3, height, width] bytes
+struct Source {
+  const uint8_t* bytes;
+  int64_t height, width;
+};
+
+struct Normalize {
+  float mean[3] = {0.0f, 0.0f, 0.0f};
+  float scale[3] = {1.0f, 1.0f, 1.0f};  // 1 / std
+};
+
+inline void check_int64(const Tensor& tensor, const char* name) {
+  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Long, name, " must be int64");
+}
+
+inline void check_sizes(const Tensor& sizes, int64_t samples) {
+  check_int64(sizes, "sizes");
+  STD_TORCH_CHECK(
+      sizes.dim() == 2 && sizes.size(0) == samples && sizes.size(1) == 2, "sizes must be [", samples,
+      ", 2]: height and width of every image");
+}
+
+inline void check_side(int64_t side, int64_t sample) {
+  STD_TORCH_CHECK(
+      side >= 1 && side <= kMaxSide, "image ", sample, " has a side of ", side, " pixels, expected 1 to ", kMaxSide);
+}
+
+inline void check_output_size(int64_t size) {
+  STD_TORCH_CHECK(size >= 1 && size <= 16384, "size must be 1 to 16384, got ", size);
+}
+
+// shapes, dtypes and devices of augment_params
+inline void check_params_arguments(
+    const Tensor& ids, const Tensor& sizes, int64_t epoch, int64_t first_view, int64_t views, int64_t size) {
+  check_int64(ids, "ids");
+  STD_TORCH_CHECK(ids.dim() == 1, "ids must have one dimension, got ", ids.dim());
+  check_sizes(sizes, ids.size(0));
+  STD_TORCH_CHECK(ids.device() == sizes.device(), "ids and sizes must be on one device");
+  STD_TORCH_CHECK(epoch >= 0 && epoch <= 0xFFFFFFFFll, "epoch must be 0 to 2^32 - 1, got ", epoch);
+  STD_TORCH_CHECK(
+      first_view >= 0 && views >= 1 && first_view + views <= 65536, "views must lie in 0 to 65535, got ", views,
+      " from ", first_view);
+  check_output_size(size);
+}
+
+// shapes, dtypes and devices of augment_apply
+inline void check_apply_arguments(
+    const Tensor& data, const Tensor& offsets, const Tensor& sizes, const Tensor& params, int64_t size) {
+  STD_TORCH_CHECK(
+      data.scalar_type() == ScalarType::Byte && data.dim() == 1 && data.is_contiguous(),
+      "data must be contiguous uint8 [bytes]");
+  check_int64(offsets, "offsets");
+  STD_TORCH_CHECK(offsets.dim() == 1, "offsets must have one dimension, got ", offsets.dim());
+  const int64_t samples = offsets.size(0);
+  check_sizes(sizes, samples);
+  STD_TORCH_CHECK(params.scalar_type() == ScalarType::Float, "params must be float32");
+  STD_TORCH_CHECK(
+      params.dim() == 3 && params.size(1) == samples && params.size(2) == kParams, "params must be [views, ", samples,
+      ", ", static_cast<int>(kParams), "]");
+  STD_TORCH_CHECK(
+      offsets.device() == data.device() && sizes.device() == data.device() && params.device() == data.device(),
+      "data, offsets, sizes and params must be on one device");
+  check_output_size(size);
+}
+
+inline Normalize make_normalize(const std::vector<double>& mean, const std::vector<double>& std) {
+  Normalize normalize;
+  STD_TORCH_CHECK(
+      mean.size() == std.size() && (mean.empty() || mean.size() == 3),
+      "mean and std must both have 0 or 3 values, got ", mean.size(), " and ", std.size());
+  for (size_t c = 0; c < mean.size(); ++c) {
+    STD_TORCH_CHECK(std::isfinite(mean[c]), "mean must be finite, got ", mean[c]);
+    STD_TORCH_CHECK(std[c] > 0.0 && std::isfinite(std[c]), "std must be positive, got ", std[c]);
+    normalize.mean[c] = static_cast<float>(mean[c]);
+    normalize.scale[c] = static_cast<float>(1.0 / std[c]);
+  }
+  return normalize;
+}
+
+// values of one image's place in data
+inline void check_source(int64_t offset, int64_t height, int64_t width, int64_t bytes, int64_t sample) {
+  check_side(height, sample);
+  check_side(width, sample);
+  // both sides are at most 2^24, so 3 * height * width fits
+  STD_TORCH_CHECK(
+      offset >= 0 && offset <= bytes && 3 * height * width <= bytes - offset, "image ", sample, " takes ",
+      3 * height * width, " bytes from ", offset, " on, but data has ", bytes);
+}
+
+// values of one packed row; written so that a NaN fails
+inline void check_row(const float* row, int64_t height, int64_t width, int64_t view, int64_t sample) {
+  const double top = row[kTop], left = row[kLeft], box_h = row[kHeight], box_w = row[kWidth];
+  STD_TORCH_CHECK(
+      top >= 0 && left >= 0 && box_h >= 1 && box_w >= 1 && top + box_h <= static_cast<double>(height) &&
+          left + box_w <= static_cast<double>(width) && top == std::floor(top) && left == std::floor(left) &&
+          box_h == std::floor(box_h) && box_w == std::floor(box_w),
+      "params[", view, ", ", sample, "]: crop box (top ", top, ", left ", left, ", height ", box_h, ", width ", box_w,
+      ") is not inside the image of ", height, " x ", width);
+  STD_TORCH_CHECK(
+      row[kOrder] >= -1 && row[kOrder] <= 23 && row[kOrder] == std::floor(row[kOrder]), "params[", view, ", ", sample,
+      "]: order must be an integer from -1 to 23, got ", row[kOrder]);
+  STD_TORCH_CHECK(
+      row[kHue] >= -0.5f && row[kHue] <= 0.5f, "params[", view, ", ", sample, "]: hue must be in [-0.5, 0.5], got ",
+      row[kHue]);
+  for (const int field : {kBrightness, kContrast, kSaturation, kSigma}) {
+    STD_TORCH_CHECK(
+        row[field] >= 0.0f && row[field] <= 1e6f, "params[", view, ", ", sample, "]: field ", field,
+        " must be in [0, 1e6], got ", row[field]);
+  }
+}
+
+}  // namespace fastclr

@@ -1,0 +1,43 @@
+// vectorised loops over runs of pixels; each is compiled for several instruction sets and chosen at load time
+#pragma once
+
+#include <cstdint>
+
+namespace fastclr::cpu {
+
+// three planes of one run of pixels
+struct Planes {
+  float *r, *g, *b;
+  Planes at(int64_t i) const { return {r + i, g + i, b + i}; }
+};
+
+// taps of one axis: output i sums weight[i * stride + t] * source[start[i] + t] for t < count[i] <= stride;
+// the weights from count[i] on are zero
+struct Taps {
+  const int *start, *count;
+  const float* weight;
+  int stride;
+};
+
+// out[i] = sum_t weight[t] * source[t * pitch + i]
+void mix_rows(const uint8_t* source, int64_t pitch, const float* weight, int taps, int64_t n, float* out);
+// row: interleaved pixels, with taps.stride further pixels that are readable after the last
+void resample_row(const float* row, const Taps& taps, int64_t n, Planes out);
+
+void brightness_row(Planes p, int64_t n, float factor);
+void contrast_row(Planes p, int64_t n, float factor, float offset);
+void saturation_row(Planes p, int64_t n, float factor);
+void hue_row(Planes p, int64_t n, float shift6);
+void gray_row(Planes p, int64_t n);
+void solarize_row(Planes p, int64_t n);
+int64_t luma_sum(Planes p, int64_t n);
+
+// out[x] = weight[0] * up[0][x] + sum_i weight[i] * (up[i][x] + down[i][x]) for i = 1..reach
+void blur_rows(const float* const* up, const float* const* down, const float* weight, int reach, int64_t n, float* out);
+
+void normalize_row(float* row, int64_t n, float mean, float scale);
+void interleave_row(Planes p, int64_t n, float* out);
+void bfloat16_row(const float* in, int64_t n, uint16_t* out);
+void half_row(const float* in, int64_t n, uint16_t* out);
+
+}  // namespace fastclr::cpu

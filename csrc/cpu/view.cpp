@@ -1,0 +1,221 @@
+#include "view.h"
+
+#include <algorithm>
+
+namespace fastclr::cpu {
+
+namespace {
+
+// colour operations run on a few thousand pixels at a time, while they are in the first-level cache
+constexpr int64_t kChunk = 2048;
+
+template <typename T>
+T* reserve(std::vector<T>& buffer, int64_t n) {
+  if (buffer.size() < static_cast<size_t>(n)) buffer.resize(static_cast<size_t>(n));
+  return buffer.data();
+}
+
+struct Canvas {
+  Planes planes;
+  int64_t size;
+  int64_t pixels() const { return size * size; }
+};
+
+// the vertical pass of output row y: one interleaved row of the crop, in bytes' scale
+void source_row(
+    const Source& source, bool planar, const Box& box, int64_t y, const Workspace& work, float* planes, float* out) {
+  const Taps taps = work.y.taps();
+  const int count = taps.count[y];
+  const float* weight = taps.weight + y * taps.stride;
+  const int64_t top = box.top + taps.start[y];
+  if (!planar) {
+    const uint8_t* first = source.bytes + (top * source.width + box.left) * 3;
+    mix_rows(first, source.width * 3, weight, count, box.width * 3, out);
+    return;
+  }
+  for (int64_t c = 0; c < 3; ++c) {
+    const uint8_t* first = source.bytes + (c * source.height + top) * source.width + box.left;
+    mix_rows(first, source.width, weight, count, box.width, planes + c * box.width);
+  }
+  interleave_row({planes, planes + box.width, planes + 2 * box.width}, box.width, out);
+}
+
+// the operations of the colour jitter in the order of one view, split at the contrast, which needs a mean
+struct Jitter {
+  const float* row;
+  int order;
+  int contrast_at = 4;
+
+  explicit Jitter(const float* row) : row(row), order(static_cast<int>(row[kOrder])) {
+    for (int i = 0; order >= 0 && i < 4; ++i) {
+      if (colour_op(order, i) == kOpContrast) contrast_at = i;
+    }
+  }
+  // applies operations first..last-1 to n pixels
+  void apply(Planes p, int64_t n, int first, int last, float contrast_offset) const {
+    if (order < 0) return;
+    for (int i = first; i < last; ++i) {
+      switch (colour_op(order, i)) {
+        case kOpBrightness:
+          brightness_row(p, n, row[kBrightness]);
+          break;
+        case kOpContrast:
+          contrast_row(p, n, row[kContrast], contrast_offset);
+          break;
+        case kOpSaturation:
+          saturation_row(p, n, row[kSaturation]);
+          break;
+        default:
+          if (row[kHue] != 0.0f) hue_row(p, n, 6.0f * row[kHue]);
+      }
+    }
+  }
+};
+
+// resizes into the canvas and applies what comes before the contrast; returns the sum of the luma
+int64_t resize(
+    const Source& source, bool planar, const Box& box, const Jitter& jitter, Canvas canvas, Workspace& work) {
+  const Taps across = work.x.taps();
+  // the taps without weight reach beyond the last pixel
+  const int64_t padding = 3 * across.stride + 1;
+  float* row = reserve(work.source_row, 3 * box.width + padding);
+  std::fill_n(row + 3 * box.width, padding, 0.0f);
+  float* planes = planar ? reserve(work.source_rows, 3 * box.width) : nullptr;
+  int64_t sum = 0, done = 0;
+  for (int64_t y = 0; y < canvas.size; ++y) {
+    source_row(source, planar, box, y, work, planes, row);
+    resample_row(row, across, canvas.size, canvas.planes.at(y * canvas.size));
+    const int64_t ready = (y + 1) * canvas.size;
+    if (jitter.order < 0 || (ready - done < kChunk && ready < canvas.pixels())) continue;
+    const Planes chunk = canvas.planes.at(done);
+    jitter.apply(chunk, ready - done, 0, jitter.contrast_at, 0.0f);
+    sum += luma_sum(chunk, ready - done);
+    done = ready;
+  }
+  return sum;
+}
+
+void store_row(const float* in, int64_t n, ScalarType dtype, char* out) {
+  if (dtype == ScalarType::Float) {
+    std::copy_n(in, n, reinterpret_cast<float*>(out));
+  } else if (dtype == ScalarType::BFloat16) {
+    bfloat16_row(in, n, reinterpret_cast<uint16_t*>(out));
+  } else {
+    half_row(in, n, reinterpret_cast<uint16_t*>(out));
+  }
+}
+
+// solarises, normalises (both in place) and writes n pixels from pixel `position` on
+void finish(
+    Planes p, int64_t n, int64_t position, int64_t pixels, const float* row, const Output& output, Workspace& work,
+    void* out) {
+  if (row[kSolarize] != 0.0f) solarize_row(p, n);
+  const Normalize& normalize = output.normalize;
+  float* planes[3] = {p.r, p.g, p.b};
+  for (int c = 0; c < 3; ++c) {
+    if (normalize.mean[c] != 0.0f || normalize.scale[c] != 1.0f) {
+      normalize_row(planes[c], n, normalize.mean[c], normalize.scale[c]);
+    }
+  }
+  char* bytes = static_cast<char*>(out);
+  const int64_t element = output.dtype == ScalarType::Float ? 4 : 2;
+  if (!output.interleaved) {
+    for (int64_t c = 0; c < 3; ++c) store_row(planes[c], n, output.dtype, bytes + (c * pixels + position) * element);
+  } else if (output.dtype == ScalarType::Float) {
+    interleave_row(p, n, reinterpret_cast<float*>(bytes) + 3 * position);
+  } else {
+    float* staged = reserve(work.staged, 3 * n);
+    interleave_row(p, n, staged);
+    store_row(staged, 3 * n, output.dtype, bytes + 3 * position * element);
+  }
+}
+
+// blurs the canvas row by row and finishes each row as it is done
+void blur_and_finish(Canvas canvas, const float* row, const Output& output, Workspace& work, void* out) {
+  const int n = static_cast<int>(canvas.size);
+  const int reach = blur_reach(row[kSigma], blur_radius(n));
+  float* weight = reserve(work.weight, reach + 1);
+  double total = 0.0;
+  for (int d = reach; d >= 0; --d) total += blur_weight(row[kSigma], d) * (d > 0 ? 2.0 : 1.0);
+  for (int d = 0; d <= reach; ++d) weight[d] = static_cast<float>(blur_weight(row[kSigma], d) / total);
+
+  const float** up = reserve(work.up, 2 * (reach + 1));
+  const float** down = reserve(work.down, 2 * (reach + 1));
+  const float **left = up + reach + 1, **right = down + reach + 1;
+  float* middle = reserve(work.blurred, 4 * n + 2 * reach) + reach;
+  float* done = middle + n + reach;
+  for (int d = 0; d <= reach; ++d) {
+    left[d] = middle - d;
+    right[d] = middle + d;
+  }
+  const float* planes[3] = {canvas.planes.r, canvas.planes.g, canvas.planes.b};
+  for (int y = 0; y < n; ++y) {
+    for (int c = 0; c < 3; ++c) {
+      for (int d = 0; d <= reach; ++d) {
+        up[d] = planes[c] + static_cast<int64_t>(reflect(y - d, n)) * n;
+        down[d] = planes[c] + static_cast<int64_t>(reflect(y + d, n)) * n;
+      }
+      blur_rows(up, down, weight, reach, n, middle);
+      for (int d = 1; d <= reach; ++d) {
+        middle[-d] = middle[reflect(-d, n)];
+        middle[n - 1 + d] = middle[reflect(n - 1 + d, n)];
+      }
+      blur_rows(left, right, weight, reach, n, done + c * n);
+    }
+    finish({done, done + n, done + 2 * n}, n, static_cast<int64_t>(y) * n, canvas.pixels(), row, output, work, out);
+  }
+}
+
+}  // namespace
+
+void Workspace::Axis::build(int64_t in, int64_t size, bool mirrored) {
+  const int n = static_cast<int>(size), source = static_cast<int>(in);
+  const float scale = static_cast<float>(in) / static_cast<float>(size);
+  stride = 1;
+  for (int i = 0; i < n; ++i) stride = std::max(stride, resize_span(scale, source, i).count);
+  reserve(start, n);
+  reserve(count, n);
+  reserve(weight, static_cast<int64_t>(n) * stride);
+  for (int i = 0; i < n; ++i) {
+    const Span span = resize_span(scale, source, i);
+    const int slot = mirrored ? n - 1 - i : i;
+    float* w = weight.data() + static_cast<int64_t>(slot) * stride;
+    float total = 0.0f;
+    start[slot] = span.start;
+    count[slot] = span.count;
+    for (int t = 0; t < span.count; ++t) total += w[t] = resize_weight(scale, i, span.start + t);
+    for (int t = 0; t < span.count; ++t) w[t] /= total;
+    std::fill(w + span.count, w + stride, 0.0f);
+  }
+}
+
+void render_view(
+    const Source& source, bool planar, const float* row, int64_t size, const Output& output, Workspace& work,
+    void* out) {
+  const Box box = {
+      static_cast<int64_t>(row[kTop]), static_cast<int64_t>(row[kLeft]), static_cast<int64_t>(row[kHeight]),
+      static_cast<int64_t>(row[kWidth])};
+  work.y.build(box.height, size, false);
+  work.x.build(box.width, size, row[kFlip] != 0.0f);
+  // bytes become [0, 1] on the way
+  for (int64_t i = 0; i < size * work.x.stride; ++i) work.x.weight[static_cast<size_t>(i)] *= 1.0f / 255.0f;
+
+  float* image = reserve(work.image, 3 * size * size);
+  const Canvas canvas = {{image, image + size * size, image + 2 * size * size}, size};
+  const Jitter jitter(row);
+  const int64_t sum = resize(source, planar, box, jitter, canvas, work);
+  const float offset = (1.0f - row[kContrast]) * luma_mean(sum, canvas.pixels());
+
+  const bool gray = row[kGray] != 0.0f;
+  const bool blur = row[kSigma] > 0.0f && blur_radius(static_cast<int>(size)) > 0;
+  for (int64_t i = 0; i < canvas.pixels(); i += kChunk) {
+    const int64_t n = std::min(kChunk, canvas.pixels() - i);
+    const Planes chunk = canvas.planes.at(i);
+    jitter.apply(chunk, n, jitter.contrast_at, 4, offset);
+    if (gray) gray_row(chunk, n);
+    if (!blur) finish(chunk, n, i, canvas.pixels(), row, output, work, out);
+  }
+  if (blur) blur_and_finish(canvas, row, output, work, out);
+}
+
+}  // namespace fastclr::cpu

@@ -1,0 +1,43 @@
+// one augmented view of one image on the CPU
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../arguments.h"
+#include "rows.h"
+
+namespace fastclr::cpu {
+
+// where and how a view is written: planar [3, size, size] or interleaved [size, size, 3]
+struct Output {
+  ScalarType dtype;
+  bool interleaved;
+  Normalize normalize;
+};
+
+// tables and buffers of one thread; they grow to the largest image seen and are then reused
+struct Workspace {
+  struct Axis {
+    std::vector<int> start, count;
+    std::vector<float> weight;
+    int stride = 0;
+    void build(int64_t in, int64_t size, bool mirrored);
+    Taps taps() const { return {start.data(), count.data(), weight.data(), stride}; }
+  };
+  Axis x, y;
+  std::vector<float> source_row;   // one row after the vertical pass, interleaved
+  std::vector<float> source_rows;  // the same as three planes, for planar sources
+  std::vector<float> image;        // [3, size, size]
+  std::vector<float> blurred;      // rows of the blur, with its overhang
+  std::vector<float> weight;       // of the blur, 0..reach
+  std::vector<const float*> up, down;
+  std::vector<float> staged;  // interleaved pixels before the conversion to 16 bits
+};
+
+// draws view `row` (packed parameters) of `source` and writes size * size * 3 elements at `out`
+void render_view(
+    const Source& source, bool planar, const float* row, int64_t size, const Output& output, Workspace& work,
+    void* out);
+
+}  // namespace fastclr::cpu

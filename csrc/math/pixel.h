@@ -1,0 +1,167 @@
+// Per-pixel mathematics of the augmentation, on floats in [0, 1]; torchvision's float functional API is the model.
+// The translation units that include it are compiled without contraction to fma, so host and device agree.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "hd.h"
+#include "sampler.h"
+
+namespace fastclr {
+
+struct Pixel {
+  float r, g, b;
+};
+
+struct Span {
+  int start, count;
+};
+
+FASTCLR_HD float clamp01(float x) {
+  x = x > 0.0f ? x : 0.0f;
+  return x < 1.0f ? x : 1.0f;
+}
+
+// ---- antialiased bilinear resize (torch.nn.functional.interpolate, antialias=True, align_corners=False)
+
+// source pixels that weigh in output pixel i, clipped to [0, in)
+FASTCLR_HD Span resize_span(float scale, int in, int i) {
+  const float support = scale >= 1.0f ? scale : 1.0f;
+  const float centre = scale * (static_cast<float>(i) + 0.5f);
+  const int lo = static_cast<int>(centre - support + 0.5f);
+  const int hi = static_cast<int>(centre + support + 0.5f);
+  const int start = lo > 0 ? lo : 0;
+  return {start, (hi < in ? hi : in) - start};
+}
+
+// triangle filter, not yet normalised over the span
+FASTCLR_HD float resize_weight(float scale, int i, int source) {
+  const float inverse = scale >= 1.0f ? 1.0f / scale : 1.0f;
+  const float centre = scale * (static_cast<float>(i) + 0.5f);
+  const float x = (static_cast<float>(source) - centre + 0.5f) * inverse;
+  const float weight = 1.0f - (x < 0.0f ? -x : x);
+  return weight > 0.0f ? weight : 0.0f;
+}
+
+// ---- colour
+
+FASTCLR_HD float luma(Pixel p) { return 0.2989f * p.r + 0.587f * p.g + 0.114f * p.b; }
+
+FASTCLR_HD float blend(float x, float factor, float offset) { return clamp01(factor * x + offset); }
+
+FASTCLR_HD Pixel adjust_brightness(Pixel p, float factor) {
+  return {clamp01(factor * p.r), clamp01(factor * p.g), clamp01(factor * p.b)};
+}
+
+// offset = (1 - factor) * mean luma of the image
+FASTCLR_HD Pixel adjust_contrast(Pixel p, float factor, float offset) {
+  return {blend(p.r, factor, offset), blend(p.g, factor, offset), blend(p.b, factor, offset)};
+}
+
+FASTCLR_HD Pixel adjust_saturation(Pixel p, float factor) {
+  const float offset = (1.0f - factor) * luma(p);
+  return {blend(p.r, factor, offset), blend(p.g, factor, offset), blend(p.b, factor, offset)};
+}
+
+// one channel of an HSV colour: n is 5, 3, 1 for r, g, b; h6 in [0, 6) is the hue in sextants
+FASTCLR_HD float hue_channel(float h6, float n, float maximum, float chroma) {
+  float k = n + h6;
+  k = k >= 6.0f ? k - 6.0f : k;
+  const float ramp = k < 4.0f - k ? k : 4.0f - k;
+  return maximum - chroma * clamp01(ramp);
+}
+
+// rotates the hue by shift6 sextants, |shift6| <= 3; neither maximum nor chroma changes
+FASTCLR_HD Pixel adjust_hue(Pixel p, float shift6) {
+  const float gb_max = p.g > p.b ? p.g : p.b, gb_min = p.g < p.b ? p.g : p.b;
+  const float maximum = p.r > gb_max ? p.r : gb_max, minimum = p.r < gb_min ? p.r : gb_min;
+  const float chroma = maximum - minimum;
+  const float divisor = chroma > 0.0f ? chroma : 1.0f;
+  const bool r_max = maximum == p.r, g_max = maximum == p.g;
+  const float difference = r_max ? p.g - p.b : g_max ? p.b - p.r : p.r - p.g;
+  const float sextant = r_max ? 0.0f : g_max ? 2.0f : 4.0f;
+  float h6 = sextant + difference / divisor + shift6;
+  h6 = h6 < 0.0f ? h6 + 6.0f : h6;
+  h6 = h6 >= 6.0f ? h6 - 6.0f : h6;
+  return {
+      hue_channel(h6, 5.0f, maximum, chroma), hue_channel(h6, 3.0f, maximum, chroma),
+      hue_channel(h6, 1.0f, maximum, chroma)};
+}
+
+FASTCLR_HD float solarize(float x) { return x >= 0.5f ? 1.0f - x : x; }
+
+// ---- mean luma: fixed point, so that the sum has one value in whatever order it is taken
+
+FASTCLR_HD int32_t luma_fixed(Pixel p) { return static_cast<int32_t>(luma(p) * 1073741824.0f); }
+
+FASTCLR_HD float luma_mean(int64_t sum, int64_t pixels) {
+  return static_cast<float>(static_cast<double>(sum) / (1073741824.0 * static_cast<double>(pixels)));
+}
+
+// ---- order of the colour operations
+
+enum ColourOp { kOpBrightness, kOpContrast, kOpSaturation, kOpHue };
+
+// operation at a position of the order-th permutation, in lexicographic order, of the four operations
+FASTCLR_HD int colour_op(int order, int position) {
+  int left[4] = {kOpBrightness, kOpContrast, kOpSaturation, kOpHue};
+  const int radix[4] = {6, 2, 1, 1};
+  for (int i = 0;; ++i) {
+    const int index = order / radix[i];
+    order -= index * radix[i];
+    const int op = left[index];
+    if (i == position) return op;
+    for (int j = index; j < 3; ++j) left[j] = left[j + 1];
+  }
+}
+
+// ---- 16-bit floats, rounded to nearest even; in integers, so that every compiler vectorises it. No NaN comes here.
+
+FASTCLR_HD uint32_t float_bits(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof(bits));
+  return bits;
+}
+
+FASTCLR_HD uint16_t bfloat16_bits(float x) {
+  const uint32_t bits = float_bits(x);
+  return static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+}
+
+FASTCLR_HD uint16_t half_bits(float x) {
+  const uint32_t sign = float_bits(x) >> 16 & 0x8000u;
+  const float magnitude = x < 0.0f ? -x : x;
+  const uint32_t bits = float_bits(magnitude) & 0x7FFFFFFFu;
+  const uint32_t normal = (bits - 0x38000000u + 0xFFFu + (bits >> 13 & 1u)) >> 13;
+  // below 2^-14 the sum with 1/2 rounds at 2^-24, the spacing of subnormal halves
+  const uint32_t subnormal = float_bits(magnitude + 0.5f) - 0x3F000000u;
+  const uint32_t rounded = bits >= 0x47800000u ? 0x7C00u : bits < 0x38800000u ? subnormal : normal;
+  return static_cast<uint16_t>(rounded | sign);
+}
+
+// ---- gaussian blur
+
+// half width of the window of a kernel of size // 10 (SimCLR's choice); 0 means no blur
+FASTCLR_HD int blur_radius(int size) { return size / 10 / 2; }
+
+// taps beyond 5.3 sigma hold less than 1.2e-7 of the mass: invisible in float
+FASTCLR_HD int blur_reach(float sigma, int radius) {
+  const float reach = ceilf(5.3f * sigma);
+  return reach < static_cast<float>(radius) ? static_cast<int>(reach) : radius;
+}
+
+// not yet normalised over -reach..reach
+FASTCLR_HD double blur_weight(float sigma, int distance) {
+  const double x = static_cast<double>(distance) / static_cast<double>(sigma);
+  return exp_exact(-0.5 * (x * x));
+}
+
+// mirror without repeating the edge; |overhang| < n
+FASTCLR_HD int reflect(int i, int n) {
+  i = i < 0 ? -i : i;
+  return i < n ? i : 2 * n - 2 - i;
+}
+
+}  // namespace fastclr

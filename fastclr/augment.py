@@ -1,0 +1,300 @@
+"""SimCLR augmentation of whole batches: parameters per sample and view, all views in one call."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastclr.augment_types import AugmentConfig, AugmentParams
+from fastclr.images import RaggedImages
+from fastclr.ops import augment as ops
+from fastclr.ops import library
+from fastclr.reference import augment as reference
+
+__all__ = ["AugmentConfig", "AugmentParams", "SimCLRAugment"]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+IMPLEMENTATIONS = ("auto", "native", "reference")
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Where the operator finds the N images: flat bytes, first byte and size of each, and the layout."""
+
+    data: Tensor
+    offsets: Tensor
+    sizes: Tensor
+    planar: bool
+
+
+def _check_integers(name: str, value: Tensor, device: torch.device) -> None:
+    """Raise unless `value` is a non-empty int64 vector on `device`."""
+    if not isinstance(value, Tensor) or value.dtype != torch.int64:
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} must be an int64 tensor, got {kind}")
+    if value.dim() != 1:
+        raise ValueError(f"{name} must be [N], got shape {tuple(value.shape)}")
+    if len(value) == 0:
+        raise ValueError(f"{name} is empty: a batch needs at least one image")
+    if value.device != device:
+        raise ValueError(f"{name} is on {value.device}, expected {device}")
+
+
+def _can_look(value: Tensor) -> bool:
+    """Whether the values may be checked here: on an accelerator that would wait for it, under a compiler it cannot."""
+    return value.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _check_range(name: str, value: Tensor, count: int | None) -> None:
+    """Raise unless all values are at least 0 and, given `count`, below it."""
+    if not _can_look(value):
+        return
+    lowest, highest = int(value.min()), int(value.max())
+    if lowest < 0:
+        raise ValueError(f"{name} must not be negative, got {lowest}")
+    if count is not None and highest >= count:
+        raise ValueError(f"{name} must be below the number of images {count}, got {highest}")
+
+
+def _check_boxes(params: AugmentParams, sizes: Tensor) -> None:
+    """Raise if a crop box does not lie inside its image."""
+    if not _can_look(params.packed):
+        return
+    top, left, height, width = params.packed[..., :4].unbind(-1)
+    inside = (top >= 0) & (left >= 0) & (height >= 1) & (width >= 1)
+    inside &= (top + height <= sizes[:, 0]) & (left + width <= sizes[:, 1])
+    if not bool(inside.all()):
+        v, n = (~inside).nonzero()[0].tolist()
+        box, size = params.packed[v, n, :4].tolist(), tuple(sizes[n].tolist())
+        raise ValueError(f"crop box (top, left, height, width) {box} of view {v} leaves image {n} of {size} pixels")
+
+
+def _dense(images: Tensor, indices: Tensor | None) -> _Sources:
+    """Describe rows of a dense batch or dataset; contiguous and channels_last batches are not copied."""
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8, got {images.dtype}")
+    if images.dim() != 4 or (images.shape[3] != 3 and images.shape[1] != 3):
+        raise ValueError(f"images must be [N, H, W, 3] or [N, 3, H, W], got shape {tuple(images.shape)}")
+    if images.numel() == 0:
+        raise ValueError(f"images is empty: shape {tuple(images.shape)}")
+    planar = images.shape[3] != 3
+    if planar and images.permute(0, 2, 3, 1).is_contiguous():
+        images, planar = images.permute(0, 2, 3, 1), False
+    height, width = (images.shape[2], images.shape[3]) if planar else (images.shape[1], images.shape[2])
+    rows = torch.arange(images.shape[0], device=images.device) if indices is None else indices
+    # filled rather than copied from a host tensor: no wait for the device
+    sizes = rows.new_empty((rows.shape[0], 2))
+    sizes[:, 0].fill_(height)
+    sizes[:, 1].fill_(width)
+    return _Sources(images.contiguous().view(-1), rows * (3 * height * width), sizes, planar)
+
+
+def _sources(images: Tensor | RaggedImages, indices: Tensor | None) -> _Sources:
+    """Describe the chosen images for the operator, without gathering them."""
+    if not isinstance(images, (Tensor, RaggedImages)):
+        raise TypeError(f"images must be a uint8 tensor or RaggedImages, got {type(images).__name__}")
+    if indices is not None:
+        _check_integers("indices", indices, images.device)
+        _check_range("indices", indices, len(images))
+    if isinstance(images, Tensor):
+        return _dense(images, indices)
+    if len(images) == 0:
+        raise ValueError("images is empty: a batch needs at least one image")
+    chosen = images if indices is None else images.select(indices)
+    sources = _Sources(chosen.data.contiguous(), chosen.offsets, chosen.sizes, False)
+    if _can_look(chosen.sizes):
+        ends = chosen.offsets + 3 * chosen.sizes[:, 0] * chosen.sizes[:, 1]
+        bad = (chosen.offsets < 0) | (chosen.sizes < 1).any(1) | (ends > chosen.data.numel())
+        if bool(bad.any()):
+            n = int(bad.nonzero()[0])
+            raise ValueError(
+                f"image {n} of {tuple(chosen.sizes[n].tolist())} pixels from byte {int(chosen.offsets[n])} on "
+                f"does not fit into {chosen.data.numel()} bytes"
+            )
+    return sources
+
+
+class SimCLRAugment(nn.Module):
+    """Two (or more) random views of every image of a batch: ``views = augment(images, ids, epoch)``.
+
+    What happens to image i in view v is a function of (seed, epoch, ids[i], v) alone: not of the batch, the order, the
+    threads, the device or the number of processes.
+
+    Args:
+        config: the transformation; an int is the size of an otherwise default `AugmentConfig`.
+        views: number of views V.
+        seed: 0 to 2^63 - 1.
+        dtype: of the views: float32, bfloat16 or float16 (float64 with ``impl="reference"``).
+        channels_last: store every ``[N, 3, S, S]`` in channels_last format.
+        impl: ``"native"``: the C++ or CUDA operator. ``"reference"``: torchvision, image by image. ``"auto"``: native
+            if it is built for the images' device, otherwise the reference with a warning.
+
+    Raises:
+        TypeError: `config` or `dtype` is of another type.
+        ValueError: another argument is out of range.
+
+    Source: equal to torchvision's v2 transforms on float images, per sample; see `AugmentConfig`.
+    """
+
+    def __init__(
+        self,
+        config: AugmentConfig | int,
+        views: int = 2,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = True,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__()
+        if not isinstance(config, (AugmentConfig, int)):
+            raise TypeError(f"config must be an AugmentConfig or a size, got {type(config).__name__}")
+        if impl not in IMPLEMENTATIONS:
+            raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+        allowed = (*DTYPES, torch.float64) if impl == "reference" else DTYPES
+        if dtype not in allowed:
+            raise TypeError(f"dtype must be one of {', '.join(map(str, allowed))} for impl={impl!r}, got {dtype}")
+        if not 1 <= views <= 65536:
+            raise ValueError(f"views must be 1 to 65536, got {views}")
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed must be 0 to 2^63 - 1, got {seed}")
+        self.config = config if isinstance(config, AugmentConfig) else AugmentConfig(config)
+        self.views, self.seed, self.dtype, self.channels_last, self.impl = views, seed, dtype, channels_last, impl
+        self._sampler = self.config.sampler()
+
+    @staticmethod
+    def supports(device: torch.device | str) -> bool:
+        """Return whether the native operator can run on tensors of `device`."""
+        kind = torch.device(device).type
+        return kind in ("cpu", "cuda") and library.kernels(kind).loaded
+
+    def _native(self, device: torch.device) -> bool:
+        """Choose the implementation for tensors of `device`.
+
+        Raises:
+            RuntimeError: ``impl="native"`` was asked for, and the operator is not built for this device.
+        """
+        if self.impl == "reference":
+            return False
+        if self.supports(device):
+            return True
+        known = device.type in ("cpu", "cuda")
+        reason = library.kernels(device.type).reason if known else "there is none"
+        remedy = library.kernels(device.type).remedy if known else "move the images to the CPU"
+        message = f"no native augmentation for {device.type} tensors: {reason}; to mend it: {remedy}"
+        if self.impl == "native":
+            raise RuntimeError(message)
+        warnings.warn(f"{message}. Using the slow reference implementation.", RuntimeWarning, stacklevel=4)
+        return False
+
+    def _draw(self, ids: Tensor, epoch: int, sizes: Tensor) -> Tensor:
+        """Check ids and epoch, then draw packed parameters."""
+        if not 0 <= epoch < 2**32:
+            raise ValueError(f"epoch must be 0 to 2^32 - 1, got {epoch}")
+        _check_integers("ids", ids, sizes.device)
+        if len(ids) != len(sizes):
+            raise ValueError(f"{len(ids)} ids for {len(sizes)} images")
+        _check_range("ids", ids, None)
+        draw = ops.augment_params if self._native(ids.device) else reference.augment_params
+        return draw(
+            ids,
+            sizes,
+            seed=self.seed,
+            epoch=epoch,
+            first_view=0,
+            views=self.views,
+            size=self.config.size,
+            sampler=self._sampler,
+        )
+
+    def _compute(self, sources: _Sources, packed: Tensor) -> Tensor:
+        """Compute the views of checked sources and parameters."""
+        compute = ops.augment_apply if self._native(sources.data.device) else reference.augment_apply
+        return compute(
+            sources.data,
+            sources.offsets,
+            sources.sizes,
+            packed,
+            size=self.config.size,
+            planar=sources.planar,
+            mean=self.config.mean or (),
+            std=self.config.std or (),
+            dtype=self.dtype,
+            channels_last=self.channels_last,
+        )
+
+    def params(self, ids: Tensor, epoch: int, sizes: Tensor | tuple[int, int]) -> AugmentParams:
+        """Draw the parameters of all views.
+
+        Args:
+            ids: int64 ``[N]``, at least 0; an image keeps its id for ever.
+            epoch: 0 to 2^32 - 1.
+            sizes: height and width of the images: int64 ``[N, 2]`` on the device of `ids`, or one pair for all of them.
+
+        Raises:
+            TypeError: a tensor has the wrong dtype.
+            ValueError: a shape, a device or a value is wrong.
+        """
+        if not isinstance(sizes, Tensor):
+            sizes = torch.tensor([sizes] * len(ids), device=ids.device)
+        if sizes.dtype != torch.int64:
+            raise TypeError(f"sizes must be int64, got {sizes.dtype}")
+        if sizes.dim() != 2 or sizes.shape[1] != 2:
+            raise ValueError(f"sizes must be [N, 2]: height and width of every image, got {tuple(sizes.shape)}")
+        if _can_look(sizes) and len(sizes) and not 1 <= int(sizes.min()) <= int(sizes.max()) <= 2**24:
+            raise ValueError(f"sizes must be 1 to 2^24 pixels, got {int(sizes.min())} to {int(sizes.max())}")
+        return AugmentParams(self._draw(ids, epoch, sizes))
+
+    def apply(  # type: ignore[override]  # nn.Module.apply maps a function over submodules; there are none here
+        self, images: Tensor | RaggedImages, params: AugmentParams, indices: Tensor | None = None
+    ) -> Tensor:
+        """Compute the views that `params` describes.
+
+        Args:
+            images: uint8 ``[N, H, W, 3]`` or ``[N, 3, H, W]``, or `RaggedImages`. A tensor that fits both
+                (``[N, 3, W, 3]``) is taken as ``[N, H, W, 3]``.
+            params: of N images; any number of views.
+            indices: int64 ``[N]``: use these rows of `images`, which may then hold a whole dataset; no copy is made.
+
+        Returns:
+            ``[V, N, 3, S, S]``, not differentiable.
+
+        Raises:
+            TypeError: an argument has the wrong type or dtype.
+            ValueError: shapes or devices do not fit, an index is out of range, or a crop box leaves its image.
+            RuntimeError: ``impl="native"``, and the operator is not built for the device.
+        """
+        if not isinstance(params, AugmentParams):
+            raise TypeError(f"params must be AugmentParams, got {type(params).__name__}")
+        sources = _sources(images, indices)
+        if len(params) != len(sources.offsets):
+            raise ValueError(f"params are for {len(params)} images, got {len(sources.offsets)} images")
+        if params.packed.device != sources.data.device:
+            raise ValueError(f"params are on {params.packed.device}, but images on {sources.data.device}")
+        _check_boxes(params, sources.sizes)
+        return self._compute(sources, params.packed)
+
+    def forward(self, images: Tensor | RaggedImages, ids: Tensor, epoch: int, indices: Tensor | None = None) -> Tensor:
+        """Draw parameters and compute the views: ``apply(images, params(ids, epoch, sizes), indices)``.
+
+        Args:
+            images: as for `apply`.
+            ids: int64 ``[N]`` on the device of `images`.
+            epoch: 0 to 2^32 - 1.
+            indices: as for `apply`.
+
+        Returns:
+            ``[V, N, 3, S, S]`` of `dtype`, on the device of `images`, not differentiable.
+
+        Raises:
+            TypeError: an argument has the wrong type or dtype.
+            ValueError: a shape, a device or a value is wrong.
+        """
+        sources = _sources(images, indices)
+        return self._compute(sources, self._draw(ids, epoch, sources.sizes))
+
+    def extra_repr(self) -> str:
+        """Name what differs between two modules."""
+        return f"{self.config}, views={self.views}, seed={self.seed}, dtype={self.dtype}, impl={self.impl!r}"

@@ -1,0 +1,66 @@
+"""Containers for batches of undecoded-to-float images: dense tensors need none, images of mixed sizes need this one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RaggedImages:
+    """Images of mixed sizes in one flat byte buffer.
+
+    Image ``i`` is the row-major ``[height, width, 3]`` block of ``data`` that starts at byte ``offsets[i]``,
+    with ``height, width = sizes[i]``.
+
+    Args:
+        data: uint8 ``[bytes]``, contiguous, any device.
+        offsets: int64 ``[N]``, same device as ``data``. Offsets may repeat or come in any order.
+        sizes: int64 ``[N, 2]``, same device as ``data``: height and width in pixels, both at least 1.
+
+    Raises:
+        TypeError: a field has the wrong dtype.
+        ValueError: a field has the wrong shape or lies on another device.
+    """
+
+    data: Tensor
+    offsets: Tensor
+    sizes: Tensor
+
+    def __post_init__(self) -> None:
+        """Check dtypes, shapes and devices; the values are checked where they are used."""
+        for name, dtype, dims in (("data", torch.uint8, 1), ("offsets", torch.int64, 1), ("sizes", torch.int64, 2)):
+            tensor: Tensor = getattr(self, name)
+            if tensor.dtype != dtype:
+                raise TypeError(f"RaggedImages.{name} must be {dtype}, got {tensor.dtype}")
+            if tensor.dim() != dims:
+                raise ValueError(f"RaggedImages.{name} must have {dims} dimension(s), got shape {tuple(tensor.shape)}")
+            if tensor.device != self.data.device:
+                raise ValueError(f"RaggedImages.{name} is on {tensor.device}, but data is on {self.data.device}")
+        if self.sizes.shape != (len(self.offsets), 2):
+            raise ValueError(f"RaggedImages.sizes must be [{len(self.offsets)}, 2], got {tuple(self.sizes.shape)}")
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.offsets)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that holds the pixels."""
+        return self.data.device
+
+    def select(self, indices: Tensor) -> RaggedImages:
+        """Return the images at int64 ``indices`` ``[n]``; the pixels are shared, not copied."""
+        return RaggedImages(self.data, self.offsets[indices], self.sizes[indices])
+
+    def to(self, device: torch.device | str) -> RaggedImages:
+        """Return the same images on ``device``."""
+        return RaggedImages(self.data.to(device), self.offsets.to(device), self.sizes.to(device))
+
+    def image(self, index: int) -> Tensor:
+        """Return image ``index`` as uint8 ``[height, width, 3]``, a view of the buffer."""
+        height, width = self.sizes[index].tolist()
+        start = int(self.offsets[index])
+        return self.data[start : start + height * width * 3].view(height, width, 3)

@@ -1,0 +1,60 @@
+"""The one batch that every loader yields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastclr.images import RaggedImages
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Decoded images with their ids and labels.
+
+    Args:
+        images: uint8 ``[N, H, W, 3]`` when all images have one size, else :class:`~fastclr.images.RaggedImages`.
+        ids: int64 ``[N]``; the id of an image keys its augmentation and never changes between epochs or loaders.
+        labels: int64 ``[N]``; -1 where the class is unknown.
+
+    Raises:
+        TypeError: ``images``, ``ids`` or ``labels`` has the wrong dtype.
+        ValueError: a shape is wrong or the three lengths differ.
+    """
+
+    images: Tensor | RaggedImages
+    ids: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        """Check dtypes, shapes and lengths."""
+        check_fields(type(self).__name__, self.images, self.ids, self.labels)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.ids)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the same batch on ``device``."""
+        return Batch(self.images.to(device), self.ids.to(device), self.labels.to(device))
+
+
+def check_fields(owner: str, images: Tensor | RaggedImages, ids: Tensor, labels: Tensor) -> None:
+    """Check the fields that :class:`Batch` and :class:`~fastclr.data.ImageDataset` share.
+
+    Raises:
+        TypeError: a field has the wrong dtype.
+        ValueError: a shape is wrong or the lengths differ.
+    """
+    if isinstance(images, Tensor):
+        if images.dtype != torch.uint8:
+            raise TypeError(f"{owner}.images must be torch.uint8, got {images.dtype}")
+        if images.dim() != 4 or images.shape[-1] != 3:
+            raise ValueError(f"{owner}.images must be [N, H, W, 3], got {list(images.shape)}")
+    for name, tensor in (("ids", ids), ("labels", labels)):
+        if tensor.dtype != torch.int64:
+            raise TypeError(f"{owner}.{name} must be torch.int64, got {tensor.dtype}")
+        if tensor.shape != (len(images),):
+            raise ValueError(f"{owner}.{name} must be [{len(images)}] like images, got {list(tensor.shape)}")

@@ -1,0 +1,10 @@
+"""fastclr: the fast way to do SimCLR."""
+
+from __future__ import annotations
+
+from fastclr.augment import AugmentConfig, AugmentParams, SimCLRAugment
+from fastclr.images import RaggedImages
+from fastclr.losses import NTXentLoss, nt_xent
+
+__all__ = ["AugmentConfig", "AugmentParams", "NTXentLoss", "RaggedImages", "SimCLRAugment", "nt_xent"]
+__version__ = "0.1.0"

@@ -1,0 +1,7 @@
+"""`python -m fastclr` is the `fastclr` command."""
+
+import sys
+
+from fastclr.cli import main
+
+sys.exit(main())

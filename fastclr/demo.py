@@ -1,0 +1,114 @@
+"""The demo: SimCLR on the built-in shapes, beside what it must beat and what it cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from fastclr.augment import SimCLRAugment
+from fastclr.config import PRESETS, PretrainConfig
+from fastclr.data import ResidentLoader, Splits
+from fastclr.device import resolve_device, uses_bf16
+from fastclr.evaluate import Features, knn_accuracy, labelled_features, probe_accuracy
+from fastclr.models import build_encoder, build_model, feature_dim
+from fastclr.pretrain import augment_device, build_schedule, load_data, pretrain_in
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Pretrain a small ResNet on the built-in shapes and compare it with its baselines."""
+
+    out: Path = Path("runs/demo")
+    """Folder of the run; a number is added if it exists."""
+    epochs: int = PRESETS["demo"].epochs
+    """Passes over the images."""
+    device: str = "auto"
+    """`auto` (CUDA if there is one), or a torch device."""
+
+
+def run_demo(options: DemoOptions) -> Path:
+    """Pretrain, evaluate against an untrained and a supervised encoder and raw pixels, print a table, draw a report.
+
+    Returns:
+        The folder of the run.
+    """
+    start = time.perf_counter()
+    config = dataclasses.replace(PRESETS["demo"], epochs=options.epochs, device=options.device)
+    run = pretrain_in(free_folder(options.out), config)
+    data = load_data(config)
+    run.say("evaluating on frozen features")
+    torch.manual_seed(config.seed)
+    untrained = build_model(config).encoder  # the weights that the pretraining started from
+    rows = {
+        "raw pixels": labelled_features(nn.Flatten(), data, config),
+        "untrained encoder": labelled_features(untrained, data, config),
+        "SimCLR encoder": labelled_features(run.load_encoder(), data, config),
+        "supervised encoder": labelled_features(train_supervised(config, data), data, config),
+    }
+    scores = {name: score(features, config) for name, features in rows.items()}
+    run.add_result("demo", scores)
+    print(table(scores))
+    print(f"\n{run.folder}: {', '.join(sorted(p.name for p in run.folder.iterdir()))}")
+    print(f"took {time.perf_counter() - start:.0f} s on {resolve_device(config.device)}")
+    return run.folder
+
+
+def train_supervised(config: PretrainConfig, data: Splits) -> nn.Module:
+    """Train the same encoder with labels: same images, epochs, augmentation and optimiser settings; one view."""
+    device = resolve_device(config.device)
+    autocast = uses_bf16(config.amp, device)
+    torch.manual_seed(config.seed)
+    size = config.augment.size
+    encoder = build_encoder(config.encoder, width=config.width, stem=config.stem, size=size)
+    classifier = nn.Linear(feature_dim(encoder, size), len(data.train.classes))
+    model = nn.Sequential(encoder, classifier).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    augment = SimCLRAugment(config.augment, views=1, seed=config.seed)
+    loader = ResidentLoader(data.train, config.batch_size, seed=config.seed, device=augment_device(device))
+    optimizer = torch.optim.SGD(model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
+    schedule = build_schedule(config, optimizer, len(loader))
+    model.train()
+    steps = config.epochs * len(loader)
+    with tqdm(total=steps, desc="supervised", leave=False, disable=not sys.stderr.isatty()) as bar:
+        for epoch in range(config.epochs):
+            for step, batch in enumerate(loader.epoch(epoch)):
+                schedule.step_update(epoch * len(loader) + step)
+                view = augment(batch.images, batch.ids, epoch)[0].to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                    loss = F.cross_entropy(model(view), batch.labels.to(device))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                bar.update()
+    return encoder
+
+
+def score(features: Features, config: PretrainConfig) -> dict[str, float]:
+    """Return kNN and linear accuracy."""
+    return {
+        "knn": knn_accuracy(features, k=config.knn_k, temperature=config.knn_temperature),
+        "linear": probe_accuracy(features),
+    }
+
+
+def table(scores: dict[str, dict[str, float]]) -> str:
+    """Lay out accuracies as text."""
+    lines = [f"{'accuracy on test images':<26}{'kNN':>8}{'linear':>9}"]
+    lines += [f"{name:<26}{100 * s['knn']:7.1f}%{100 * s['linear']:8.1f}%" for name, s in scores.items()]
+    return "\n".join(lines)
+
+
+def free_folder(folder: Path) -> Path:
+    """Return `folder`, or the first of `folder`-2, `folder`-3, ... that does not exist."""
+    number, free = 1, folder
+    while free.exists():
+        number += 1
+        free = folder.with_name(f"{folder.name}-{number}")
+    return free

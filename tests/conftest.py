@@ -1,0 +1,49 @@
+"""Shared by all tests: one thread (two busy processes on two cores wait for each other), and a run that is over in a second or two."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastclr.augment import AugmentConfig
+from fastclr.config import PretrainConfig
+from fastclr.data import make_shapes
+
+torch.set_num_threads(1)
+
+TINY = PretrainConfig(
+    width=0.125,
+    augment=AugmentConfig.cifar(32),
+    epochs=3,
+    batch_size=32,
+    lr=0.1,
+    knn_every=2,
+    log_every=2,
+    amp="off",
+    device="cpu",
+    deterministic=True,
+)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 128 training and 64 test images, in train/CLASS/ and test/CLASS/."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("pictures")
+    shapes = make_shapes(train=128, test=64)
+    for split, dataset in (("train", shapes.train), ("test", shapes.test)):
+        for index, label in enumerate(dataset.labels.tolist()):
+            path = root / split / dataset.classes[label] / f"{index:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(dataset.images[index].numpy()).save(path)
+    return root
+
+
+@pytest.fixture
+def tiny(pictures: Path) -> PretrainConfig:
+    """A run of twelve steps on few shapes."""
+    return dataclasses.replace(TINY, data=str(pictures))

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fastclr.config import PRESETS, PretrainConfig, difference
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    PRESETS[name].save(path)
+    assert PretrainConfig.load(path) == PRESETS[name]
+
+
+def test_cifar10_preset_is_the_published_recipe() -> None:
+    config = PRESETS["cifar10"]
+    assert (config.encoder, config.batch_size, config.epochs, config.lr) == ("resnet18", 512, 500, 0.06)
+    assert (config.head_layers, config.head_hidden, config.head_dim, config.head_bn) == (2, 1024, 128, False)
+    assert config.augment.jitter == (0.4, 0.4, 0.4, 0.1)
+    assert (config.augment.gray_p, config.augment.blur_p, config.augment.crop_scale) == (0.1, 0.0, (0.2, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", 0.0),
+        ("temperature", float("nan")),
+        ("lr", -1.0),
+        ("lr", float("nan")),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("head_layers", 4),
+        ("holdout", 1.0),
+        ("warmup_epochs", 100.0),
+        ("optimizer", "lion"),
+        ("momentum", 1.0),
+        ("clip_grad", 0.0),
+        ("seed", -1),
+        ("knn_k", 0),
+        ("width", 0.0),
+    ],
+)
+def test_bad_values_name_the_field_and_the_value(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"{field} must be .*got {value!r}"):
+        dataclasses.replace(PretrainConfig(), **{field: value})
+
+
+def test_unknown_fields_are_refused() -> None:
+    with pytest.raises(ValueError, match="epohcs"):
+        PretrainConfig.from_dict({"epohcs": 3})
+
+
+def test_difference_names_what_changed() -> None:
+    old = PretrainConfig()
+    assert difference(old, dataclasses.replace(old, lr=0.5, epochs=7)) == {
+        "lr": (old.lr, 0.5),
+        "epochs": (old.epochs, 7),
+    }

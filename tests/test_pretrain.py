@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastclr.checkpoint import load_checkpoint
+from fastclr.config import PretrainConfig
+from fastclr.evaluate import state_hash
+from fastclr.losses import nt_xent
+from fastclr.pretrain import build, build_optimizer, build_schedule, pretrain_in, train_step
+from fastclr.run import Run
+
+TIMES = {"images_per_s"}  # all that may differ between two runs of one configuration
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in Run.open(folder).metrics.read()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """A whole run, that the others are compared with."""
+    from conftest import TINY
+
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    pretrain_in(folder, dataclasses.replace(TINY, data=str(pictures)))
+    return folder
+
+
+def test_a_run_leaves_its_files(finished: Path) -> None:
+    names = {p.name for p in finished.iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "checkpoint.pt", "encoder.safetensors", "report.png"}
+    assert (finished / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    records = metrics(finished)
+    assert [r["epoch"] for r in records if r["kind"] == "eval"] == [2, 3]
+    train = [r for r in records if r["kind"] == "train"]
+    assert train[-1]["step"] == 3 * 4
+    assert {"loss", "contrastive_accuracy", "contrastive_entropy", "lr", "temperature"} <= set(train[0])
+    assert all(0 <= r["contrastive_accuracy"] <= 1 for r in train)
+
+
+def test_the_encoder_file_loads_without_the_checkpoint(finished: Path) -> None:
+    from safetensors.torch import load_file
+
+    encoder = Run.open(finished).load_encoder()
+    before = state_hash(encoder)
+    encoder.load_state_dict(load_file(finished / "encoder.safetensors"))
+    assert state_hash(encoder) == before
+
+
+def test_checkpoint_loads_weights_only(finished: Path) -> None:
+    contents = torch.load(finished / "checkpoint.pt", weights_only=True)
+    assert contents["epoch"] == 3 and contents["step"] == 12
+
+
+def test_two_deterministic_runs_are_equal_and_two_seeds_differ(
+    finished: Path, tiny: PretrainConfig, tmp_path: Path
+) -> None:
+    pretrain_in(tmp_path / "again", tiny)
+    assert metrics(tmp_path / "again") == metrics(finished)
+    pretrain_in(tmp_path / "seed", dataclasses.replace(tiny, seed=1, epochs=1))
+    assert metrics(tmp_path / "seed")[0]["loss"] != metrics(finished)[0]["loss"]
+
+
+KILLED = """
+import dataclasses, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from conftest import TINY
+from fastclr.pretrain import pretrain_in
+folder = Path(sys.argv[1])
+pretrain_in(folder, dataclasses.replace(TINY, data=sys.argv[2], checkpoint_every=1), resume=folder.exists())
+"""
+
+
+def run_until(folder: Path, pictures: Path, steps: int | None) -> None:
+    """Run in a process of its own, and kill -9 it once `steps` records of training are in its log."""
+    script = KILLED.format(tests=str(Path(__file__).parent))
+    command = [sys.executable, "-c", script, str(folder), str(pictures)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    log = folder / "metrics.jsonl"
+    while process.poll() is None:
+        if steps is not None and log.exists() and log.read_text().count('"train"') >= steps:
+            os.kill(process.pid, signal.SIGKILL)
+        time.sleep(0.01)
+    assert process.returncode == (0 if steps is None else -signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_bit_identical_to_uninterrupted(finished: Path, pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    for steps in (1, 4):  # within the first epoch, around the end of the second
+        run_until(folder, pictures, steps)
+    run_until(folder, pictures, None)
+    assert metrics(folder) == metrics(finished)
+    ours, theirs = (load_checkpoint(f / "checkpoint.pt") for f in (folder, finished))
+    assert all(torch.equal(ours.model[name], theirs.model[name]) for name in theirs.model)
+
+
+def test_resume_of_a_finished_run_changes_nothing(finished: Path, tiny: PretrainConfig) -> None:
+    before = metrics(finished)
+    pretrain_in(finished, tiny, resume=True)
+    assert metrics(finished) == before
+
+
+def test_a_run_folder_that_exists_is_not_touched(finished: Path, tiny: PretrainConfig) -> None:
+    before = {p.name: p.stat().st_mtime_ns for p in finished.iterdir()}
+    with pytest.raises(FileExistsError, match=r"--resume .*whole"):
+        pretrain_in(finished, tiny)
+    assert {p.name: p.stat().st_mtime_ns for p in finished.iterdir()} == before
+
+
+def test_resume_of_another_configuration_is_refused(finished: Path, tiny: PretrainConfig) -> None:
+    with pytest.raises(ValueError, match=r"lr: 0\.1 there, 0\.2 now"):
+        pretrain_in(finished, dataclasses.replace(tiny, lr=0.2), resume=True)
+
+
+def test_resume_on_other_images_is_refused(finished: Path, tiny: PretrainConfig, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for index in range(4):
+        for split in ("train", "test"):
+            path = tmp_path / "images" / split / "a" / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (index, 0, 0)).save(path)
+    smaller = dataclasses.replace(tiny, data=str(tmp_path / "images"))
+    with pytest.raises(ValueError, match=r"batch_size|other images"):
+        pretrain_in(finished, smaller, resume=True)
+
+
+def test_resume_of_nothing(tmp_path: Path, tiny: PretrainConfig) -> None:
+    with pytest.raises(FileNotFoundError, match="not the folder of a run"):
+        pretrain_in(tmp_path, tiny, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
+    tiny: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = itertools.count(1)
+
+    def nan_from_the_sixth_step(*arguments: Any, **options: Any) -> tuple[torch.Tensor, Any]:
+        loss, stats = nt_xent(*arguments, **options)
+        return loss * (float("nan") if next(calls) >= 6 else 1.0), stats
+
+    monkeypatch.setattr("fastclr.pretrain.nt_xent", nan_from_the_sixth_step)
+    with pytest.raises(FloatingPointError, match="loss became nan before step 6"):
+        pretrain_in(tmp_path / "run", dataclasses.replace(tiny, checkpoint_every=1))
+    kept = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    assert kept.step == 5
+    assert all(bool(w.isfinite().all()) for w in kept.model.values())
+
+
+def test_schedule_warms_up_to_the_peak_and_ends_near_zero() -> None:
+    config = PretrainConfig(data="shapes", epochs=10, warmup_epochs=2, lr=0.4)
+    model = torch.nn.Linear(2, 2)
+    optimizer = build_optimizer(config, model, torch.nn.Module())
+    schedule = build_schedule(config, optimizer, steps_per_epoch=5)
+    rates = []
+    for step in range(50):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[:11] == pytest.approx([0.04 * i for i in range(11)])
+    expected = [0.2 * (1 + torch.cos(torch.tensor(torch.pi * (s - 10) / 40)).item()) for s in range(10, 50)]
+    assert rates[10:] == pytest.approx(expected, abs=1e-6)
+
+
+def test_adamw_leaves_biases_and_norms_undecayed(tiny: PretrainConfig) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    temperature = torch.nn.ParameterList([torch.nn.Parameter(torch.ones(()))])
+    for kind, decayed in (("adamw", 12), ("sgd", 12 + 4 + 8)):
+        config = dataclasses.replace(tiny, optimizer=kind, weight_decay=0.1)
+        groups = build_optimizer(config, model, temperature).param_groups
+        assert sum(p.numel() for g in groups if g["weight_decay"] for p in g["params"]) == decayed
+        assert sum(p.numel() for g in groups for p in g["params"]) == 12 + 4 + 8 + 1
+
+
+def test_step_is_the_plain_recipe(tiny: PretrainConfig) -> None:
+    """One step equals views -> model -> lightly's loss -> SGD, written out."""
+    from lightly.loss import NTXentLoss
+
+    config = dataclasses.replace(tiny, learnable_temperature=False, clip_grad=0.01)
+    ours, theirs = build(config), build(config)
+    batch = next(iter(ours.loader.epoch(0)))
+    train_step(ours, batch.images, batch.ids)
+    views = theirs.augment(batch.images, batch.ids, 0)
+    theirs.model.train()
+    z0, z1 = theirs.model(torch.cat([views[0], views[1]])).chunk(2)
+    loss = NTXentLoss(config.temperature)(z0, z1)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(theirs.model.parameters(), 0.01)
+    assert norm > 0.01
+    theirs.optimizer.step()
+    assert float(ours.totals[0]) == pytest.approx(loss.item(), rel=1e-6)
+    for a, b in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_learnable_temperature_is_trained_saved_and_logged(tiny: PretrainConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny, learnable_temperature=True, epochs=1, knn_every=0)
+    run = pretrain_in(tmp_path / "run", config)
+    assert run.metrics.read()[0]["temperature"] != config.temperature
+    assert load_checkpoint(run.checkpoint).loss

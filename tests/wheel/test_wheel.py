@@ -1,0 +1,76 @@
+"""Builds what is published and installs it where no source tree can help."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+USE = """
+import sys
+import torch
+from pathlib import Path
+import fastclr, fastclr.kernels
+from fastclr import NTXentLoss
+from fastclr.ops import library
+assert not Path(fastclr.__file__).is_relative_to(sys.argv[1]), fastclr.__file__
+host, cpu, cuda = library.status()
+assert host.loaded and cpu.loaded, (host, cpu)
+z0, z1 = torch.randn(2, 8, 16, dtype=torch.float64).unbind()
+loss = NTXentLoss(temperature=0.1)(z0, z1)
+z = torch.nn.functional.normalize(torch.cat([z0, z1]))
+s = (z @ z.T / 0.1).fill_diagonal_(-torch.inf)
+expected = torch.nn.functional.cross_entropy(s, torch.arange(16).roll(8))
+torch.testing.assert_close(loss, expected)
+views = fastclr.SimCLRAugment(32)(torch.zeros(4, 40, 40, 3, dtype=torch.uint8), torch.arange(4), 0)
+assert views.shape == (2, 4, 3, 32, 32)
+print("used")
+"""
+
+
+def run(*command: str, cwd: Path) -> str:
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """sdist, and a wheel built from it."""
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT), cwd=out)
+    return out
+
+
+def test_sdist_holds_the_sources_and_nothing_built(dist: Path) -> None:
+    with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"LICENSE", "README.md", "setup.py", "csrc/ops.cpp", "kernels/__init__.py", "fastclr/py.typed"} <= names
+    assert not [n for n in names if n.endswith((".so", ".pyc", "_build.json"))]
+
+
+def test_wheel_holds_the_package_and_the_libraries(dist: Path) -> None:
+    names = zipfile.ZipFile(next(dist.glob("*.whl"))).namelist()
+    assert {"fastclr/_C.so", "fastclr/kernels/__init__.py", "fastclr/_build.json", "fastclr/py.typed"} <= set(names)
+    assert not [n for n in names if n.startswith(("kernels/", "csrc/", "tests/"))]
+
+
+def test_installed_wheel_is_usable_outside_of_the_tree(dist: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv" / "bin" / "python"
+    wheel = str(next(dist.glob("*.whl")))
+    run(sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", wheel, cwd=tmp_path)
+    # torch itself comes from this environment: downloading it again would test pip
+    site = run(str(python), "-c", "import site; print(site.getsitepackages()[0])", cwd=tmp_path).strip()
+    torch_site = run(sys.executable, "-c", "import torch; print(torch.__path__[0])", cwd=tmp_path).strip()
+    (Path(site) / "dependencies.pth").write_text(str(Path(torch_site).parent) + "\n")
+    # an editable install of the tree must not answer instead
+    assert run(str(python), "-c", USE, str(ROOT), cwd=tmp_path).strip() == "used"
+    assert "fastclr" in run(str(tmp_path / "venv" / "bin" / "fastclr"), "--version", cwd=tmp_path) + "fastclr"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +94,7 @@ def _dense(images: Tensor, indices: Tensor | None) -> _Sources:
     return _Sources(images.contiguous().view(-1), rows * (3 * height * width), sizes, planar)
 
 
-def _sources(images: Tensor | RaggedImages, indices: Tensor | None) -> _Sources:
+def _sources(images: object, indices: Tensor | None) -> _Sources:
     """Describe the chosen images for the operator, without gathering them."""
     if not isinstance(images, (Tensor, RaggedImages)):
         raise TypeError(f"images must be a uint8 tensor or RaggedImages, got {type(images).__name__}")
@@ -247,9 +249,18 @@ class SimCLRAugment(nn.Module):
             raise ValueError(f"sizes must be 1 to 2^24 pixels, got {int(sizes.min())} to {int(sizes.max())}")
         return AugmentParams(self._draw(ids, epoch, sizes))
 
-    def apply(  # type: ignore[override]  # nn.Module.apply maps a function over submodules; there are none here
-        self, images: Tensor | RaggedImages, params: AugmentParams, indices: Tensor | None = None
-    ) -> Tensor:
+    @overload
+    def apply(self, images: Callable[[nn.Module], None]) -> SimCLRAugment: ...
+
+    @overload
+    def apply(self, images: Tensor | RaggedImages, params: AugmentParams, indices: Tensor | None = None) -> Tensor: ...
+
+    def apply(
+        self,
+        images: Tensor | RaggedImages | Callable[[nn.Module], None],
+        params: AugmentParams | None = None,
+        indices: Tensor | None = None,
+    ) -> Tensor | SimCLRAugment:
         """Compute the views that `params` describes.
 
         Args:
@@ -266,6 +277,9 @@ class SimCLRAugment(nn.Module):
             ValueError: shapes or devices do not fit, an index is out of range, or a crop box leaves its image.
             RuntimeError: ``impl="native"``, and the operator is not built for the device.
         """
+        if params is None and not isinstance(images, (Tensor, RaggedImages)) and callable(images):
+            # nn.Module.apply: a model that contains this module passes on its function
+            return super().apply(images)
         if not isinstance(params, AugmentParams):
             raise TypeError(f"params must be AugmentParams, got {type(params).__name__}")
         sources = _sources(images, indices)

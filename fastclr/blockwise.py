@@ -46,7 +46,7 @@ def unshifted(temperature: Tensor, columns: int, dtype: torch.dtype, shift: str)
     """
     if shift == "online" or temperature.device.type != "cpu":
         return False
-    tau = abs(float(temperature))
+    tau = abs(temperature.item())
     return 1.0 + tau * math.log(columns) <= -math.log(torch.finfo(dtype).tiny) * tau
 
 
@@ -60,8 +60,8 @@ def logit_operands(z: Tensor, columns: Tensor, temperature: Tensor) -> tuple[Ten
     high = root.to(z.dtype)
     # in two parts: the rounding of one would be the same in every similarity, and add up
     low = (root - high).to(z.dtype)
-    scaled = (columns * high).addcmul_(columns, low)
-    rows = scaled if z is columns else (z * high).addcmul_(z, low)
+    scaled = (columns * high).add_(columns * low)
+    rows = scaled if z is columns else (z * high).add_(z * low)
     return rows * temperature.sign(), scaled
 
 

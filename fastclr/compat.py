@@ -120,11 +120,15 @@ def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Te
 @overload
 def add_contrastive_loss(
     hidden: Tensor, hidden_norm: bool = ..., temperature: float = ..., *, return_logits: Literal[False] = ...
-) -> Tensor: ...
+) -> Tensor:
+    """Return the loss."""
+
+
 @overload
 def add_contrastive_loss(
     hidden: Tensor, hidden_norm: bool = ..., temperature: float = ..., *, return_logits: Literal[True]
-) -> tuple[Tensor, Tensor, Tensor]: ...
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss, the logits and the labels."""
 
 
 def add_contrastive_loss(

@@ -146,7 +146,11 @@ class PretrainConfig:
         known = {f.name for f in dataclasses.fields(PretrainConfig)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown option(s) {unknown} in the configuration; was it made by a newer fastclr?")
-        augment: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.get("augment", {}).items()}
+        stored: dict[str, Any] = values.get("augment", {})
+        augment: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v
+            for name, v in stored.items()  # JSON has no tuples
+        }
         return PretrainConfig(**{**values, "augment": AugmentConfig(**augment)})
 
 
@@ -156,11 +160,24 @@ def difference(old: PretrainConfig, new: PretrainConfig) -> dict[str, tuple[Any,
     return {n: (getattr(old, n), getattr(new, n)) for n in fields if getattr(old, n) != getattr(new, n)}
 
 
-# Sources. cifar10: the recipe of dkobak/simclr-cifar10 (ResNet-18, 90.3 kNN after 500 epochs at batch 512).
-# imagenet: crop, jitter, blur, 3-layer head off, tau and batch of Chen et al. 2020 (Table B.1, batch 256);
+# Sources. demo: found by trial on `shapes`, for two CPU cores and a few minutes.
+# cifar10: the recipe of dkobak/simclr-cifar10 (ResNet-18, 90.3 kNN after 500 epochs at batch 512).
+# imagenet: augmentation, tau, batch and epochs of Chen et al. 2020 (Table B.1, batch 256);
 # SGD with lr 0.03 * B / 256 as in MoCo stands where the paper uses LARS.
 PRESETS: dict[str, PretrainConfig] = {
-    "demo": PretrainConfig(data="shapes", width=0.25, epochs=30, lr=0.3, warmup_epochs=2, knn_every=5),
+    "demo": PretrainConfig(
+        data="shapes",
+        width=0.25,
+        stem="imagenet",
+        head_dim=64,
+        augment=AugmentConfig(32, crop_scale=(0.5, 1.0), blur_p=0.0),
+        temperature=0.2,
+        epochs=50,
+        lr=0.5,
+        weight_decay=1e-4,
+        warmup_epochs=2,
+        knn_every=10,
+    ),
     "cifar10": PretrainConfig(
         augment=AugmentConfig(32, crop_scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), gray_p=0.1, blur_p=0.0),
         head_hidden=1024,

@@ -41,11 +41,13 @@ def check_views(z0: Tensor, z1: Tensor) -> None:
 
 
 def check_option(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise a ValueError unless `value` is one of `allowed`."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
 def check_temperature(temperature: float) -> None:
+    """Raise unless `temperature` is a finite number that is not (almost) 0."""
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
         raise TypeError(f"temperature must be a number or a 0-dim tensor, got {type(temperature).__name__}")
     if not SMALLEST_TEMPERATURE <= abs(temperature) < math.inf:

@@ -56,7 +56,10 @@ def nt_xent(
     deterministic: bool | None = ...,
     return_stats: Literal[False] = ...,
     group: ProcessGroup | None = ...,
-) -> Tensor: ...
+) -> Tensor:
+    """Return the loss."""
+
+
 @overload
 def nt_xent(
     z0: Tensor,
@@ -70,7 +73,8 @@ def nt_xent(
     deterministic: bool | None = ...,
     return_stats: Literal[True],
     group: ProcessGroup | None = ...,
-) -> tuple[Tensor, NTXentStats]: ...
+) -> tuple[Tensor, NTXentStats]:
+    """Return the loss and its statistics."""
 
 
 def nt_xent(

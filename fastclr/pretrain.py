@@ -22,6 +22,8 @@ from fastclr.models import SimCLRModel, build_model
 from fastclr.report import write_report
 from fastclr.run import Run
 
+SHOWN_SKIPPED = 10
+
 
 @dataclasses.dataclass
 class Training:
@@ -70,6 +72,7 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
     else:
         run.metrics.keep_up_to(training.step)  # killed before its first checkpoint, a run starts over
     run.say(describe(training))
+    report_skipped(training.data, run)
     features = None
     for epoch in range(training.epoch, config.epochs):
         train_epoch(training, run, progress)
@@ -284,6 +287,15 @@ def restore(training: Training, checkpoint: Checkpoint, folder: Path) -> None:
     training.epoch, training.step_in_epoch = checkpoint.epoch, checkpoint.step_in_epoch
     training.step = checkpoint.step
     set_rng_state(checkpoint.rng)
+
+
+def report_skipped(data: Splits, run: Run) -> None:
+    """Say which files could not be used, the first few by name."""
+    skipped = [item for split in (data.train, data.test) if split is not None for item in split.skipped]
+    if skipped:
+        run.say(f"{len(skipped)} file(s) left out:")
+        for name, reason in skipped[:SHOWN_SKIPPED]:
+            run.say(f"  {name!a}: {reason}")  # names may hold what a terminal cannot show
 
 
 def describe(training: Training) -> str:

@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread (two busy processes on two cores wait for each other), and a run that is over in a second or two."""
+"""Shared by all tests. One thread, because two busy processes on two cores wait for each other; a run of seconds."""
 
 from __future__ import annotations
 

@@ -72,7 +72,8 @@ def _fake_fwd(
 
 
 def _fake_bwd(z0: Tensor, z1: Tensor, z: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return z0.new_empty(z0.shape), z1.new_empty(z1.shape), z0.new_empty(z.shape[0], dtype=blockwise.compute_dtype(z0.dtype))
+    dot = z0.new_empty(z.shape[0], dtype=blockwise.compute_dtype(z0.dtype))
+    return z0.new_empty(z0.shape), z1.new_empty(z1.shape), dot
 
 
 for _name, _fake in (("ntxent_prologue", _fake_prologue), ("ntxent_fwd", _fake_fwd), ("ntxent_bwd", _fake_bwd)):

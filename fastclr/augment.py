@@ -250,10 +250,12 @@ class SimCLRAugment(nn.Module):
         return AugmentParams(self._draw(ids, epoch, sizes))
 
     @overload
-    def apply(self, images: Callable[[nn.Module], None]) -> SimCLRAugment: ...
+    def apply(self, images: Callable[[nn.Module], None]) -> SimCLRAugment:
+        """Be `nn.Module.apply`."""
 
     @overload
-    def apply(self, images: Tensor | RaggedImages, params: AugmentParams, indices: Tensor | None = None) -> Tensor: ...
+    def apply(self, images: Tensor | RaggedImages, params: AugmentParams, indices: Tensor | None = None) -> Tensor:
+        """Compute the views."""
 
     def apply(
         self,

@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test test-unit test-interpret test-compile test-wheel test-gpu lint types format wheel clean
+.PHONY: help install demo test test-unit test-interpret test-compile test-wheel test-bench test-gpu bench lint types format wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -23,7 +23,7 @@ $(READY): pyproject.toml setup.py constraints.txt MANIFEST.in $(shell find csrc 
 demo: $(READY)  ## pretrain on the built-in shapes, evaluate, print a table
 	$(BIN)/fastclr demo
 
-test: test-unit test-interpret test-compile test-wheel  ## all tests
+test: test-unit test-interpret test-compile test-bench test-wheel  ## all tests
 
 test-unit: $(READY)  ## library, operators, loop
 	$(PYTEST) tests --ignore tests/interpret --ignore tests/compile_only --ignore tests/wheel
@@ -39,6 +39,13 @@ test-wheel: $(READY)  ## sdist and wheel, installed into a clean environment out
 
 test-gpu: $(READY)  ## what needs a CUDA device
 	$(PYTEST) tests/gpu
+
+bench: $(READY)  ## the CPU benchmarks, with the machine otherwise idle; then the tables of the README
+	$(PYTEST) benchmarks --benchmark-json=benchmarks/results/loss-cpu.json
+	$(BIN)/python benchmarks/report.py
+
+test-bench: $(READY)  ## every benchmark once, without timing, so that none rots
+	$(PYTEST) benchmarks --benchmark-disable
 
 lint: $(READY)  ## ruff and clang-format
 	$(BIN)/ruff check .

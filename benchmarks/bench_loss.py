@@ -6,6 +6,7 @@ Each row passes a gate first: its gradient must agree with the float64 definitio
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -42,8 +43,8 @@ def gradient_error(loss: Callable[[Tensor, Tensor], Tensor], pairs: int) -> floa
     return float((found - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("pairs", [64, 256, 1024, 4096])
 @pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("pairs", [64, 256, 1024, 4096])
 def bench_loss(benchmark: Any, name: str, pairs: int) -> None:
     loss, inputs = LOSSES[name], views(pairs, torch.float32)
     error = gradient_error(loss, min(pairs, 1024))
@@ -64,5 +65,7 @@ def bench_loss(benchmark: Any, name: str, pairs: int) -> None:
         "gradient_error": error,
         "peak_bytes": peak_bytes(step),
         "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "lightly": version("lightly"),
     }
     benchmark.pedantic(step, rounds=max(5, 2048 // pairs), iterations=max(1, 256 // pairs), warmup_rounds=1)

@@ -109,9 +109,16 @@ class MetricsLog:
         self.path = path
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add one record."""
-        with open(self.path, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        """Add one record.
+
+        Raises:
+            OSError: it could not be written, for one because the disk is full.
+        """
+        try:
+            with open(self.path, "a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise OSError(f"could not write to {self.path}: {error}; the last checkpoint is kept") from error
 
     def read(self) -> list[dict[str, Any]]:
         """Return all whole records; a last line torn by a kill is left out."""

@@ -101,7 +101,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         checks: list[tuple[str, bool, str]] = [
-            ("holdout", 0.0 < self.holdout < 1.0, "a number between 0 and 1"),
+            ("holdout", 0.0 <= self.holdout < 1.0, "a number in [0, 1)"),
             ("resize_shorter", self.resize_shorter is None or self.resize_shorter >= 1, "a positive number or None"),
             ("width", self.width > 0, "a positive number"),
             ("stem", self.stem in get_args(StemKind), f"one of {get_args(StemKind)}"),

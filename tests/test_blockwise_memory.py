@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import memory
 import pytest
 import torch
 from lightly.loss import NTXentLoss as LightlyLoss
 from loss_cases import make_views
 from pytorch_metric_learning.losses import NTXentLoss as MetricLearningLoss
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from fastclr import NTXentLoss, nt_xent
 from fastclr.compat import MetricLearningNTXentLoss
@@ -23,14 +23,7 @@ def peak_bytes(loss: Callable[..., Tensor], *inputs: Tensor) -> int:
     loss(*inputs).backward()
     for leaf in inputs:
         leaf.grad = None
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        loss(*inputs).backward()
-    live = peak = 0
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
+    return memory.peak_bytes(lambda: loss(*inputs).backward())
 
 
 def leaves(pairs: int, dim: int = 64) -> list[Tensor]:

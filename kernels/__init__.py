@@ -1,0 +1,24 @@
+"""Triton kernels and their launchers; installed as ``fastclr.kernels``. Importing it does not import Triton."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+if __name__ == "kernels":  # the repository root on sys.path would shadow another distribution of this name
+    raise ImportError("these are fastclr's kernels: install the package and import `fastclr.kernels`")
+
+# launcher -> module; no module has the name of a launcher, which it would shadow
+_LAUNCHERS = {
+    "ntxent_prologue": "ntxent_normalize",
+    "ntxent_fwd": "ntxent_forward",
+    "ntxent_bwd": "ntxent_backward",
+}
+__all__ = ["ntxent_bwd", "ntxent_fwd", "ntxent_prologue"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a launcher, and Triton with it, on first use."""
+    if name not in _LAUNCHERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LAUNCHERS[name]}", __name__), name)

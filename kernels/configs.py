@@ -1,0 +1,156 @@
+"""Tile sizes of every kernel: one table, and what follows from the size of the problem.
+
+Nothing here reads the memory of the device or waits for it. ``python -m fastclr.kernels.tune`` times candidates.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+import torch
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How one program cuts its work: ``block_m`` rows against ``block_n`` columns, ``block_d`` features at a time.
+
+    ``programs_per_sm`` of them fit on one multiprocessor. Where a row is wider than ``block_d``, a program of the
+    backward makes ``block_out`` features of the result.
+    """
+
+    block_m: int
+    block_n: int
+    block_d: int
+    num_warps: int
+    num_stages: int = 1
+    programs_per_sm: int = 1
+    block_out: int = 0
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The tiles of one row of the table; in the triangular one ``block_m`` divides ``block_n``."""
+
+    forward: Tile
+    triangular: Tile
+    backward: Tile
+
+
+# the first and the last kernel hold whole rows
+WIDEST_ROW = 16384
+
+# how fp32 rows can be multiplied
+PRECISIONS = ("tf32", "tf32x3", "ieee")
+
+# fewer rows go through the rectangular forward: launches cost more than the arithmetic that the triangular one saves
+TRIANGULAR_FROM_ROWS = 2048
+
+# (architecture, kind of dot product, widest row) -> tiles. an architecture also serves the later ones up to the next,
+# a width all narrower ones down to the one before, and ANY every other width: its tiles take ``block_d`` features at
+# a time. 80 has to fit into the 99 KiB of shared memory of 8.6, 8.9 and 12.x. tests/compile_only checks registers and
+# memory
+ANY = 0
+# fmt: off
+TABLE: dict[tuple[int, str, int], Tiles] = {
+    (80, "half", 128): Tiles(Tile(128, 64, 128, 8, 3, 1), Tile(64, 128, 128, 8, 3, 1), Tile(128, 64, 128, 8, 3, 1)),
+    (80, "half", 256): Tiles(Tile(64, 64, 256, 4, 2, 1), Tile(32, 64, 256, 4, 2, 2), Tile(64, 64, 256, 8, 2, 1)),
+    (80, "half", ANY): Tiles(Tile(128, 64, 64, 8, 3, 1), Tile(64, 64, 64, 4, 3, 2), Tile(64, 64, 64, 8, 3, 1, 256)),
+    (80, "tf32", 128): Tiles(Tile(64, 64, 128, 4, 2, 1), Tile(32, 64, 128, 4, 2, 2), Tile(64, 32, 128, 4, 2, 1)),
+    (80, "tf32", ANY): Tiles(Tile(64, 64, 32, 4, 3, 2), Tile(64, 64, 32, 4, 3, 2), Tile(64, 32, 32, 8, 3, 1, 256)),
+    (80, "tf32x3", ANY): Tiles(Tile(128, 64, 32, 8, 3, 1), Tile(32, 64, 32, 4, 3, 2), Tile(64, 32, 16, 8, 3, 1, 128)),
+    (80, "ieee", ANY): Tiles(Tile(64, 64, 16, 4, 3, 2), Tile(64, 64, 16, 8, 3, 1), Tile(32, 32, 32, 8, 2, 1, 256)),
+    (90, "half", 128): Tiles(Tile(128, 128, 128, 8, 3, 1), Tile(128, 128, 128, 8, 3, 1), Tile(128, 128, 128, 8, 3, 1)),
+    (90, "half", 256): Tiles(Tile(128, 64, 256, 8, 3, 1), Tile(64, 128, 256, 8, 3, 1), Tile(128, 64, 256, 8, 3, 1)),
+    (90, "half", ANY): Tiles(Tile(128, 128, 64, 8, 4, 1), Tile(128, 128, 64, 8, 4, 1), Tile(128, 64, 64, 8, 3, 1, 128)),
+    (90, "tf32", 128): Tiles(Tile(128, 64, 128, 8, 3, 1), Tile(64, 128, 128, 8, 3, 1), Tile(128, 64, 128, 8, 3, 1)),
+    (90, "tf32", ANY): Tiles(Tile(128, 128, 32, 8, 3, 1), Tile(128, 128, 32, 8, 3, 1), Tile(64, 64, 32, 8, 3, 1, 256)),
+    (90, "tf32x3", ANY): Tiles(Tile(128, 64, 32, 8, 3, 1), Tile(64, 64, 32, 4, 3, 2), Tile(64, 32, 32, 4, 3, 2, 128)),
+    (90, "ieee", ANY): Tiles(Tile(64, 64, 16, 8, 3, 1), Tile(64, 64, 16, 8, 3, 1), Tile(64, 32, 32, 8, 2, 1, 256)),
+    (100, "half", 128): Tiles(Tile(128, 128, 128, 8, 3, 1), Tile(64, 128, 128, 8, 3, 1), Tile(128, 128, 128, 8, 3, 1)),
+    (100, "half", 256): Tiles(Tile(128, 64, 256, 8, 3, 1), Tile(64, 128, 256, 8, 3, 1), Tile(128, 64, 256, 8, 3, 1)),
+    (100, "half", ANY): Tiles(Tile(128, 128, 64, 8, 4, 1), Tile(64, 64, 64, 4, 3, 2), Tile(128, 64, 64, 8, 3, 1, 256)),
+    (100, "tf32", 128): Tiles(Tile(128, 64, 128, 8, 3, 1), Tile(64, 128, 128, 8, 3, 1), Tile(128, 64, 128, 8, 3, 1)),
+    (100, "tf32", ANY): Tiles(Tile(128, 128, 32, 8, 3, 1), Tile(64, 64, 32, 4, 3, 2), Tile(64, 64, 32, 8, 3, 1, 256)),
+    (100, "tf32x3", ANY): Tiles(Tile(128, 64, 32, 8, 3, 1), Tile(64, 64, 32, 4, 3, 2), Tile(64, 32, 32, 4, 3, 2, 128)),
+    (100, "ieee", ANY): Tiles(Tile(64, 64, 16, 4, 3, 3), Tile(64, 64, 16, 8, 3, 1), Tile(32, 32, 16, 8, 2, 2, 256)),
+}
+# fmt: on
+
+
+def dot_kind(dtype: torch.dtype, precision: str) -> str:
+    """The row of the table for tiles of ``dtype``; raises TypeError or ValueError for what no kernel computes."""
+    if dtype in (torch.bfloat16, torch.float16):
+        return "half"
+    if dtype != torch.float32:
+        raise TypeError(f"the Triton kernels compute bfloat16, float16 and float32, got {dtype}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"expected precision to be one of {PRECISIONS} for float32 rows, got {precision!r}")
+    return precision
+
+
+def padded(width: int) -> int:
+    """The power of two that holds ``width`` features; tensor cores want at least 16."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def table_tiles(arch: int, kind: str, width: int) -> Tiles:
+    """The tiles for rows of ``width`` features on compute capability ``arch`` (such as 90); narrow rows shrink them."""
+    # 12.x has the tensor cores and the shared memory of 8.x
+    table_arch = 80 if arch >= 120 else max((a for a, _, _ in TABLE if a <= arch), default=80)
+    widths = sorted(w for a, k, w in TABLE if (a, k) == (table_arch, kind) and w >= width)
+    tiles = TABLE[table_arch, kind, widths[0] if widths else ANY]
+
+    def shrunk(tile: Tile) -> Tile:
+        return replace(tile, block_d=min(tile.block_d, padded(width)), block_out=min(tile.block_out, padded(width)))
+
+    return Tiles(shrunk(tiles.forward), shrunk(tiles.triangular), shrunk(tiles.backward))
+
+
+@functools.cache
+def device_traits(device: torch.device) -> tuple[int, int]:
+    """Compute capability (such as 90) and number of multiprocessors; the interpreter counts as a small 8.0."""
+    if device.type != "cuda":
+        return 80, 1
+    properties = torch.cuda.get_device_properties(device)
+    return 10 * properties.major + properties.minor, properties.multi_processor_count
+
+
+@functools.cache
+def tiles_for(device: torch.device, dtype: torch.dtype, precision: str, width: int) -> Tiles:
+    """The tiles of every kernel for rows of ``dtype`` and ``width`` on ``device``."""
+    return table_tiles(device_traits(device)[0], dot_kind(dtype, precision), width)
+
+
+def rows_tile(width: int) -> Tile:
+    """The tile of the kernels that only touch whole rows."""
+    if width > WIDEST_ROW:
+        raise ValueError(f"the Triton kernels take at most {WIDEST_ROW} features, got {width}")
+    block_d = padded(width)
+    return Tile(max(1, 4096 // block_d), 1, block_d, num_warps=4 if block_d <= 4096 else 16)
+
+
+@functools.lru_cache(maxsize=1024)
+def split_columns(
+    device: torch.device, tile: Tile, programs: int, num_cols: int, splits: int | None
+) -> tuple[int, int]:
+    """How often to split the columns so that ``programs`` row tiles keep every multiprocessor busy; tiles per split.
+
+    The cost of s splits is the number of waves of programs, each 1/s as long, and what merging s partial results takes.
+    A split has at least four tiles, and the number of programs is bounded, hence so is the memory for their results.
+    ``splits`` overrides the choice.
+    """
+    column_tiles = -(-num_cols // tile.block_n)
+    if splits is None:
+        slots = device_traits(device)[1] * tile.programs_per_sm
+        most = max(1, min(column_tiles // 4, 8 * slots // programs))
+        splits = min(range(1, most + 1), key=lambda s: -(-programs * s // slots) / s * (1.0 + 0.02 * (s - 1)))
+    tiles_per_split = -(-column_tiles // splits)
+    return -(-column_tiles // tiles_per_split), tiles_per_split
+
+
+def triangular_chunk(device: torch.device, tile: Tile, num_rows: int) -> int:
+    """Row tiles per program of the triangular forward: about sixteen programs per slot, at least four tiles each."""
+    slots = device_traits(device)[1] * tile.programs_per_sm
+    tiles = num_rows * num_rows // (2 * tile.block_m * tile.block_n)
+    return max(4, tiles // (16 * slots))

@@ -1,0 +1,198 @@
+"""Compile a Triton kernel for a GPU that is not there, and read from the binary what it needs.
+
+``python tests/compile_only/triton_resources.py`` prints the table of every shipped configuration as Markdown.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import triton
+from fastclr.kernels import configs
+from fastclr.kernels.configs import ANY, Tile
+from fastclr.kernels.ntxent_backward import ntxent_bwd_kernel, ntxent_factor_kernel
+from fastclr.kernels.ntxent_forward import ntxent_fwd_kernel
+from fastclr.kernels.ntxent_loss import ntxent_loss_kernel
+from fastclr.kernels.ntxent_normalize import ntxent_prologue_kernel
+from fastclr.kernels.ntxent_project import ntxent_project_kernel
+from fastclr.kernels.ntxent_stats import ntxent_stats_kernel
+from fastclr.kernels.ntxent_triangular import ntxent_triangular_kernel
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+TYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+# what stands for a row of the table: the widest rows it serves, and for ANY some that take several chunks
+WIDTHS = {"half": {128: [128], 256: [256], ANY: [1024]}, "tf32": {128: [128], ANY: [1024]}}
+CHUNKED_WIDTHS = {ANY: [128, 1024]}
+SHARED_LIMIT = {80: 99, 90: 227, 100: 227}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel of one row of the table, as it is launched."""
+
+    kernel: str
+    arch: int
+    dtype: str
+    precision: str
+    width: int
+    shift: str = "fixed"
+    guarded: bool = False
+
+    def tile(self) -> Tile:
+        """The tile of this case in the shipped table."""
+        tiles = configs.table_tiles(self.arch, self.precision if self.dtype == "float32" else "half", self.width)
+        return {"triangular": tiles.triangular, "backward": tiles.backward}.get(self.kernel, tiles.forward)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a program needs: registers per thread, bytes of stack and shared memory, and how it multiplies matrices."""
+
+    registers: int
+    stack: int
+    shared: int
+    spills: int
+    matrix_ops: dict[str, int]
+    exponentials: int
+
+    def programs_per_sm(self, num_warps: int, arch: int) -> int:
+        """How many fit: registers come in blocks of 8 per thread, every program reserves 1 KiB of shared memory."""
+        by_registers = 65536 // (-(-self.registers // 8) * 8 * 32 * num_warps)
+        return min(by_registers, SHARED_LIMIT[arch] * 1024 // (self.shared + 1024))
+
+
+def shipped_cases() -> Iterator[Case]:
+    """Every kernel of every row of the table with the fixed shift, then with the online one and weights.
+
+    fp16 shares the rows of bf16; it stands for the variant that first asks whether the fixed shift is safe.
+    """
+    for arch, kind, widest in configs.TABLE:
+        for width in WIDTHS.get(kind, CHUNKED_WIDTHS)[widest]:
+            # the statistics use the tiles of the forward
+            for kernel in ("forward", "triangular", "backward", *(["stats"] if arch == 90 else [])):
+                dtype, precision = ("bfloat16", "ieee") if kind == "half" else ("float32", kind)
+                yield Case(kernel, arch, dtype, precision, width)
+                if kernel in ("forward", "backward"):
+                    yield Case(kernel, arch, dtype, precision, width, shift="online")
+                if kind == "half" and kernel != "stats":
+                    yield Case(kernel, arch, "float16", precision, width, guarded=True)
+
+
+def compile_case(case: Case, tile: Tile | None = None) -> Resources:
+    """Build the binary of ``case`` and read it."""
+    tile = tile or case.tile()
+    common = {"D": case.width, "BLOCK_D": tile.block_d, "PRECISION": case.precision}
+    blocks = {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n}
+    shifts = {"IS_ONLINE": case.shift == "online", "GUARDED": case.guarded}
+    kernel, constants = {
+        "forward": (ntxent_fwd_kernel, {**blocks, **shifts, "SPLIT": False}),
+        "stats": (ntxent_stats_kernel, blocks),
+        "triangular": (ntxent_triangular_kernel, {**blocks, "GUARDED": case.guarded}),
+        "backward": (
+            ntxent_bwd_kernel,
+            {
+                **blocks,
+                **shifts,
+                "BLOCK_OUT": tile.block_d if case.width <= tile.block_d else tile.block_out,
+                "HAS_WEIGHT": case.shift == "online",
+            },
+        ),
+    }[case.kernel]
+    return inspect_binary(build(kernel, {**common, **constants}, TYPES[case.dtype], case.arch, tile))
+
+
+def compile_row_kernel(kernel: str, arch: int, dtype: str, width: int) -> Resources:
+    """Build the binary of one of the kernels that touch every row once."""
+    tile = configs.rows_tile(width)
+    sizes = {"D": width, "BLOCK_M": tile.block_m, "BLOCK_D": tile.block_d, "NORMALIZE": True}
+    strides = {"stride_0d": 1, "stride_1d": 1}
+    function, constants = {
+        "prologue": (ntxent_prologue_kernel, {**sizes, **strides}),
+        "project": (ntxent_project_kernel, {**sizes, **strides, "HAS_WEIGHT": True}),
+        "loss": (ntxent_loss_kernel, {"IS_ONLINE": True, "GUARDED": True, "BLOCK_M": 128}),
+        "factor": (ntxent_factor_kernel, {"HAS_WEIGHT": True, "BLOCK_N": 1024}),
+    }[kernel]
+    return inspect_binary(build(function, constants, TYPES[dtype], arch, tile))
+
+
+def build(kernel: Any, constants: dict[str, Any], row_type: str, arch: int, tile: Tile) -> Any:
+    """Compile ``kernel``; pointers are aligned to 16 bytes, as torch aligns them, and so are rows."""
+    rows = {"z", "z0", "z1", "dz0", "dz1", "columns"}
+    signature, attrs = {}, {}
+    for index, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name.startswith("stride"):
+            signature[name], attrs[index,] = "i32", [["tt.divisibility", 16]]
+        elif name in {"n", "num_cols", "offset", "ranks", "splits"} or name.startswith("tiles_per"):
+            signature[name] = "i32"
+        else:
+            signature[name], attrs[index,] = "*" + (row_type if name in rows else "fp32"), [["tt.divisibility", 16]]
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
+    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+
+
+def inspect_binary(compiled: Any) -> Resources:
+    """Registers and stack from the resource section, instructions from the disassembly."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = run_tool("cuobjdump", "--dump-resource-usage", file.name)
+        listing = run_tool("nvdisasm", "-c", file.name)
+    opcodes = Counter(re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]+)", listing, re.M))
+    names: Counter[str] = Counter()
+    for opcode, count in opcodes.items():
+        names[opcode.split(".")[0]] += count
+    return Resources(
+        registers=int(re.search(r"REG:(\d+)", usage)[1]),
+        stack=int(re.search(r"STACK:(\d+)", usage)[1]),
+        shared=compiled.metadata.shared,
+        spills=names["LDL"] + names["STL"],
+        matrix_ops={name: count for name, count in sorted(names.items()) if name.endswith("MMA")},
+        exponentials=sum(count for opcode, count in opcodes.items() if opcode.startswith("MUFU.EX2")),
+    )
+
+
+def run_tool(name: str, *args: str) -> str:
+    return subprocess.run([str(TOOLS / name), *args], capture_output=True, text=True, check=True).stdout
+
+
+def compile_all(cases: list[Case], workers: int = 2) -> list[Resources]:
+    """All of them, two at a time: compiling is single threaded."""
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(compile_case, cases))
+
+
+def markdown_table(cases: list[Case], results: list[Resources]) -> str:
+    """One line per case."""
+    lines = [
+        "| GPU | rows | D | kernel | tile | warps | stages | registers | shared memory | matrix instruction |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for case, result in zip(cases, results, strict=True):
+        tile = case.tile()
+        rows = case.dtype if case.dtype != "float32" else f"float32, {case.precision}"
+        size = f"{tile.block_n if case.kernel == 'triangular' else tile.block_m} x {tile.block_n} x {tile.block_d}"
+        matrix = ", ".join(result.matrix_ops) or "FFMA"
+        lines.append(
+            f"| sm_{case.arch} | {rows} | {case.width} | {case.kernel} | {size} | {tile.num_warps} | {tile.num_stages} "
+            f"| {result.registers} | {result.shared / 1024:.0f} KiB | {matrix} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    every = list(shipped_cases())
+    print(markdown_table(every, compile_all(every)), end="")

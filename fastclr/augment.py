@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +74,14 @@ def _check_boxes(params: AugmentParams, sizes: Tensor) -> None:
         raise ValueError(f"crop box (top, left, height, width) {box} of view {v} leaves image {n} of {size} pixels")
 
 
+def _filled_sizes(like: Tensor, height: int, width: int) -> Tensor:
+    """Sizes [N, 2] of images that are all alike; filled rather than copied from the host: no wait for the device."""
+    sizes = like.new_empty((like.shape[0], 2), dtype=torch.int64)
+    sizes[:, 0].fill_(height)
+    sizes[:, 1].fill_(width)
+    return sizes
+
+
 def _dense(images: Tensor, indices: Tensor | None) -> _Sources:
     """Describe rows of a dense batch or dataset; contiguous and channels_last batches are not copied."""
     if images.dtype != torch.uint8:
@@ -85,14 +95,11 @@ def _dense(images: Tensor, indices: Tensor | None) -> _Sources:
         images, planar = images.permute(0, 2, 3, 1), False
     height, width = (images.shape[2], images.shape[3]) if planar else (images.shape[1], images.shape[2])
     rows = torch.arange(images.shape[0], device=images.device) if indices is None else indices
-    # filled rather than copied from a host tensor: no wait for the device
-    sizes = rows.new_empty((rows.shape[0], 2))
-    sizes[:, 0].fill_(height)
-    sizes[:, 1].fill_(width)
+    sizes = _filled_sizes(rows, height, width)
     return _Sources(images.contiguous().view(-1), rows * (3 * height * width), sizes, planar)
 
 
-def _sources(images: Tensor | RaggedImages, indices: Tensor | None) -> _Sources:
+def _sources(images: object, indices: Tensor | None) -> _Sources:
     """Describe the chosen images for the operator, without gathering them."""
     if not isinstance(images, (Tensor, RaggedImages)):
         raise TypeError(f"images must be a uint8 tensor or RaggedImages, got {type(images).__name__}")
@@ -238,7 +245,8 @@ class SimCLRAugment(nn.Module):
             ValueError: a shape, a device or a value is wrong.
         """
         if not isinstance(sizes, Tensor):
-            sizes = torch.tensor([sizes] * len(ids), device=ids.device)
+            height, width = sizes
+            sizes = _filled_sizes(ids, height, width)
         if sizes.dtype != torch.int64:
             raise TypeError(f"sizes must be int64, got {sizes.dtype}")
         if sizes.dim() != 2 or sizes.shape[1] != 2:
@@ -247,9 +255,18 @@ class SimCLRAugment(nn.Module):
             raise ValueError(f"sizes must be 1 to 2^24 pixels, got {int(sizes.min())} to {int(sizes.max())}")
         return AugmentParams(self._draw(ids, epoch, sizes))
 
-    def apply(  # type: ignore[override]  # nn.Module.apply maps a function over submodules; there are none here
-        self, images: Tensor | RaggedImages, params: AugmentParams, indices: Tensor | None = None
-    ) -> Tensor:
+    @overload
+    def apply(self, images: Callable[[nn.Module], None]) -> SimCLRAugment: ...
+
+    @overload
+    def apply(self, images: Tensor | RaggedImages, params: AugmentParams, indices: Tensor | None = None) -> Tensor: ...
+
+    def apply(
+        self,
+        images: Tensor | RaggedImages | Callable[[nn.Module], None],
+        params: AugmentParams | None = None,
+        indices: Tensor | None = None,
+    ) -> Tensor | SimCLRAugment:
         """Compute the views that `params` describes.
 
         Args:
@@ -266,6 +283,9 @@ class SimCLRAugment(nn.Module):
             ValueError: shapes or devices do not fit, an index is out of range, or a crop box leaves its image.
             RuntimeError: ``impl="native"``, and the operator is not built for the device.
         """
+        if params is None and not isinstance(images, (Tensor, RaggedImages)) and callable(images):
+            # nn.Module.apply: a model that contains this module passes on its function
+            return super().apply(images)
         if not isinstance(params, AugmentParams):
             raise TypeError(f"params must be AugmentParams, got {type(params).__name__}")
         sources = _sources(images, indices)

@@ -200,7 +200,7 @@ class AugmentParams:
 
     @property
     def order(self) -> Tensor:
-        """Colour operations in turn, 0 brightness, 1 contrast, 2 saturation, 3 hue: int64 ``[V, N, 4]``, -1 for none."""
+        """Operations in turn (0 brightness, 1 contrast, 2 saturation, 3 hue): int64 ``[V, N, 4]``, -1 for none."""
         table = torch.tensor([*ORDERS, (-1, -1, -1, -1)], device=self.packed.device)
         return table[self.packed[..., 9].long()]
 

@@ -92,6 +92,9 @@ def test_module_copies_and_pickles(images: Tensor) -> None:
     for clone in (copy.deepcopy(augment), pickle.loads(pickle.dumps(augment)), torch.nn.Sequential(augment).eval()[0]):
         assert torch.equal(clone(images, IDS, 0), expected)
     assert augment.state_dict() == {}
+    visited: list[torch.nn.Module] = []
+    torch.nn.Sequential(augment).apply(visited.append)
+    assert augment in visited
     assert "seed=3" in repr(augment)
 
 

@@ -16,7 +16,20 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
-TINY = ["--width", "0.125", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "32", "--amp", "off", "--device", "cpu"]
+TINY = [
+    "--width",
+    "0.125",
+    "--epochs",
+    "1",
+    "--warmup-epochs",
+    "0",
+    "--batch-size",
+    "32",
+    "--amp",
+    "off",
+    "--device",
+    "cpu",
+]
 
 
 def test_pretrain_then_knn_then_probe(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:

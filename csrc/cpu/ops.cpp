@@ -47,10 +47,7 @@ Tensor augment_apply(
     bool planar, const std::vector<double>& mean, const std::vector<double>& std, ScalarType dtype,
     bool channels_last) {
   check_apply_arguments(data, offsets_in, sizes_in, params_in, size);
-  STD_TORCH_CHECK(
-      dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
-      "dtype must be float32, bfloat16 or float16");
-  const Output output = {dtype, channels_last, make_normalize(mean, std)};
+  const Output output = {make_element(dtype), channels_last, make_normalize(mean, std)};
   const Tensor offsets = torch::stable::contiguous(offsets_in), sizes = torch::stable::contiguous(sizes_in);
   const Tensor params = torch::stable::contiguous(params_in);
   const int64_t views = params.size(0), samples = params.size(1), bytes = data.numel();
@@ -64,8 +61,7 @@ Tensor augment_apply(
       check_row(rows + (v * samples + n) * kParams, side[2 * n], side[2 * n + 1], v, n);
   }
 
-  Tensor out = channels_last ? torch::stable::new_empty(data, {views, samples, size, size, 3}, dtype)
-                             : torch::stable::new_empty(data, {views, samples, 3, size, size}, dtype);
+  Tensor out = new_views(data, views, samples, size, dtype, channels_last);
   const int64_t view_bytes = 3 * size * size * static_cast<int64_t>(out.element_size());
   char* pixels = static_cast<char*>(out.mutable_data_ptr());
   std::atomic<int64_t> next{0};

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "../math/pixel.h"
+#include "../math/resize.h"
+
 namespace fastclr::cpu {
 
 namespace {
@@ -95,10 +98,10 @@ int64_t resize(
   return sum;
 }
 
-void store_row(const float* in, int64_t n, ScalarType dtype, char* out) {
-  if (dtype == ScalarType::Float) {
+void store_row(const float* in, int64_t n, Element element, char* out) {
+  if (element == kFloat32) {
     std::copy_n(in, n, reinterpret_cast<float*>(out));
-  } else if (dtype == ScalarType::BFloat16) {
+  } else if (element == kBFloat16) {
     bfloat16_row(in, n, reinterpret_cast<uint16_t*>(out));
   } else {
     half_row(in, n, reinterpret_cast<uint16_t*>(out));
@@ -118,15 +121,15 @@ void finish(
     }
   }
   char* bytes = static_cast<char*>(out);
-  const int64_t element = output.dtype == ScalarType::Float ? 4 : 2;
+  const int64_t width = output.element == kFloat32 ? 4 : 2;
   if (!output.interleaved) {
-    for (int64_t c = 0; c < 3; ++c) store_row(planes[c], n, output.dtype, bytes + (c * pixels + position) * element);
-  } else if (output.dtype == ScalarType::Float) {
+    for (int64_t c = 0; c < 3; ++c) store_row(planes[c], n, output.element, bytes + (c * pixels + position) * width);
+  } else if (output.element == kFloat32) {
     interleave_row(p, n, reinterpret_cast<float*>(bytes) + 3 * position);
   } else {
     float* staged = reserve(work.staged, 3 * n);
     interleave_row(p, n, staged);
-    store_row(staged, 3 * n, output.dtype, bytes + 3 * position * element);
+    store_row(staged, 3 * n, output.element, bytes + 3 * position * width);
   }
 }
 
@@ -168,37 +171,33 @@ void blur_and_finish(Canvas canvas, const float* row, const Output& output, Work
 
 }  // namespace
 
-void Workspace::Axis::build(int64_t in, int64_t size, bool mirrored) {
-  const int n = static_cast<int>(size), source = static_cast<int>(in);
-  const float scale = static_cast<float>(in) / static_cast<float>(size);
+void Workspace::Axis::build(int64_t in, int64_t size, bool mirrored, float gain) {
+  const int n = static_cast<int>(size);
+  const Tap* tap = reserve(taps_of, n);
   stride = 1;
-  for (int i = 0; i < n; ++i) stride = std::max(stride, resize_span(scale, source, i).count);
+  for (int i = 0; i < n; ++i) {
+    taps_of[static_cast<size_t>(i)] = resize_tap(static_cast<int>(in), n, i, gain);
+    stride = std::max(stride, tap[i].count);
+  }
   reserve(start, n);
   reserve(count, n);
   reserve(weight, static_cast<int64_t>(n) * stride);
   for (int i = 0; i < n; ++i) {
-    const Span span = resize_span(scale, source, i);
     const int slot = mirrored ? n - 1 - i : i;
     float* w = weight.data() + static_cast<int64_t>(slot) * stride;
-    float total = 0.0f;
-    start[slot] = span.start;
-    count[slot] = span.count;
-    for (int t = 0; t < span.count; ++t) total += w[t] = resize_weight(scale, i, span.start + t);
-    for (int t = 0; t < span.count; ++t) w[t] /= total;
-    std::fill(w + span.count, w + stride, 0.0f);
+    start[slot] = tap[i].start;
+    count[slot] = tap[i].count;
+    for (int t = 0; t < tap[i].count; ++t) w[t] = tap_weight(tap[i], t);
+    std::fill(w + tap[i].count, w + stride, 0.0f);
   }
 }
 
 void render_view(
     const Source& source, bool planar, const float* row, int64_t size, const Output& output, Workspace& work,
     void* out) {
-  const Box box = {
-      static_cast<int64_t>(row[kTop]), static_cast<int64_t>(row[kLeft]), static_cast<int64_t>(row[kHeight]),
-      static_cast<int64_t>(row[kWidth])};
-  work.y.build(box.height, size, false);
-  work.x.build(box.width, size, row[kFlip] != 0.0f);
-  // bytes become [0, 1] on the way
-  for (int64_t i = 0; i < size * work.x.stride; ++i) work.x.weight[static_cast<size_t>(i)] *= 1.0f / 255.0f;
+  const Box box = read_box(row);
+  work.y.build(box.height, size, false, 1.0f);
+  work.x.build(box.width, size, row[kFlip] != 0.0f, 1.0f / 255.0f);  // bytes become [0, 1] on the way
 
   float* image = reserve(work.image, 3 * size * size);
   const Canvas canvas = {{image, image + size * size, image + 2 * size * size}, size};

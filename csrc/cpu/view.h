@@ -4,14 +4,15 @@
 #include <cstdint>
 #include <vector>
 
-#include "../arguments.h"
+#include "../math/resize.h"
+#include "../math/view.h"
 #include "rows.h"
 
 namespace fastclr::cpu {
 
 // where and how a view is written: planar [3, size, size] or interleaved [size, size, 3]
 struct Output {
-  ScalarType dtype;
+  Element element;
   bool interleaved;
   Normalize normalize;
 };
@@ -19,10 +20,12 @@ struct Output {
 // tables and buffers of one thread; they grow to the largest image seen and are then reused
 struct Workspace {
   struct Axis {
+    std::vector<Tap> taps_of;  // of every output pixel
     std::vector<int> start, count;
     std::vector<float> weight;
     int stride = 0;
-    void build(int64_t in, int64_t size, bool mirrored);
+    // weights that sum to gain
+    void build(int64_t in, int64_t size, bool mirrored, float gain);
     Taps taps() const { return {start.data(), count.data(), weight.data(), stride}; }
   };
   Axis x, y;

@@ -15,34 +15,9 @@ struct Pixel {
   float r, g, b;
 };
 
-struct Span {
-  int start, count;
-};
-
 FASTCLR_HD float clamp01(float x) {
   x = x > 0.0f ? x : 0.0f;
   return x < 1.0f ? x : 1.0f;
-}
-
-// ---- antialiased bilinear resize (torch.nn.functional.interpolate, antialias=True, align_corners=False)
-
-// source pixels that weigh in output pixel i, clipped to [0, in)
-FASTCLR_HD Span resize_span(float scale, int in, int i) {
-  const float support = scale >= 1.0f ? scale : 1.0f;
-  const float centre = scale * (static_cast<float>(i) + 0.5f);
-  const int lo = static_cast<int>(centre - support + 0.5f);
-  const int hi = static_cast<int>(centre + support + 0.5f);
-  const int start = lo > 0 ? lo : 0;
-  return {start, (hi < in ? hi : in) - start};
-}
-
-// triangle filter, not yet normalised over the span
-FASTCLR_HD float resize_weight(float scale, int i, int source) {
-  const float inverse = scale >= 1.0f ? 1.0f / scale : 1.0f;
-  const float centre = scale * (static_cast<float>(i) + 0.5f);
-  const float x = (static_cast<float>(source) - centre + 0.5f) * inverse;
-  const float weight = 1.0f - (x < 0.0f ? -x : x);
-  return weight > 0.0f ? weight : 0.0f;
 }
 
 // ---- colour
@@ -106,14 +81,13 @@ enum ColourOp { kOpBrightness, kOpContrast, kOpSaturation, kOpHue };
 
 // operation at a position of the order-th permutation, in lexicographic order, of the four operations
 FASTCLR_HD int colour_op(int order, int position) {
-  int left[4] = {kOpBrightness, kOpContrast, kOpSaturation, kOpHue};
-  const int radix[4] = {6, 2, 1, 1};
+  int left = kOpBrightness | kOpContrast << 2 | kOpSaturation << 4 | kOpHue << 6;  // two bits each
   for (int i = 0;; ++i) {
-    const int index = order / radix[i];
-    order -= index * radix[i];
-    const int op = left[index];
+    const int radix = i == 0 ? 6 : i == 1 ? 2 : 1, index = order / radix, before = (1 << 2 * index) - 1;
+    const int op = left >> 2 * index & 3;
     if (i == position) return op;
-    for (int j = index; j < 3; ++j) left[j] = left[j + 1];
+    order -= index * radix;
+    left = (left & before) | (left >> 2 & ~before);
   }
 }
 

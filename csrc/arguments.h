@@ -32,6 +32,11 @@ inline void check_side(int64_t side, int64_t sample) {
   STD_TORCH_CHECK(valid_side(side), "image ", sample, " has a side of ", side, " pixels, expected 1 to ", kMaxSide);
 }
 
+inline Style make_style(int64_t style) {
+  STD_TORCH_CHECK(style >= 0 && style < kStyles, "style must be 0 to ", static_cast<int>(kStyles) - 1, ", got ", style);
+  return static_cast<Style>(style);
+}
+
 inline void check_output_size(int64_t size) {
   STD_TORCH_CHECK(size >= 1 && size <= 16384, "size must be 1 to 16384, got ", size);
 }
@@ -94,7 +99,7 @@ inline void check_source(int64_t offset, int64_t height, int64_t width, int64_t 
 }
 
 // values of one packed row
-inline void check_row(const float* row, int64_t height, int64_t width, int64_t view, int64_t sample) {
+inline void check_row(Style style, const float* row, int64_t height, int64_t width, int64_t view, int64_t sample) {
   STD_TORCH_CHECK(
       valid_box(row, height, width), "params[", view, ", ", sample, "]: crop box (top ", row[kTop], ", left ",
       row[kLeft], ", height ", row[kHeight], ", width ", row[kWidth], ") is not inside the image of ", height, " x ",
@@ -104,16 +109,20 @@ inline void check_row(const float* row, int64_t height, int64_t width, int64_t v
   STD_TORCH_CHECK(valid_hue(row), "params[", view, ", ", sample, "]: hue must be in [-0.5, 0.5], got ", row[kHue]);
   for (const int field : {kBrightness, kContrast, kSaturation, kSigma}) {
     STD_TORCH_CHECK(
-        valid_factor(row, field), "params[", view, ", ", sample, "]: field ", field, " must be in [0, 1e6], got ",
-        row[field]);
+        valid_factor(style, row, field), "params[", view, ", ", sample, "]: field ", field, " must be in [",
+        style == kSimclrTfAdditive && field == kBrightness ? "-1e6" : "0", ", 1e6], got ", row[field]);
   }
 }
 
-inline Element make_element(ScalarType dtype) {
+inline Element make_element(ScalarType dtype, const std::vector<double>& mean) {
   STD_TORCH_CHECK(
-      dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
-      "dtype must be float32, bfloat16 or float16");
-  return dtype == ScalarType::Float ? kFloat32 : dtype == ScalarType::BFloat16 ? kBFloat16 : kFloat16;
+      dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half ||
+          dtype == ScalarType::Byte,
+      "dtype must be float32, bfloat16, float16 or uint8");
+  STD_TORCH_CHECK(
+      dtype != ScalarType::Byte || mean.empty(), "uint8 views are not normalised: leave mean and std empty");
+  if (dtype == ScalarType::Float) return kFloat32;
+  return dtype == ScalarType::BFloat16 ? kBFloat16 : dtype == ScalarType::Half ? kFloat16 : kUint8;
 }
 
 // memory of the views: [views, samples, 3, size, size], or [views, samples, size, size, 3] to be permuted at the end

@@ -18,7 +18,7 @@ from fastclr.reference import augment as reference
 
 __all__ = ["AugmentConfig", "AugmentParams", "SimCLRAugment"]
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
 IMPLEMENTATIONS = ("auto", "native", "reference")
 
 
@@ -134,7 +134,8 @@ class SimCLRAugment(nn.Module):
         config: the transformation; an int is the size of an otherwise default `AugmentConfig`.
         views: number of views V.
         seed: 0 to 2^63 - 1.
-        dtype: of the views: float32, bfloat16 or float16 (float64 with ``impl="reference"``).
+        dtype: of the views: float32, bfloat16, float16, uint8 (values times 255, rounded; no normalisation), or float64
+            with ``impl="reference"``.
         channels_last: store every ``[N, 3, S, S]`` in channels_last format.
         impl: ``"native"``: the C++ or CUDA operator. ``"reference"``: torchvision, image by image. ``"auto"``: native
             if it is built for the images' device, otherwise the reference with a warning.
@@ -143,7 +144,8 @@ class SimCLRAugment(nn.Module):
         TypeError: `config` or `dtype` is of another type.
         ValueError: another argument is out of range.
 
-    Source: equal to torchvision's v2 transforms on float images, per sample; see `AugmentConfig`.
+    Source: equal to torchvision's v2 transforms on float images, per sample, or to SimCLR's TensorFlow code; see
+    `AugmentConfig`.
     """
 
     def __init__(
@@ -168,6 +170,8 @@ class SimCLRAugment(nn.Module):
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed must be 0 to 2^63 - 1, got {seed}")
         self.config = config if isinstance(config, AugmentConfig) else AugmentConfig(config)
+        if dtype == torch.uint8 and self.config.mean is not None:
+            raise ValueError(f"uint8 views are not normalised: drop mean={self.config.mean} or take another dtype")
         self.views, self.seed, self.dtype, self.channels_last, self.impl = views, seed, dtype, channels_last, impl
         self._sampler = self.config.sampler()
 
@@ -225,6 +229,7 @@ class SimCLRAugment(nn.Module):
             sources.sizes,
             packed,
             size=self.config.size,
+            style=self.config.style_code,
             planar=sources.planar,
             mean=self.config.mean or (),
             std=self.config.std or (),

@@ -34,6 +34,8 @@ def draw(
         AugmentConfig(8, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), jitter=(0, 0, 0, 0)),
         AugmentConfig(100, crop_ratio=(1e-3, 1e3), jitter=(3.0, 0.0, 1.5, 0.5), flip_p=1.0, gray_p=0.0),
         AugmentConfig(40, crop_ratio=(3.0, 4.0), jitter_p=1.0, blur_p=1.0, blur_sigma=(0.5, 0.5)),
+        AugmentConfig(40, style="simclr_tf"),
+        AugmentConfig(40, style="simclr_tf", brightness="additive", blur_sigma_per_batch=True, crop_scale=(0.3, 0.31)),
     ],
 )
 def test_three_samplers_agree(config: AugmentConfig) -> None:
@@ -161,7 +163,12 @@ def test_params_print_save_and_load(tmp_path: Path) -> None:
         ({"jitter": (0.1, 0.1, 0.1)}, "jitter must be a tuple of 4 finite numbers"),
         ({"mean": (0.5, 0.5, 0.5)}, "mean and std are given together"),
         ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.0, 0.5)}, "std must be positive"),
-        ({"style": "simclr_tf"}, "style must be 'torchvision'"),
+        ({"style": "pil"}, "style must be 'torchvision' or 'simclr_tf', got 'pil'"),
+        ({"brightness": "additive"}, "brightness must be 'multiplicative' in style 'torchvision'"),
+        ({"style": "simclr_tf", "brightness": "v1"}, "brightness must be 'multiplicative' or 'additive' in style"),
+        ({"style": "simclr_tf", "jitter": (2.0, 1.5, 1.0, 0.1)}, "contrast and saturation must be at most 1 in style"),
+        ({"min_object_covered": 1.5}, "min_object_covered must be a probability from 0 to 1, got 1.5"),
+        ({"blur_sigma_per_batch": 1}, "blur_sigma_per_batch must be True or False, got 1"),
     ],
 )
 def test_config_refuses(change: dict[str, object], message: str) -> None:

@@ -1,6 +1,6 @@
 // What the kernels read and write. The values in device memory cannot be checked on the host without waiting for the
-// device, so every block checks its own view, and fills it with NaN if its place, its size or its parameters are
-// invalid.
+// device, so every block checks its own view, and fills it with NaN (bytes: 0) if its place, its size or its parameters
+// are invalid.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -21,6 +21,7 @@ struct Batch {
   const float* params;     // [views, samples, kParams]
   int64_t views, samples;
   int size;
+  Style style;
   bool planar;
   void* out;  // [views, samples, 3, size, size], or [views, samples, size, size, 3] if interleaved
   Element element;
@@ -45,7 +46,8 @@ __device__ inline View load_view(const Batch& batch, int64_t index) {
   const float* row = batch.params + slot * kParams;
   bool valid = valid_side(height) && valid_side(width) && valid_place(offset, height, width, batch.bytes);
   valid = valid && valid_box(row, height, width) && valid_order(row) && valid_hue(row);
-  for (const int field : {kBrightness, kContrast, kSaturation, kSigma}) valid = valid && valid_factor(row, field);
+  for (const int field : {kBrightness, kContrast, kSaturation, kSigma})
+    valid = valid && valid_factor(batch.style, row, field);
   return {slot, {batch.data + (valid ? offset : 0), height, width}, row, valid};
 }
 
@@ -62,6 +64,8 @@ __device__ inline void store(const Batch& batch, const View& view, int channel, 
   const int64_t index = element_index(batch, view.slot, channel, pixel);
   if (batch.element == kFloat32) {
     static_cast<float*>(batch.out)[index] = x;
+  } else if (batch.element == kUint8) {
+    static_cast<uint8_t*>(batch.out)[index] = byte_value(x);
   } else {
     static_cast<uint16_t*>(batch.out)[index] = batch.element == kBFloat16 ? bfloat16_bits(x) : half_bits(x);
   }
@@ -73,6 +77,8 @@ __device__ inline void store_invalid(const Batch& batch, const View& view, int f
     const int64_t index = element_index(batch, view.slot, i % 3, i / 3);
     if (batch.element == kFloat32) {
       static_cast<float*>(batch.out)[index] = NAN;
+    } else if (batch.element == kUint8) {
+      static_cast<uint8_t*>(batch.out)[index] = 0;
     } else {
       static_cast<uint16_t*>(batch.out)[index] = batch.element == kBFloat16 ? 0x7FC0 : 0x7E00;
     }

@@ -52,7 +52,7 @@ FASTCLR_HD int64_t blur_bytes(int size, int rows) {
 }
 
 // one block per view: canvas, then taps, whose place the blur takes
-__global__ void __launch_bounds__(kSmallThreads) augment_small_kernel(const __grid_constant__ Batch batch) {
+__global__ void __launch_bounds__(kSmallThreads, 1) augment_small_kernel(const __grid_constant__ Batch batch) {
   const View view = load_view(batch, blockIdx.x);
   if (!view.valid) {
     store_invalid(batch, view, 0, batch.pixels());
@@ -62,22 +62,22 @@ __global__ void __launch_bounds__(kSmallThreads) augment_small_kernel(const __gr
   float* canvas = reinterpret_cast<float*>(base + scratch_bytes(batch.size, blockDim.x));
   float* stage = canvas + 3 * batch.pixels();
 
-  const Jitter jitter = read_jitter(view.row);
-  int64_t sum = resize_rows(batch, view, jitter, 0, batch.size, reinterpret_cast<Tap*>(stage), canvas);
-  sum = block_sum(sum, reinterpret_cast<int64_t*>(shared_memory));
+  const Jitter jitter = read_jitter(batch.style, view.row);
+  Sums sums = resize_rows(batch, view, jitter, 0, batch.size, reinterpret_cast<Tap*>(stage), canvas);
+  sums = block_sums(batch.style, sums, reinterpret_cast<int64_t*>(shared_memory));
   const bool blurred = has_blur(batch, view);
-  colour_pixels(batch, view, jitter, sum, 0, batch.pixels(), blurred, canvas);
+  colour_pixels(batch, view, jitter, sums, 0, batch.pixels(), blurred, canvas);
   if (!blurred) return;
   const int reach = blur_weights(batch, view, shared_memory, stage);  // it waits for all pixels of the canvas
   blur_rows(batch, view, stage, reach, 0, batch.size, canvas, stage + blur_radius(batch.size) + 1);
 }
 
-// a range of views (first..) whose canvases are in global memory, and the luma sums of their bands
+// a range of views (first..) whose canvases are in global memory, and the sums of their bands
 struct Pass {
   int64_t first;
   int bands, band_rows;
   float* canvas;  // [views of the pass, 3, size, size]
-  int64_t* luma;  // [views of the pass, bands]
+  Sums* sums;     // [views of the pass, bands]
 };
 
 struct Band {
@@ -94,19 +94,19 @@ __device__ inline Band load_band(const Batch& batch, const Pass& pass) {
   return {load_view(batch, pass.first + index), index, number, top, rows, pass.canvas + index * 3 * batch.pixels()};
 }
 
-__global__ void __launch_bounds__(kBandThreads)
+__global__ void __launch_bounds__(kBandThreads, 3)
     augment_resize_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Pass pass) {
   const Band band = load_band(batch, pass);
   if (!band.view.valid) return;
-  int64_t* sums = reinterpret_cast<int64_t*>(shared_memory);
-  Tap* taps = reinterpret_cast<Tap*>(sums + blockDim.x);
-  const Jitter jitter = read_jitter(band.view.row);
-  int64_t sum = resize_rows(batch, band.view, jitter, band.top, band.rows, taps, band.canvas);
-  sum = block_sum(sum, sums);
-  if (threadIdx.x == 0) pass.luma[band.index * pass.bands + band.number] = sum;
+  int64_t* partial = reinterpret_cast<int64_t*>(shared_memory);
+  Tap* taps = reinterpret_cast<Tap*>(partial + blockDim.x);
+  const Jitter jitter = read_jitter(batch.style, band.view.row);
+  Sums sums = resize_rows(batch, band.view, jitter, band.top, band.rows, taps, band.canvas);
+  sums = block_sums(batch.style, sums, partial);
+  if (threadIdx.x == 0) pass.sums[band.index * pass.bands + band.number] = sums;
 }
 
-__global__ void __launch_bounds__(kBandThreads)
+__global__ void __launch_bounds__(kBandThreads, 3)
     augment_colour_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Pass pass) {
   const Band band = load_band(batch, pass);
   const int first = band.top * batch.size, last = first + band.rows * batch.size;
@@ -114,14 +114,17 @@ __global__ void __launch_bounds__(kBandThreads)
     store_invalid(batch, band.view, first, last);
     return;
   }
-  int64_t sum = 0;
-  for (int i = threadIdx.x; i < pass.bands; i += blockDim.x) sum += pass.luma[band.index * pass.bands + i];
-  sum = block_sum(sum, reinterpret_cast<int64_t*>(shared_memory));
-  const Jitter jitter = read_jitter(band.view.row);
-  colour_pixels(batch, band.view, jitter, sum, first, last, has_blur(batch, band.view), band.canvas);
+  Sums sums = {0, 0, 0};
+  for (int i = threadIdx.x; i < pass.bands; i += blockDim.x) {
+    const Sums part = pass.sums[band.index * pass.bands + i];
+    sums = {sums.r + part.r, sums.g + part.g, sums.b + part.b};
+  }
+  sums = block_sums(batch.style, sums, reinterpret_cast<int64_t*>(shared_memory));
+  const Jitter jitter = read_jitter(batch.style, band.view.row);
+  colour_pixels(batch, band.view, jitter, sums, first, last, has_blur(batch, band.view), band.canvas);
 }
 
-__global__ void __launch_bounds__(kBandThreads)
+__global__ void __launch_bounds__(kBandThreads, 3)
     augment_blur_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Pass pass) {
   const Band band = load_band(batch, pass);
   if (!band.view.valid || !has_blur(batch, band.view)) return;

@@ -64,13 +64,12 @@ inline Plan plan_large(int64_t views, int size) {
   return {std::max<int64_t>(1, std::min({views, fit, kMaxBlocks / bands})), bands, rows};
 }
 
-inline cudaError_t launch_large(
-    const Batch& batch, const Plan& plan, float* canvas, int64_t* luma, cudaStream_t stream) {
+inline cudaError_t launch_large(const Batch& batch, const Plan& plan, float* canvas, Sums* sums, cudaStream_t stream) {
   const int size = batch.size, rows = plan.band_rows;
   const int64_t views = batch.views * batch.samples;
   cudaError_t error = cudaSuccess;
   for (int64_t first = 0; first < views && error == cudaSuccess; first += plan.views) {
-    const Pass pass = {first, plan.bands, rows, canvas, luma};
+    const Pass pass = {first, plan.bands, rows, canvas, sums};
     const int64_t blocks = std::min(plan.views, views - first) * plan.bands;
     error = launch(
         augment_resize_kernel, blocks, kBandThreads, 8 * kBandThreads + tap_bytes(size, rows), stream, batch, pass);

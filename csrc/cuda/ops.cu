@@ -29,8 +29,9 @@ Tensor augment_params(
     int64_t size, double crop_scale_lo, double crop_scale_hi, double crop_ratio_lo, double crop_ratio_hi,
     double log_ratio_lo, double log_ratio_hi, double flip_p, double brightness, double contrast, double saturation,
     double hue, double jitter_p, double gray_p, double blur_p, double blur_sigma_lo, double blur_sigma_hi,
-    double solarize_p) {
+    double solarize_p, double min_object_covered, int64_t style, bool blur_sigma_per_batch) {
   check_params_arguments(ids_in, sizes_in, epoch, first_view, views, size);
+  make_style(style);
   const DeviceGuard guard(ids_in.get_device_index());
   const Tensor ids = torch::stable::contiguous(ids_in), sizes = torch::stable::contiguous(sizes_in);
   const int64_t samples = ids.size(0);
@@ -45,18 +46,27 @@ Tensor augment_params(
       static_cast<uint32_t>(epoch),
       static_cast<uint32_t>(first_view),
       blur_radius(static_cast<int>(size)),
-      {crop_scale_lo, crop_scale_hi, crop_ratio_lo, crop_ratio_hi, log_ratio_lo, log_ratio_hi, flip_p, brightness,
-       contrast, saturation, hue, jitter_p, gray_p, blur_p, blur_sigma_lo, blur_sigma_hi, solarize_p}};
+      {crop_scale_lo, crop_scale_hi,
+       crop_ratio_lo, crop_ratio_hi,
+       log_ratio_lo,  log_ratio_hi,
+       flip_p,        brightness,
+       contrast,      saturation,
+       hue,           jitter_p,
+       gray_p,        blur_p,
+       blur_sigma_lo, blur_sigma_hi,
+       solarize_p,    min_object_covered,
+       style,         blur_sigma_per_batch}};
   STD_CUDA_CHECK(launch_params(draw, current_stream(ids.get_device_index())));
   return out;
 }
 
 Tensor augment_apply(
     const Tensor& data, const Tensor& offsets_in, const Tensor& sizes_in, const Tensor& params_in, int64_t size,
-    bool planar, const std::vector<double>& mean, const std::vector<double>& std, ScalarType dtype,
+    int64_t style_in, bool planar, const std::vector<double>& mean, const std::vector<double>& std, ScalarType dtype,
     bool channels_last) {
   check_apply_arguments(data, offsets_in, sizes_in, params_in, size);
-  const Element element = make_element(dtype);
+  const Style style = make_style(style_in);
+  const Element element = make_element(dtype, mean);
   const Normalize normalize = make_normalize(mean, std);
   const int32_t device = data.get_device_index();
   const DeviceGuard guard(device);
@@ -73,6 +83,7 @@ Tensor augment_apply(
       views,
       samples,
       static_cast<int>(size),
+      style,
       planar,
       out.mutable_data_ptr(),
       element,
@@ -85,9 +96,9 @@ Tensor augment_apply(
     const Plan plan = plan_large(views * samples, batch.size);
     // freed on return, and not used again before the stream has passed the launches
     Tensor canvas = torch::stable::new_empty(data, {plan.views, 3, size, size}, ScalarType::Float);
-    Tensor luma = torch::stable::new_empty(data, {plan.views, plan.bands}, ScalarType::Long);
-    STD_CUDA_CHECK(
-        launch_large(batch, plan, canvas.mutable_data_ptr<float>(), luma.mutable_data_ptr<int64_t>(), stream));
+    Tensor sums = torch::stable::new_empty(data, {plan.views, plan.bands, 3}, ScalarType::Long);
+    STD_CUDA_CHECK(launch_large(
+        batch, plan, canvas.mutable_data_ptr<float>(), static_cast<Sums*>(sums.mutable_data_ptr()), stream));
   }
   return channels_last ? torch::stable::permute(out, {0, 1, 4, 2, 3}) : out;
 }

@@ -24,6 +24,15 @@ __device__ inline int64_t block_sum(int64_t value, int64_t* partial) {
   return sum;
 }
 
+// torchvision's contrast needs one mean, TensorFlow's three
+__device__ inline Sums block_sums(Style style, Sums sums, int64_t* partial) {
+  sums.r = block_sum(sums.r, partial);
+  if (style == kTorchvision) return sums;
+  sums.g = block_sum(sums.g, partial);
+  sums.b = block_sum(sums.b, partial);
+  return sums;
+}
+
 struct Strides {
   int64_t row, column, channel;
 };
@@ -53,9 +62,9 @@ __device__ inline Pixel resample(const uint8_t* box, const Strides& stride, cons
   return sum;
 }
 
-// crop, resize, flip and what comes before the contrast, for `rows` rows from `top` on; returns the sum of the luma
-// over this thread's pixels. taps has room for rows + min(size, kTapColumns).
-__device__ inline int64_t resize_rows(
+// crop, resize, flip and what comes before the contrast, for `rows` rows from `top` on; returns this
+// thread's sums for the contrast. taps has room for rows + min(size, kTapColumns).
+__device__ inline Sums resize_rows(
     const Batch& batch, const View& view, const Jitter& jitter, int top, int rows, Tap* taps, float* canvas) {
   const Box box = read_box(view.row);
   const int64_t height = view.source.height, width = view.source.width;
@@ -64,40 +73,42 @@ __device__ inline int64_t resize_rows(
   const int size = batch.size, plane = batch.pixels();
   const bool flip = view.row[kFlip] != 0.0f;
   Tap* across = taps + rows;
-  int64_t sum = 0;
+  Sums sums = {0, 0, 0};
   for (int left = 0; left < size; left += kTapColumns) {
     const int columns = size - left < kTapColumns ? size - left : kTapColumns;
     __syncthreads();  // the taps of the columns before are no longer read
     for (int i = threadIdx.x; i < rows + columns; i += blockDim.x) {
       const int x = left + i - rows;
-      taps[i] = i < rows ? resize_tap(static_cast<int>(box.height), size, top + i, 1.0f)
-                         : resize_tap(static_cast<int>(box.width), size, flip ? size - 1 - x : x, 1.0f / 255.0f);
+      taps[i] =
+          i < rows ? resize_tap(batch.style, static_cast<int>(box.height), size, top + i, 1.0f)
+                   : resize_tap(batch.style, static_cast<int>(box.width), size, flip ? size - 1 - x : x, 1.0f / 255.0f);
     }
     __syncthreads();
     for (int i = threadIdx.x; i < rows * columns; i += blockDim.x) {
       const int y = i / columns, x = i % columns, position = (top + y) * size + left + x;
       const Pixel resized = resample(first, stride, taps[y], across[x]);
-      const Pixel p = apply_jitter(jitter, 0, jitter.contrast_at, 0.0f, resized);
+      const Pixel p = apply_jitter(jitter, 0, jitter.contrast_at, {0.0f, 0.0f, 0.0f}, resized);
       canvas[position] = p.r;
       canvas[plane + position] = p.g;
       canvas[2 * plane + position] = p.b;
-      if (jitter.on) sum += luma_fixed(p);
+      if (jitter.on()) sums = add_pixel(batch.style, sums, p);
     }
   }
-  return sum;
+  return sums;
 }
 
 // the rest of the colour, for pixels first..last-1; stored at once if there is no blur, otherwise kept in the canvas
 __device__ inline void colour_pixels(
-    const Batch& batch, const View& view, const Jitter& jitter, int64_t luma_total, int first, int last, bool blurred,
+    const Batch& batch, const View& view, const Jitter& jitter, Sums sums, int first, int last, bool blurred,
     float* canvas) {
   const int plane = batch.pixels();
-  const float offset = (1.0f - jitter.contrast) * luma_mean(luma_total, plane);
+  const Pixel offset = contrast_offset(batch.style, view.row[kContrast], sums, plane);
   const bool gray = view.row[kGray] != 0.0f;
   for (int i = first + threadIdx.x; i < last; i += blockDim.x) {
     Pixel p = {canvas[i], canvas[plane + i], canvas[2 * plane + i]};
     p = apply_jitter(jitter, jitter.contrast_at, 4, offset, p);
     if (gray) p = {luma(p), luma(p), luma(p)};
+    if (batch.style != kTorchvision) p = clamp_pixel(p);
     if (blurred) {
       canvas[i] = p.r;
       canvas[plane + i] = p.g;
@@ -127,6 +138,12 @@ __device__ inline int blur_weights(const Batch& batch, const View& view, double*
   return reach;
 }
 
+// element i of a line of pixels, which goes on mirrored or, as TensorFlow pads, with zeros
+__device__ inline float at(const Batch& batch, const float* line, int i, int stride) {
+  if (batch.style != kTorchvision && (i < 0 || i >= batch.size)) return 0.0f;
+  return line[reflect(i, batch.size) * stride];
+}
+
 // blurs and stores `rows` rows from `top` on; middle has room for rows * size
 __device__ inline void blur_rows(
     const Batch& batch, const View& view, const float* weight, int reach, int top, int rows, const float* canvas,
@@ -138,7 +155,7 @@ __device__ inline void blur_rows(
       const int y = top + i / size, x = i % size;
       float sum = weight[0] * plane[y * size + x];
       for (int d = 1; d <= reach; ++d) {
-        sum += weight[d] * (plane[reflect(y - d, size) * size + x] + plane[reflect(y + d, size) * size + x]);
+        sum += weight[d] * (at(batch, plane + x, y - d, size) + at(batch, plane + x, y + d, size));
       }
       middle[i] = sum;
     }
@@ -147,7 +164,7 @@ __device__ inline void blur_rows(
       const float* row = middle + i / size * size;
       const int x = i % size;
       float sum = weight[0] * row[x];
-      for (int d = 1; d <= reach; ++d) sum += weight[d] * (row[reflect(x - d, size)] + row[reflect(x + d, size)]);
+      for (int d = 1; d <= reach; ++d) sum += weight[d] * (at(batch, row, x - d, 1) + at(batch, row, x + d, 1));
       store(batch, view, c, top * size + i, sum);
     }
     __syncthreads();  // before the next channel takes the place of middle

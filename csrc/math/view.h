@@ -20,7 +20,9 @@ struct Normalize {
   float scale[3] = {1.0f, 1.0f, 1.0f};  // 1 / std
 };
 
-enum Element { kFloat32, kBFloat16, kFloat16 };
+enum Element { kFloat32, kBFloat16, kFloat16, kUint8 };
+
+FASTCLR_HD int64_t element_size(Element element) { return element == kFloat32 ? 4 : element == kUint8 ? 1 : 2; }
 
 FASTCLR_HD bool valid_side(int64_t side) { return side >= 1 && side <= kMaxSide; }
 
@@ -43,8 +45,11 @@ FASTCLR_HD bool valid_order(const float* row) {
 
 FASTCLR_HD bool valid_hue(const float* row) { return row[kHue] >= -0.5f && row[kHue] <= 0.5f; }
 
-// brightness, contrast, saturation and sigma
-FASTCLR_HD bool valid_factor(const float* row, int field) { return row[field] >= 0.0f && row[field] <= 1e6f; }
+// brightness, contrast, saturation and sigma; a summand may be negative
+FASTCLR_HD bool valid_factor(Style style, const float* row, int field) {
+  const float lowest = style == kSimclrTfAdditive && field == kBrightness ? -1e6f : 0.0f;
+  return row[field] >= lowest && row[field] <= 1e6f;
+}
 
 FASTCLR_HD Box read_box(const float* row) {
   return {

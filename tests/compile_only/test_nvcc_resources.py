@@ -19,11 +19,12 @@ pytestmark = [
     pytest.mark.skipif(not (ROOT / "csrc" / "cuda").is_dir(), reason="no source tree"),
 ]
 ARCHS = [arch for arch in parse_archs(DEFAULT_ARCHS) if arch.startswith("sm_")]
-# registers at which two blocks of 512 threads, or four of 256, share the 65536 registers of a multiprocessor
+# of the 65536 registers of a multiprocessor: one block of 512 threads (its shared memory hardly leaves room for two),
+# three or four blocks of 256 threads
 LIMITS = {
-    "augment_params_kernel": 128,
-    "augment_small_kernel": 64,
-    "augment_resize_kernel": 64,
+    "augment_params_kernel": 80,
+    "augment_small_kernel": 128,
+    "augment_resize_kernel": 80,
     "augment_colour_kernel": 64,
     "augment_blur_kernel": 64,
 }
@@ -55,7 +56,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_nvcc_resources(report: str, arch: str) -> None:
-    """No spills, hardly any stack, registers for two blocks, no static shared memory beside what a launch asks for."""
+    """No spills, no arrays in local memory, few registers, no static shared memory beside what a launch asks for."""
     found = {}
     for match in PROPERTIES.finditer(report):
         if match["arch"] == arch:
@@ -63,7 +64,7 @@ def test_nvcc_resources(report: str, arch: str) -> None:
     assert sorted(found) == sorted(LIMITS)
     for name, match in found.items():
         assert int(match["stores"]) == int(match["loads"]) == 0, f"{name} spills: {match[0]}"
-        assert int(match["stack"]) <= 64, f"{name} keeps arrays in local memory: {match[0]}"
+        assert int(match["stack"]) == 0, f"{name} keeps arrays in local memory: {match[0]}"
         assert int(match["registers"]) <= LIMITS[name], match[0]
         assert "smem" not in match["rest"], f"{name} has static shared memory: {match['rest']}"
 

@@ -32,9 +32,9 @@ extern "C" int emulate_apply(const Batch* batch, int path, int64_t fit) {
   plan.views = std::min(plan.views, fit);
   const int64_t pixels = int64_t{3} * batch->size * batch->size;
   const auto canvas = std::make_unique<float[]>(plan.views * pixels);
-  const auto luma = std::make_unique<int64_t[]>(plan.views * plan.bands);
+  const auto sums = std::make_unique<Sums[]>(plan.views * plan.bands);
   std::fill_n(canvas.get(), plan.views * pixels, NAN);
-  return launch_large(*batch, plan, canvas.get(), luma.get(), nullptr);
+  return launch_large(*batch, plan, canvas.get(), sums.get(), nullptr);
 }
 
 extern "C" int emulate_is_small(int size, int64_t limit) { return is_small(size, limit); }

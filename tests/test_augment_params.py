@@ -202,7 +202,16 @@ def test_params_refuses(
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"config": "cifar"}, TypeError, "config must be an AugmentConfig or a size, got str"),
+        ({"config": "cifar"}, TypeError, "config must be an AugmentConfig, a size, or one .* per view, got 'cifar'"),
+        ({"config": []}, TypeError, r"config must be .* got \[\]"),
+        ({"config": [CONFIG, 32]}, TypeError, "config must have an AugmentConfig per view, got int"),
+        (
+            {"config": [CONFIG, AugmentConfig(32)]},
+            ValueError,
+            "the views of one tensor share their size, got 64 and 32",
+        ),
+        ({"config": [CONFIG] * 3, "views": 2}, ValueError, "views must be the number of configurations 3, got 2"),
+        ({"views": 3, "first_view": 65534}, ValueError, "first_view must be 0 to 65533 for 3 views, got 65534"),
         ({"views": 0}, ValueError, "views must be 1 to 65536, got 0"),
         ({"seed": -1}, ValueError, "seed must be 0 to 2.63 - 1, got -1"),
         ({"dtype": torch.float64}, TypeError, "dtype must be one of torch.float32, .* got torch.float64"),

@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test test-unit test-interpret test-compile test-wheel test-gpu lint types format wheel clean
+.PHONY: help install demo test test-unit test-interpret test-compile test-wheel test-gpu test-asan lint types format wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -39,6 +39,20 @@ test-wheel: $(READY)  ## sdist and wheel, installed into a clean environment out
 
 test-gpu: $(READY)  ## what needs a CUDA device
 	$(PYTEST) tests/gpu
+
+ASAN := build/asan
+ASAN_TESTS := tests/test_augment*.py tests/test_philox.py
+SANITIZE := -fsanitize=address,undefined
+test-asan: $(READY)  ## the augmentation's tests under AddressSanitizer and UBSan, in a copy of the tree
+	rm -rf $(ASAN) && mkdir -p $(ASAN)
+	cp -r csrc fastclr tests setup.py pyproject.toml README.md LICENSE $(ASAN)/
+	rm -f $(ASAN)/fastclr/*.so
+	cd $(ASAN) && FASTCLR_BUILD=cpu LDFLAGS="$(SANITIZE)" \
+		CXXFLAGS="$(SANITIZE) -fno-sanitize-recover=all -fno-sanitize=vptr -DFASTCLR_NO_CLONES -g1" \
+		$(abspath $(BIN)/python) setup.py -q build_ext --inplace
+	cd $(ASAN) && PYTHONPATH=$(abspath $(ASAN)) ASAN_OPTIONS=detect_leaks=0 CXXFLAGS="$(SANITIZE) -fno-sanitize-recover=all" \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		$(abspath $(BIN)/python) -m pytest -p no:cacheprovider $(ASAN_TESTS)
 
 lint: $(READY)  ## ruff and clang-format
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test test-unit test-interpret test-compile test-wheel test-bench test-gpu bench lint types format wheel clean
+.PHONY: help install demo test test-unit test-interpret test-compile test-wheel test-bench test-asan test-gpu bench lint types format wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -41,11 +41,26 @@ test-gpu: $(READY)  ## what needs a CUDA device
 	$(PYTEST) tests/gpu
 
 bench: $(READY)  ## the CPU benchmarks, with the machine otherwise idle; then the tables of the README
-	$(PYTEST) benchmarks --benchmark-json=benchmarks/results/loss-cpu.json
+	$(PYTEST) benchmarks/bench_loss.py --benchmark-json=benchmarks/results/loss-cpu.json
+	$(PYTEST) benchmarks/bench_augment.py --benchmark-json=benchmarks/results/augment-cpu.json
 	$(BIN)/python benchmarks/report.py
 
 test-bench: $(READY)  ## every benchmark once, without timing, so that none rots
 	$(PYTEST) benchmarks --benchmark-disable
+
+ASAN := build/asan
+ASAN_TESTS := tests/test_augment*.py tests/test_philox.py
+SANITIZE := -fsanitize=address,undefined
+test-asan: $(READY)  ## the augmentation's tests under AddressSanitizer and UBSan, in a copy of the tree
+	rm -rf $(ASAN) && mkdir -p $(ASAN)
+	cp -r csrc fastclr tests setup.py pyproject.toml README.md LICENSE $(ASAN)/
+	rm -f $(ASAN)/fastclr/*.so
+	cd $(ASAN) && FASTCLR_BUILD=cpu LDFLAGS="$(SANITIZE)" \
+		CXXFLAGS="$(SANITIZE) -fno-sanitize-recover=all -fno-sanitize=vptr -DFASTCLR_NO_CLONES -g1" \
+		$(abspath $(BIN)/python) setup.py -q build_ext --inplace
+	cd $(ASAN) && PYTHONPATH=$(abspath $(ASAN)) ASAN_OPTIONS=detect_leaks=0 CXXFLAGS="$(SANITIZE) -fno-sanitize-recover=all" \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		$(abspath $(BIN)/python) -m pytest -p no:cacheprovider $(ASAN_TESTS)
 
 lint: $(READY)  ## ruff and clang-format
 	$(BIN)/ruff check .

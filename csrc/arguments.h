@@ -10,22 +10,12 @@
 
 #include "math/pixel.h"
 #include "math/sampler.h"
+#include "math/view.h"
 
 namespace fastclr {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// one source image: interleaved [height, width, 3] or planar [3, height, width] bytes
-struct Source {
-  const uint8_t* bytes;
-  int64_t height, width;
-};
-
-struct Normalize {
-  float mean[3] = {0.0f, 0.0f, 0.0f};
-  float scale[3] = {1.0f, 1.0f, 1.0f};  // 1 / std
-};
 
 inline void check_int64(const Tensor& tensor, const char* name) {
   STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Long, name, " must be int64");
@@ -39,8 +29,12 @@ inline void check_sizes(const Tensor& sizes, int64_t samples) {
 }
 
 inline void check_side(int64_t side, int64_t sample) {
-  STD_TORCH_CHECK(
-      side >= 1 && side <= kMaxSide, "image ", sample, " has a side of ", side, " pixels, expected 1 to ", kMaxSide);
+  STD_TORCH_CHECK(valid_side(side), "image ", sample, " has a side of ", side, " pixels, expected 1 to ", kMaxSide);
+}
+
+inline Style make_style(int64_t style) {
+  STD_TORCH_CHECK(style >= 0 && style < kStyles, "style must be 0 to ", static_cast<int>(kStyles) - 1, ", got ", style);
+  return static_cast<Style>(style);
 }
 
 inline void check_output_size(int64_t size) {
@@ -99,32 +93,43 @@ inline Normalize make_normalize(const std::vector<double>& mean, const std::vect
 inline void check_source(int64_t offset, int64_t height, int64_t width, int64_t bytes, int64_t sample) {
   check_side(height, sample);
   check_side(width, sample);
-  // both sides are at most 2^24, so 3 * height * width fits
   STD_TORCH_CHECK(
-      offset >= 0 && offset <= bytes && 3 * height * width <= bytes - offset, "image ", sample, " takes ",
-      3 * height * width, " bytes from ", offset, " on, but data has ", bytes);
+      valid_place(offset, height, width, bytes), "image ", sample, " takes ", 3 * height * width, " bytes from ",
+      offset, " on, but data has ", bytes);
 }
 
-// values of one packed row; written so that a NaN fails
-inline void check_row(const float* row, int64_t height, int64_t width, int64_t view, int64_t sample) {
-  const double top = row[kTop], left = row[kLeft], box_h = row[kHeight], box_w = row[kWidth];
+// values of one packed row
+inline void check_row(Style style, const float* row, int64_t height, int64_t width, int64_t view, int64_t sample) {
   STD_TORCH_CHECK(
-      top >= 0 && left >= 0 && box_h >= 1 && box_w >= 1 && top + box_h <= static_cast<double>(height) &&
-          left + box_w <= static_cast<double>(width) && top == std::floor(top) && left == std::floor(left) &&
-          box_h == std::floor(box_h) && box_w == std::floor(box_w),
-      "params[", view, ", ", sample, "]: crop box (top ", top, ", left ", left, ", height ", box_h, ", width ", box_w,
-      ") is not inside the image of ", height, " x ", width);
+      valid_box(row, height, width), "params[", view, ", ", sample, "]: crop box (top ", row[kTop], ", left ",
+      row[kLeft], ", height ", row[kHeight], ", width ", row[kWidth], ") is not inside the image of ", height, " x ",
+      width);
   STD_TORCH_CHECK(
-      row[kOrder] >= -1 && row[kOrder] <= 23 && row[kOrder] == std::floor(row[kOrder]), "params[", view, ", ", sample,
-      "]: order must be an integer from -1 to 23, got ", row[kOrder]);
-  STD_TORCH_CHECK(
-      row[kHue] >= -0.5f && row[kHue] <= 0.5f, "params[", view, ", ", sample, "]: hue must be in [-0.5, 0.5], got ",
-      row[kHue]);
+      valid_order(row), "params[", view, ", ", sample, "]: order must be an integer from -1 to 23, got ", row[kOrder]);
+  STD_TORCH_CHECK(valid_hue(row), "params[", view, ", ", sample, "]: hue must be in [-0.5, 0.5], got ", row[kHue]);
   for (const int field : {kBrightness, kContrast, kSaturation, kSigma}) {
     STD_TORCH_CHECK(
-        row[field] >= 0.0f && row[field] <= 1e6f, "params[", view, ", ", sample, "]: field ", field,
-        " must be in [0, 1e6], got ", row[field]);
+        valid_factor(style, row, field), "params[", view, ", ", sample, "]: field ", field, " must be in [",
+        style == kSimclrTfAdditive && field == kBrightness ? "-1e6" : "0", ", 1e6], got ", row[field]);
   }
+}
+
+inline Element make_element(ScalarType dtype, const std::vector<double>& mean) {
+  STD_TORCH_CHECK(
+      dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half ||
+          dtype == ScalarType::Byte,
+      "dtype must be float32, bfloat16, float16 or uint8");
+  STD_TORCH_CHECK(
+      dtype != ScalarType::Byte || mean.empty(), "uint8 views are not normalised: leave mean and std empty");
+  if (dtype == ScalarType::Float) return kFloat32;
+  return dtype == ScalarType::BFloat16 ? kBFloat16 : dtype == ScalarType::Half ? kFloat16 : kUint8;
+}
+
+// memory of the views: [views, samples, 3, size, size], or [views, samples, size, size, 3] to be permuted at the end
+inline Tensor new_views(
+    const Tensor& data, int64_t views, int64_t samples, int64_t size, ScalarType dtype, bool channels_last) {
+  return channels_last ? torch::stable::new_empty(data, {views, samples, size, size, 3}, dtype)
+                       : torch::stable::new_empty(data, {views, samples, 3, size, size}, dtype);
 }
 
 }  // namespace fastclr

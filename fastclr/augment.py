@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -18,7 +18,7 @@ from fastclr.reference import augment as reference
 
 __all__ = ["AugmentConfig", "AugmentParams", "SimCLRAugment"]
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
 IMPLEMENTATIONS = ("auto", "native", "reference")
 
 
@@ -74,6 +74,14 @@ def _check_boxes(params: AugmentParams, sizes: Tensor) -> None:
         raise ValueError(f"crop box (top, left, height, width) {box} of view {v} leaves image {n} of {size} pixels")
 
 
+def _filled_sizes(like: Tensor, height: int, width: int) -> Tensor:
+    """Sizes [N, 2] of images that are all alike; filled rather than copied from the host: no wait for the device."""
+    sizes = like.new_empty((like.shape[0], 2), dtype=torch.int64)
+    sizes[:, 0].fill_(height)
+    sizes[:, 1].fill_(width)
+    return sizes
+
+
 def _dense(images: Tensor, indices: Tensor | None) -> _Sources:
     """Describe rows of a dense batch or dataset; contiguous and channels_last batches are not copied."""
     if images.dtype != torch.uint8:
@@ -87,10 +95,7 @@ def _dense(images: Tensor, indices: Tensor | None) -> _Sources:
         images, planar = images.permute(0, 2, 3, 1), False
     height, width = (images.shape[2], images.shape[3]) if planar else (images.shape[1], images.shape[2])
     rows = torch.arange(images.shape[0], device=images.device) if indices is None else indices
-    # filled rather than copied from a host tensor: no wait for the device
-    sizes = rows.new_empty((rows.shape[0], 2))
-    sizes[:, 0].fill_(height)
-    sizes[:, 1].fill_(width)
+    sizes = _filled_sizes(rows, height, width)
     return _Sources(images.contiguous().view(-1), rows * (3 * height * width), sizes, planar)
 
 
@@ -119,6 +124,29 @@ def _sources(images: object, indices: Tensor | None) -> _Sources:
     return sources
 
 
+def _one_per_view(
+    config: AugmentConfig | int | Sequence[AugmentConfig], views: int | None
+) -> tuple[AugmentConfig, ...]:
+    """Return the configuration of every view."""
+    if isinstance(config, (AugmentConfig, int)):
+        views = 2 if views is None else views
+        if not 1 <= views <= 65536:
+            raise ValueError(f"views must be 1 to 65536, got {views}")
+        return (config if isinstance(config, AugmentConfig) else AugmentConfig(config),) * views
+    if not isinstance(config, Sequence) or isinstance(config, str) or not config:
+        raise TypeError(f"config must be an AugmentConfig, a size, or one AugmentConfig per view, got {config!r}")
+    for each in config:
+        if not isinstance(each, AugmentConfig):
+            raise TypeError(f"config must have an AugmentConfig per view, got {type(each).__name__}")
+        for name in ("size", "style", "brightness", "mean", "std"):
+            ours, first = getattr(each, name), getattr(config[0], name)
+            if ours != first:
+                raise ValueError(f"the views of one tensor share their {name}, got {first!r} and {ours!r}")
+    if views not in (None, len(config)):
+        raise ValueError(f"views must be the number of configurations {len(config)}, got {views}")
+    return tuple(config)
+
+
 class SimCLRAugment(nn.Module):
     """Two (or more) random views of every image of a batch: ``views = augment(images, ids, epoch)``.
 
@@ -126,11 +154,15 @@ class SimCLRAugment(nn.Module):
     threads, the device or the number of processes.
 
     Args:
-        config: the transformation; an int is the size of an otherwise default `AugmentConfig`.
-        views: number of views V.
+        config: the transformation; an int is the size of an otherwise default `AugmentConfig`. A sequence has one for
+            each view; they share size, style and normalisation.
+        views: number of views V. Default: 2, or the length of the sequence.
         seed: 0 to 2^63 - 1.
-        dtype: of the views: float32, bfloat16 or float16 (float64 with ``impl="reference"``).
+        dtype: of the views: float32, bfloat16, float16, uint8 (values times 255, rounded; no normalisation), or float64
+            with ``impl="reference"``.
         channels_last: store every ``[N, 3, S, S]`` in channels_last format.
+        first_view: number of the first view in the randomness, 0 to 65535: a module with ``first_view=2`` draws
+            further views of what a module with two views draws.
         impl: ``"native"``: the C++ or CUDA operator. ``"reference"``: torchvision, image by image. ``"auto"``: native
             if it is built for the images' device, otherwise the reference with a warning.
 
@@ -138,33 +170,41 @@ class SimCLRAugment(nn.Module):
         TypeError: `config` or `dtype` is of another type.
         ValueError: another argument is out of range.
 
-    Source: equal to torchvision's v2 transforms on float images, per sample; see `AugmentConfig`.
+    Source: equal to torchvision's v2 transforms on float images, per sample, or to SimCLR's TensorFlow code; see
+    `AugmentConfig`.
     """
 
     def __init__(
         self,
-        config: AugmentConfig | int,
-        views: int = 2,
+        config: AugmentConfig | int | Sequence[AugmentConfig],
+        views: int | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
         channels_last: bool = True,
         impl: str = "auto",
+        first_view: int = 0,
     ) -> None:
         super().__init__()
-        if not isinstance(config, (AugmentConfig, int)):
-            raise TypeError(f"config must be an AugmentConfig or a size, got {type(config).__name__}")
+        configs = _one_per_view(config, views)
+        views = len(configs)
         if impl not in IMPLEMENTATIONS:
             raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
         allowed = (*DTYPES, torch.float64) if impl == "reference" else DTYPES
         if dtype not in allowed:
             raise TypeError(f"dtype must be one of {', '.join(map(str, allowed))} for impl={impl!r}, got {dtype}")
-        if not 1 <= views <= 65536:
-            raise ValueError(f"views must be 1 to 65536, got {views}")
+        if not 0 <= first_view <= 65536 - views:
+            raise ValueError(f"first_view must be 0 to {65536 - views} for {views} views, got {first_view}")
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed must be 0 to 2^63 - 1, got {seed}")
-        self.config = config if isinstance(config, AugmentConfig) else AugmentConfig(config)
+        self.configs, self.config = configs, configs[0]
+        if dtype == torch.uint8 and self.config.mean is not None:
+            raise ValueError(f"uint8 views are not normalised: drop mean={self.config.mean} or take another dtype")
         self.views, self.seed, self.dtype, self.channels_last, self.impl = views, seed, dtype, channels_last, impl
-        self._sampler = self.config.sampler()
+        self.first_view = first_view
+        # what one call of the sampler draws: all views, or each on its own
+        alike = len(set(configs)) == 1
+        draws = [(0, views, self.config)] if alike else [(v, 1, each) for v, each in enumerate(configs)]
+        self._draws = [(first, count, each.sampler()) for first, count, each in draws]
 
     @staticmethod
     def supports(device: torch.device | str) -> bool:
@@ -200,16 +240,20 @@ class SimCLRAugment(nn.Module):
             raise ValueError(f"{len(ids)} ids for {len(sizes)} images")
         _check_range("ids", ids, None)
         draw = ops.augment_params if self._native(ids.device) else reference.augment_params
-        return draw(
-            ids,
-            sizes,
-            seed=self.seed,
-            epoch=epoch,
-            first_view=0,
-            views=self.views,
-            size=self.config.size,
-            sampler=self._sampler,
-        )
+        packed = [
+            draw(
+                ids,
+                sizes,
+                seed=self.seed,
+                epoch=epoch,
+                first_view=self.first_view + first,
+                views=views,
+                size=self.config.size,
+                sampler=sampler,
+            )
+            for first, views, sampler in self._draws
+        ]
+        return packed[0] if len(packed) == 1 else torch.cat(packed)
 
     def _compute(self, sources: _Sources, packed: Tensor) -> Tensor:
         """Compute the views of checked sources and parameters."""
@@ -220,6 +264,7 @@ class SimCLRAugment(nn.Module):
             sources.sizes,
             packed,
             size=self.config.size,
+            style=self.config.style_code,
             planar=sources.planar,
             mean=self.config.mean or (),
             std=self.config.std or (),
@@ -240,7 +285,8 @@ class SimCLRAugment(nn.Module):
             ValueError: a shape, a device or a value is wrong.
         """
         if not isinstance(sizes, Tensor):
-            sizes = torch.tensor([sizes] * len(ids), device=ids.device)
+            height, width = sizes
+            sizes = _filled_sizes(ids, height, width)
         if sizes.dtype != torch.int64:
             raise TypeError(f"sizes must be int64, got {sizes.dtype}")
         if sizes.dim() != 2 or sizes.shape[1] != 2:
@@ -313,4 +359,5 @@ class SimCLRAugment(nn.Module):
 
     def extra_repr(self) -> str:
         """Name what differs between two modules."""
-        return f"{self.config}, views={self.views}, seed={self.seed}, dtype={self.dtype}, impl={self.impl!r}"
+        configs = self.config if len(set(self.configs)) == 1 else self.configs
+        return f"{configs}, views={self.views}, seed={self.seed}, dtype={self.dtype}, impl={self.impl!r}"

@@ -10,11 +10,17 @@ import torch
 from torch import Tensor
 
 from fastclr.ops.augment import PARAMS
-from fastclr.reference.augment import ORDERS
+from fastclr.reference.augment import ORDERS, SIMCLR_TF, SIMCLR_TF_ADDITIVE, TORCHVISION
 
 Pair = tuple[float, float]
 Triple = tuple[float, float, float]
 Quad = tuple[float, float, float, float]
+# style and brightness -> the number that the operators take
+STYLES = {
+    ("torchvision", "multiplicative"): TORCHVISION,
+    ("simclr_tf", "multiplicative"): SIMCLR_TF,
+    ("simclr_tf", "additive"): SIMCLR_TF_ADDITIVE,
+}
 
 
 def _check_numbers(name: str, value: object, count: int) -> None:
@@ -52,6 +58,13 @@ class AugmentConfig:
         mean: subtracted from the three channels, in [0, 1]; None leaves the normalisation out.
         std: divides the three channels; given together with `mean`.
         style: ``"torchvision"``: equal to replaying the parameters through torchvision's float functional API.
+            ``"simclr_tf"``: what the paper's TensorFlow code does. The crop's ratio is uniform and its height a uniform
+            integer; bicubic resize without antialiasing; contrast about the mean of each channel, saturation in HSV;
+            the blur pads with zeros.
+        brightness: of ``"simclr_tf"``: ``"multiplicative"`` (its version 2) or ``"additive"`` (version 1: a summand
+            uniform in ``[-b, b]``).
+        min_object_covered: of ``"simclr_tf"``: crops of a smaller part of the image are drawn again.
+        blur_sigma_per_batch: one sigma for all images, as in that code; drawn from (seed, epoch, view).
 
     Raises:
         ValueError: a field is out of range; the message names it, what is expected and what was given.
@@ -73,6 +86,9 @@ class AugmentConfig:
     mean: Triple | None = None
     std: Triple | None = None
     style: str = "torchvision"
+    brightness: str = "multiplicative"
+    min_object_covered: float = 0.1
+    blur_sigma_per_batch: bool = False
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -81,7 +97,7 @@ class AugmentConfig:
         _check_interval("crop_scale", self.crop_scale, 1e-6, 1.0)
         _check_interval("crop_ratio", self.crop_ratio, 1e-3, 1e3)
         _check_interval("blur_sigma", self.blur_sigma, 1e-3, 1e3)
-        for name in ("flip_p", "jitter_p", "gray_p", "blur_p", "solarize_p"):
+        for name in ("flip_p", "jitter_p", "gray_p", "blur_p", "solarize_p", "min_object_covered"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must be a probability from 0 to 1, got {value!r}")
@@ -95,8 +111,15 @@ class AugmentConfig:
             _check_numbers("std", self.std, 3)
             if min(self.std) <= 0.0:
                 raise ValueError(f"std must be positive, got {self.std!r}")
-        if self.style != "torchvision":
-            raise ValueError(f"style must be 'torchvision', the only one so far, got {self.style!r}")
+        if self.style not in ("torchvision", "simclr_tf"):
+            raise ValueError(f"style must be 'torchvision' or 'simclr_tf', got {self.style!r}")
+        if (self.style, self.brightness) not in STYLES:
+            allowed = " or ".join(repr(brightness) for style, brightness in STYLES if style == self.style)
+            raise ValueError(f"brightness must be {allowed} in style {self.style!r}, got {self.brightness!r}")
+        if self.style == "simclr_tf" and max(self.jitter[1:3]) > 1.0:
+            raise ValueError(f"contrast and saturation must be at most 1 in style 'simclr_tf', got {self.jitter!r}")
+        if not isinstance(self.blur_sigma_per_batch, bool):
+            raise ValueError(f"blur_sigma_per_batch must be True or False, got {self.blur_sigma_per_batch!r}")
 
     @classmethod
     def cifar(cls, size: int = 32) -> AugmentConfig:
@@ -107,6 +130,11 @@ class AugmentConfig:
     def imagenet(cls, size: int = 224) -> AugmentConfig:
         """SimCLR's setting for ImageNet: colour strength 1, blur."""
         return cls(size)
+
+    @property
+    def style_code(self) -> int:
+        """The number of style and brightness in the operators."""
+        return STYLES[self.style, self.brightness]
 
     def sampler(self) -> dict[str, float]:
         """Return the sampler's arguments of ``fastclr::augment_params``, the logarithms taken once, here."""
@@ -129,6 +157,9 @@ class AugmentConfig:
             "blur_sigma_lo": self.blur_sigma[0],
             "blur_sigma_hi": self.blur_sigma[1],
             "solarize_p": self.solarize_p,
+            "min_object_covered": self.min_object_covered,
+            "style": self.style_code,
+            "blur_sigma_per_batch": self.blur_sigma_per_batch,
         }
 
 
@@ -138,9 +169,9 @@ class AugmentParams:
 
     Args:
         packed: float32 ``[V, N, 16]``. Columns: 0 top, 1 left, 2 height, 3 width of the crop in source pixels; 4 flip;
-            5 brightness, 6 contrast, 7 saturation factor; 8 hue shift in turns; 9 index of the order of the colour
-            operations, 0 to 23 in lexicographic order, -1 for no jitter; 10 grey; 11 sigma of the blur in pixels, 0 for
-            none; 12 solarise; 13 to 15 zero.
+            5 brightness (factor or summand), 6 contrast, 7 saturation factor; 8 hue shift in turns; 9 index of the
+            order of the colour operations, 0 to 23 in lexicographic order, -1 for no jitter; 10 grey; 11 sigma of the
+            blur in pixels, 0 for none; 12 solarise; 13 to 15 zero.
 
     Raises:
         TypeError: `packed` is not a float32 tensor.
@@ -180,7 +211,7 @@ class AugmentParams:
 
     @property
     def brightness(self) -> Tensor:
-        """Brightness factor: float32 ``[V, N]``, 1 without jitter."""
+        """Brightness factor, 1 without jitter, or summand, 0 without: float32 ``[V, N]``."""
         return self.packed[..., 5]
 
     @property

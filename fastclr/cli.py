@@ -11,6 +11,7 @@ COMMANDS = {
     "knn": "kNN accuracy of a run's frozen encoder",
     "probe": "linear accuracy of a run's frozen encoder",
     "demo": "pretrain on the built-in shapes and compare with baselines",
+    "augment-grid": "a contact sheet of images and their random views",
     "info": "what is installed, built and available, and how to mend what is not",
 }
 BAD_INPUT = 2
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
                 raise ValueError(f"fastclr info takes no options, got {' '.join(rest)}")
             print(report())
         else:
-            getattr(importlib.import_module("fastclr.commands"), name)(rest)
+            getattr(importlib.import_module("fastclr.commands"), name.replace("-", "_"))(rest)
     except SystemExit as stop:  # tyro has shown its help, or what is wrong with an option
         return int(stop.code or 0)
     except KeyboardInterrupt:
@@ -61,5 +62,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 def usage() -> str:
     """Return the list of commands."""
-    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<14}{text}" for name, text in COMMANDS.items()]
     return "\n".join(["usage: fastclr COMMAND [options]     (`fastclr COMMAND --help` lists them)", "", *lines])

@@ -14,6 +14,7 @@ import tyro
 from fastclr.config import PRESETS, PretrainConfig
 from fastclr.demo import DemoOptions, run_demo
 from fastclr.evaluate import Features, knn_accuracy, labelled_features, probe_accuracy
+from fastclr.grid import GridOptions, draw_grid
 from fastclr.pretrain import load_data, pretrain_in
 from fastclr.run import Run
 
@@ -124,3 +125,8 @@ def probe(arguments: list[str]) -> None:
 def demo(arguments: list[str]) -> None:
     """`fastclr demo`: a pretraining on the built-in shapes, evaluated against its baselines."""
     run_demo(tyro.cli(DemoOptions, args=arguments, prog="fastclr demo"))
+
+
+def augment_grid(arguments: list[str]) -> None:
+    """`fastclr augment-grid IMAGE...`: a contact sheet of images and their views."""
+    draw_grid(tyro.cli(GridOptions, args=arguments, prog="fastclr augment-grid"))

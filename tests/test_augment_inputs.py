@@ -53,6 +53,19 @@ def test_layouts_give_one_answer(augment: SimCLRAugment, images: Tensor) -> None
         assert torch.allclose(views, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("impl", ["native", "reference"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bytes(images: Tensor, impl: str, channels_last: bool) -> None:
+    """uint8 views are the float32 ones times 255, rounded; with a normalisation they are refused."""
+    config = AugmentConfig(24, blur_p=0.5)
+    float32 = SimCLRAugment(config, impl=impl)(images, IDS, 0)
+    views = SimCLRAugment(config, dtype=torch.uint8, channels_last=channels_last, impl=impl)(images, IDS, 0)
+    assert views.dtype == torch.uint8
+    assert float((views - float32 * 255).abs().max()) <= 0.5 + 1e-4
+    with pytest.raises(ValueError, match="uint8 views are not normalised"):
+        SimCLRAugment(CONFIG, dtype=torch.uint8, impl=impl)
+
+
 def test_three_pixels_high_is_interleaved(augment: SimCLRAugment) -> None:
     """[N, 3, W, 3] fits both layouts; it is read as [N, H, W, 3]."""
     images = torch.randint(0, 256, (4, 3, 9, 3), dtype=torch.uint8)

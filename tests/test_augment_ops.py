@@ -37,6 +37,7 @@ def render(**change: Any) -> Tensor:
         "sizes": SIZES,
         "params": draw(),
         "size": 32,
+        "style": 0,
         "planar": False,
         "mean": [],
         "std": [],
@@ -63,7 +64,7 @@ def test_opcheck() -> None:
         ([], [], torch.float32, False),
         ([0.5] * 3, [0.2] * 3, torch.bfloat16, True),
     ):
-        call = (data, offsets, SIZES, draw(), 32, False, mean, std, dtype, channels_last)
+        call = (data, offsets, SIZES, draw(), 32, 0, False, mean, std, dtype, channels_last)
         torch.library.opcheck(torch.ops.fastclr.augment_apply.default, call)
 
 
@@ -73,7 +74,7 @@ def test_fake_tensors() -> None:
         data = torch.empty(5 * 1800, dtype=torch.uint8, device="cuda")
         ids, sizes = (torch.empty(shape, dtype=torch.int64, device="cuda") for shape in ((5,), (5, 2)))
         packed = torch.ops.fastclr.augment_params(ids, sizes, 0, 0, 0, 3, 16, **SAMPLER)
-        views = torch.ops.fastclr.augment_apply(data, ids, sizes, packed, 16, False, [], [], torch.float16, True)
+        views = torch.ops.fastclr.augment_apply(data, ids, sizes, packed, 16, 0, False, [], [], torch.float16, True)
     assert (packed.shape, packed.dtype, packed.device.type) == ((3, 5, 16), torch.float32, "cuda")
     assert (views.shape, views.dtype, views.device.type) == ((3, 5, 3, 16, 16), torch.float16, "cuda")
     assert views[0].is_contiguous(memory_format=torch.channels_last)
@@ -114,6 +115,7 @@ def test_compiles_into_one_graph() -> None:
         ({"views": 0}, "views must lie in 0 to 65535, got 0 from 0"),
         ({"first_view": 65535}, "views must lie in"),
         ({"size": 0}, "size must be 1 to 16384, got 0"),
+        ({"style": -1}, "style must be 0 to 2, got -1"),
     ],
 )
 def test_augment_params_refuses(change: dict[str, Any], message: str) -> None:
@@ -144,7 +146,9 @@ def test_augment_params_refuses(change: dict[str, Any], message: str) -> None:
         ({"size": 0}, "size must be 1 to 16384, got 0"),
         ({"mean": [0.5]}, "mean and std must both have 0 or 3 values, got 1 and 0"),
         ({"mean": [0.5] * 3, "std": [1.0, 0.0, 1.0]}, "std must be positive, got 0"),
-        ({"dtype": torch.float64}, "dtype must be float32, bfloat16 or float16"),
+        ({"dtype": torch.float64}, "dtype must be float32, bfloat16, float16 or uint8"),
+        ({"dtype": torch.uint8, "mean": [0.5] * 3, "std": [1.0] * 3}, "uint8 views are not normalised"),
+        ({"style": 3}, "style must be 0 to 2, got 3"),
     ],
 )
 def test_augment_apply_refuses(change: dict[str, Any], message: str) -> None:

@@ -34,6 +34,8 @@ def draw(
         AugmentConfig(8, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), jitter=(0, 0, 0, 0)),
         AugmentConfig(100, crop_ratio=(1e-3, 1e3), jitter=(3.0, 0.0, 1.5, 0.5), flip_p=1.0, gray_p=0.0),
         AugmentConfig(40, crop_ratio=(3.0, 4.0), jitter_p=1.0, blur_p=1.0, blur_sigma=(0.5, 0.5)),
+        AugmentConfig(40, style="simclr_tf"),
+        AugmentConfig(40, style="simclr_tf", brightness="additive", blur_sigma_per_batch=True, crop_scale=(0.3, 0.31)),
     ],
 )
 def test_three_samplers_agree(config: AugmentConfig) -> None:
@@ -161,7 +163,12 @@ def test_params_print_save_and_load(tmp_path: Path) -> None:
         ({"jitter": (0.1, 0.1, 0.1)}, "jitter must be a tuple of 4 finite numbers"),
         ({"mean": (0.5, 0.5, 0.5)}, "mean and std are given together"),
         ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.0, 0.5)}, "std must be positive"),
-        ({"style": "simclr_tf"}, "style must be 'torchvision'"),
+        ({"style": "pil"}, "style must be 'torchvision' or 'simclr_tf', got 'pil'"),
+        ({"brightness": "additive"}, "brightness must be 'multiplicative' in style 'torchvision'"),
+        ({"style": "simclr_tf", "brightness": "v1"}, "brightness must be 'multiplicative' or 'additive' in style"),
+        ({"style": "simclr_tf", "jitter": (2.0, 1.5, 1.0, 0.1)}, "contrast and saturation must be at most 1 in style"),
+        ({"min_object_covered": 1.5}, "min_object_covered must be a probability from 0 to 1, got 1.5"),
+        ({"blur_sigma_per_batch": 1}, "blur_sigma_per_batch must be True or False, got 1"),
     ],
 )
 def test_config_refuses(change: dict[str, object], message: str) -> None:
@@ -195,7 +202,16 @@ def test_params_refuses(
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"config": "cifar"}, TypeError, "config must be an AugmentConfig or a size, got str"),
+        ({"config": "cifar"}, TypeError, "config must be an AugmentConfig, a size, or one .* per view, got 'cifar'"),
+        ({"config": []}, TypeError, r"config must be .* got \[\]"),
+        ({"config": [CONFIG, 32]}, TypeError, "config must have an AugmentConfig per view, got int"),
+        (
+            {"config": [CONFIG, AugmentConfig(32)]},
+            ValueError,
+            "the views of one tensor share their size, got 64 and 32",
+        ),
+        ({"config": [CONFIG] * 3, "views": 2}, ValueError, "views must be the number of configurations 3, got 2"),
+        ({"views": 3, "first_view": 65534}, ValueError, "first_view must be 0 to 65533 for 3 views, got 65534"),
         ({"views": 0}, ValueError, "views must be 1 to 65536, got 0"),
         ({"seed": -1}, ValueError, "seed must be 0 to 2.63 - 1, got -1"),
         ({"dtype": torch.float64}, TypeError, "dtype must be one of torch.float32, .* got torch.float64"),

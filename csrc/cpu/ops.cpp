@@ -13,11 +13,19 @@ Tensor augment_params(
     int64_t size, double crop_scale_lo, double crop_scale_hi, double crop_ratio_lo, double crop_ratio_hi,
     double log_ratio_lo, double log_ratio_hi, double flip_p, double brightness, double contrast, double saturation,
     double hue, double jitter_p, double gray_p, double blur_p, double blur_sigma_lo, double blur_sigma_hi,
-    double solarize_p) {
+    double solarize_p, double min_object_covered, int64_t style, bool blur_sigma_per_batch) {
   check_params_arguments(ids_in, sizes_in, epoch, first_view, views, size);
-  const SamplerConfig config = {crop_scale_lo, crop_scale_hi, crop_ratio_lo, crop_ratio_hi, log_ratio_lo, log_ratio_hi,
-                                flip_p,        brightness,    contrast,      saturation,    hue,          jitter_p,
-                                gray_p,        blur_p,        blur_sigma_lo, blur_sigma_hi, solarize_p};
+  make_style(style);
+  const SamplerConfig config = {crop_scale_lo, crop_scale_hi,
+                                crop_ratio_lo, crop_ratio_hi,
+                                log_ratio_lo,  log_ratio_hi,
+                                flip_p,        brightness,
+                                contrast,      saturation,
+                                hue,           jitter_p,
+                                gray_p,        blur_p,
+                                blur_sigma_lo, blur_sigma_hi,
+                                solarize_p,    min_object_covered,
+                                style,         blur_sigma_per_batch};
   const Tensor ids = torch::stable::contiguous(ids_in), sizes = torch::stable::contiguous(sizes_in);
   const int64_t samples = ids.size(0);
   const int64_t* id = ids.const_data_ptr<int64_t>();
@@ -44,13 +52,11 @@ Tensor augment_params(
 
 Tensor augment_apply(
     const Tensor& data, const Tensor& offsets_in, const Tensor& sizes_in, const Tensor& params_in, int64_t size,
-    bool planar, const std::vector<double>& mean, const std::vector<double>& std, ScalarType dtype,
+    int64_t style_in, bool planar, const std::vector<double>& mean, const std::vector<double>& std, ScalarType dtype,
     bool channels_last) {
   check_apply_arguments(data, offsets_in, sizes_in, params_in, size);
-  STD_TORCH_CHECK(
-      dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
-      "dtype must be float32, bfloat16 or float16");
-  const Output output = {dtype, channels_last, make_normalize(mean, std)};
+  const Style style = make_style(style_in);
+  const Output output = {make_element(dtype, mean), channels_last, make_normalize(mean, std)};
   const Tensor offsets = torch::stable::contiguous(offsets_in), sizes = torch::stable::contiguous(sizes_in);
   const Tensor params = torch::stable::contiguous(params_in);
   const int64_t views = params.size(0), samples = params.size(1), bytes = data.numel();
@@ -61,11 +67,10 @@ Tensor augment_apply(
   for (int64_t n = 0; n < samples; ++n) {
     check_source(offset[n], side[2 * n], side[2 * n + 1], bytes, n);
     for (int64_t v = 0; v < views; ++v)
-      check_row(rows + (v * samples + n) * kParams, side[2 * n], side[2 * n + 1], v, n);
+      check_row(style, rows + (v * samples + n) * kParams, side[2 * n], side[2 * n + 1], v, n);
   }
 
-  Tensor out = channels_last ? torch::stable::new_empty(data, {views, samples, size, size, 3}, dtype)
-                             : torch::stable::new_empty(data, {views, samples, 3, size, size}, dtype);
+  Tensor out = new_views(data, views, samples, size, dtype, channels_last);
   const int64_t view_bytes = 3 * size * size * static_cast<int64_t>(out.element_size());
   char* pixels = static_cast<char*>(out.mutable_data_ptr());
   std::atomic<int64_t> next{0};
@@ -75,7 +80,7 @@ Tensor augment_apply(
     for (int64_t i = next++; i < views * samples; i = next++) {
       const int64_t n = i / views, slot = i % views * samples + n;
       const Source source = {first + offset[n], side[2 * n], side[2 * n + 1]};
-      render_view(source, planar, rows + slot * kParams, size, output, work, pixels + slot * view_bytes);
+      render_view(source, planar, style, rows + slot * kParams, size, output, work, pixels + slot * view_bytes);
     }
   });
   return channels_last ? torch::stable::permute(out, {0, 1, 4, 2, 3}) : out;

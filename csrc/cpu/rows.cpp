@@ -1,7 +1,5 @@
 #include "rows.h"
 
-#include "../math/pixel.h"
-
 // one library for every x86-64: the loader picks the widest version; rounding is the same in all of them
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && !defined(FASTCLR_NO_CLONES)
 #define FASTCLR_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -67,14 +65,19 @@ FASTCLR_CLONES void resample_row(const float* row, const Taps& taps, int64_t n, 
     b[i] = q.b;                                              \
   }
 
-FASTCLR_CLONES void brightness_row(Planes planes, int64_t n, float factor){FASTCLR_MAP(adjust_brightness(p, factor))}
+FASTCLR_CLONES void brightness_row(Planes planes, int64_t n, float factor, float summand){
+    FASTCLR_MAP(adjust_brightness(p, factor, summand))}
 
-FASTCLR_CLONES void contrast_row(Planes planes, int64_t n, float factor, float offset){
+FASTCLR_CLONES void contrast_row(Planes planes, int64_t n, float factor, Pixel offset){
     FASTCLR_MAP(adjust_contrast(p, factor, offset))}
 
 FASTCLR_CLONES void saturation_row(Planes planes, int64_t n, float factor){FASTCLR_MAP(adjust_saturation(p, factor))}
 
+FASTCLR_CLONES void hsv_saturation_row(Planes planes, int64_t n, float factor){FASTCLR_MAP(scale_saturation(p, factor))}
+
 FASTCLR_CLONES void hue_row(Planes planes, int64_t n, float shift6){FASTCLR_MAP(adjust_hue(p, shift6))}
+
+FASTCLR_CLONES void clamp_row(Planes planes, int64_t n){FASTCLR_MAP(clamp_pixel(p))}
 
 FASTCLR_CLONES void gray_row(Planes planes, int64_t n){FASTCLR_MAP((Pixel{luma(p), luma(p), luma(p)}))}
 
@@ -84,7 +87,13 @@ FASTCLR_CLONES
 
 FASTCLR_CLONES int64_t luma_sum(Planes planes, int64_t n) {
   int64_t sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += luma_fixed({planes.r[i], planes.g[i], planes.b[i]});
+  for (int64_t i = 0; i < n; ++i) sum += fixed(luma({planes.r[i], planes.g[i], planes.b[i]}));
+  return sum;
+}
+
+FASTCLR_CLONES int64_t channel_sum(const float* row, int64_t n) {
+  int64_t sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += fixed(row[i]);
   return sum;
 }
 
@@ -142,6 +151,10 @@ FASTCLR_CLONES void bfloat16_row(const float* __restrict in, int64_t n, uint16_t
 
 FASTCLR_CLONES void half_row(const float* __restrict in, int64_t n, uint16_t* __restrict out) {
   for (int64_t i = 0; i < n; ++i) out[i] = half_bits(in[i]);
+}
+
+FASTCLR_CLONES void byte_row(const float* __restrict in, int64_t n, uint8_t* __restrict out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = byte_value(in[i]);
 }
 
 }  // namespace fastclr::cpu

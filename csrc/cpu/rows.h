@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "../math/pixel.h"
+
 namespace fastclr::cpu {
 
 // three planes of one run of pixels
@@ -24,13 +26,16 @@ void mix_rows(const uint8_t* source, int64_t pitch, const float* weight, int tap
 // row: interleaved pixels, with taps.stride further pixels that are readable after the last
 void resample_row(const float* row, const Taps& taps, int64_t n, Planes out);
 
-void brightness_row(Planes p, int64_t n, float factor);
-void contrast_row(Planes p, int64_t n, float factor, float offset);
+void brightness_row(Planes p, int64_t n, float factor, float summand);
+void contrast_row(Planes p, int64_t n, float factor, Pixel offset);
 void saturation_row(Planes p, int64_t n, float factor);
+void hsv_saturation_row(Planes p, int64_t n, float factor);
 void hue_row(Planes p, int64_t n, float shift6);
 void gray_row(Planes p, int64_t n);
+void clamp_row(Planes p, int64_t n);
 void solarize_row(Planes p, int64_t n);
 int64_t luma_sum(Planes p, int64_t n);
+int64_t channel_sum(const float* row, int64_t n);
 
 // out[x] = weight[0] * up[0][x] + sum_i weight[i] * (up[i][x] + down[i][x]) for i = 1..reach
 void blur_rows(const float* const* up, const float* const* down, const float* weight, int reach, int64_t n, float* out);
@@ -39,5 +44,6 @@ void normalize_row(float* row, int64_t n, float mean, float scale);
 void interleave_row(Planes p, int64_t n, float* out);
 void bfloat16_row(const float* in, int64_t n, uint16_t* out);
 void half_row(const float* in, int64_t n, uint16_t* out);
+void byte_row(const float* in, int64_t n, uint8_t* out);
 
 }  // namespace fastclr::cpu

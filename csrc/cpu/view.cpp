@@ -2,6 +2,10 @@
 
 #include <algorithm>
 
+#include "../math/jitter.h"
+#include "../math/pixel.h"
+#include "../math/resize.h"
+
 namespace fastclr::cpu {
 
 namespace {
@@ -40,66 +44,61 @@ void source_row(
   interleave_row({planes, planes + box.width, planes + 2 * box.width}, box.width, out);
 }
 
-// the operations of the colour jitter in the order of one view, split at the contrast, which needs a mean
-struct Jitter {
-  const float* row;
-  int order;
-  int contrast_at = 4;
-
-  explicit Jitter(const float* row) : row(row), order(static_cast<int>(row[kOrder])) {
-    for (int i = 0; order >= 0 && i < 4; ++i) {
-      if (colour_op(order, i) == kOpContrast) contrast_at = i;
+// applies operations first..last-1 of a view's jitter to n pixels
+void jitter_rows(const Jitter& jitter, Planes p, int64_t n, int first, int last, Pixel contrast_offset) {
+  if (!jitter.on()) return;
+  for (int i = first; i < last; ++i) {
+    switch (jitter.operation(i)) {
+      case kOpBrightness:
+        brightness_row(p, n, jitter.brightness(), jitter.summand());
+        break;
+      case kOpContrast:
+        contrast_row(p, n, jitter.row[kContrast], contrast_offset);
+        break;
+      case kOpSaturation:
+        (jitter.style == kTorchvision ? saturation_row : hsv_saturation_row)(p, n, jitter.row[kSaturation]);
+        break;
+      default:
+        if (jitter.row[kHue] != 0.0f) hue_row(p, n, jitter.hue6());
     }
   }
-  // applies operations first..last-1 to n pixels
-  void apply(Planes p, int64_t n, int first, int last, float contrast_offset) const {
-    if (order < 0) return;
-    for (int i = first; i < last; ++i) {
-      switch (colour_op(order, i)) {
-        case kOpBrightness:
-          brightness_row(p, n, row[kBrightness]);
-          break;
-        case kOpContrast:
-          contrast_row(p, n, row[kContrast], contrast_offset);
-          break;
-        case kOpSaturation:
-          saturation_row(p, n, row[kSaturation]);
-          break;
-        default:
-          if (row[kHue] != 0.0f) hue_row(p, n, 6.0f * row[kHue]);
-      }
-    }
-  }
-};
+}
 
-// resizes into the canvas and applies what comes before the contrast; returns the sum of the luma
-int64_t resize(
-    const Source& source, bool planar, const Box& box, const Jitter& jitter, Canvas canvas, Workspace& work) {
+Sums add_rows(Style style, Sums sums, Planes p, int64_t n) {
+  if (style == kTorchvision) return {sums.r + luma_sum(p, n), 0, 0};
+  return {sums.r + channel_sum(p.r, n), sums.g + channel_sum(p.g, n), sums.b + channel_sum(p.b, n)};
+}
+
+// resizes into the canvas and applies what comes before the contrast; returns the sums for the contrast
+Sums resize(const Source& source, bool planar, const Box& box, const Jitter& jitter, Canvas canvas, Workspace& work) {
   const Taps across = work.x.taps();
   // the taps without weight reach beyond the last pixel
   const int64_t padding = 3 * across.stride + 1;
   float* row = reserve(work.source_row, 3 * box.width + padding);
   std::fill_n(row + 3 * box.width, padding, 0.0f);
   float* planes = planar ? reserve(work.source_rows, 3 * box.width) : nullptr;
-  int64_t sum = 0, done = 0;
+  Sums sums = {0, 0, 0};
+  int64_t done = 0;
   for (int64_t y = 0; y < canvas.size; ++y) {
     source_row(source, planar, box, y, work, planes, row);
     resample_row(row, across, canvas.size, canvas.planes.at(y * canvas.size));
     const int64_t ready = (y + 1) * canvas.size;
-    if (jitter.order < 0 || (ready - done < kChunk && ready < canvas.pixels())) continue;
+    if (!jitter.on() || (ready - done < kChunk && ready < canvas.pixels())) continue;
     const Planes chunk = canvas.planes.at(done);
-    jitter.apply(chunk, ready - done, 0, jitter.contrast_at, 0.0f);
-    sum += luma_sum(chunk, ready - done);
+    jitter_rows(jitter, chunk, ready - done, 0, jitter.contrast_at, {0.0f, 0.0f, 0.0f});
+    sums = add_rows(jitter.style, sums, chunk, ready - done);
     done = ready;
   }
-  return sum;
+  return sums;
 }
 
-void store_row(const float* in, int64_t n, ScalarType dtype, char* out) {
-  if (dtype == ScalarType::Float) {
+void store_row(const float* in, int64_t n, Element element, char* out) {
+  if (element == kFloat32) {
     std::copy_n(in, n, reinterpret_cast<float*>(out));
-  } else if (dtype == ScalarType::BFloat16) {
+  } else if (element == kBFloat16) {
     bfloat16_row(in, n, reinterpret_cast<uint16_t*>(out));
+  } else if (element == kUint8) {
+    byte_row(in, n, reinterpret_cast<uint8_t*>(out));
   } else {
     half_row(in, n, reinterpret_cast<uint16_t*>(out));
   }
@@ -118,20 +117,20 @@ void finish(
     }
   }
   char* bytes = static_cast<char*>(out);
-  const int64_t element = output.dtype == ScalarType::Float ? 4 : 2;
+  const int64_t width = element_size(output.element);
   if (!output.interleaved) {
-    for (int64_t c = 0; c < 3; ++c) store_row(planes[c], n, output.dtype, bytes + (c * pixels + position) * element);
-  } else if (output.dtype == ScalarType::Float) {
+    for (int64_t c = 0; c < 3; ++c) store_row(planes[c], n, output.element, bytes + (c * pixels + position) * width);
+  } else if (output.element == kFloat32) {
     interleave_row(p, n, reinterpret_cast<float*>(bytes) + 3 * position);
   } else {
     float* staged = reserve(work.staged, 3 * n);
     interleave_row(p, n, staged);
-    store_row(staged, 3 * n, output.dtype, bytes + 3 * position * element);
+    store_row(staged, 3 * n, output.element, bytes + 3 * position * width);
   }
 }
 
 // blurs the canvas row by row and finishes each row as it is done
-void blur_and_finish(Canvas canvas, const float* row, const Output& output, Workspace& work, void* out) {
+void blur_and_finish(Canvas canvas, Style style, const float* row, const Output& output, Workspace& work, void* out) {
   const int n = static_cast<int>(canvas.size);
   const int reach = blur_reach(row[kSigma], blur_radius(n));
   float* weight = reserve(work.weight, reach + 1);
@@ -149,16 +148,22 @@ void blur_and_finish(Canvas canvas, const float* row, const Output& output, Work
     right[d] = middle + d;
   }
   const float* planes[3] = {canvas.planes.r, canvas.planes.g, canvas.planes.b};
+  const bool mirrored = style == kTorchvision;  // TensorFlow's padding is zero
+  const float* zeros = reserve(work.zeros, n);
+  const auto row_of = [&](const float* plane, int y) {
+    if (!mirrored && (y < 0 || y >= n)) return zeros;
+    return plane + static_cast<int64_t>(reflect(y, n)) * n;
+  };
   for (int y = 0; y < n; ++y) {
     for (int c = 0; c < 3; ++c) {
       for (int d = 0; d <= reach; ++d) {
-        up[d] = planes[c] + static_cast<int64_t>(reflect(y - d, n)) * n;
-        down[d] = planes[c] + static_cast<int64_t>(reflect(y + d, n)) * n;
+        up[d] = row_of(planes[c], y - d);
+        down[d] = row_of(planes[c], y + d);
       }
       blur_rows(up, down, weight, reach, n, middle);
       for (int d = 1; d <= reach; ++d) {
-        middle[-d] = middle[reflect(-d, n)];
-        middle[n - 1 + d] = middle[reflect(n - 1 + d, n)];
+        middle[-d] = mirrored ? middle[reflect(-d, n)] : 0.0f;
+        middle[n - 1 + d] = mirrored ? middle[reflect(n - 1 + d, n)] : 0.0f;
       }
       blur_rows(left, right, weight, reach, n, done + c * n);
     }
@@ -168,54 +173,51 @@ void blur_and_finish(Canvas canvas, const float* row, const Output& output, Work
 
 }  // namespace
 
-void Workspace::Axis::build(int64_t in, int64_t size, bool mirrored) {
-  const int n = static_cast<int>(size), source = static_cast<int>(in);
-  const float scale = static_cast<float>(in) / static_cast<float>(size);
+void Workspace::Axis::build(Style style, int64_t in, int64_t size, bool mirrored, float gain) {
+  const int n = static_cast<int>(size);
+  const Tap* tap = reserve(taps_of, n);
   stride = 1;
-  for (int i = 0; i < n; ++i) stride = std::max(stride, resize_span(scale, source, i).count);
+  for (int i = 0; i < n; ++i) {
+    taps_of[static_cast<size_t>(i)] = resize_tap(style, static_cast<int>(in), n, i, gain);
+    stride = std::max(stride, tap[i].count);
+  }
   reserve(start, n);
   reserve(count, n);
   reserve(weight, static_cast<int64_t>(n) * stride);
   for (int i = 0; i < n; ++i) {
-    const Span span = resize_span(scale, source, i);
     const int slot = mirrored ? n - 1 - i : i;
     float* w = weight.data() + static_cast<int64_t>(slot) * stride;
-    float total = 0.0f;
-    start[slot] = span.start;
-    count[slot] = span.count;
-    for (int t = 0; t < span.count; ++t) total += w[t] = resize_weight(scale, i, span.start + t);
-    for (int t = 0; t < span.count; ++t) w[t] /= total;
-    std::fill(w + span.count, w + stride, 0.0f);
+    start[slot] = tap[i].start;
+    count[slot] = tap[i].count;
+    for (int t = 0; t < tap[i].count; ++t) w[t] = tap_weight(tap[i], t);
+    std::fill(w + tap[i].count, w + stride, 0.0f);
   }
 }
 
 void render_view(
-    const Source& source, bool planar, const float* row, int64_t size, const Output& output, Workspace& work,
-    void* out) {
-  const Box box = {
-      static_cast<int64_t>(row[kTop]), static_cast<int64_t>(row[kLeft]), static_cast<int64_t>(row[kHeight]),
-      static_cast<int64_t>(row[kWidth])};
-  work.y.build(box.height, size, false);
-  work.x.build(box.width, size, row[kFlip] != 0.0f);
-  // bytes become [0, 1] on the way
-  for (int64_t i = 0; i < size * work.x.stride; ++i) work.x.weight[static_cast<size_t>(i)] *= 1.0f / 255.0f;
+    const Source& source, bool planar, Style style, const float* row, int64_t size, const Output& output,
+    Workspace& work, void* out) {
+  const Box box = read_box(row);
+  work.y.build(style, box.height, size, false, 1.0f);
+  work.x.build(style, box.width, size, row[kFlip] != 0.0f, 1.0f / 255.0f);  // bytes become [0, 1] on the way
 
   float* image = reserve(work.image, 3 * size * size);
   const Canvas canvas = {{image, image + size * size, image + 2 * size * size}, size};
-  const Jitter jitter(row);
-  const int64_t sum = resize(source, planar, box, jitter, canvas, work);
-  const float offset = (1.0f - row[kContrast]) * luma_mean(sum, canvas.pixels());
+  const Jitter jitter = read_jitter(style, row);
+  const Sums sums = resize(source, planar, box, jitter, canvas, work);
+  const Pixel offset = contrast_offset(style, row[kContrast], sums, canvas.pixels());
 
   const bool gray = row[kGray] != 0.0f;
   const bool blur = row[kSigma] > 0.0f && blur_radius(static_cast<int>(size)) > 0;
   for (int64_t i = 0; i < canvas.pixels(); i += kChunk) {
     const int64_t n = std::min(kChunk, canvas.pixels() - i);
     const Planes chunk = canvas.planes.at(i);
-    jitter.apply(chunk, n, jitter.contrast_at, 4, offset);
+    jitter_rows(jitter, chunk, n, jitter.contrast_at, 4, offset);
     if (gray) gray_row(chunk, n);
+    if (style != kTorchvision) clamp_row(chunk, n);
     if (!blur) finish(chunk, n, i, canvas.pixels(), row, output, work, out);
   }
-  if (blur) blur_and_finish(canvas, row, output, work, out);
+  if (blur) blur_and_finish(canvas, style, row, output, work, out);
 }
 
 }  // namespace fastclr::cpu

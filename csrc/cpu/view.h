@@ -4,14 +4,15 @@
 #include <cstdint>
 #include <vector>
 
-#include "../arguments.h"
+#include "../math/resize.h"
+#include "../math/view.h"
 #include "rows.h"
 
 namespace fastclr::cpu {
 
 // where and how a view is written: planar [3, size, size] or interleaved [size, size, 3]
 struct Output {
-  ScalarType dtype;
+  Element element;
   bool interleaved;
   Normalize normalize;
 };
@@ -19,10 +20,12 @@ struct Output {
 // tables and buffers of one thread; they grow to the largest image seen and are then reused
 struct Workspace {
   struct Axis {
+    std::vector<Tap> taps_of;  // of every output pixel
     std::vector<int> start, count;
     std::vector<float> weight;
     int stride = 0;
-    void build(int64_t in, int64_t size, bool mirrored);
+    // weights that sum to gain
+    void build(Style style, int64_t in, int64_t size, bool mirrored, float gain);
     Taps taps() const { return {start.data(), count.data(), weight.data(), stride}; }
   };
   Axis x, y;
@@ -31,13 +34,14 @@ struct Workspace {
   std::vector<float> image;        // [3, size, size]
   std::vector<float> blurred;      // rows of the blur, with its overhang
   std::vector<float> weight;       // of the blur, 0..reach
+  std::vector<float> zeros;        // a row outside of the image
   std::vector<const float*> up, down;
   std::vector<float> staged;  // interleaved pixels before the conversion to 16 bits
 };
 
 // draws view `row` (packed parameters) of `source` and writes size * size * 3 elements at `out`
 void render_view(
-    const Source& source, bool planar, const float* row, int64_t size, const Output& output, Workspace& work,
-    void* out);
+    const Source& source, bool planar, Style style, const float* row, int64_t size, const Output& output,
+    Workspace& work, void* out);
 
 }  // namespace fastclr::cpu

@@ -36,18 +36,27 @@ py::array_t<float> augment_params(
     const Ints& ids, const Ints& sizes, int64_t seed, int64_t epoch, int64_t first_view, int64_t views, int64_t size,
     double crop_scale_lo, double crop_scale_hi, double crop_ratio_lo, double crop_ratio_hi, double log_ratio_lo,
     double log_ratio_hi, double flip_p, double brightness, double contrast, double saturation, double hue,
-    double jitter_p, double gray_p, double blur_p, double blur_sigma_lo, double blur_sigma_hi, double solarize_p) {
-  const fastclr::SamplerConfig config = {crop_scale_lo, crop_scale_hi, crop_ratio_lo, crop_ratio_hi, log_ratio_lo,
-                                         log_ratio_hi,  flip_p,        brightness,    contrast,      saturation,
-                                         hue,           jitter_p,      gray_p,        blur_p,        blur_sigma_lo,
-                                         blur_sigma_hi, solarize_p};
+    double jitter_p, double gray_p, double blur_p, double blur_sigma_lo, double blur_sigma_hi, double solarize_p,
+    double min_object_covered, int64_t style, bool blur_sigma_per_batch) {
+  const fastclr::SamplerConfig config = {crop_scale_lo, crop_scale_hi,
+                                         crop_ratio_lo, crop_ratio_hi,
+                                         log_ratio_lo,  log_ratio_hi,
+                                         flip_p,        brightness,
+                                         contrast,      saturation,
+                                         hue,           jitter_p,
+                                         gray_p,        blur_p,
+                                         blur_sigma_lo, blur_sigma_hi,
+                                         solarize_p,    min_object_covered,
+                                         style,         blur_sigma_per_batch};
   if (ids.ndim() != 1) throw py::value_error("ids must have one dimension");
   const int64_t samples = ids.shape(0);
   if (sizes.ndim() != 2 || sizes.shape(0) != samples || sizes.shape(1) != 2) {
     throw py::value_error("sizes must be [" + std::to_string(samples) + ", 2]");
   }
-  if (epoch < 0 || epoch > 0xFFFFFFFFll || first_view < 0 || views < 1 || first_view + views > 65536 || size < 1) {
-    throw py::value_error("epoch must be 0 to 2^32 - 1, views must lie in 0 to 65535, size must be at least 1");
+  if (epoch < 0 || epoch > 0xFFFFFFFFll || first_view < 0 || views < 1 || first_view + views > 65536 || size < 1 ||
+      style < 0 || style >= fastclr::kStyles) {
+    throw py::value_error(
+        "epoch must be 0 to 2^32 - 1, views must lie in 0 to 65535, size must be at least 1, style 0 to 2");
   }
   const int64_t *id = ids.data(), *side = sizes.data();
   for (int64_t n = 0; n < samples; ++n) {
@@ -81,5 +90,6 @@ PYBIND11_MODULE(_host, m) {
       py::arg("crop_ratio_lo"), py::arg("crop_ratio_hi"), py::arg("log_ratio_lo"), py::arg("log_ratio_hi"),
       py::arg("flip_p"), py::arg("brightness"), py::arg("contrast"), py::arg("saturation"), py::arg("hue"),
       py::arg("jitter_p"), py::arg("gray_p"), py::arg("blur_p"), py::arg("blur_sigma_lo"), py::arg("blur_sigma_hi"),
-      py::arg("solarize_p"), "Packed parameters: float32 [views, N, 16]; the arguments of fastclr::augment_params.");
+      py::arg("solarize_p"), py::arg("min_object_covered"), py::arg("style"), py::arg("blur_sigma_per_batch"),
+      "Packed parameters: float32 [views, N, 16]; the arguments of fastclr::augment_params.");
 }

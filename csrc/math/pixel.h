@@ -1,4 +1,5 @@
-// Per-pixel mathematics of the augmentation, on floats in [0, 1]; torchvision's float functional API is the model.
+// Per-pixel mathematics of the augmentation, on floats in [0, 1]; torchvision's float functional API is the
+// model, and TensorFlow's image operations are for the style of SimCLR's own code.
 // The translation units that include it are compiled without contraction to fma, so host and device agree.
 #pragma once
 
@@ -15,34 +16,9 @@ struct Pixel {
   float r, g, b;
 };
 
-struct Span {
-  int start, count;
-};
-
 FASTCLR_HD float clamp01(float x) {
   x = x > 0.0f ? x : 0.0f;
   return x < 1.0f ? x : 1.0f;
-}
-
-// ---- antialiased bilinear resize (torch.nn.functional.interpolate, antialias=True, align_corners=False)
-
-// source pixels that weigh in output pixel i, clipped to [0, in)
-FASTCLR_HD Span resize_span(float scale, int in, int i) {
-  const float support = scale >= 1.0f ? scale : 1.0f;
-  const float centre = scale * (static_cast<float>(i) + 0.5f);
-  const int lo = static_cast<int>(centre - support + 0.5f);
-  const int hi = static_cast<int>(centre + support + 0.5f);
-  const int start = lo > 0 ? lo : 0;
-  return {start, (hi < in ? hi : in) - start};
-}
-
-// triangle filter, not yet normalised over the span
-FASTCLR_HD float resize_weight(float scale, int i, int source) {
-  const float inverse = scale >= 1.0f ? 1.0f / scale : 1.0f;
-  const float centre = scale * (static_cast<float>(i) + 0.5f);
-  const float x = (static_cast<float>(source) - centre + 0.5f) * inverse;
-  const float weight = 1.0f - (x < 0.0f ? -x : x);
-  return weight > 0.0f ? weight : 0.0f;
 }
 
 // ---- colour
@@ -51,13 +27,14 @@ FASTCLR_HD float luma(Pixel p) { return 0.2989f * p.r + 0.587f * p.g + 0.114f * 
 
 FASTCLR_HD float blend(float x, float factor, float offset) { return clamp01(factor * x + offset); }
 
-FASTCLR_HD Pixel adjust_brightness(Pixel p, float factor) {
-  return {clamp01(factor * p.r), clamp01(factor * p.g), clamp01(factor * p.b)};
+// brightness as a factor, or as a summand with the factor 1
+FASTCLR_HD Pixel adjust_brightness(Pixel p, float factor, float summand) {
+  return {blend(p.r, factor, summand), blend(p.g, factor, summand), blend(p.b, factor, summand)};
 }
 
-// offset = (1 - factor) * mean luma of the image
-FASTCLR_HD Pixel adjust_contrast(Pixel p, float factor, float offset) {
-  return {blend(p.r, factor, offset), blend(p.g, factor, offset), blend(p.b, factor, offset)};
+// offset = (1 - factor) * mean over the image: of the luma, or of each channel in the TensorFlow styles
+FASTCLR_HD Pixel adjust_contrast(Pixel p, float factor, Pixel offset) {
+  return {blend(p.r, factor, offset.r), blend(p.g, factor, offset.g), blend(p.b, factor, offset.b)};
 }
 
 FASTCLR_HD Pixel adjust_saturation(Pixel p, float factor) {
@@ -65,12 +42,24 @@ FASTCLR_HD Pixel adjust_saturation(Pixel p, float factor) {
   return {blend(p.r, factor, offset), blend(p.g, factor, offset), blend(p.b, factor, offset)};
 }
 
+// multiplies the saturation of HSV, at most to 1; hue and maximum stay
+FASTCLR_HD Pixel scale_saturation(Pixel p, float factor) {
+  const float gb_max = p.g > p.b ? p.g : p.b, gb_min = p.g < p.b ? p.g : p.b;
+  const float maximum = p.r > gb_max ? p.r : gb_max, minimum = p.r < gb_min ? p.r : gb_min;
+  const float chroma = maximum - minimum;
+  const float saturation = maximum > 0.0f ? clamp01(chroma / maximum * factor) : 0.0f;
+  const float ratio = chroma > 0.0f ? saturation * maximum / chroma : 0.0f;
+  return {
+      clamp01(maximum - (maximum - p.r) * ratio), clamp01(maximum - (maximum - p.g) * ratio),
+      clamp01(maximum - (maximum - p.b) * ratio)};
+}
+
 // one channel of an HSV colour: n is 5, 3, 1 for r, g, b; h6 in [0, 6) is the hue in sextants
 FASTCLR_HD float hue_channel(float h6, float n, float maximum, float chroma) {
   float k = n + h6;
   k = k >= 6.0f ? k - 6.0f : k;
   const float ramp = k < 4.0f - k ? k : 4.0f - k;
-  return maximum - chroma * clamp01(ramp);
+  return clamp01(maximum - chroma * clamp01(ramp));
 }
 
 // rotates the hue by shift6 sextants, |shift6| <= 3; neither maximum nor chroma changes
@@ -92,12 +81,33 @@ FASTCLR_HD Pixel adjust_hue(Pixel p, float shift6) {
 
 FASTCLR_HD float solarize(float x) { return x >= 0.5f ? 1.0f - x : x; }
 
-// ---- mean luma: fixed point, so that the sum has one value in whatever order it is taken
+FASTCLR_HD Pixel clamp_pixel(Pixel p) { return {clamp01(p.r), clamp01(p.g), clamp01(p.b)}; }
 
-FASTCLR_HD int32_t luma_fixed(Pixel p) { return static_cast<int32_t>(luma(p) * 1073741824.0f); }
+// ---- means: fixed point, so that a sum has one value in whatever order it is taken. |x| < 2: a bicubic resize
+// overshoots [0, 1] by at most 0.57
 
-FASTCLR_HD float luma_mean(int64_t sum, int64_t pixels) {
-  return static_cast<float>(static_cast<double>(sum) / (1073741824.0 * static_cast<double>(pixels)));
+struct Sums {
+  int64_t r, g, b;
+};
+
+FASTCLR_HD int32_t fixed(float x) { return static_cast<int32_t>(x * 1073741824.0f); }
+
+// what a pixel adds to the sums: its luma (the same for all channels), or its channels in the TensorFlow styles
+FASTCLR_HD Sums add_pixel(Style style, Sums sums, Pixel p) {
+  if (style == kTorchvision) return {sums.r + fixed(luma(p)), 0, 0};
+  return {sums.r + fixed(p.r), sums.g + fixed(p.g), sums.b + fixed(p.b)};
+}
+
+FASTCLR_HD float mean_offset(float factor, int64_t sum, int64_t pixels) {
+  const double mean = static_cast<double>(sum) / (1073741824.0 * static_cast<double>(pixels));
+  return (1.0f - factor) * static_cast<float>(mean);
+}
+
+// the offset of adjust_contrast
+FASTCLR_HD Pixel contrast_offset(Style style, float factor, Sums sums, int64_t pixels) {
+  const float first = mean_offset(factor, sums.r, pixels);
+  if (style == kTorchvision) return {first, first, first};
+  return {first, mean_offset(factor, sums.g, pixels), mean_offset(factor, sums.b, pixels)};
 }
 
 // ---- order of the colour operations
@@ -106,14 +116,13 @@ enum ColourOp { kOpBrightness, kOpContrast, kOpSaturation, kOpHue };
 
 // operation at a position of the order-th permutation, in lexicographic order, of the four operations
 FASTCLR_HD int colour_op(int order, int position) {
-  int left[4] = {kOpBrightness, kOpContrast, kOpSaturation, kOpHue};
-  const int radix[4] = {6, 2, 1, 1};
+  int left = kOpBrightness | kOpContrast << 2 | kOpSaturation << 4 | kOpHue << 6;  // two bits each
   for (int i = 0;; ++i) {
-    const int index = order / radix[i];
-    order -= index * radix[i];
-    const int op = left[index];
+    const int radix = i == 0 ? 6 : i == 1 ? 2 : 1, index = order / radix, before = (1 << 2 * index) - 1;
+    const int op = left >> 2 * index & 3;
     if (i == position) return op;
-    for (int j = index; j < 3; ++j) left[j] = left[j + 1];
+    order -= index * radix;
+    left = (left & before) | (left >> 2 & ~before);
   }
 }
 
@@ -140,6 +149,10 @@ FASTCLR_HD uint16_t half_bits(float x) {
   const uint32_t rounded = bits >= 0x47800000u ? 0x7C00u : bits < 0x38800000u ? subnormal : normal;
   return static_cast<uint16_t>(rounded | sign);
 }
+
+// ---- bytes
+
+FASTCLR_HD uint8_t byte_value(float x) { return static_cast<uint8_t>(clamp01(x) * 255.0f + 0.5f); }
 
 // ---- gaussian blur
 

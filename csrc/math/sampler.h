@@ -30,7 +30,12 @@ enum Param {
   kParams = 16,  // packed row length; 13..15 are zero
 };
 
+// torchvision's functions, or those of SimCLR's TensorFlow code with brightness as a factor (v2) or a summand (v1)
+enum Style { kTorchvision, kSimclrTf, kSimclrTfAdditive, kStyles };
+
 constexpr int kCropAttempts = 10;
+constexpr int kTfCropAttempts = 100;
+constexpr uint64_t kNoId = ~uint64_t{0};        // stands for all samples; ids are below 2^63
 constexpr int64_t kMaxSide = int64_t{1} << 24;  // box coordinates are stored as float
 
 struct SamplerConfig {
@@ -42,6 +47,9 @@ struct SamplerConfig {
   double jitter_p, gray_p;
   double blur_p, blur_sigma_lo, blur_sigma_hi;
   double solarize_p;
+  double min_object_covered;  // of the TensorFlow sampler: smallest part of the image in a crop
+  int64_t style;
+  bool blur_sigma_per_batch;
 };
 
 struct SampleKey {
@@ -104,6 +112,33 @@ FASTCLR_HD Box draw_box(const SamplerConfig& config, const SampleKey& key, int64
   return {(height - bh) / 2, (width - bw) / 2, bh, bw};
 }
 
+// TensorFlow's sample_distorted_bounding_box with the whole image as the only object: the ratio is uniform, the height
+// a uniform integer, the last offset is left out; a hundred tries, then the whole image
+FASTCLR_HD Box draw_box_tf(const SamplerConfig& config, const SampleKey& key, int64_t height, int64_t width) {
+  const double h = static_cast<double>(height), w = static_cast<double>(width);
+  const double min_area = config.crop_scale_lo * h * w, max_area = config.crop_scale_hi * h * w;
+  for (uint32_t attempt = 0; attempt < kTfCropAttempts; ++attempt) {
+    const Random4 random = draw(key, 256 + attempt);
+    const double ratio = between(random.x[0], config.crop_ratio_lo, config.crop_ratio_hi);
+    double highest = rint(sqrt(max_area / ratio));
+    if (rint(highest * ratio) > w) highest = floor((w + 0.5 - 1e-7) / ratio);
+    highest = highest < h ? highest : h;
+    double box_h = rint(sqrt(min_area / ratio));
+    box_h = box_h < highest ? box_h + pick(random.x[1], static_cast<uint32_t>(highest - box_h) + 1) : highest;
+    // rounding may have left the range of areas by a row
+    if (box_h * rint(box_h * ratio) < min_area) box_h += 1.0;
+    if (box_h * rint(box_h * ratio) > max_area) box_h -= 1.0;
+    const double box_w = rint(box_h * ratio), area = box_h * box_w;
+    const bool fits = box_h >= 1.0 && box_h <= h && box_w >= 1.0 && box_w <= w;
+    if (!fits || area < min_area || area > max_area || area < config.min_object_covered * h * w) continue;
+    const int64_t bh = static_cast<int64_t>(box_h), bw = static_cast<int64_t>(box_w);
+    return {
+        pick(random.x[2], static_cast<uint32_t>(height - bh)), pick(random.x[3], static_cast<uint32_t>(width - bw)), bh,
+        bw};
+  }
+  return {0, 0, height, width};
+}
+
 FASTCLR_HD double factor(uint32_t x, double strength) {
   const double lo = 1.0 - strength;
   return between(x, lo > 0.0 ? lo : 0.0, 1.0 + strength);
@@ -112,22 +147,28 @@ FASTCLR_HD double factor(uint32_t x, double strength) {
 // writes one packed row of kParams floats; radius is blur_radius(size): without a blur window sigma is 0
 FASTCLR_HD void draw_params(
     const SamplerConfig& config, const SampleKey& key, int64_t height, int64_t width, int radius, float* out) {
-  const Box box = draw_box(config, key, height, width);
+  const Box box =
+      config.style == kTorchvision ? draw_box(config, key, height, width) : draw_box_tf(config, key, height, width);
   const Random4 coins = draw(key, 16), colour = draw(key, 17), rest = draw(key, 18);
   const bool jitter = uniform(coins.x[1]) < config.jitter_p;
+  const uint32_t sigma =
+      config.blur_sigma_per_batch ? draw({key.seed, key.epoch, key.view, kNoId}, 18).x[1] : rest.x[1];
+  const bool additive = config.style == kSimclrTfAdditive;
+  const double brightness =
+      additive ? between(colour.x[0], -config.brightness, config.brightness) : factor(colour.x[0], config.brightness);
   const bool blur = radius > 0 && uniform(rest.x[0]) < config.blur_p;
   out[kTop] = static_cast<float>(box.top);
   out[kLeft] = static_cast<float>(box.left);
   out[kHeight] = static_cast<float>(box.height);
   out[kWidth] = static_cast<float>(box.width);
   out[kFlip] = uniform(coins.x[0]) < config.flip_p ? 1.0f : 0.0f;
-  out[kBrightness] = jitter ? static_cast<float>(factor(colour.x[0], config.brightness)) : 1.0f;
+  out[kBrightness] = static_cast<float>(jitter ? brightness : additive ? 0.0 : 1.0);
   out[kContrast] = jitter ? static_cast<float>(factor(colour.x[1], config.contrast)) : 1.0f;
   out[kSaturation] = jitter ? static_cast<float>(factor(colour.x[2], config.saturation)) : 1.0f;
   out[kHue] = jitter ? static_cast<float>(between(colour.x[3], -config.hue, config.hue)) : 0.0f;
   out[kOrder] = jitter ? static_cast<float>(pick(coins.x[2], 24)) : -1.0f;
   out[kGray] = uniform(coins.x[3]) < config.gray_p ? 1.0f : 0.0f;
-  out[kSigma] = blur ? static_cast<float>(between(rest.x[1], config.blur_sigma_lo, config.blur_sigma_hi)) : 0.0f;
+  out[kSigma] = blur ? static_cast<float>(between(sigma, config.blur_sigma_lo, config.blur_sigma_hi)) : 0.0f;
   out[kSolarize] = uniform(rest.x[2]) < config.solarize_p ? 1.0f : 0.0f;
   for (int i = kSolarize + 1; i < kParams; ++i) out[i] = 0.0f;
 }

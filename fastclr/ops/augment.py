@@ -54,6 +54,7 @@ def augment_apply(
     params: Tensor,
     *,
     size: int,
+    style: int,
     planar: bool,
     mean: Sequence[float],
     std: Sequence[float],
@@ -68,17 +69,18 @@ def augment_apply(
         sizes: int64 ``[N, 2]``, height and width of every image.
         params: float32 ``[V, N, 16]``.
         size: side S of the views.
+        style: 0 torchvision, 1 SimCLR's TensorFlow code, 2 the same with additive brightness.
         planar: whether an image is ``[3, height, width]`` instead of ``[height, width, 3]``.
         mean: three values, or none to leave out the normalisation.
         std: as many as `mean`.
-        dtype: float32, bfloat16 or float16.
+        dtype: float32, bfloat16, float16, or uint8 (then without normalisation).
         channels_last: whether a view is stored as ``[S, S, 3]``.
 
     Returns:
         ``[V, N, 3, S, S]`` of `dtype`, contiguous, or with every ``[N, 3, S, S]`` in channels_last format.
     """
     views: Tensor = torch.ops.fastclr.augment_apply(
-        data, offsets, sizes, params, size, planar, mean, std, dtype, channels_last
+        data, offsets, sizes, params, size, style, planar, mean, std, dtype, channels_last
     )
     return views
 
@@ -104,6 +106,7 @@ def _augment_apply_fake(
     sizes: Tensor,
     params: Tensor,
     size: int,
+    style: int,
     planar: bool,
     mean: Sequence[float],
     std: Sequence[float],

@@ -1,4 +1,4 @@
-"""The specification of the augmentation: the sampler in NumPy, the pixels by torchvision's float functional API.
+"""The specification of the augmentation: the sampler in NumPy, the pixels by torchvision's float API or `simclr_tf`.
 
 Both functions have the arguments of the operators in `fastclr.ops.augment`. The sampler gives the same bits as the
 native ones because every step is an exactly rounded IEEE double operation. The pixels are correct to the rounding of
@@ -16,9 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastclr.reference import simclr_tf
+
 Doubles = NDArray[np.float64]
 Words = NDArray[np.uint32]
 
+# what `style` says in the operators: torchvision, SimCLR's TensorFlow code with multiplicative (v2) or additive
+# brightness (v1)
+TORCHVISION, SIMCLR_TF, SIMCLR_TF_ADDITIVE = 0, 1, 2
+NO_ID = 2**64 - 1  # stands for all samples
 # order index -> the four colour operations (0 brightness, 1 contrast, 2 saturation, 3 hue), in lexicographic order
 ORDERS: tuple[tuple[int, ...], ...] = tuple(permutations(range(4)))
 CROP_ATTEMPTS = 10
@@ -107,32 +113,42 @@ def augment_params(
     """Draw packed parameters: float32 ``[views, N, 16]`` from int64 `ids` ``[N]`` and `sizes` ``[N, 2]``.
 
     Word j of block b is ``philox((b | view << 16, epoch, id_lo, id_hi), (seed_lo, seed_hi))[j]``. Blocks 0 to 9 are the
-    attempts of the crop (area, log ratio, top, left); block 16 holds flip, jitter coin, order, gray coin; block 17
-    brightness, contrast, saturation, hue; block 18 blur coin, sigma, solarise coin.
+    attempts of the crop (area, log ratio, top, left), blocks 256 to 355 those of the TensorFlow styles (ratio, height,
+    top, left); block 16 holds flip, jitter coin, order, gray coin; block 17 brightness, contrast, saturation, hue;
+    block 18 blur coin, sigma, solarise coin. A sigma for all samples has the id 2^64 - 1.
 
-    Source of the distributions: torchvision's RandomResizedCrop, ColorJitter, RandomGrayscale and GaussianBlur.
+    Source of the distributions: torchvision's RandomResizedCrop, ColorJitter, RandomGrayscale and GaussianBlur, or
+    SimCLR's TensorFlow code.
     """
     samples = ids.detach().cpu().numpy().astype(np.uint64)
     low = np.uint64(0xFFFFFFFF)
     view = np.arange(first_view, first_view + views, dtype=np.uint64)[:, None] << np.uint64(16)
 
-    def words(block: int) -> list[Words]:
-        counter = [view | np.uint64(block), np.array(epoch), samples & low, samples >> np.uint64(32)]
+    def words(block: int, ids: NDArray[np.uint64] = samples) -> list[Words]:
+        counter = [view | np.uint64(block), np.array(epoch), ids & low, ids >> np.uint64(32)]
         return philox(counter, [np.array(seed & 0xFFFFFFFF), np.array(seed >> 32)])
 
     coins, colour, rest = words(16), words(17), words(18)
     jitter = uniform(coins[1]) < sampler["jitter_p"]
     packed = np.zeros((views, len(samples), 16), dtype=np.float32)
-    packed[..., 0:4] = _boxes(words, sizes.detach().cpu().numpy(), sampler)
+    sides = sizes.detach().cpu().numpy()
+    if sampler["style"] == TORCHVISION:
+        packed[..., 0:4] = _boxes(words, sides, sampler)
+    else:
+        packed[..., 0:4] = simclr_tf.boxes(words, between, pick, sides, sampler)
     packed[..., 4] = uniform(coins[0]) < sampler["flip_p"]
     for column, strength in enumerate(("brightness", "contrast", "saturation")):
         factor = between(colour[column], max(1.0 - sampler[strength], 0.0), 1.0 + sampler[strength])
         packed[..., 5 + column] = np.where(jitter, factor, 1.0)
+    if sampler["style"] == SIMCLR_TF_ADDITIVE:
+        summand = between(colour[0], -sampler["brightness"], sampler["brightness"])
+        packed[..., 5] = np.where(jitter, summand, 0.0)
     packed[..., 8] = np.where(jitter, between(colour[3], -sampler["hue"], sampler["hue"]), 0.0)
     packed[..., 9] = np.where(jitter, pick(coins[2], 24), -1)
     packed[..., 10] = uniform(coins[3]) < sampler["gray_p"]
     if size // 10 // 2 > 0:
-        sigma = between(rest[1], sampler["blur_sigma_lo"], sampler["blur_sigma_hi"])
+        shared = words(18, np.array(NO_ID, dtype=np.uint64)) if sampler["blur_sigma_per_batch"] else rest
+        sigma = between(shared[1], sampler["blur_sigma_lo"], sampler["blur_sigma_hi"])
         packed[..., 11] = np.where(uniform(rest[0]) < sampler["blur_p"], sigma, 0.0)
     packed[..., 12] = uniform(rest[2]) < sampler["solarize_p"]
     return torch.from_numpy(packed).to(ids.device)
@@ -168,15 +184,16 @@ def augment_apply(
     params: Tensor,
     *,
     size: int,
+    style: int,
     planar: bool,
     mean: Sequence[float],
     std: Sequence[float],
     dtype: torch.dtype,
     channels_last: bool,
 ) -> Tensor:
-    """Compute views one by one with torchvision; the arguments are those of `fastclr.ops.augment.augment_apply`.
+    """Compute views one by one, operation by operation; the arguments are those of `fastclr.ops.augment.augment_apply`.
 
-    `dtype` may also be float64; the 16-bit types are computed in float32 and rounded at the end.
+    `dtype` may also be float64; the 16-bit types and uint8 are computed in float32 and rounded at the end.
     """
     compute = dtype if dtype == torch.float64 else torch.float32
     views = torch.empty((*params.shape[:2], 3, size, size), dtype=dtype, device=data.device)
@@ -185,10 +202,13 @@ def augment_apply(
         image = pixels.view(3, height, width) if planar else pixels.view(height, width, 3).permute(2, 0, 1)
         image = image.to(compute).contiguous() / 255
         for v, row in enumerate(params[:, n].tolist()):
-            view = _replay(image, row, size)
+            if style == TORCHVISION:
+                view = _replay(image, row, size)
+            else:
+                view = simclr_tf.replay(image, row, size, style == SIMCLR_TF_ADDITIVE)
             if mean:
                 view = (view - view.new_tensor(mean)[:, None, None]) / view.new_tensor(std)[:, None, None]
-            views[v, n] = view
+            views[v, n] = (view.clamp(0, 1) * 255 + 0.5).floor() if dtype == torch.uint8 else view
     if channels_last:
         return views.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
     return views

@@ -195,8 +195,9 @@ def markdown_table(cases: list[Case], results: list[Resources]) -> str:
         tile = case.tile()
         rows = case.dtype if case.dtype != "float32" else f"float32, {case.precision}"
         lines.append(
-            f"| sm_{case.arch} | {rows} | {case.width} | {case.kernel} | {tile.block_m} x {tile.block_n} x {tile.block_d} "
-            f"| {tile.num_warps} | {tile.num_stages} | {used.registers} | {used.shared / 1024:.0f} KiB "
+            f"| sm_{case.arch} | {rows} | {case.width} | {case.kernel} "
+            f"| {tile.block_m} x {tile.block_n} x {tile.block_d} | {tile.num_warps} | {tile.num_stages} "
+            f"| {used.registers} | {used.shared / 1024:.0f} KiB "
             f"| {', '.join(used.matrix_ops) or 'none (FFMA)'} |"
         )
     return "\n".join(lines) + "\n"

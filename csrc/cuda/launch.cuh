@@ -1,0 +1,85 @@
+// Grids and shared memory: one launch for small views, three for large ones (two without blur).
+#pragma once
+
+#include <algorithm>
+
+#include "kernels.cuh"
+
+namespace fastclr::cuda {
+
+constexpr int kSmallSize = 96;
+constexpr int64_t kCanvasBytes = int64_t{1} << 30;  // a batch whose canvases take more is computed in several passes
+constexpr int64_t kMaxBlocks = 0x7FFFFFFF;
+
+template <typename... Arguments>
+cudaError_t launch(
+    void (*kernel)(Arguments...), int64_t blocks, int threads, int64_t shared, cudaStream_t stream,
+    Arguments... values) {
+  if (blocks > kMaxBlocks) return cudaErrorInvalidConfiguration;
+  if (shared > 48 * 1024) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+    if (error != cudaSuccess) return error;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, values...);
+}
+
+inline cudaError_t launch_params(const Draw& draw, cudaStream_t stream) {
+  if (draw.rows == 0) return cudaSuccess;
+  return launch(augment_params_kernel, (draw.rows + kDrawThreads - 1) / kDrawThreads, kDrawThreads, 0, stream, draw);
+}
+
+inline int small_threads(int size) { return size <= 48 ? 256 : kSmallThreads; }
+
+inline int64_t small_shared(int size) {
+  return scratch_bytes(size, small_threads(size)) + int64_t{12} * size * size +
+         std::max(tap_bytes(size, size), blur_bytes(size, size));
+}
+
+// whether views of this size are computed in shared memory; limit is what a block can have
+inline bool is_small(int size, int64_t limit) { return size <= kSmallSize && small_shared(size) <= limit; }
+
+inline cudaError_t launch_small(const Batch& batch, cudaStream_t stream) {
+  const int64_t views = batch.views * batch.samples;
+  if (views == 0) return cudaSuccess;
+  return launch(augment_small_kernel, views, small_threads(batch.size), small_shared(batch.size), stream, batch);
+}
+
+// what large views need in global memory
+struct Plan {
+  int64_t views;  // of one pass
+  int bands, band_rows;
+};
+
+inline Plan plan_large(int64_t views, int size) {
+  // rows of the blur in 48 KiB, with one row at least
+  const int rows = static_cast<int>(std::clamp<int64_t>(40 * 1024 / (int64_t{4} * size), 1, kBandRows));
+  const int bands = (size + rows - 1) / rows;
+  const int64_t fit = std::max<int64_t>(1, kCanvasBytes / (int64_t{12} * size * size));
+  return {std::max<int64_t>(1, std::min({views, fit, kMaxBlocks / bands})), bands, rows};
+}
+
+inline cudaError_t launch_large(const Batch& batch, const Plan& plan, float* canvas, Sums* sums, cudaStream_t stream) {
+  const int size = batch.size, rows = plan.band_rows;
+  const int64_t views = batch.views * batch.samples;
+  cudaError_t error = cudaSuccess;
+  for (int64_t first = 0; first < views && error == cudaSuccess; first += plan.views) {
+    const Pass pass = {first, plan.bands, rows, canvas, sums};
+    const int64_t blocks = std::min(plan.views, views - first) * plan.bands;
+    error = launch(
+        augment_resize_kernel, blocks, kBandThreads, 8 * kBandThreads + tap_bytes(size, rows), stream, batch, pass);
+    if (error == cudaSuccess)
+      error = launch(augment_colour_kernel, blocks, kBandThreads, 8 * kBandThreads, stream, batch, pass);
+    if (error != cudaSuccess || blur_radius(size) == 0) continue;
+    const int64_t shared = 8 * (blur_radius(size) + 1) + blur_bytes(size, rows);
+    error = launch(augment_blur_kernel, blocks, kBandThreads, shared, stream, batch, pass);
+  }
+  return error;
+}
+
+}  // namespace fastclr::cuda

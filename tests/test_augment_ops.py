@@ -202,3 +202,10 @@ assert len(library.status()) == 3 and not torch.cuda.is_initialized()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "fastclr.augment_apply.default" in result.stdout
+
+
+@pytest.mark.skipif(not library.kernels("cuda").loaded, reason=f"the CUDA library is {library.kernels('cuda').reason}")
+@pytest.mark.parametrize("name", list(library.SCHEMAS))
+def test_cuda_kernels_are_registered(name: str) -> None:
+    """Loading the CUDA library needs no device and gives both operators their CUDA kernel."""
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastclr::{name}", "CUDA")

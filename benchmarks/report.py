@@ -51,14 +51,37 @@ def loss_table(run: dict[str, Any]) -> list[str]:
     return lines
 
 
-def caption(name: str, run: dict[str, Any]) -> str:
+def augment_table(run: dict[str, Any]) -> list[str]:
+    """Views per second of every provider at 32 and at 224 pixels."""
+    rows: dict[str, dict[str, Any]] = {}
+    for entry in run["benchmarks"]:
+        rows.setdefault(entry["extra_info"]["provider"], {})[entry["group"]] = entry
+    groups = sorted({entry["group"] for entry in run["benchmarks"]})
+
+    def rate(entry: dict[str, Any]) -> float:
+        return float(entry["extra_info"]["views"] / entry["stats"]["median"])
+
+    lines = ["| two views per image | " + " | ".join(f"{g}, views/s | fastclr is" for g in groups) + " |"]
+    lines.append("|---|" + "---:|---:|" * len(groups))
+    for name, found in rows.items():
+        cells = [name]
+        for group in groups:
+            if group not in found:
+                cells += ["-", "-"]
+                continue
+            own = rate(found[group])
+            cells += [f"{own:,.0f}", f"{rate(rows['fastclr'][group]) / own:.1f}x"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def caption(what: str, name: str, run: dict[str, Any]) -> str:
     """Where, with what and how the table above was made."""
     machine, commit = run["machine_info"], run["commit_info"]
     info = run["benchmarks"][0]["extra_info"]
     dirty = ", with uncommitted changes" if commit["dirty"] else ""
     return (
-        f"Median [quartiles] of a forward and backward, float32, tau 0.1; {info['threads']} threads of "
-        f"{machine['cpu']['brand_raw']}, PyTorch {info['torch']}, lightly {info['lightly']}, commit "
+        f"{what}; {info['threads']} threads of {machine['cpu']['brand_raw']}, PyTorch {info['torch']}, commit "
         f"{commit['id'][:10]}{dirty}; `make bench`, [{name}](benchmarks/results/{name})."
     )
 
@@ -66,9 +89,17 @@ def caption(name: str, run: dict[str, Any]) -> str:
 def tables() -> str:
     """All tables as Markdown."""
     parts = []
-    for path in sorted(RESULTS.glob("loss-*.json")):
+    for path in sorted(RESULTS.glob("*.json")):
         run = json.loads(path.read_text())
-        parts.append("\n".join([*loss_table(run), "", caption(path.name, run)]))
+        if path.name.startswith("loss-"):
+            lightly = run["benchmarks"][0]["extra_info"]["lightly"]
+            what = f"NT-Xent, forward and backward, float32, tau 0.1, lightly {lightly}: median [quartiles]"
+            table = loss_table(run)
+        else:
+            photos = all(entry["extra_info"]["photos"] for entry in run["benchmarks"])
+            what = f"SimCLR's augmentation, median; 224 px from {'photos' if photos else 'noise'} of 400 to 500 px"
+            table = augment_table(run)
+        parts.append("\n".join([*table, "", caption(what, path.name, run)]))
     return "\n\n".join(parts)
 
 

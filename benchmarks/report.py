@@ -18,7 +18,8 @@ BEGIN, END = "<!-- written by benchmarks/report.py -->", "<!-- end -->"
 
 def milliseconds(seconds: float) -> str:
     """Three significant digits."""
-    return f"{1000 * seconds:.3g}"
+    value = 1000 * seconds
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def mebibytes(count: int) -> str:
@@ -61,7 +62,7 @@ def augment_table(run: dict[str, Any]) -> list[str]:
     def rate(entry: dict[str, Any]) -> float:
         return float(entry["extra_info"]["views"] / entry["stats"]["median"])
 
-    lines = ["| two views per image | " + " | ".join(f"{g}, views/s | fastclr is" for g in groups) + " |"]
+    lines = ["| two views per image | " + " | ".join(f"{g}, views/s | fastclr is faster" for g in groups) + " |"]
     lines.append("|---|" + "---:|---:|" * len(groups))
     for name, found in rows.items():
         cells = [name]
@@ -97,7 +98,7 @@ def tables() -> str:
             table = loss_table(run)
         else:
             photos = all(entry["extra_info"]["photos"] for entry in run["benchmarks"])
-            what = f"SimCLR's augmentation, median; 224 px from {'photos' if photos else 'noise'} of 400 to 500 px"
+            what = f"SimCLR's augmentation, median; 224 px from {'photos (FASTCLR_TEST_DATA)' if photos else 'noise'}"
             table = augment_table(run)
         parts.append("\n".join([*table, "", caption(what, path.name, run)]))
     return "\n\n".join(parts)

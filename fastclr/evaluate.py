@@ -209,8 +209,7 @@ def labelled_features(encoder: nn.Module, data: Splits, config: PretrainConfig) 
         known = (split.labels >= 0).nonzero().flatten()
         if len(known) == 0:
             raise ValueError(f"the {what} images of {config.data!r} must have labels (class subfolders); none has one")
-        images = split.select(known).images
-        autocast = uses_bf16(config.amp, device)
-        features = extract_features(encoder, images, config.augment, autocast=autocast)
+        images = split.images if split.labelled else split.select(known).images  # a selection copies the pixels
+        features = extract_features(encoder, images, config.augment, autocast=uses_bf16(config.amp, device))
         parts += [features, split.labels[known].to(features.device)]
     return Features(*parts)

@@ -9,6 +9,7 @@ import torch
 
 from fastclr import __version__
 from fastclr.device import uses_bf16
+from fastclr.loss_options import TRITON_FOUND
 from fastclr.ops import library
 
 PACKAGES = {
@@ -61,10 +62,6 @@ def packages() -> list[str]:
 
 def implementations() -> list[str]:
     """Say which implementation of the loss `impl="auto"` takes on each kind of tensor."""
-    if not torch.cuda.is_available():
-        cuda = "no device"
-    else:
-        cuda = (
-            "triton" if "triton" in {d.metadata["Name"] for d in metadata.distributions()} else "blockwise (no triton)"
-        )
+    chosen = "triton" if TRITON_FOUND else "blockwise (no triton)"
+    cuda = chosen if torch.cuda.is_available() else "no device"
     return ["cpu tensors   blockwise", f"cuda tensors  {cuda}"]

@@ -34,14 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"fastclr: error: unknown command {name!r}\n\n{usage()}", file=sys.stderr)
         return BAD_INPUT
     try:
-        if name == "info":  # must work where the packages of the other commands are missing
-            from fastclr.info import report
-
-            if rest:
-                raise ValueError(f"fastclr info takes no options, got {' '.join(rest)}")
-            print(report())
-        else:
-            getattr(importlib.import_module("fastclr.commands"), name.replace("-", "_"))(rest)
+        module = importlib.import_module(f"fastclr.commands.{name.replace('-', '_')}")
+        module.main(rest)
     except SystemExit as stop:  # tyro has shown its help, or what is wrong with an option
         return int(stop.code or 0)
     except KeyboardInterrupt:

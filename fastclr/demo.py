@@ -14,11 +14,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from fastclr.augment import SimCLRAugment
-from fastclr.config import PRESETS, PretrainConfig
+from fastclr.config import PretrainConfig
 from fastclr.data import ResidentLoader, Splits
 from fastclr.device import resolve_device, uses_bf16
 from fastclr.evaluate import Features, knn_accuracy, labelled_features, probe_accuracy
 from fastclr.models import build_encoder, build_model, feature_dim
+from fastclr.presets import PRESETS
 from fastclr.pretrain import augment_device, build_schedule, load_data, pretrain_in
 
 

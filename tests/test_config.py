@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fastclr.config import PRESETS, PretrainConfig, difference
+from fastclr.config import PretrainConfig, difference
+from fastclr.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -1,0 +1,53 @@
+"""`fastclr pretrain`: a new run, or `--resume` of one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from fastclr.config import PretrainConfig
+from fastclr.presets import PRESETS
+from fastclr.pretrain import pretrain_in
+from fastclr.run import Run
+
+
+@dataclass
+class PretrainOptions:
+    """Pretrain an encoder with SimCLR."""
+
+    config: tyro.conf.OmitArgPrefixes[PretrainConfig]
+    preset: str | None = None
+    """Start from the values of a preset: demo, cifar10 or imagenet."""
+    out: Path | None = None
+    """Folder of the run. Default: runs/ and the preset's name, or the data's."""
+    resume: Path | None = None
+    """Go on with the run in this folder, from its last checkpoint."""
+
+
+def main(arguments: list[str]) -> None:
+    """Read the options, run, and say where the results are."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    first.add_argument("--resume", type=Path)
+    chosen, _ = first.parse_known_args(arguments)
+    if chosen.preset is not None and chosen.preset not in PRESETS:
+        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {chosen.preset!r}")
+    if chosen.preset is not None and chosen.resume is not None:
+        raise ValueError("--resume takes the configuration of the run: drop --preset")
+    # the defaults that the help shows, and that the other options change
+    base = Run.open(chosen.resume).config if chosen.resume else PRESETS.get(chosen.preset, PretrainConfig())
+    options = tyro.cli(PretrainOptions, args=arguments, default=PretrainOptions(base), prog="fastclr pretrain")
+    if options.resume is not None and options.out not in (None, options.resume):
+        raise ValueError(f"--resume goes on in {options.resume}: drop --out {options.out}")
+    name = options.preset or Path(options.config.data).name.partition(".")[0]
+    folder = options.resume or options.out or Path("runs") / name
+    try:
+        run = pretrain_in(folder, options.config, resume=options.resume is not None)
+    except KeyboardInterrupt:
+        print(f"\nfastclr: stopped; go on with: fastclr pretrain --resume {folder}", file=sys.stderr)
+        raise
+    print(f"done: {run.folder} (evaluate it with: fastclr knn {run.folder}; fastclr probe {run.folder})")

@@ -21,6 +21,8 @@ class Checkpoint:
     """Everything that a run needs to go on as if it had not been stopped.
 
     The position is (`epoch`, `step_in_epoch`): that many batches of that epoch are done. `step` counts all batches.
+    There is no generator state: order, augmentation and dropout are functions of the seed and the position. `totals`
+    are sums over all processes, `seconds` those of training and of the first step.
     """
 
     config: dict[str, Any]
@@ -32,7 +34,7 @@ class Checkpoint:
     loss: dict[str, Any]
     optimizer: dict[str, Any]
     totals: Tensor
-    rng: dict[str, Tensor]
+    seconds: tuple[float, float]
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -86,22 +88,6 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.close(folder)
 
 
-def rng_state() -> dict[str, Tensor]:
-    """Return torch's generators: the CPU's, and every visible CUDA device's if CUDA is in use."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state |= {f"cuda{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
-    return state
-
-
-def set_rng_state(state: dict[str, Tensor]) -> None:
-    """Restore what `rng_state` returned; generators of devices that are gone are left out."""
-    torch.set_rng_state(state["cpu"])
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        if f"cuda{index}" in state:
-            torch.cuda.set_rng_state(state[f"cuda{index}"], index)
-
-
 class MetricsLog:
     """`metrics.jsonl`: one JSON object a line, appended and flushed, cut back to a checkpoint on resume."""
 
@@ -129,7 +115,8 @@ class MetricsLog:
                     records.append(json.loads(line))
         return records
 
-    def keep_up_to(self, step: int) -> None:
-        """Drop the records that come after `step`: they will be written again."""
-        lines = [json.dumps(record) + "\n" for record in self.read() if record["step"] <= step]
+    def keep_up_to(self, step: int, epochs: int) -> None:
+        """Drop what will be written again: training after `step`, and evaluations after that many whole `epochs`."""
+        kept = [r for r in self.read() if (r["epoch"] <= epochs if r["kind"] == "eval" else r["step"] <= step)]
+        lines = [json.dumps(record) + "\n" for record in kept]
         write_atomically(self.path, lambda file: file.write("".join(lines).encode()))

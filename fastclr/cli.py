@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 COMMANDS = {
@@ -15,11 +16,11 @@ COMMANDS = {
     "info": "what is installed, built and available, and how to mend what is not",
 }
 BAD_INPUT = 2
-INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
+SIGNALLED = 128  # a shell reports this plus the signal: 130 for Ctrl-C, 143 for SIGTERM
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return the exit status: 0 done, 2 bad input, 130 interrupted."""
+    """Run one command and return the exit status: 0 done, 2 bad input, 130 after Ctrl-C, 143 after SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
     name, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if name in ("", "-h", "--help"):
@@ -38,9 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         module.main(rest)
     except SystemExit as stop:  # tyro has shown its help, or what is wrong with an option
         return int(stop.code or 0)
-    except KeyboardInterrupt:
-        print("fastclr: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        print(f"fastclr: {interrupt or 'interrupted'}", file=sys.stderr)
+        return SIGNALLED + getattr(interrupt, "number", signal.SIGINT)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "fastclr":
             raise
@@ -49,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         if os.environ.get("FASTCLR_DEBUG"):
             raise
-        print(f"fastclr: error: {error}  (FASTCLR_DEBUG=1 shows where)", file=sys.stderr)
+        rank = f" on rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        print(f"fastclr: error{rank}: {error}  (FASTCLR_DEBUG=1 shows where)", file=sys.stderr)
         return BAD_INPUT
     return 0
 

@@ -15,6 +15,7 @@ HeadKind = Literal["none", "linear", "mlp"]
 StemKind = Literal["auto", "imagenet", "cifar"]
 OptimizerKind = Literal["sgd", "adamw"]
 AmpKind = Literal["auto", "bf16", "off"]
+CompileKind = Literal["off", "default", "reduce-overhead", "max-autotune"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,13 @@ class PretrainConfig:
     epochs: int = 100
     """Passes over the data."""
     batch_size: int = 256
-    """Images per step; each gives two views."""
+    """Images per step over all processes; each gives two views."""
+    sync_bn: bool = True
+    """Batch norm over all processes; off: each process by itself."""
+    sync_bn_group: int | None = None
+    """Processes that share batch norm statistics. Default: all of them."""
+    bn_per_view: bool = False
+    """Run the views through the model one after the other, so that batch norm sees each by itself."""
     optimizer: OptimizerKind = "sgd"
     """`sgd` has Nesterov off and decays every parameter; `adamw` leaves biases and norms undecayed."""
     lr: float = 0.06
@@ -84,6 +91,8 @@ class PretrainConfig:
     """bfloat16 autocast of the encoder: `auto` where the device computes it natively."""
     channels_last: bool = True
     """Memory format of images and weights; changes speed, not meaning."""
+    compile: CompileKind = "off"
+    """Mode of torch.compile for encoder and head; `reduce-overhead` replays CUDA graphs."""
     deterministic: bool = False
     """Bit-reproducible on the same machine and number of threads; may be slower."""
 
@@ -96,7 +105,9 @@ class PretrainConfig:
     log_every: int = 10
     """Steps between log records."""
     checkpoint_every: int = 0
-    """Steps between checkpoints; 0 means at the end of every epoch only."""
+    """Steps between checkpoints within an epoch; 0 for none."""
+    checkpoint_epochs: int = 1
+    """Epochs between checkpoints; one is also written before every evaluation, at the end, and on SIGTERM or Ctrl-C."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -112,6 +123,7 @@ class PretrainConfig:
             ("temperature", 1e-8 <= abs(self.temperature) < float("inf"), "a finite number other than 0"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("sync_bn_group", self.sync_bn_group is None or self.sync_bn_group >= 1, "a positive number or None"),
             ("optimizer", self.optimizer in get_args(OptimizerKind), f"one of {get_args(OptimizerKind)}"),
             ("lr", 0 < self.lr < float("inf"), "a positive number"),
             ("momentum", 0 <= self.momentum < 1, "a number in [0, 1)"),
@@ -120,11 +132,13 @@ class PretrainConfig:
             ("clip_grad", self.clip_grad is None or self.clip_grad > 0, "a positive number or None"),
             ("seed", 0 <= self.seed < 2**63, "an integer in [0, 2**63)"),
             ("amp", self.amp in get_args(AmpKind), f"one of {get_args(AmpKind)}"),
+            ("compile", self.compile in get_args(CompileKind), f"one of {get_args(CompileKind)}"),
             ("knn_every", self.knn_every >= 0, "at least 0"),
             ("knn_k", self.knn_k >= 1, "at least 1"),
             ("knn_temperature", self.knn_temperature is None or self.knn_temperature > 0, "positive or None"),
             ("log_every", self.log_every >= 1, "at least 1"),
             ("checkpoint_every", self.checkpoint_every >= 0, "at least 0"),
+            ("checkpoint_epochs", self.checkpoint_epochs >= 1, "at least 1"),
         ]
         for name, good, expected in checks:
             if not good:

@@ -20,7 +20,8 @@ from fastclr.device import resolve_device, uses_bf16
 from fastclr.evaluate import Features, knn_accuracy, labelled_features, probe_accuracy
 from fastclr.models import build_encoder, build_model, feature_dim
 from fastclr.presets import PRESETS
-from fastclr.pretrain import augment_device, build_schedule, load_data, pretrain_in
+from fastclr.pretrain import pretrain_in
+from fastclr.training import augment_device, build_schedule, load_data
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,22 @@ class SimCLRModel(nn.Module):
         return projections
 
 
+class PerView(nn.Module):
+    """Calls a model once for each half of the batch, so that batch norm sees every view by itself.
+
+    Args:
+        model: module from images ``[2N, 3, S, S]``, view 0 first, to projections ``[2N, D]``.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the projections of both views, one below the other."""
+        return torch.cat([self.model(view) for view in images.chunk(2)])
+
+
 def build_model(config: PretrainConfig) -> SimCLRModel:
     """Build the encoder and the head that `config` describes, freshly initialised from torch's global generator."""
     encoder = build_encoder(config.encoder, width=config.width, stem=config.stem, size=config.augment.size)

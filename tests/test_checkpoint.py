@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastclr.checkpoint import Checkpoint, MetricsLog, load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from fastclr.checkpoint import Checkpoint, MetricsLog, load_checkpoint, save_checkpoint
 
 
 def make(step: int, size: int = 10) -> Checkpoint:
@@ -21,7 +21,7 @@ def make(step: int, size: int = 10) -> Checkpoint:
         loss={},
         optimizer={"state": {}, "param_groups": []},
         totals=torch.zeros(4),
-        rng=rng_state(),
+        seconds=(1.5, 0.5),
     )
 
 
@@ -33,13 +33,6 @@ def test_round_trip_is_weights_only(tmp_path: Path) -> None:
     assert (loaded.step, loaded.epoch, loaded.config) == (7, 1, {"lr": 0.1})
     assert torch.equal(loaded.model["w"], torch.full((10,), 7.0))
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_rng_state_replays() -> None:
-    state = rng_state()
-    first = torch.rand(5)
-    set_rng_state(state)
-    assert torch.equal(torch.rand(5), first)
 
 
 @pytest.mark.parametrize("contents", [b"", b"not a checkpoint", b"PK\x03\x04 torn zip"])
@@ -89,10 +82,19 @@ def test_metrics_log_is_cut_back_and_survives_a_torn_line(tmp_path: Path) -> Non
     log = MetricsLog(tmp_path / "metrics.jsonl")
     assert log.read() == []
     for step in (10, 20, 30):
-        log.append({"kind": "train", "step": step})
+        log.append({"kind": "train", "epoch": 1, "step": step})
     with open(log.path, "a") as file:
         file.write('{"kind": "train", "st')
     assert [r["step"] for r in log.read()] == [10, 20, 30]
-    log.keep_up_to(20)
-    log.append({"kind": "train", "step": 30})
+    log.keep_up_to(20, 0)
+    log.append({"kind": "train", "epoch": 1, "step": 30})
     assert [r["step"] for r in log.read()] == [10, 20, 30]
+
+
+def test_an_evaluation_that_will_be_repeated_is_dropped(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for epoch in (1, 2):
+        log.append({"kind": "train", "epoch": epoch, "step": 10 * epoch})
+        log.append({"kind": "eval", "epoch": epoch, "step": 10 * epoch})
+    log.keep_up_to(20, 1)  # all steps of epoch 2 are done, its evaluation is not
+    assert [(r["kind"], r["epoch"]) for r in log.read()] == [("train", 1), ("eval", 1), ("train", 2)]

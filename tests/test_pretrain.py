@@ -17,10 +17,11 @@ from fastclr.checkpoint import load_checkpoint
 from fastclr.config import PretrainConfig
 from fastclr.evaluate import state_hash
 from fastclr.losses import nt_xent
-from fastclr.pretrain import build, build_optimizer, build_schedule, pretrain_in, train_step
+from fastclr.pretrain import pretrain_in, train_step
 from fastclr.run import Run
+from fastclr.training import build, build_optimizer, build_schedule
 
-TIMES = {"images_per_s"}  # all that may differ between two runs of one configuration
+TIMES = {"images_per_s", "train_s", "first_step_s"}  # all that may differ between two runs of one configuration
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from fastclr.config import PretrainConfig
 from fastclr.presets import PRESETS
 from fastclr.pretrain import pretrain_in
 from fastclr.run import Run
+from fastclr.stopping import Interrupted
 
 
 @dataclass
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     folder = options.resume or options.out or Path("runs") / name
     try:
         run = pretrain_in(folder, options.config, resume=options.resume is not None)
-    except KeyboardInterrupt:
-        print(f"\nfastclr: stopped; go on with: fastclr pretrain --resume {folder}", file=sys.stderr)
+    except Interrupted as interrupt:
+        interrupt.args = (f"{interrupt}; go on with: fastclr pretrain --resume {folder}",)
         raise
     print(f"done: {run.folder} (evaluate it with: fastclr knn {run.folder}; fastclr probe {run.folder})")

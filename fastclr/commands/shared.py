@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastclr.evaluate import Features, labelled_features
-from fastclr.pretrain import load_data
 from fastclr.run import Run
+from fastclr.training import load_data
 
 
 @dataclass

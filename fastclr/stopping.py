@@ -1,0 +1,48 @@
+"""Ending a run on a signal: finish the step, write a checkpoint, leave with a status that says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to end and has written its checkpoint; ``number`` is the signal's."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class StopRequest:
+    """Remembers the first SIGTERM or SIGINT, so that the loop can end between two steps.
+
+    A second Ctrl-C interrupts at once. Under torchrun it does not: the terminal and torchrun both pass on the first.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Catch the signals meanwhile; outside of the main thread Python forbids it, and nothing is caught."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.number and number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
+            raise KeyboardInterrupt
+        self.number = self.number or number

@@ -1,0 +1,191 @@
+"""The parts of a training run, and how a configuration becomes them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastclr.augment import SimCLRAugment
+from fastclr.config import PretrainConfig
+from fastclr.data import ResidentLoader, Splits, load_splits
+from fastclr.data.order import raw_bits
+from fastclr.device import resolve_device, set_deterministic, uses_bf16
+from fastclr.losses import NTXentLoss
+from fastclr.models import PerView, SimCLRModel, build_model
+from fastclr.parallel import World, synchronise_batch_norm
+
+
+@dataclass
+class Clock:
+    """Seconds of training on this process, the first step apart: it compiles and tunes."""
+
+    device: torch.device
+    training: float = 0.0
+    first_step: float = 0.0
+    since: float = field(default_factory=time.perf_counter)
+    started: bool = False
+
+    @property
+    def total(self) -> float:
+        """Seconds in all."""
+        return self.training + self.first_step
+
+    def start(self) -> None:
+        """Begin to count; what came since the last lap is forgotten."""
+        self.since = time.perf_counter()
+
+    def lap(self) -> None:
+        """Wait for the device, and add the time since `start` or the last lap."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        elapsed, self.since = now - self.since, now
+        if self.started:
+            self.training += elapsed
+        else:
+            self.first_step += elapsed
+            self.started = True
+
+
+@dataclass
+class Training:
+    """The parts of a training run, and its position: `step_in_epoch` batches of `epoch` are done."""
+
+    config: PretrainConfig
+    world: World
+    autocast: bool
+    data: Splits
+    loader: ResidentLoader
+    augment: SimCLRAugment
+    model: SimCLRModel
+    project: Callable[[Tensor], Tensor]  # the model as it is called: per view, compiled, distributed
+    loss: NTXentLoss
+    optimizer: torch.optim.Optimizer
+    schedule: Any  # timm.scheduler.CosineLRScheduler
+    totals: Tensor  # sums since the last log record: loss, contrastive accuracy, entropy, steps
+    clock: Clock
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.world.device
+
+
+def build(config: PretrainConfig, world: World | None = None) -> Training:
+    """Load the data and build model, loss, optimiser and schedule as `config` says.
+
+    Args:
+        config: the run.
+        world: the processes that share it; None for this one alone.
+
+    Raises:
+        ValueError: the configuration or the data do not fit.
+    """
+    world = world or World(0, 1, resolve_device(config.device), None)
+    device, share = world.device, world.share(config.batch_size)
+    if config.deterministic:
+        set_deterministic()
+    data = load_data(config)
+    loader = ResidentLoader(
+        data.train,
+        share,
+        seed=config.seed,
+        device=augment_device(device),
+        rank=world.rank,
+        world_size=world.size,
+    )
+    torch.manual_seed(config.seed)
+    model = build_model(config)
+    if config.sync_bn:
+        synchronise_batch_norm(model, world, config.sync_bn_group)
+    model = model.to(device)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    loss = NTXentLoss(config.temperature, learnable_temperature=config.learnable_temperature).to(device)
+    optimizer = build_optimizer(config, model, loss)
+    return Training(
+        config=config,
+        world=world,
+        autocast=uses_bf16(config.amp, device),
+        data=data,
+        loader=loader,
+        augment=SimCLRAugment(config.augment, views=2, seed=config.seed, channels_last=config.channels_last),
+        model=model,
+        project=wrap(model, config, world),
+        loss=loss,
+        optimizer=optimizer,
+        schedule=build_schedule(config, optimizer, len(loader)),
+        totals=torch.zeros(4, device=device, dtype=torch.float64),
+        clock=Clock(device),
+    )
+
+
+def wrap(model: SimCLRModel, config: PretrainConfig, world: World) -> Callable[[Tensor], Tensor]:
+    """Return the model as the loop calls it: view by view if asked for, compiled, with its gradients averaged."""
+    project: nn.Module = PerView(model) if config.bn_per_view else model
+    if config.compile != "off":
+        project = torch.compile(project, mode=config.compile)  # type: ignore[assignment]
+    if world.group is not None:
+        # synchronised statistics are equal on all ranks and need no broadcast
+        project = DistributedDataParallel(project, broadcast_buffers=not config.sync_bn, gradient_as_bucket_view=True)
+    return project
+
+
+def augment_device(device: torch.device) -> torch.device:
+    """Return where to hold the images and augment them: on `device` if the operator is built for it, else the CPU."""
+    return device if SimCLRAugment.supports(device) else torch.device("cpu")
+
+
+def load_data(config: PretrainConfig) -> Splits:
+    """Load the images that `config` names.
+
+    Raises:
+        ValueError: it names none.
+    """
+    if not config.data:
+        raise ValueError("data must be `shapes`, a folder, a tar or a CIFAR archive: give it with --data PATH")
+    return load_splits(
+        config.data,
+        config.test_data,
+        holdout=config.holdout,
+        seed=config.seed,
+        resize_shorter=config.resize_shorter,
+    )
+
+
+def build_optimizer(config: PretrainConfig, model: nn.Module, loss: nn.Module) -> torch.optim.Optimizer:
+    """Build SGD over everything, or AdamW that leaves biases and norms undecayed; a temperature is never decayed."""
+    from timm.optim import param_groups_weight_decay
+
+    if config.optimizer == "adamw":
+        groups = param_groups_weight_decay(model, config.weight_decay)
+    else:
+        groups = [{"params": [p for p in model.parameters() if p.requires_grad], "weight_decay": config.weight_decay}]
+    if extra := list(loss.parameters()):
+        groups.append({"params": extra, "weight_decay": 0.0})
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+
+
+def build_schedule(config: PretrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
+    """Build timm's cosine schedule to zero, step by step, after a linear warm-up from zero."""
+    from timm.scheduler import CosineLRScheduler
+
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    steps = config.epochs * steps_per_epoch - warmup
+    return CosineLRScheduler(optimizer, t_initial=steps, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch for one step of one process, so that dropout resumes from the position alone."""
+    torch.manual_seed(int(raw_bits(1, seed, (step << 16) | rank)[0]))

@@ -1,0 +1,119 @@
+"""Training on several processes is training on one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastclr.checkpoint import load_checkpoint
+from fastclr.run import Run
+
+HERE = Path(__file__).parent
+# two busy threads of one process on two cores wait for those of the others
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def torchrun(ranks: int, *command: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *command]
+
+
+def run(command: list[str]) -> None:
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["sgd"])
+def test_ranks_end_where_one_process_ends(optimizer: str, pictures: Path, tmp_path: Path) -> None:
+    arguments = [str(HERE / "train.py"), str(tmp_path), str(pictures), optimizer, "20"]
+    run([sys.executable, *arguments])
+    run(torchrun(2, *arguments))
+    run(torchrun(4, *arguments))
+    one = torch.load(tmp_path / "1-0.pt")
+    for size in (2, 4):
+        ranks = [torch.load(tmp_path / f"{size}-{rank}.pt") for rank in range(size)]
+        for name, expected in one["state"].items():
+            for found in ranks:
+                torch.testing.assert_close(found["state"][name], expected, rtol=1e-7, atol=1e-9, msg=name)
+        # loss, accuracy, entropy and their count, summed over ranks
+        torch.testing.assert_close(ranks[0]["totals"] / size, one["totals"], rtol=1e-7, atol=1e-7)
+        share = 32 // size
+        shares = torch.stack([found["ids"].view(20, share) for found in ranks], dim=1)
+        assert torch.equal(shares.reshape(-1), one["ids"])
+
+
+def pretrain(folder: Path, pictures: Path, *options: str) -> list[str]:
+    start = ["--preset", "demo", "--data", str(pictures), "--out", str(folder)] if not folder.exists() else []
+    fixed = ["--width", "0.125", "--batch-size", "32", "--epochs", "6", "--warmup-epochs", "1", "--deterministic"]
+    resume = ["--resume", str(folder)] if folder.exists() else fixed
+    return ["-m", "fastclr", "pretrain", *start, *resume, "--device", "cpu", "--log-every", "1", *options]
+
+
+def wait_for(log: Path, steps: int, process: subprocess.Popen[Any]) -> None:
+    while process.poll() is None and not (log.exists() and log.read_text().count('"train"') >= steps):
+        time.sleep(0.02)
+
+
+def losses(folder: Path) -> list[float]:
+    return [record["loss"] for record in Run.open(folder).metrics.read() if record["kind"] == "train"]
+
+
+@pytest.mark.slow
+def test_stopped_on_four_ranks_and_resumed_on_two(pictures: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run([sys.executable, *pretrain(whole, pictures)])
+    process = subprocess.Popen(torchrun(4, *pretrain(parts, pictures)), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    wait_for(parts / "metrics.jsonl", 9, process)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    stopped = load_checkpoint(Run.open(parts).checkpoint).step
+    assert 9 <= stopped < 24
+    assert len(losses(parts)) == stopped  # the checkpoint is that of the step at which the signal came
+    run(torchrun(2, *pretrain(parts, pictures)))
+    # float32: the order of summation differs with the ranks, and every step multiplies it
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-2)
+    assert [r["epoch"] for r in Run.open(parts).metrics.read() if r["kind"] == "eval"] == [6]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_dies_ends_the_job(victim: int, pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = torchrun(2, *pretrain(folder, pictures, "--epochs", "100000"))
+    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    wait_for(folder / "metrics.jsonl", 3, process)
+    os.kill(workers(process.pid)[victim], signal.SIGKILL)
+    assert process.wait(timeout=60) != 0
+    assert not workers(process.pid)
+
+
+def workers(parent: int) -> list[int]:
+    """Process numbers of the ranks, in order."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            number, rest = status.read_text().split(" (", 1)[0], status.read_text().rsplit(")", 1)[1].split()
+            if int(rest[1]) == parent:
+                environment = (status.parent / "environ").read_text().split("\0")
+                ranks = [entry for entry in environment if entry.startswith("RANK=")]
+                found += [(ranks[0], int(number))] if ranks else []
+        except OSError:
+            continue
+    return [number for _, number in sorted(found)]
+
+
+def test_a_batch_that_does_not_divide_is_refused() -> None:
+    from fastclr.parallel import World
+
+    world = World(0, 3, torch.device("cpu"), None)
+    assert world.share(96) == 32
+    with pytest.raises(ValueError, match=r"got 256 for 3 processes"):
+        world.share(256)

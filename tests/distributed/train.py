@@ -1,0 +1,48 @@
+"""A short training for torchrun, which saves where every rank ends: `python train.py FOLDER IMAGES OPTIMIZER STEPS`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from conftest import TINY
+
+import fastclr.training
+from fastclr.models import build_model
+from fastclr.parallel import open_world
+from fastclr.pretrain import train_step
+from fastclr.training import build
+
+
+def main(folder: Path, images: str, optimizer: str, steps: int) -> None:
+    """Take so many steps from the start and save where they lead."""
+    config = dataclasses.replace(
+        TINY, data=images, optimizer=optimizer, epochs=10, learnable_temperature=True, clip_grad=0.5, head_bn=True
+    )
+    # in float32 the rounding of another order of summation grows fivefold with every step of so small a batch
+    fastclr.training.build_model = lambda config: build_model(config).double()
+    with open_world("cpu") as world:
+        training = build(config, world)
+        augment = training.augment
+        training.augment = lambda *inputs: augment(*inputs).double()
+        training.model.train()
+        seen = []
+        while training.step < steps:
+            for batch in training.loader.epoch(training.epoch):
+                seen.append(batch.ids)
+                train_step(training, batch.images, batch.ids)
+                training.step += 1
+                if training.step == steps:
+                    break
+            training.epoch += 1
+        state = {**training.model.state_dict(), **training.loss.state_dict()}
+        totals = world.sum(training.totals)
+        torch.save({"state": state, "ids": torch.cat(seen), "totals": totals}, folder / f"{world.size}-{world.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))

@@ -13,7 +13,8 @@ from fastclr.checkpoint import write_atomically
 
 HeadKind = Literal["none", "linear", "mlp"]
 StemKind = Literal["auto", "imagenet", "cifar"]
-OptimizerKind = Literal["sgd", "adamw"]
+OptimizerKind = Literal["lars", "sgd", "adamw"]
+LrScaling = Literal["none", "linear", "sqrt"]
 AmpKind = Literal["auto", "bf16", "off"]
 CompileKind = Literal["off", "default", "reduce-overhead", "max-autotune"]
 
@@ -36,11 +37,13 @@ class PretrainConfig:
     """Shrink larger images to this shorter side while loading, so that the set fits into memory."""
 
     encoder: str = "resnet18"
-    """Name of a timm model."""
+    """Name of a timm model, or simclr_skresnet50, 101 or 152: the selective-kernel ResNets of SimCLR v2."""
     width: float = 1.0
-    """Multiplies the channels of a ResNet."""
+    """Multiplies the channels of a ResNet, its stem included."""
     stem: StemKind = "auto"
     """First layers of a ResNet: `cifar` is a 3x3 convolution without pooling; `auto` takes it up to 64 px."""
+    patch_size: int | None = None
+    """Side of a ViT's patches in pixels. Default: the model's, which is for 224 px; 4 is usual at 32 px."""
     head: HeadKind = "mlp"
     """Projection head."""
     head_layers: int = 2
@@ -71,15 +74,23 @@ class PretrainConfig:
     bn_per_view: bool = False
     """Run the views through the model one after the other, so that batch norm sees each by itself."""
     optimizer: OptimizerKind = "sgd"
-    """`sgd` has Nesterov off and decays every parameter; `adamw` leaves biases and norms undecayed."""
+    """`sgd` decays every parameter; `adamw` leaves biases and norms undecayed; `lars` has the rules of the paper."""
     lr: float = 0.06
-    """Peak learning rate, used as it is."""
+    """Base learning rate; lr_scaling makes the peak from it."""
+    lr_scaling: LrScaling = "none"
+    """The peak is lr (`none`), lr B / 256 (`linear`) or lr sqrt(B) (`sqrt`), with B the global batch_size."""
     momentum: float = 0.9
-    """Momentum of SGD."""
+    """Momentum of LARS and SGD."""
+    nesterov: bool = False
+    """Nesterov momentum, of LARS and SGD."""
+    lars_eta: float = 0.001
+    """Trust coefficient of LARS."""
     weight_decay: float = 5e-4
     """Weight decay."""
     warmup_epochs: float = 0.0
     """Linear warm-up from zero, in epochs; the cosine to zero follows, step by step."""
+    warmup_share: float | None = None
+    """The same as a share of all epochs, in place of warmup_epochs."""
     clip_grad: float | None = None
     """Clip the gradient's norm to this value."""
 
@@ -111,11 +122,15 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        share = self.warmup_share
+        alone = share is None or not self.warmup_epochs
+        may_look_ahead = self.optimizer != "adamw" and self.momentum > 0
         checks: list[tuple[str, bool, str]] = [
             ("holdout", 0.0 <= self.holdout < 1.0, "a number in [0, 1)"),
             ("resize_shorter", self.resize_shorter is None or self.resize_shorter >= 1, "a positive number or None"),
             ("width", self.width > 0, "a positive number"),
             ("stem", self.stem in get_args(StemKind), f"one of {get_args(StemKind)}"),
+            ("patch_size", self.patch_size is None or self.patch_size >= 1, "a positive number or None"),
             ("head", self.head in get_args(HeadKind), f"one of {get_args(HeadKind)}"),
             ("head_layers", 1 <= self.head_layers <= 3, "1, 2 or 3"),
             ("head_hidden", self.head_hidden is None or self.head_hidden >= 1, "a positive number or None"),
@@ -126,9 +141,14 @@ class PretrainConfig:
             ("sync_bn_group", self.sync_bn_group is None or self.sync_bn_group >= 1, "a positive number or None"),
             ("optimizer", self.optimizer in get_args(OptimizerKind), f"one of {get_args(OptimizerKind)}"),
             ("lr", 0 < self.lr < float("inf"), "a positive number"),
+            ("lr_scaling", self.lr_scaling in get_args(LrScaling), f"one of {get_args(LrScaling)}"),
             ("momentum", 0 <= self.momentum < 1, "a number in [0, 1)"),
+            ("nesterov", not self.nesterov or may_look_ahead, "False for adamw and without momentum"),
+            ("lars_eta", 0 < self.lars_eta < float("inf"), "a positive number"),
             ("weight_decay", 0 <= self.weight_decay < float("inf"), "a number of at least 0"),
             ("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, f"at least 0 and below epochs={self.epochs}"),
+            ("warmup_share", share is None or 0 <= share < 1, "a number in [0, 1) or None"),
+            ("warmup_share", alone, f"None beside warmup_epochs={self.warmup_epochs}"),
             ("clip_grad", self.clip_grad is None or self.clip_grad > 0, "a positive number or None"),
             ("seed", 0 <= self.seed < 2**63, "an integer in [0, 2**63)"),
             ("amp", self.amp in get_args(AmpKind), f"one of {get_args(AmpKind)}"),

@@ -18,10 +18,11 @@ from fastclr.config import PretrainConfig
 from fastclr.data import ResidentLoader, Splits
 from fastclr.device import resolve_device, uses_bf16
 from fastclr.evaluate import Features, knn_accuracy, labelled_features, probe_accuracy
-from fastclr.models import build_encoder, build_model, feature_dim
+from fastclr.models import build_model, encoder_from, feature_dim
+from fastclr.optim import build_schedule
 from fastclr.presets import PRESETS
 from fastclr.pretrain import pretrain_in
-from fastclr.training import augment_device, build_schedule, load_data
+from fastclr.training import augment_device, load_data
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,8 @@ def train_supervised(config: PretrainConfig, data: Splits) -> nn.Module:
     device = resolve_device(config.device)
     autocast = uses_bf16(config.amp, device)
     torch.manual_seed(config.seed)
-    size = config.augment.size
-    encoder = build_encoder(config.encoder, width=config.width, stem=config.stem, size=size)
-    classifier = nn.Linear(feature_dim(encoder, size), len(data.train.classes))
+    encoder = encoder_from(config)
+    classifier = nn.Linear(feature_dim(encoder, config.augment.size), len(data.train.classes))
     model = nn.Sequential(encoder, classifier).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     augment = SimCLRAugment(config.augment, views=1, seed=config.seed)
     loader = ResidentLoader(data.train, config.batch_size, seed=config.seed, device=augment_device(device))

@@ -10,7 +10,11 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from fastclr.config import PretrainConfig
 
-CIFAR_STEM_UP_TO = 64  # pixels: a stride-4 stem leaves too little of smaller images
+# ResNets whose weights have the same names and shapes in timm and in torchvision
+TORCHVISION_TWINS = {
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+}
 
 
 class SimCLRModel(nn.Module):
@@ -31,6 +35,34 @@ class SimCLRModel(nn.Module):
         projections: Tensor = self.head(self.encoder(images))
         return projections
 
+    def head_features(self, h: Tensor) -> list[Tensor]:
+        """Return h and the output of every layer of the head: entry k is what fine-tuning from layer k starts from.
+
+        A layer is a linear map with the batch normalisation and ReLU after it, so that the last entry is z
+        (``ft_proj_selector`` of google-research/simclr).
+
+        Args:
+            h: features ``[N, F]`` of the encoder.
+
+        Raises:
+            TypeError: the head was not made by `build_head`.
+        """
+        if isinstance(self.head, nn.Identity):
+            return [h]
+        if not isinstance(self.head, nn.Sequential):
+            raise TypeError(f"the head must be one of build_head, got {type(self.head).__name__}")
+        outputs, modules = [h], list(self.head)
+        for index, module in enumerate(modules):
+            h = module(h)
+            if index + 1 == len(modules) or isinstance(modules[index + 1], nn.Linear):
+                outputs.append(h)
+        return outputs
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of parameters that the encoder wants undecayed, such as a ViT's position embedding."""
+        names: set[str] = getattr(self.encoder, "no_weight_decay", set)()
+        return {f"encoder.{name}" for name in names}
+
 
 class PerView(nn.Module):
     """Calls a model once for each half of the batch, so that batch norm sees every view by itself.
@@ -50,7 +82,7 @@ class PerView(nn.Module):
 
 def build_model(config: PretrainConfig) -> SimCLRModel:
     """Build the encoder and the head that `config` describes, freshly initialised from torch's global generator."""
-    encoder = build_encoder(config.encoder, width=config.width, stem=config.stem, size=config.augment.size)
+    encoder = encoder_from(config)
     features = feature_dim(encoder, config.augment.size)
     head = build_head(
         config.head, features, config.head_dim, config.head_layers, config.head_hidden or features, config.head_bn
@@ -58,49 +90,75 @@ def build_model(config: PretrainConfig) -> SimCLRModel:
     return SimCLRModel(encoder, head)
 
 
-def build_encoder(name: str, *, width: float = 1.0, stem: str = "auto", size: int = 224) -> nn.Module:
-    """Create a timm model without classifier, optionally with a CIFAR stem and other widths.
+def encoder_from(config: PretrainConfig) -> nn.Module:
+    """Build the encoder that `config` describes, freshly initialised from torch's global generator."""
+    return build_encoder(
+        config.encoder,
+        width=config.width,
+        stem=config.stem,
+        size=config.augment.size,
+        patch_size=config.patch_size,
+    )
+
+
+def build_encoder(
+    name: str, *, width: float = 1.0, stem: str = "auto", size: int = 224, patch_size: int | None = None
+) -> nn.Module:
+    """Create an encoder without classifier; batch norms have momentum 0.1 and eps 1e-5 as in the paper's code.
 
     Args:
-        name: any name of `timm.list_models()`.
+        name: any name of `timm.list_models()`, or ``simclr_skresnet50``, ``simclr_skresnet101``,
+            ``simclr_skresnet152``: the selective-kernel ResNets of SimCLR v2.
         width: multiplies the channels of a ResNet, its stem included.
-        stem: ``imagenet`` keeps timm's; ``cifar`` puts a 3x3 stride-1 convolution and no pooling in its place
+        stem: ``imagenet`` keeps the model's; ``cifar`` puts a 3x3 stride-1 convolution and no pooling in its place
             (ResNets only); ``auto`` takes ``cifar`` for ResNets up to 64 px.
         size: side of the input in pixels; models with a fixed input size are built for it.
+        patch_size: side of a ViT's patches in pixels; None: the model's.
 
     Raises:
-        ValueError: timm does not know the name, or width/stem is asked of a model that has none.
+        ValueError: the name is unknown, width, stem or patch_size is asked of a model that has none, or the patches
+            do not tile the input.
     """
     import timm
 
+    from fastclr.resnets import build_resnet, is_resnet
+
+    if is_resnet(name):
+        if patch_size is not None:
+            raise ValueError(f"patch_size must be None for {name!r}, which has no patches, got {patch_size}")
+        return build_resnet(name, width=width, stem=stem, size=size)
     if not timm.is_model(name):
         near = timm.list_models(f"*{name}*")[:5]
         raise ValueError(
             f"encoder must be the name of a timm model, got {name!r}" + (f"; near: {near}" if near else "")
         )
-    options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
-    is_resnet = timm.models.model_entrypoint(name).__module__ == "timm.models.resnet"
-    if is_resnet:
-        options["zero_init_last"] = True  # residual branches start at zero, as in the paper's code
-        if width != 1.0:
-            options["channels"] = tuple(max(1, round(c * width)) for c in (64, 128, 256, 512))
-    elif width != 1.0:
-        raise ValueError(f"width must be 1 for {name!r}: only timm's ResNets can be widened, got {width}")
-    try:
-        encoder: Any = timm.create_model(name, **options, img_size=size)
-    except TypeError:  # convolutional models take any size and no such argument
-        encoder = timm.create_model(name, **options)
-    plain_stem = is_resnet and isinstance(getattr(encoder, "conv1", None), nn.Conv2d)
-    if stem == "cifar" and not plain_stem:
-        raise ValueError(f"stem='cifar' needs a ResNet with a single first convolution, got {name!r}")
     if width != 1.0:
-        if not plain_stem:
-            raise ValueError(f"width must be 1 for {name!r}: its stem has several convolutions, got {width}")
-        _widen_stem(encoder, max(1, round(64 * width)))
-    if plain_stem and (stem == "cifar" or (stem == "auto" and size <= CIFAR_STEM_UP_TO)):
-        encoder.conv1 = _conv(3, encoder.conv1.out_channels, 3)
-        encoder.maxpool = nn.Identity()
+        raise ValueError(f"width must be 1 for {name!r}: only ResNets can be widened, got {width}")
+    if stem == "cifar":
+        raise ValueError(f"stem='cifar' needs a ResNet, got {name!r}")
+    options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
+    patches = {} if patch_size is None else {"patch_size": patch_size}
+    try:
+        encoder: Any = timm.create_model(name, **options, **patches, img_size=size)
+    except TypeError as error:  # convolutional models take any size and no such argument
+        if patches:
+            raise ValueError(f"patch_size must be None for {name!r}, which has no patches, got {patch_size}") from error
+        encoder = timm.create_model(name, **options)
+    sides = getattr(getattr(encoder, "patch_embed", None), "patch_size", None)
+    if isinstance(sides, tuple) and any(size % side for side in sides):
+        raise ValueError(f"size must be a multiple of the patch size {sides[0]} of {name!r}, got {size}")
     return encoder  # type: ignore[no-any-return]
+
+
+def torchvision_compatible(encoder_name: str, width: float = 1.0, stem: str = "auto", size: int = 224) -> bool:
+    """Tell whether the weights of an encoder are those of torchvision's model of that name, but for ``fc``.
+
+    They need no mapping: ``torchvision.models.NAME().load_state_dict(encoder.state_dict(), strict=False)`` leaves out
+    ``fc.weight`` and ``fc.bias`` only. The arguments are those of `build_encoder`.
+    """
+    from fastclr.resnets import has_cifar_stem
+
+    return encoder_name.partition(".")[0] in TORCHVISION_TWINS and width == 1.0 and not has_cifar_stem(stem, size)
 
 
 def build_head(kind: str, features: int, dim: int, layers: int, hidden: int, bn: bool) -> nn.Module:
@@ -138,23 +196,3 @@ def feature_dim(encoder: nn.Module, size: int) -> int:
     if len(shape) != 2:
         raise ValueError(f"the encoder must return features [N, F], got shape {tuple(shape)}")
     return int(shape[1])
-
-
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return conv
-
-
-def _widen_stem(encoder: Any, stem: int) -> None:
-    """Give a timm ResNet, whose stem has 64 channels whatever `channels` says, a stem of `stem` channels."""
-    encoder.conv1 = _conv(3, stem, encoder.conv1.kernel_size[0], encoder.conv1.stride[0])
-    encoder.bn1 = nn.BatchNorm2d(stem)
-    first = encoder.layer1[0]
-    kernel = first.conv1.kernel_size[0]
-    first.conv1 = _conv(stem, first.conv1.out_channels, kernel)
-    outputs = encoder.layer1[-1].bn2.num_features if not hasattr(first, "bn3") else first.bn3.num_features
-    if outputs == stem:
-        first.downsample = None
-    else:
-        first.downsample = nn.Sequential(_conv(stem, outputs, 1), nn.BatchNorm2d(outputs))

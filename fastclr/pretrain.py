@@ -15,6 +15,7 @@ from fastclr.config import PretrainConfig
 from fastclr.data import Splits
 from fastclr.evaluate import Features, knn_accuracy, labelled_features
 from fastclr.losses import NTXentStats, nt_xent
+from fastclr.optim import peak_lr
 from fastclr.parallel import open_world
 from fastclr.report import write_report
 from fastclr.run import Run
@@ -171,7 +172,7 @@ def read_totals(training: Training) -> dict[str, Any]:
     if not math.isfinite(loss):
         raise FloatingPointError(
             f"the loss became {loss} before step {training.step} (epoch {training.epoch + 1}); the last checkpoint is "
-            f"kept. Try a lower lr (now {training.config.lr}), a warm-up, or --amp off"
+            f"kept. Try a lower lr (now {peak_lr(training.config):g}), a warm-up, or --amp off"
         )
     return {
         "kind": "train",
@@ -284,5 +285,5 @@ def describe(training: Training) -> str:
     return (
         f"SimCLR{where}: {config.encoder} x{config.width:g} ({parameters / 1e6:.2f} M parameters), "
         f"{len(training.data.train)} images of {config.data}, {config.epochs} epochs of {len(training.loader)} steps "
-        f"of {config.batch_size}, {device}, {precision}"
+        f"of {config.batch_size}, {config.optimizer} at {peak_lr(config):g}, {device}, {precision}"
     )

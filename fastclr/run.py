@@ -93,18 +93,17 @@ class Run:
         from safetensors.torch import save
 
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-        about = {"encoder": self.config.encoder, "width": self.config.width, "stem": self.config.stem}
+        about = {name: getattr(self.config, name) for name in ("encoder", "width", "stem", "patch_size")}
         metadata = {"fastclr": json.dumps({**about, "size": self.config.augment.size})}
         contents = save(state, metadata)
         write_atomically(self.folder / "encoder.safetensors", lambda file: file.write(contents))
 
     def load_encoder(self) -> nn.Module:
         """Rebuild the encoder with the weights of the last checkpoint."""
-        from fastclr.models import build_encoder
+        from fastclr.models import encoder_from
 
         checkpoint = load_checkpoint(self.checkpoint)
-        config = self.config
-        encoder = build_encoder(config.encoder, width=config.width, stem=config.stem, size=config.augment.size)
+        encoder = encoder_from(self.config)
         prefix = "encoder."
         encoder.load_state_dict({k[len(prefix) :]: v for k, v in checkpoint.model.items() if k.startswith(prefix)})
         return encoder

@@ -18,6 +18,7 @@ from fastclr.data.order import raw_bits
 from fastclr.device import resolve_device, set_deterministic, uses_bf16
 from fastclr.losses import NTXentLoss
 from fastclr.models import PerView, SimCLRModel, build_model
+from fastclr.optim import build_optimizer, build_schedule
 from fastclr.parallel import World, synchronise_batch_norm
 
 
@@ -160,30 +161,6 @@ def load_data(config: PretrainConfig) -> Splits:
         seed=config.seed,
         resize_shorter=config.resize_shorter,
     )
-
-
-def build_optimizer(config: PretrainConfig, model: nn.Module, loss: nn.Module) -> torch.optim.Optimizer:
-    """Build SGD over everything, or AdamW that leaves biases and norms undecayed; a temperature is never decayed."""
-    from timm.optim import param_groups_weight_decay
-
-    if config.optimizer == "adamw":
-        groups = param_groups_weight_decay(model, config.weight_decay)
-    else:
-        groups = [{"params": [p for p in model.parameters() if p.requires_grad], "weight_decay": config.weight_decay}]
-    if extra := list(loss.parameters()):
-        groups.append({"params": extra, "weight_decay": 0.0})
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-
-
-def build_schedule(config: PretrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
-    """Build timm's cosine schedule to zero, step by step, after a linear warm-up from zero."""
-    from timm.scheduler import CosineLRScheduler
-
-    warmup = round(config.warmup_epochs * steps_per_epoch)
-    steps = config.epochs * steps_per_epoch - warmup
-    return CosineLRScheduler(optimizer, t_initial=steps, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

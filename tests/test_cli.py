@@ -57,7 +57,7 @@ def test_no_command_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> N
     ("arguments", "message"),
     [
         (["pretrain"], "--data PATH"),
-        (["pretrain", "--preset", "cifar11"], "demo, cifar10, imagenet"),
+        (["pretrain", "--preset", "cifar11"], "demo, cifar10, cifar10-short"),
         (["pretrain", "--data", "no/such/place"], "no/such/place"),
         (["pretrain", "--data", "shapes", "--temperature", "0"], "temperature must be"),
         (["pretrain", "--data", "shapes", "--device", "cuda:7"], "cuda:7"),

@@ -17,9 +17,10 @@ from fastclr.checkpoint import load_checkpoint
 from fastclr.config import PretrainConfig
 from fastclr.evaluate import state_hash
 from fastclr.losses import nt_xent
+from fastclr.optim import build_optimizer, build_schedule
 from fastclr.pretrain import pretrain_in, train_step
 from fastclr.run import Run
-from fastclr.training import build, build_optimizer, build_schedule
+from fastclr.training import build
 
 TIMES = {"images_per_s", "train_s", "first_step_s"}  # all that may differ between two runs of one configuration
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -14,14 +15,15 @@ from fastclr.pretrain import pretrain_in
 from fastclr.run import Run
 from fastclr.stopping import Interrupted
 
+PRESET_HELP = f"Start from the values of a preset: {', '.join(PRESETS)}."
+
 
 @dataclass
 class PretrainOptions:
     """Pretrain an encoder with SimCLR."""
 
     config: tyro.conf.OmitArgPrefixes[PretrainConfig]
-    preset: str | None = None
-    """Start from the values of a preset: demo, cifar10 or imagenet."""
+    preset: Annotated[str | None, tyro.conf.arg(help=PRESET_HELP)] = None
     out: Path | None = None
     """Folder of the run. Default: runs/ and the preset's name, or the data's."""
     resume: Path | None = None

@@ -31,7 +31,7 @@ def run(command: list[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["sgd"])
+@pytest.mark.parametrize("optimizer", ["sgd", "lars"])
 def test_ranks_end_where_one_process_ends(optimizer: str, pictures: Path, tmp_path: Path) -> None:
     arguments = [str(HERE / "train.py"), str(tmp_path), str(pictures), optimizer, "20"]
     run([sys.executable, *arguments])

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from tqdm import tqdm
 
-from fastclr.augment import SimCLRAugment
+from fastclr.classifier import build_classifier
 from fastclr.config import PretrainConfig
-from fastclr.data import ResidentLoader, Splits
-from fastclr.device import resolve_device, uses_bf16
+from fastclr.data import Splits
+from fastclr.device import resolve_device
 from fastclr.evaluate import Features, knn_accuracy, labelled_features, probe_accuracy
-from fastclr.models import build_model, encoder_from, feature_dim
-from fastclr.optim import build_schedule
+from fastclr.models import build_model
 from fastclr.presets import PRESETS
 from fastclr.pretrain import pretrain_in
-from fastclr.training import augment_device, load_data
+from fastclr.supervised import fit
+from fastclr.training import load_data
 
 
 @dataclass(frozen=True)
@@ -67,30 +64,10 @@ def run_demo(options: DemoOptions) -> Path:
 
 def train_supervised(config: PretrainConfig, data: Splits) -> nn.Module:
     """Train the same encoder with labels: same images, epochs, augmentation and optimiser settings; one view."""
-    device = resolve_device(config.device)
-    autocast = uses_bf16(config.amp, device)
     torch.manual_seed(config.seed)
-    encoder = encoder_from(config)
-    classifier = nn.Linear(feature_dim(encoder, config.augment.size), len(data.train.classes))
-    model = nn.Sequential(encoder, classifier).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    augment = SimCLRAugment(config.augment, views=1, seed=config.seed)
-    loader = ResidentLoader(data.train, config.batch_size, seed=config.seed, device=augment_device(device))
-    optimizer = torch.optim.SGD(model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
-    schedule = build_schedule(config, optimizer, len(loader))
-    model.train()
-    steps = config.epochs * len(loader)
-    with tqdm(total=steps, desc="supervised", leave=False, disable=not sys.stderr.isatty()) as bar:
-        for epoch in range(config.epochs):
-            for step, batch in enumerate(loader.epoch(epoch)):
-                schedule.step_update(epoch * len(loader) + step)
-                view = augment(batch.images, batch.ids, epoch)[0].to(device)
-                with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                    loss = F.cross_entropy(model(view), batch.labels.to(device))
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                bar.update()
-    return encoder
+    classifier = build_classifier(build_model(config), 0, len(data.train.classes), config.augment.size)
+    fit(classifier, data.train, config, title="supervised")
+    return classifier.encoder
 
 
 def score(features: Features, config: PretrainConfig) -> dict[str, float]:

@@ -128,8 +128,8 @@ def build_optimizer(config: PretrainConfig, model: nn.Module, loss: nn.Module) -
     """Build LARS, SGD or AdamW over the model and the temperature, at `peak_lr`.
 
     SGD decays every parameter of the model. AdamW does not decay biases, norms and what the encoder names in
-    ``no_weight_decay`` (a ViT's position embedding); LARS neither decays nor adapts these. A temperature is never
-    decayed or adapted.
+    ``no_weight_decay`` (a ViT's position embedding); LARS neither decays nor adapts these, and does not adapt what the
+    model names in ``no_adaptation`` (a classifier). A temperature is never decayed or adapted.
     """
     from timm.optim import param_groups_weight_decay
 
@@ -142,7 +142,13 @@ def build_optimizer(config: PretrainConfig, model: nn.Module, loss: nn.Module) -
     if temperature := list(loss.parameters()):
         groups.append({"params": temperature, "weight_decay": 0.0})
     if config.optimizer == "lars":
+        named: set[str] = getattr(model, "no_adaptation", set)()
+        apart = {p for name, p in model.named_parameters() if name in named}
+        decayed = [p for p in adapted["params"] if p in apart]
+        adapted["params"] = [p for p in adapted["params"] if p not in apart]
         groups = [{**group, "adapt": group is adapted} for group in groups]
+        if decayed:
+            groups.append({"params": decayed, "weight_decay": config.weight_decay, "adapt": False})
         return LARS(groups, lr, momentum=config.momentum, eta=config.lars_eta, nesterov=config.nesterov)
     fused = True if all(p.device.type in FUSED_ON for p in trainable) else None
     if config.optimizer == "adamw":

@@ -1,0 +1,42 @@
+"""`fastclr distill RUN`: train a student on the predictions of a fine-tuned network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fastclr.classifier import Trained, check_free
+from fastclr.commands.few_labels import TrainingOptions
+from fastclr.distill import DistillConfig, distill, find_teacher
+from fastclr.finetune import percent
+
+
+@dataclass
+class DistillOptions:
+    """Train a student on the predictions of a fine-tuned teacher for all training images, labelled or not.
+
+    Crops and flips only, one process. The scores are those after the last epoch.
+    """
+
+    teacher: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run with one fine-tuned network, or of a fine-tuned network such as RUN/finetune-1pct."""
+    config: tyro.conf.OmitArgPrefixes[DistillConfig] = field(default_factory=DistillConfig)
+    common: tyro.conf.OmitArgPrefixes[TrainingOptions] = field(default_factory=TrainingOptions)
+
+
+def main(arguments: list[str]) -> None:
+    """Distil, store student and scores in the run, print them."""
+    options = tyro.cli(DistillOptions, args=arguments, prog="fastclr distill")
+    folder = find_teacher(options.teacher)
+    teacher = Trained.load(folder)
+    name = options.common.name or options.config.name(teacher.settings["labels"], teacher.config)
+    check_free(folder.parent / name, options.common.overwrite)
+    run, data = options.common.open(folder.parent)
+    stored = distill(run, data, teacher, options.config, name=name, overwrite=options.common.overwrite)
+    what = "student on labels alone" if options.config.no_teacher else f"student of {folder.name}"
+    print(
+        f"{what}: {percent(stored.result)}; the teacher has {100 * teacher.result['accuracy']:.2f}% ({run.folder / name})"
+    )

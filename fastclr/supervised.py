@@ -1,0 +1,159 @@
+"""The one loop that trains a classifier: on labels, or on whatever else a loss makes of its logits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastclr.augment import AugmentConfig, SimCLRAugment
+from fastclr.config import PretrainConfig
+from fastclr.data import ImageDataset, ResidentLoader, Splits
+from fastclr.device import resolve_device, set_deterministic, uses_bf16
+from fastclr.evaluate import extract_features
+from fastclr.optim import build_optimizer, build_schedule, peak_lr
+from fastclr.stopping import Interrupted, StopRequest
+from fastclr.training import augment_device, seed_step
+
+TOP5_FROM = 6  # classes: with fewer, five guesses are hardly ever wrong
+
+# logits [N, C] in float32 with gradient, the images [N, 3, S, S] they are of, labels [N] -> loss
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits: Tensor, view: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of logits ``[N, C]`` and labels ``[N]``; the images do not matter."""
+    return F.cross_entropy(logits, labels)
+
+
+def fit(
+    model: nn.Module,
+    images: ImageDataset,
+    config: PretrainConfig,
+    objective: Objective = cross_entropy,
+    *,
+    title: str = "training",
+    progress: bool = True,
+) -> list[float]:
+    """Train all of `model` on one random view per image, in this process alone.
+
+    Order and views are functions of (seed, epoch, id), as in the pretraining. Batch norms are in training mode. The
+    images that do not fill a batch are left out of an epoch.
+
+    Args:
+        model: from images ``[N, 3, S, S]`` to logits ``[N, C]``; stays on the device of `config`, in evaluation mode.
+        images: to learn from.
+        config: gives seed, views, epochs, batch size, optimiser, schedule, device, precision and memory format; what
+            concerns the pretraining alone is not used.
+        objective: the loss of a batch. Default: cross-entropy, for which every image must have a label.
+        title: of the progress bar.
+        progress: show a bar where the output is a terminal.
+
+    Returns:
+        The mean loss of every epoch.
+
+    Raises:
+        ValueError: an image has no label, or there are fewer images than a batch.
+        FloatingPointError: the loss is not finite.
+        Interrupted: SIGTERM or SIGINT came.
+    """
+    from tqdm import tqdm
+
+    if objective is cross_entropy and not images.labelled:
+        raise ValueError(f"all images to train on must have labels, but some of {images.source} have none")
+    if config.deterministic:
+        set_deterministic()
+    device = resolve_device(config.device)
+    autocast = uses_bf16(config.amp, device)
+    model = model.to(device)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    augment = SimCLRAugment(config.augment, views=1, seed=config.seed, channels_last=config.channels_last)
+    loader = ResidentLoader(images, config.batch_size, seed=config.seed, device=augment_device(device))
+    optimizer = build_optimizer(config, model, nn.Identity())
+    schedule = build_schedule(config, optimizer, len(loader))
+    losses: list[float] = []
+    step, stop, steps = 0, StopRequest(), config.epochs * len(loader)
+    silent = not (progress and sys.stderr.isatty())
+    model.train()
+    with stop.watch(), tqdm(total=steps, desc=title, leave=False, disable=silent, unit="step") as bar:
+        for epoch in range(config.epochs):
+            total = torch.zeros((), device=device)
+            for batch in loader.epoch(epoch):
+                seed_step(config.seed, step, 0)
+                view = augment(batch.images, batch.ids, epoch)[0].to(device)
+                optimizer.zero_grad(set_to_none=True)
+                with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                    logits = model(view)
+                loss = objective(logits.float(), view, batch.labels.to(device))
+                loss.backward()
+                if config.clip_grad is not None:
+                    nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
+                schedule.step_update(step)
+                optimizer.step()
+                total += loss.detach()
+                step += 1
+                bar.update()
+                if stop.number:
+                    raise Interrupted(stop.number, f"stopped in epoch {epoch + 1} of {title}; it starts over next time")
+            losses.append(float(total) / len(loader))
+            bar.set_postfix_str(f"epoch {epoch + 1}/{config.epochs}, loss {losses[-1]:.3f}")
+            if not math.isfinite(losses[-1]):
+                raise FloatingPointError(
+                    f"the loss became {losses[-1]} in epoch {epoch + 1}: try a lower lr (now {peak_lr(config):g})"
+                )
+    model.eval()
+    return losses
+
+
+def crop_and_flip(config: AugmentConfig) -> AugmentConfig:
+    """Return `config` without any change of colour: its crops, flips, size, style and normalisation."""
+    return dataclasses.replace(config, jitter_p=0.0, gray_p=0.0, blur_p=0.0, solarize_p=0.0)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies on the test images, from 0 to 1; `top5` is None with fewer than 6 classes."""
+
+    accuracy: float
+    top5: float | None
+
+
+def check_test(data: Splits) -> ImageDataset:
+    """Return the test images whose class is known.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if data.test is None or int(data.test.labels.max()) < 0:
+        raise ValueError("there are no labelled test images: give a folder of them with --test-data")
+    return data.test if data.test.labelled else data.test.select((data.test.labels >= 0).nonzero().flatten())
+
+
+def predict(model: nn.Module, images: ImageDataset, config: PretrainConfig) -> Tensor:
+    """Return logits float32 ``[N, C]`` for the fixed view of every image, on the model's device, with `model` frozen."""
+    autocast = uses_bf16(config.amp, resolve_device(config.device))
+    return extract_features(model, images.images, config.augment, autocast=autocast)
+
+
+def score(logits: Tensor, labels: Tensor) -> Scores:
+    """Return top-1 and top-5 accuracy of logits ``[N, C]`` for labels ``[N]``."""
+    labels = labels.to(logits.device)
+    hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    top5 = float(hits.any(dim=1).double().mean()) if logits.shape[1] >= TOP5_FROM else None
+    return Scores(float(hits[:, 0].double().mean()), top5)
+
+
+def describe(what: str, config: PretrainConfig, images: int) -> str:
+    """Return one line on what is about to be trained, on what, and how."""
+    steps = config.epochs * (images // config.batch_size)
+    return (
+        f"{what}: {config.encoder} x{config.width:g}, {images} images, {config.epochs} epochs, {steps} steps of "
+        f"{config.batch_size}, {config.optimizer} at {peak_lr(config):g}"
+    )

@@ -183,9 +183,8 @@ def read_about(folder: Path) -> tuple[str, dict[str, Any]]:
         if path.is_file():
             about: dict[str, Any] = json.loads(path.read_text())
             return kind, about
-    raise FileNotFoundError(
-        f"{folder} holds no trained classifier: it has no {' or '.join(f'{k}.json' for k in KINDS)}"
-    )
+    expected = " or ".join(f"{kind}.json" for kind in KINDS)
+    raise FileNotFoundError(f"{folder} holds no trained classifier: it has no {expected}")
 
 
 def check_free(folder: Path, overwrite: bool) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +89,11 @@ class DistillConfig:
         who = "self" if same else f"{student.encoder}{width}"
         return f"{'labels' if self.no_teacher else 'distill'}-{subset_name(self.labels or labels)}-{who}"
 
+    def settings(self, teacher: Trained) -> dict[str, Any]:
+        """Return what is stored beside a student to tell what was asked for."""
+        labels, seed = self.labels or teacher.settings["labels"], teacher.settings["label_seed"]
+        return {**dataclasses.asdict(self), "labels": labels, "label_seed": seed, "teacher": teacher.result["name"]}
+
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Return ``-T^2 mean_i sum_c softmax(t_i / T)_c log_softmax(s_i / T)_c``.
@@ -160,9 +166,7 @@ def find_teacher(folder: Path) -> Path:
         if not read_about(path.parent)[1]["settings"]["from_scratch"]:
             found.append(path.parent)
     if not found:
-        raise FileNotFoundError(
-            f"{folder} has no fine-tuned network to learn from: run fastclr finetune {folder} first"
-        )
+        raise FileNotFoundError(f"{folder} has no fine-tuned network: make one with fastclr finetune {folder}")
     if len(found) > 1:
         raise ValueError(f"{folder} has several fine-tuned networks: name one of {', '.join(map(str, found))}")
     return found[0]
@@ -181,7 +185,7 @@ def distill(
         data: its images.
         teacher: a fine-tuned network, or a student of an earlier distillation.
         config: the distillation.
-        name: of folder and result. Default: such as ``distill-1pct-resnet18``; ``labels-1pct-resnet18`` without teacher.
+        name: of folder and result. Default: such as ``distill-1pct-resnet18``, or without teacher ``labels-...``.
         overwrite: replace what is in that folder.
 
     Raises:
@@ -224,7 +228,7 @@ def distill(
     first, settings, scores = repeat(run, data, train, range(config.seed, config.seed + config.seeds))
     result = {**summary(scores), "teacher": None if config.no_teacher else teacher.result["name"]}
     result |= {"teacher_accuracy": teacher.result["accuracy"], "encoder": settings.encoder, "width": settings.width}
-    asked = {**dataclasses.asdict(config), "labels": config.labels or labels, "label_seed": label_seed}
+    asked = config.settings(teacher)
     stored = Trained("distill", settings, 0, data.train.classes, first, asked, {**result, "name": name})
     stored.save(run.folder / name)
     run.add_result(name, result)

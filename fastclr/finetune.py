@@ -20,7 +20,7 @@ from fastclr.supervised import Scores, check_test, crop_and_flip, describe, fit,
 
 Recipe = Literal["v1", "v2"]
 RECIPES: dict[str, dict[str, Any]] = {
-    # Chen et al. 2020, B.5: nesterov, 0.05 B / 256, no decay, no warm-up. There B is 4096; the rate follows --batch-size
+    # Chen et al. 2020, B.5: nesterov, 0.05 B / 256, no decay, no warm-up. Their B is 4096; the rate follows B
     "v1": {"optimizer": "sgd", "nesterov": True, "lr": 0.05, "lr_scaling": "linear", "batch_size": 256},
     # google-research/simclr, README: LARS, 0.005 sqrt(B), no decay, no warm-up, B 1024
     "v2": {"optimizer": "lars", "nesterov": False, "lr": 0.005, "lr_scaling": "sqrt", "batch_size": 1024},
@@ -78,6 +78,10 @@ class FinetuneConfig:
         """Name of the folder and of the result."""
         return f"{'scratch' if self.from_scratch else 'finetune'}-{subset_name(self.labels)}"
 
+    def settings(self) -> dict[str, Any]:
+        """Return what is stored beside the network, which is that of the first seed, to tell what was asked for."""
+        return {**dataclasses.asdict(self), "label_seed": self.seed}
+
 
 def check_training(config: Any, checks: list[tuple[str, bool, str]]) -> None:
     """Raise a ValueError for the first of `checks`, or of those that all trainings share, that fails."""
@@ -129,8 +133,9 @@ def finetune(
 
     first, settings, scores = repeat(run, data, train, range(config.seed, config.seed + config.seeds))
     result = {**summary(scores), "from_layer": layer, "recipe": config.recipe, "labels": config.labels}
-    asked = {**dataclasses.asdict(config), "label_seed": config.seed}  # the network that is kept is the first seed's
-    stored = Trained("finetune", settings, layer, data.train.classes, first, asked, {**result, "name": name})
+    stored = Trained(
+        "finetune", settings, layer, data.train.classes, first, config.settings(), {**result, "name": name}
+    )
     stored.save(run.folder / name)
     run.add_result(name, result)
     return stored
@@ -220,4 +225,5 @@ def percent(result: dict[str, Any]) -> str:
     """Return an accuracy with what it was measured on, for people."""
     spread = "" if result["std"] is None else f" +- {100 * result['std']:.2f} ({len(result['seeds'])} seeds)"
     top5 = "" if result["top5"] is None else f", top-5 {100 * result['top5']:.2f}%"
-    return f"{100 * result['accuracy']:.2f}%{spread}{top5}, {result['n_labels']} labels, {result['test_images']} test images"
+    counts = f"{result['n_labels']} labels, {result['test_images']} test images"
+    return f"{100 * result['accuracy']:.2f}%{spread}{top5}, {counts}"

@@ -73,7 +73,7 @@ def fit(
     autocast = uses_bf16(config.amp, device)
     model = model.to(device)
     if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     augment = SimCLRAugment(config.augment, views=1, seed=config.seed, channels_last=config.channels_last)
     loader = ResidentLoader(images, config.batch_size, seed=config.seed, device=augment_device(device))
     optimizer = build_optimizer(config, model, nn.Identity())
@@ -137,7 +137,7 @@ def check_test(data: Splits) -> ImageDataset:
 
 
 def predict(model: nn.Module, images: ImageDataset, config: PretrainConfig) -> Tensor:
-    """Return logits float32 ``[N, C]`` for the fixed view of every image, on the model's device, with `model` frozen."""
+    """Return logits float32 ``[N, C]`` of a frozen model for the fixed view of every image, on its device."""
     autocast = uses_bf16(config.amp, resolve_device(config.device))
     return extract_features(model, images.images, config.augment, autocast=autocast)
 

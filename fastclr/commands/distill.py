@@ -37,6 +37,5 @@ def main(arguments: list[str]) -> None:
     run, data = options.common.open(folder.parent)
     stored = distill(run, data, teacher, options.config, name=name, overwrite=options.common.overwrite)
     what = "student on labels alone" if options.config.no_teacher else f"student of {folder.name}"
-    print(
-        f"{what}: {percent(stored.result)}; the teacher has {100 * teacher.result['accuracy']:.2f}% ({run.folder / name})"
-    )
+    taught = f"the teacher has {100 * teacher.result['accuracy']:.2f}%"
+    print(f"{what}: {percent(stored.result)}; {taught} ({run.folder / name})")

@@ -1,0 +1,69 @@
+"""`fastclr v2`: the stages of SimCLR v2 as one command."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fastclr.commands.few_labels import check_single_process
+from fastclr.commands.pretrain import PRESET_HELP
+from fastclr.config import PretrainConfig
+from fastclr.distill import DistillConfig
+from fastclr.finetune import FinetuneConfig
+from fastclr.presets import PRESETS
+from fastclr.simclr_v2 import Plan, run_v2, table
+from fastclr.stopping import Interrupted
+
+HEAD_LAYERS = 3  # Chen et al. 2020b; v1 and its presets have 2
+
+
+@dataclass
+class V2Options:
+    """Pretrain, fine-tune on few labels, and distil into a student; the same command again goes on after a stop.
+
+    One process. The pretraining has a head of three layers unless --head-layers says otherwise; fine-tuning starts from
+    its first.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[PretrainConfig]
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    preset: Annotated[str | None, tyro.conf.arg(help=PRESET_HELP)] = None
+    out: Path | None = None
+    """Folder of the run. Default: runs/v2- and the preset's name, or the data's."""
+    self_first: bool = False
+    """Distil the fine-tuned network into its own architecture first, and the student from that."""
+    controls: bool = False
+    """Also train from scratch on the same labels, and the student on the labels alone."""
+
+
+def main(arguments: list[str]) -> None:
+    """Run what is left of the three stages, and print a table."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    preset = first.parse_known_args(arguments)[0].preset
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    base = dataclasses.replace(PRESETS.get(preset, PretrainConfig()), head_layers=HEAD_LAYERS)
+    options = tyro.cli(V2Options, args=arguments, default=V2Options(base), prog="fastclr v2")
+    name = options.preset or Path(options.config.data).name.partition(".")[0]
+    folder = options.out or Path("runs") / f"v2-{name}"
+    plan = Plan(
+        finetune=options.finetune,
+        distill=options.distill,
+        self_first=options.self_first,
+        controls=options.controls,
+    )
+    check_single_process()
+    try:
+        stages = run_v2(folder, options.config, plan)
+    except Interrupted as interrupt:
+        interrupt.args = (f"{interrupt}; the same command goes on in {folder}",)
+        raise
+    print(table(stages))
+    print(f"\n{folder}: {', '.join(stage.result['name'] for stage in stages)}")

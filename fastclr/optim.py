@@ -136,7 +136,8 @@ def build_optimizer(config: PretrainConfig, model: nn.Module, loss: nn.Module) -
     lr = peak_lr(config)
     trainable = [p for p in model.parameters() if p.requires_grad]
     special: set[str] = getattr(model, "no_weight_decay", set)()
-    plain, adapted = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=special)
+    plain, adapted = param_groups_weight_decay(model, 1.0, no_weight_decay_list=special)  # one group where this is 0
+    adapted["weight_decay"] = config.weight_decay
     everything = {"params": trainable, "weight_decay": config.weight_decay}
     groups = [everything] if config.optimizer == "sgd" else [plain, adapted]
     if temperature := list(loss.parameters()):

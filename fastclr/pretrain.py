@@ -124,13 +124,17 @@ def load_data(config: PretrainConfig) -> Splits:
         ValueError: it names none.
     """
     if not config.data:
-        raise ValueError("data must be `shapes`, a folder, a tar or a CIFAR archive: give it with --data PATH")
+        raise ValueError("data must be shapes, cifar10, cifar100, stl10, a folder or a tar: give it with --data PATH")
     return load_splits(
         config.data,
         config.test_data,
         holdout=config.holdout,
         seed=config.seed,
         resize_shorter=config.resize_shorter,
+        labels=config.labels,
+        data_root=config.data_root,
+        download=config.download,
+        cache=config.cache,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -19,9 +20,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fastclr.config import PretrainConfig
 from fastclr.data import ImageDataset, Splits, cache, load_splits, make_shapes
 from fastclr.data.cache import cache_folder, clear, usage
 from fastclr.images import RaggedImages
+from fastclr.run import Run
 
 
 def picture(path: Path, value: int, size: tuple[int, int] = (6, 5)) -> None:
@@ -390,6 +393,14 @@ def test_usage_and_clear(photos: Path, store: Path) -> None:
     (store / "mine.txt").write_text("not the cache's")
     assert usage(store) == (2, size + 10) == clear(store)
     assert files(store) == [store / "mine.txt"] and usage(store) == (0, 0)
+
+
+def test_a_run_goes_on_with_another_cache(tmp_path: Path) -> None:
+    """Where images are kept, looked for and fetched from does not change what a run learns."""
+    config = PretrainConfig(data="cifar10")
+    Run.create(tmp_path / "run", config)
+    moved = dataclasses.replace(config, cache="off", data_root="elsewhere", download=True)
+    assert Run.open(tmp_path / "run", moved).config == moved
 
 
 def test_shapes_are_not_kept(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,8 +50,11 @@ def cache_folder(cache: str | Path | None) -> Path | None:
     """
     if cache is None or cache == "off":
         return None
-    if cache != "auto":
-        return Path(cache).expanduser()
+    return default_folder() if cache == "auto" else Path(cache).expanduser()
+
+
+def default_folder() -> Path:
+    """Return ``$XDG_CACHE_HOME/fastclr``, by default ``~/.cache/fastclr``."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     # the XDG specification: what is not absolute counts as not set
     return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "fastclr"

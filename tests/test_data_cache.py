@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -20,11 +19,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fastclr.config import PretrainConfig
-from fastclr.data import ImageDataset, Splits, cache, load_splits, make_shapes
-from fastclr.data.cache import cache_folder, clear, usage
+from fastclr.data import ImageDataset, Splits, cache, load_splits
+from fastclr.data.cache import clear, usage
 from fastclr.images import RaggedImages
-from fastclr.run import Run
 
 
 def picture(path: Path, value: int, size: tuple[int, int] = (6, 5)) -> None:
@@ -177,25 +174,6 @@ def test_the_key_is_what_the_archive_holds(photos: Path, store: Path, tmp_path: 
         file.write(bytes(512))
     load_splits(moved, cache=store)
     assert len(files(store)) == 2  # what lay under the first name is still good
-
-
-def test_large_archives_are_known_by_size_time_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit a change of the time, of the size or near an end is another key."""
-    monkeypatch.setattr(cache, "HASHED_WHOLE", 100)
-    monkeypatch.setattr(cache, "EDGE", 40)
-    path = tmp_path / "large.tar"
-
-    def key(content: bytes, time: int = 5) -> str | None:
-        path.write_bytes(content)
-        os.utime(path, ns=(time, time))
-        return cache.content_of(path)
-
-    content = bytes(range(200))
-    known = key(content)
-    assert key(content) == known
-    others = [key(content, 6), key(content + b"x"), key(b"x" + content[1:]), key(content[:-1] + b"x")]
-    assert known not in others and len(set(others)) == 4
-    assert key(content[:100] + b"x" + content[101:]) == known  # the price, and documented
 
 
 @pytest.mark.parametrize("change", ["content", "add", "remove", "rename", "link"])
@@ -372,18 +350,6 @@ def test_writers_without_a_lock_do_no_harm(photos: Path, store: Path, monkeypatc
     same(load_splits(photos, cache=store).train, load_splits(photos).train)
 
 
-def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The XDG rules, and words for none."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder("auto") == tmp_path / "fastclr"
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for value in ("", "relative/path"):
-        monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert cache_folder("auto") == tmp_path / "home" / ".cache" / "fastclr"
-    assert cache_folder(None) is None and cache_folder("off") is None
-    assert cache_folder("some/where") == Path("some/where")
-
-
 def test_usage_and_clear(photos: Path, store: Path) -> None:
     """Only the cache's own files count and go; the folder is the user's alone."""
     load_splits(photos, cache=store)
@@ -393,18 +359,3 @@ def test_usage_and_clear(photos: Path, store: Path) -> None:
     (store / "mine.txt").write_text("not the cache's")
     assert usage(store) == (2, size + 10) == clear(store)
     assert files(store) == [store / "mine.txt"] and usage(store) == (0, 0)
-
-
-def test_a_run_goes_on_with_another_cache(tmp_path: Path) -> None:
-    """Where images are kept, looked for and fetched from does not change what a run learns."""
-    config = PretrainConfig(data="cifar10")
-    Run.create(tmp_path / "run", config)
-    moved = dataclasses.replace(config, cache="off", data_root="elsewhere", download=True)
-    assert Run.open(tmp_path / "run", moved).config == moved
-
-
-def test_shapes_are_not_kept(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are drawn in seconds from their seed."""
-    monkeypatch.setattr("fastclr.data.splits.make_shapes", lambda: make_shapes(train=8, test=8))
-    load_splits("shapes", cache=store)
-    assert not store.exists()

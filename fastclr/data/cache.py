@@ -170,8 +170,8 @@ def folder_digest(root: Path) -> str:
         try:
             with os.scandir(root / folder) as found:
                 for entry in found:
-                    if hidden(entry.name):
-                        continue
+                    if hidden(entry.name) or entry.name.endswith((SUFFIX, TEMPORARY)):
+                        continue  # the second: a cache may lie in the folder
                     name = f"{folder}/{entry.name}" if folder else entry.name
                     info = entry.stat(follow_symlinks=False)
                     if stat.S_ISDIR(info.st_mode):
@@ -188,7 +188,7 @@ def folder_digest(root: Path) -> str:
 def first_readable(paths: list[Path], origin: Origin) -> Splits | None:
     """Return what the first of `paths` that exists holds; a damaged file is removed."""
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):  # unlike Path.exists, False for a folder that may not be entered
             continue
         try:
             return read_splits(path, origin)

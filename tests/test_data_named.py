@@ -157,6 +157,16 @@ def test_damaged_stl10(damage: dict[str, bytes | None], message: str, tmp_path: 
         load_splits(path)
 
 
+def test_pixels_are_not_resized(tmp_path: Path) -> None:
+    """An option without effect is an error; one that asks for no change is none."""
+    path = write_folder(tmp_path / "stl", stl_files(unlabelled=3))
+    with pytest.raises(ValueError, match=r"resize_shorter is for image files, .* 96 px .*resize_shorter=64"):
+        load_splits(path, resize_shorter=64)
+    with pytest.raises(ValueError, match="resize_shorter is for image files"):
+        load_dataset(path, resize_shorter=64)
+    assert len(load_splits(path, resize_shorter=96).train) == 10
+
+
 def test_stl10_does_not_start_without_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too little memory is an error before anything is read."""
     path = write_folder(tmp_path / "stl", CONTENT["stl10"])

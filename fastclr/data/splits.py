@@ -105,6 +105,7 @@ def decode_source(
     opened = open_source(source)
     held_out = False
     if isinstance(opened, Splits):
+        check_not_resized(opened.train, options.resize_shorter)
         opened = opened if mapping is None else label_splits(opened, mapping)
         splits = opened if test_source is None else Splits(opened.train, None)
     else:
@@ -145,6 +146,7 @@ def load_dataset(
     options = DecodeOptions(resize_shorter, memory_limit, workers)
     opened = open_source(locate(source, data_root, download))
     if isinstance(opened, Splits):
+        check_not_resized(opened.train, resize_shorter)
         return opened.train if split == "train" or opened.test is None else opened.test
     groups = find_images(opened)
     name = "train" if split == "train" else next((name for name in TEST_SPLITS if name in groups), None)
@@ -177,6 +179,16 @@ def open_source(source: str | Path) -> Files | Splits:
         return read_cifar(files, *variant)
     prefix = find_stl(files.names)
     return files if prefix is None else read_stl(files, prefix)
+
+
+def check_not_resized(dataset: ImageDataset, resize_shorter: int | None) -> None:
+    """Raise ValueError where `resize_shorter` asks for less than a data set of pixels has; it would have no effect."""
+    shorter = min(dataset.images.shape[1:3]) if isinstance(dataset.images, torch.Tensor) else 0
+    if resize_shorter is not None and resize_shorter < shorter:
+        raise ValueError(
+            f"resize_shorter is for image files, and {dataset.source} holds {shorter} px images as pixels: "
+            f"leave resize_shorter={resize_shorter} out, the augmentation resizes anyway"
+        )
 
 
 def find_images(files: Files) -> dict[str, list[Entry]]:

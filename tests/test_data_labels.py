@@ -12,7 +12,7 @@ from PIL import Image
 from fastclr.config import PretrainConfig
 from fastclr.data import ImageDataset, Splits, load_splits
 from fastclr.data.labels import label_splits, read_labels, with_labels
-from fastclr.pretrain import load_data
+from fastclr.training import load_data
 
 
 def write(root: Path, names: list[str]) -> Path:

@@ -23,7 +23,8 @@ from fastclr.cli import main
 from fastclr.config import PretrainConfig
 from fastclr.data import load_dataset, load_splits
 from fastclr.data.named import NAMED, locate
-from fastclr.pretrain import can_evaluate, load_data
+from fastclr.pretrain import can_evaluate
+from fastclr.training import load_data
 
 Content = dict[str, bytes]
 RNG = np.random.default_rng(0)

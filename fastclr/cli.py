@@ -15,6 +15,7 @@ COMMANDS = {
     "distill": "train a student on the predictions of a fine-tuned network",
     "v2": "pretrain, fine-tune on few labels, distil into a student: the stages of SimCLR v2",
     "demo": "pretrain on the built-in shapes and compare with baselines",
+    "data": "report what a data set holds, what is wrong with it, and how fast it decodes; --clear-cache",
     "augment-grid": "a contact sheet of images and their random views",
     "info": "what is installed, built and available, and how to mend what is not",
 }

@@ -28,13 +28,21 @@ class PretrainConfig:
     """
 
     data: str = ""
-    """Images to learn from: `shapes` (built in), a folder, a .tar/.tar.gz of one, or the CIFAR python archive."""
+    """Images to learn from: `shapes` (built in), `cifar10`, `cifar100`, `stl10`, a folder, or a .tar/.tar.gz."""
     test_data: str | None = None
     """Labelled images to evaluate on. Default: the test split of `data`, or a held-out share of it."""
     holdout: float = 0.1
     """Share of `data` kept from training for evaluation when it is labelled and has no test split."""
     resize_shorter: int | None = None
     """Shrink larger images to this shorter side while loading, so that the set fits into memory."""
+    labels: str | None = None
+    """CSV file with the columns name and label that gives the classes; without it, folders do."""
+    data_root: str = "data"
+    """Folder with the files of `cifar10`, `cifar100` and `stl10`."""
+    download: bool = False
+    """Fetch them when they are not there."""
+    cache: str = "auto"
+    """Where decoded images are kept for the next run: `auto` is ~/.cache/fastclr, `off` nowhere, or a folder."""
 
     encoder: str = "resnet18"
     """Name of a timm model, or simclr_skresnet50, 101 or 152: the selective-kernel ResNets of SimCLR v2."""

@@ -8,6 +8,7 @@ from importlib import metadata
 import torch
 
 from fastclr import __version__
+from fastclr.data.cache import default_folder, usage
 from fastclr.device import uses_bf16
 from fastclr.loss_options import TRITON_FOUND
 from fastclr.ops import library
@@ -33,7 +34,15 @@ def report() -> str:
             lines.append(f"{'':<14}mend it with: {part.remedy}")
     lines += ["", "packages", *(f"  {line}" for line in packages()), "", "loss"]
     lines += [f"  {line}" for line in implementations()]
+    lines += ["", "data", f"  {cache_line()}"]
     return "\n".join(lines)
+
+
+def cache_line() -> str:
+    """Say where decoded images are kept, and how much that is."""
+    folder = default_folder()
+    count, size = usage(folder)
+    return f"decoded images  {folder}: {count} file(s), {size / 1e9:.3g} GB (`fastclr data --clear-cache` removes them)"
 
 
 def devices() -> list[str]:

@@ -14,7 +14,17 @@ from fastclr.checkpoint import MetricsLog, load_checkpoint, write_atomically
 from fastclr.config import PretrainConfig, difference
 
 # these change where and how often, not what is learnt
-FREE_TO_CHANGE = {"device", "log_every", "checkpoint_every", "data", "test_data"}
+FREE_TO_CHANGE = {
+    "device",
+    "log_every",
+    "checkpoint_every",
+    "data",
+    "test_data",
+    "labels",
+    "data_root",
+    "download",
+    "cache",
+}
 
 
 @dataclass(frozen=True)

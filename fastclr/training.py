@@ -95,7 +95,11 @@ def build(config: PretrainConfig, world: World | None = None) -> Training:
     device, share = world.device, world.share(config.batch_size)
     if config.deterministic:
         set_deterministic()
+    if not world.is_main and config.download:
+        world.barrier()  # the first process downloads, the others find what it got
     data = load_data(config)
+    if world.is_main and config.download:
+        world.barrier()
     loader = ResidentLoader(
         data.train,
         share,
@@ -153,13 +157,17 @@ def load_data(config: PretrainConfig) -> Splits:
         ValueError: it names none.
     """
     if not config.data:
-        raise ValueError("data must be `shapes`, a folder, a tar or a CIFAR archive: give it with --data PATH")
+        raise ValueError("data must be shapes, cifar10, cifar100, stl10, a folder or a tar: give it with --data PATH")
     return load_splits(
         config.data,
         config.test_data,
         holdout=config.holdout,
         seed=config.seed,
         resize_shorter=config.resize_shorter,
+        labels=config.labels,
+        data_root=config.data_root,
+        download=config.download,
+        cache=config.cache,
     )
 
 

@@ -102,7 +102,14 @@ class ImageDataset:
 
 @dataclass(frozen=True)
 class Splits:
-    """Images to learn from and, where there are labels, images to test on."""
+    """Images to learn from and, where there are labels, images to test on.
+
+    Args:
+        train: images to learn from.
+        test: images to test on, None where there are none.
+        held_out: whether ``test`` was drawn from the training images, so that it depends on a seed.
+    """
 
     train: ImageDataset
     test: ImageDataset | None
+    held_out: bool = False

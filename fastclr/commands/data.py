@@ -1,0 +1,205 @@
+"""`fastclr data PATH`: a report on a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from fastclr.data.cache import cache_folder, clear
+from fastclr.data.decode_rate import cores_for, dali_rate, pillow_rate
+from fastclr.data.gather import available_cores
+from fastclr.data.memory import available_memory
+from fastclr.data.named import locate
+from fastclr.data.survey import Copies, SplitSurvey, Spread, Survey, survey
+
+SHOWN_CLASSES = 20
+SHOWN_FILES = 10
+# what hides the loader behind a ResNet-50: it trains on about 2,600 to 7,300 views/s on an A100 or H100, two an image
+RESNET50_IMAGES_PER_S = 5000.0
+
+
+@dataclass
+class DataOptions:
+    """Report what is in a data set, what is wrong with it, and what it takes to keep a GPU busy with it."""
+
+    path: Annotated[str | None, tyro.conf.Positional] = None
+    """What to look at: a folder, a .tar(.gz) of one, cifar10, cifar100, stl10, or shapes."""
+    labels: str | None = None
+    """CSV file with the columns name and label that gives the classes."""
+    resize_shorter: int | None = None
+    """Estimate memory and speed for images shrunk to this shorter side."""
+    gpu_images_per_s: float | None = None
+    """Images per second that your GPU trains on. Default: 5000, for ResNet-50 at 224 px on an A100-class GPU."""
+    data_root: str = "data"
+    """Folder with the files of cifar10, cifar100 and stl10."""
+    download: bool = False
+    """Fetch them when they are not there."""
+    all: bool = False
+    """List all unreadable files, not only the first ten."""
+    json: bool = False
+    """Print the report as JSON."""
+    clear_cache: bool = False
+    """Remove the decoded images that were kept for the next run, and do nothing else."""
+    cache: str = "auto"
+    """Where they are kept: `auto` is ~/.cache/fastclr, or a folder."""
+
+
+def main(arguments: list[str]) -> None:
+    """Print the report, or clear the cache."""
+    options = tyro.cli(DataOptions, args=arguments, prog="fastclr data")
+    if options.clear_cache:
+        if options.path is not None:
+            raise ValueError(f"--clear-cache removes everything that is kept: drop {options.path!r}")
+        folder = cache_folder(options.cache)
+        if folder is None:
+            raise ValueError("--clear-cache needs --cache auto or a folder, got off")
+        count, size = clear(folder)
+        print(f"removed {count} file(s), {size / 1e9:.3g} GB, from {folder}")
+        return
+    if options.path is None:
+        raise ValueError("what to look at must be given: fastclr data PATH")
+    for name in ("resize_shorter", "gpu_images_per_s"):
+        if (value := getattr(options, name)) is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be a positive number, got {value}")
+    source = locate(options.path, options.data_root, options.download)
+    found, samples = survey(source, labels=options.labels, resize_shorter=options.resize_shorter)
+    machine = measure_machine(found, samples, options.gpu_images_per_s or RESNET50_IMAGES_PER_S)
+    if options.json:
+        print(json.dumps({**dataclasses.asdict(found), "machine": machine}, indent=2))
+    else:
+        print(describe(found, machine, options))
+
+
+def measure_machine(found: Survey, samples: list[bytes], wanted: float) -> dict[str, Any]:
+    """Return what depends on this machine: memory, cores, and rates of decoding in images per second and core."""
+    import torch
+
+    machine: dict[str, Any] = {"cores": available_cores(), "memory_free": available_memory()}
+    machine["fits_in_memory"] = found.decoded_bytes <= machine["memory_free"] // 2
+    machine["gpu_images_per_s"] = wanted
+    if torch.cuda.is_available():
+        machine["gpu_memory_free"] = torch.cuda.mem_get_info()[0]
+        machine["fits_in_gpu_memory"] = found.decoded_bytes <= machine["gpu_memory_free"] // 2
+    if not samples:
+        return machine
+    rates = {"Pillow": pillow_rate(samples, found.resize_shorter)}
+    try:
+        rates["DALI"] = dali_rate(samples, found.resize_shorter)
+    except ModuleNotFoundError:
+        machine["dali"] = "not installed"
+    except RuntimeError as error:
+        machine["dali"] = f"cannot decode the sample: {str(error).splitlines()[0]}"
+    machine["samples"] = len(samples)
+    machine["images_per_s_per_core"] = rates
+    machine["cores_needed"] = {name: cores_for(wanted, rate) for name, rate in rates.items()}
+    return machine
+
+
+def describe(found: Survey, machine: dict[str, Any], options: DataOptions) -> str:
+    """Return the report as text."""
+    rows: list[tuple[str, str]] = [("source", found.source)]
+    for name, split in found.splits.items():
+        rows += [(name, line) for line in split_lines(split)]
+    rows.append(("test images", found.test_images))
+    rows.append(("size", f"height {numbers(found.height)}, width {numbers(found.width)} px (min / median / max)"))
+    rows.append(("format", formats(found)))
+    rows += [("unreadable", line) for line in unreadable(found, options.all)]
+    rows += [("copies", line) for line in copies(found.copies, found.held_out)]
+    rows += [("memory", line) for line in memory(found, machine)]
+    rows += [("decoding", line) for line in decoding(machine, options.gpu_images_per_s)]
+    lines, last = [], ""
+    for title, text in rows:
+        lines.append(f"{'' if title == last else title:<13}{text}".rstrip())
+        last = title
+    return "\n".join(lines)
+
+
+def numbers(spread: Spread) -> str:
+    """Return a spread as text."""
+    return f"{spread.min:g} / {spread.median:g} / {spread.max:g}"
+
+
+def split_lines(split: SplitSurvey) -> list[str]:
+    """Describe one split."""
+    if split.per_class is None:
+        return [f"{split.images:,} images, unlabelled"]
+    per_class = f"{len(split.classes)} classes of {numbers(split.per_class)} images (min / median / max)"
+    lines = [f"{split.images:,} images, {per_class}" + (f", {split.unlabelled:,} unlabelled" * bool(split.unlabelled))]
+    if len(split.classes) <= SHOWN_CLASSES:
+        lines.append(", ".join(f"{printable(name)} {count:,}" for name, count in split.classes.items()))
+    return lines
+
+
+def printable(name: str) -> str:
+    """Return a name as a terminal can show it."""
+    return name if name.isprintable() else ascii(name)
+
+
+def formats(found: Survey) -> str:
+    """Describe the kinds of files."""
+    if not found.formats:
+        return "pixels, nothing to decode"
+    kinds = ", ".join(f"{name} {count:,}" for name, count in found.formats.items())
+    other = found.images - found.formats.get("JPEG", 0)
+    shares = {"not JPEG": other, "greyscale": found.grey, "CMYK": found.cmyk}
+    return kinds + "; " + ", ".join(f"{name} {100 * count / found.images:.3g}%" for name, count in shares.items())
+
+
+def unreadable(found: Survey, everything: bool) -> list[str]:
+    """Describe what cannot be used."""
+    total = found.images + len(found.unreadable)
+    how = f"{found.decoded:,} evenly spaced ones were decoded, of the others only the header was read"
+    if found.all_decoded:
+        how = "every image was decoded"
+    lines = [f"{len(found.unreadable):,} of {total:,} images ({how})" if found.formats else "0 images"]
+    if found.not_read:
+        lines[0] += f", and {len(found.not_read):,} entries that are not read"
+    listed = [*found.unreadable, *found.not_read]
+    lines += [f"  {name!a}: {reason}" for name, reason in (listed if everything else listed[:SHOWN_FILES])]
+    if not everything and len(listed) > SHOWN_FILES:
+        lines.append(f"  ... and {len(listed) - SHOWN_FILES:,} more (--all lists them)")
+    return lines
+
+
+def copies(found: Copies, held_out: bool) -> list[str]:
+    """Describe exact copies, and test images that are in the training set."""
+    lines = [f"{found.images:,} images equal another one (identical {found.of})"]
+    if held_out and found.images:
+        lines.append("WARNING: held-out test images may have a copy among the training images")
+    for name, count in found.shared_with_train.items():
+        warning = "WARNING: " if count else ""
+        lines.append(f"{warning}{count:,} images of {name} are also in train")
+    return lines
+
+
+def memory(found: Survey, machine: dict[str, Any]) -> list[str]:
+    """Describe how much memory the images take, and whether this machine has it."""
+    size = "" if found.resize_shorter is None else f" with --resize-shorter {found.resize_shorter}"
+    lines = [f"{found.decoded_bytes / 1e9:.3g} GB of pixels{size}"]
+    for place, key in (("main", ""), ("GPU", "gpu_")):
+        if f"{key}memory_free" in machine:
+            fits = "fits into" if machine[f"fits_in_{key}memory"] else "does NOT fit into"
+            lines.append(f"{fits} half of the free {place} memory ({machine[f'{key}memory_free'] / 2e9:.3g} GB)")
+    return lines
+
+
+def decoding(machine: dict[str, Any], wanted: float | None) -> list[str]:
+    """Describe how fast images decode here, and how many cores keep a GPU busy."""
+    if "samples" not in machine:
+        return ["not needed: these images are pixels"]
+    rates, needed = machine["images_per_s_per_core"], machine["cores_needed"]
+    listed = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
+    lines = [f"{listed} images/s on one core ({machine['samples']} images)"]
+    if "dali" in machine:
+        lines.append(f"DALI: {machine['dali']}")
+    target = f"{machine['gpu_images_per_s']:,.0f} images/s"
+    gpu = f"a GPU that trains on {target}" if wanted else f"ResNet-50 at 224 px on an A100-class GPU ({target})"
+    listed = ", ".join(f"about {count:,} cores with {name}" for name, count in needed.items())
+    lines.append(f"to keep up with {gpu}: {listed}; this machine has {machine['cores']}")
+    if machine["fits_in_memory"]:
+        lines.append("kept in memory, the images are decoded once, before training: no core is needed after that")
+    return lines

@@ -1,0 +1,276 @@
+"""Decoded images kept on disk, so that a second run on the same source starts at once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from fastclr.data.cache_file import SUFFIX, TEMPORARY, Origin, read_origin, read_splits, write_splits
+from fastclr.data.dataset import Splits
+from fastclr.data.files import hidden
+
+VERSION = 1  # of what is stored: another decoder, another order or another layout needs another number
+HASHED_WHOLE = 4 * 2**30  # bytes of an archive up to which all of it is hashed
+EDGE = 64 * 2**20  # bytes at either end of a larger archive that are hashed
+
+log = logging.getLogger("fastclr")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What decides the images that a source gives.
+
+    Args:
+        sources: folders and archives, in a fixed order; the word `shapes` stands for itself.
+        options: everything else that changes the result, but for the two below; values that JSON has.
+        holdout: share that is held out where the source has no test split.
+        seed: decides which images are held out.
+    """
+
+    sources: tuple[str | Path, ...]
+    options: Mapping[str, str | int | None]
+    holdout: float
+    seed: int
+
+
+def cache_folder(cache: str | Path | None) -> Path | None:
+    """Return the folder that `cache` means, None for no cache.
+
+    Args:
+        cache: `auto` is ``$XDG_CACHE_HOME/fastclr``, by default ``~/.cache/fastclr``; `off` or None is none;
+            anything else is a folder (write ``./off`` for one of that name).
+    """
+    if cache is None or cache == "off":
+        return None
+    return default_folder() if cache == "auto" else Path(cache).expanduser()
+
+
+def default_folder() -> Path:
+    """Return ``$XDG_CACHE_HOME/fastclr``, by default ``~/.cache/fastclr``."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # the XDG specification: what is not absolute counts as not set
+    return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "fastclr"
+
+
+def cached(request: Request, folder: Path | None, load: Callable[[], Splits]) -> Splits:
+    """Return the images of `request` from `folder`, or from `load`, which leaves them in `folder`.
+
+    A file is found by what the sources hold, not by where they lie: see `content_of`. Its pixels are mapped into
+    memory and read when they are needed. Where a process decodes the same images already, others wait for it. What
+    cannot be kept (no space, a folder that may not be written, a file that could not be read this time) costs a line
+    of warning and nothing else; files of the same sources in another state are removed.
+
+    Args:
+        request: what decides the result of `load`.
+        folder: where decoded images are kept, made with mode 0700; None calls `load` and keeps nothing.
+        load: decodes; its errors pass through.
+
+    Raises:
+        ModuleNotFoundError: safetensors is not installed.
+    """
+    origin = origin_of(request) if folder else None
+    if folder is None or origin is None:
+        return load()
+    paths = [folder / f"{key}{SUFFIX}" for key in keys(request, origin)]
+    if (found := first_readable(paths, origin)) is not None:
+        return found
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            stack.enter_context(exclusive(folder / f"{paths[0].stem}.lock{TEMPORARY}"))
+        except OSError as error:
+            log.warning("decoded images are not kept: %s", error)
+            return load()
+        if (found := first_readable(paths, origin)) is not None:  # made while this process waited
+            return found
+        splits = load()
+        path = paths[-1] if splits.held_out else paths[0]
+        if (reason := reason_against(splits, request, origin)) is not None:
+            log.warning("decoded images are not kept: %s", reason)
+            return splits
+        try:
+            write_splits(path, splits, origin)
+            remove_outdated(folder, origin)
+        except OSError as error:
+            log.warning("decoded images are not kept: %s", error)
+        return splits
+
+
+def origin_of(request: Request) -> Origin | None:
+    """Return where the images come from and what lies there; None where that is no folder and no file."""
+    contents = [content_of(source) for source in request.sources]
+    found = tuple(content for content in contents if content is not None)
+    roots = tuple(str(Path(source).expanduser()) for source in request.sources)
+    return Origin(roots, tuple(map(os.path.abspath, roots)), found) if len(found) == len(contents) else None
+
+
+def keys(request: Request, origin: Origin) -> list[str]:
+    """Return the names under which a result may lie: where nothing had to be held out, and where something was.
+
+    Where the source brings its own test images, all seeds give one result, which is kept once.
+    """
+    try:
+        pillow = metadata.version("pillow")
+    except metadata.PackageNotFoundError:
+        pillow = ""
+    common = [VERSION, pillow, origin.contents, dict(request.options)]
+    variants = ([request.holdout > 0], [request.holdout, request.seed])
+    return [hashed(json.dumps([common, variant], sort_keys=True)) for variant in variants]
+
+
+def hashed(text: str) -> str:
+    """Return a name for `text`."""
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def content_of(source: str | Path) -> str | None:
+    """Return a digest of what `source` holds; None if it is neither a folder nor a file.
+
+    - A file: all its bytes; above 4 GiB its size, time of change, and first and last 64 MiB.
+    - A folder: relative name, size and time of change of every file that is not hidden, and the names of links,
+      pipes and folders that cannot be read.
+    """
+    if source == "shapes":
+        return "shapes"
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return folder_digest(path)
+    return file_digest(path) if path.is_file() else None
+
+
+def file_digest(path: Path) -> str:
+    """Return the digest of a file; see `content_of`."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        info = os.fstat(file.fileno())
+        if info.st_size <= HASHED_WHOLE:
+            while block := file.read(2**22):
+                digest.update(block)
+            return f"file {digest.hexdigest()}"
+        digest.update(file.read(EDGE))
+        file.seek(-EDGE, os.SEEK_END)
+        digest.update(file.read(EDGE))
+    return f"file {info.st_size} {info.st_mtime_ns} {digest.hexdigest()}"
+
+
+def folder_digest(root: Path) -> str:
+    """Return the digest of a folder; see `content_of`."""
+    entries: list[tuple[str, int, int, int]] = []
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(root / folder) as found:
+                for entry in found:
+                    if hidden(entry.name) or entry.name.endswith((SUFFIX, TEMPORARY)):
+                        continue  # the second: a cache may lie in the folder
+                    name = f"{folder}/{entry.name}" if folder else entry.name
+                    info = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(info.st_mode):
+                        pending.append(name)
+                    elif stat.S_ISREG(info.st_mode):
+                        entries.append((name, 0, info.st_size, info.st_mtime_ns))
+                    else:
+                        entries.append((name, stat.S_IFMT(info.st_mode), 0, 0))
+        except OSError as error:
+            entries.append((folder, -(error.errno or 1), 0, 0))
+    return f"folder {hashed(json.dumps(sorted(entries)))}"
+
+
+def first_readable(paths: list[Path], origin: Origin) -> Splits | None:
+    """Return what the first of `paths` that exists holds; a damaged file is removed."""
+    for path in paths:
+        if not os.path.exists(path):  # unlike Path.exists, False for a folder that may not be entered
+            continue
+        try:
+            return read_splits(path, origin)
+        except ValueError as error:
+            log.warning("%s is damaged and is made again: %s", path, error)
+            with contextlib.suppress(OSError):
+                path.unlink()
+        except (OSError, RuntimeError) as error:  # torch reports a mapping that fails as RuntimeError
+            log.warning("%s is not used: %s", path, error)
+    return None
+
+
+def reason_against(splits: Splits, request: Request, origin: Origin) -> str | None:
+    """Say why `splits` must not be kept, None if it may be."""
+    skipped = [item for split in (splits.train, splits.test) if split is not None for item in split.skipped]
+    for name, reason in skipped:
+        # the file may be readable the next time without a change that would show
+        if "[Errno" in reason or reason.startswith("MemoryError"):
+            return f"{name!a} could not be read this time ({reason})"
+    if origin_of(request) != origin:
+        return f"{', '.join(origin.roots)} changed while it was read"
+    return None
+
+
+def remove_outdated(folder: Path, origin: Origin) -> None:
+    """Remove what was kept of the same sources when they held something else."""
+    for path in folder.glob(f"*{SUFFIX}"):
+        try:
+            stored = read_origin(path)
+        except (OSError, ValueError):
+            continue  # it is looked at when it is asked for
+        if stored.places == origin.places and stored.contents != origin.contents:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock on `path` that the system releases when the process ends.
+
+    Where the file system has no locks, several processes may do the same work; each result is whole.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    import fcntl
+
+    with open(path, "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("waiting for another process that decodes the same images (%s)", path)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def usage(folder: Path) -> tuple[int, int]:
+    """Return the number and the total bytes of the files that the cache keeps in `folder`."""
+    sizes = []
+    for path in kept(folder):
+        with contextlib.suppress(OSError):
+            sizes.append(path.stat().st_size)
+    return len(sizes), sum(sizes)
+
+
+def clear(folder: Path) -> tuple[int, int]:
+    """Remove what the cache keeps in `folder`, and nothing else; return how many files and bytes that was.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
+    count = usage(folder)
+    for path in kept(folder):
+        path.unlink(missing_ok=True)
+    return count
+
+
+def kept(folder: Path) -> list[Path]:
+    """Return the files of the cache in `folder`, those of interrupted runs included."""
+    return sorted(path for suffix in (SUFFIX, TEMPORARY) for path in folder.glob(f"*{suffix}"))

@@ -1,0 +1,224 @@
+"""The file of decoded images: safetensors, mapped into memory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from fastclr.data.dataset import ImageDataset, Splits
+from fastclr.images import RaggedImages
+
+SUFFIX = ".fastclr.safetensors"
+TEMPORARY = ".fastclr.tmp"
+DTYPES = {torch.int64: "I64", torch.uint8: "U8"}
+BLOCK = 2**26  # bytes written at a time
+FREE_SHARE = 0.9  # of the free disk that a file may take
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where images come from.
+
+    Args:
+        roots: the sources as they were named.
+        places: their absolute paths.
+        contents: a digest of what each holds.
+    """
+
+    roots: tuple[str, ...]
+    places: tuple[str, ...]
+    contents: tuple[str, ...]
+
+
+def safetensors() -> ModuleType:
+    """Return the module ``safetensors``.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    try:
+        import safetensors as module
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "keeping decoded images needs safetensors (pip install 'fastclr[train]'), or cache='off'", name=error.name
+        ) from error
+    return module
+
+
+def write_splits(path: Path, splits: Splits, origin: Origin) -> None:
+    """Write `splits` to `path`, whole or not at all, without a second copy of the pixels in memory.
+
+    Raises:
+        OSError: the disk has too little space, or the file cannot be written.
+        ModuleNotFoundError: safetensors is not installed.
+    """
+    safetensors()  # a file that cannot be read again is of no use
+    sets = {"train": splits.train} | ({} if splits.test is None else {"test": splits.test})
+    about: dict[str, Any] = {"held_out": splits.held_out}
+    tensors: dict[str, Tensor] = {}
+    for name, dataset in sets.items():
+        about[name] = {
+            "classes": dataset.classes,
+            "names": dataset.names,
+            "source": dataset.source,
+            "skipped": dataset.skipped,
+            "fingerprint": dataset.fingerprint,
+        }
+        tensors |= {f"{name}.{field}": tensor for field, tensor in fields(dataset).items()}
+    text = json.dumps(about).encode()  # not in the header: there is a limit on its size, and a million names pass it
+    tensors["about"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    # int64 first: the format puts tensors end to end, and whole words then lie on multiples of eight
+    tensors = dict(sorted(tensors.items(), key=lambda item: (item[1].dtype != torch.int64, item[0])))
+    stored = {**vars(origin), "digest": digest(tensors)}
+    needed = sum(tensor.nbytes for tensor in tensors.values())
+    free = shutil.disk_usage(path.parent).free
+    if needed > FREE_SHARE * free:
+        raise OSError(f"they take {needed / 1e9:.3g} GB, and {path.parent} has {free / 1e9:.3g} GB free")
+    for left in path.parent.glob(f"{path.name}.*{TEMPORARY}"):
+        left.unlink(missing_ok=True)  # of a process that was killed: this one holds the lock
+    descriptor, temporary = tempfile.mkstemp(TEMPORARY, f"{path.name}.", path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            write_tensors(file, tensors, {"fastclr": json.dumps(stored)}, needed)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def fields(dataset: ImageDataset) -> dict[str, Tensor]:
+    """Return the tensors of a data set."""
+    images = dataset.images
+    pixels = (
+        {"pixels": images}
+        if isinstance(images, Tensor)
+        else {"data": images.data, "offsets": images.offsets, "sizes": images.sizes}
+    )
+    return {"ids": dataset.ids, "labels": dataset.labels} | pixels
+
+
+def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], total: int) -> None:
+    """Write the safetensors format block by block; the library would hold a second copy of everything."""
+    from tqdm import tqdm
+
+    header: dict[str, Any] = {"__metadata__": metadata}
+    start = 0
+    for name, tensor in tensors.items():
+        offsets = [start, start + tensor.nbytes]
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        start += tensor.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    silent = total < BLOCK or not sys.stderr.isatty()
+    with tqdm(total=total, desc="keeping decoded images", unit="B", unit_scale=True, disable=silent) as bar:
+        for tensor in tensors.values():
+            content = octets(tensor)
+            for position in range(0, len(content), BLOCK):
+                bar.update(file.write(content[position : position + BLOCK]))
+
+
+def octets(tensor: Tensor) -> memoryview:
+    """Return the bytes of a tensor, without a copy where it is contiguous."""
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the digest of names, types, shapes and of all values but the pixels'."""
+    result = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        result.update(f"{name} {DTYPES.get(tensor.dtype)} {list(tensor.shape)}".encode())
+        if not name.endswith((".pixels", ".data")):
+            result.update(octets(tensor))
+    return result.hexdigest()
+
+
+def read_origin(path: Path) -> Origin:
+    """Return the origin that a file of decoded images names.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged.
+    """
+    stored = read_header(path)
+    return Origin(tuple(stored["roots"]), tuple(stored["places"]), tuple(stored["contents"]))
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Return what the header says beside the tensors; errors as `read_origin`."""
+    library = safetensors()
+    try:
+        with library.safe_open(path, framework="pt") as file:
+            stored = json.loads((file.metadata() or {})["fastclr"])
+            return {name: stored[name] for name in ("roots", "places", "contents", "digest")}
+    except (library.SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def read_splits(path: Path, origin: Origin) -> Splits:
+    """Map a file of decoded images into memory.
+
+    Checked are the size of the file, the header, and a digest of everything but the pixels, which are not read here.
+    Writing to the tensors changes a private copy, never the file.
+
+    Args:
+        path: the file.
+        origin: where the same images lie now; their new place shows in `source`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, cut short, or no such file.
+    """
+    stored = read_header(path)
+    try:
+        with safetensors().safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except safetensors().SafetensorError as error:
+        raise ValueError(str(error)) from error
+    if digest(tensors) != stored["digest"]:
+        raise ValueError("the digest of its header and names is another than the one that was stored")
+    about = json.loads(bytes(tensors["about"].numpy()))
+    moved = dict(zip(stored["roots"], origin.roots, strict=True))
+    sets = {name: build(name, about[name], tensors, moved) for name in ("train", "test") if name in about}
+    return Splits(sets["train"], sets.get("test"), about["held_out"])
+
+
+def build(name: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor], moved: Mapping[str, str]) -> ImageDataset:
+    """Put a data set together from what was stored of it."""
+    if f"{name}.pixels" in tensors:
+        images: Tensor | RaggedImages = tensors[f"{name}.pixels"]
+    else:
+        images = RaggedImages(*(tensors[f"{name}.{field}"] for field in ("data", "offsets", "sizes")))
+    source: str = about["source"]
+    for old, new in moved.items():
+        if source.startswith(old):
+            source = new + source[len(old) :]
+            break
+    dataset = ImageDataset(
+        images=images,
+        ids=tensors[f"{name}.ids"],
+        labels=tensors[f"{name}.labels"],
+        classes=tuple(about["classes"]),
+        names=tuple(about["names"]),
+        source=source,
+        skipped=tuple((file, reason) for file, reason in about["skipped"]),
+    )
+    # fills the cached property: to compute it is to read every page
+    vars(dataset)["fingerprint"] = about["fingerprint"]
+    return dataset

@@ -1,0 +1,112 @@
+"""Data sets that have a name: where their files lie, and how to get them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class NamedSet:
+    """A published data set as torchvision downloads and stores it.
+
+    Args:
+        kind: class in ``torchvision.datasets``.
+        unpacked: folder that holds its files.
+        packed: the archive that is published.
+        address: where the archive is published.
+        size: of the archive, for people.
+    """
+
+    kind: str
+    unpacked: str
+    packed: str
+    address: str
+    size: str
+
+
+NAMED = {
+    "cifar10": NamedSet(
+        "CIFAR10",
+        "cifar-10-batches-py",
+        "cifar-10-python.tar.gz",
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        "170 MB",
+    ),
+    "cifar100": NamedSet(
+        "CIFAR100",
+        "cifar-100-python",
+        "cifar-100-python.tar.gz",
+        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        "169 MB",
+    ),
+    "stl10": NamedSet(
+        "STL10",
+        "stl10_binary",
+        "stl10_binary.tar.gz",
+        "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+        "2.6 GB",
+    ),
+}
+
+
+def locate(source: str | Path, data_root: str | Path = "data", download: bool = False) -> str | Path:
+    """Return the folder or archive of the data set that `source` names; what is no such name comes back as it is.
+
+    Args:
+        source: ``cifar10``, ``cifar100``, ``stl10``, or anything else; ``./cifar10`` and a Path are never names.
+        data_root: folder with the files in torchvision's layout, unpacked or packed.
+        download: fetch them with torchvision when they are not there. They are unpacked beside their place and moved
+            there at the end, so that an interrupted download leaves nothing that looks whole.
+
+    Raises:
+        ValueError: the files are not there.
+        OSError: the download failed.
+        ModuleNotFoundError: torchvision is needed for a download and not installed.
+    """
+    if not isinstance(source, str) or source not in NAMED:
+        return source
+    known, root = NAMED[source], Path(data_root).expanduser()
+    for path in (root / known.unpacked, root / known.packed):
+        if path.exists():
+            return path
+    if download:
+        return fetch(known, root)
+    raise ValueError(
+        f"the files of {source} are not in {root}: it has neither {known.unpacked} nor {known.packed}. Fetch them with "
+        f"--download ({known.size}), or put {known.address} there, or say where they are with --data-root "
+        f"(a folder of that name is ./{source})"
+    )
+
+
+def fetch(known: NamedSet, root: Path) -> Path:
+    """Download a data set into `root` and return its folder; torchvision checks every file's MD5.
+
+    Raises:
+        OSError: the download failed or what came is damaged.
+        ModuleNotFoundError: torchvision is not installed.
+    """
+    try:
+        from torchvision import datasets
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "a download needs torchvision: pip install 'fastclr[train]'", name=error.name
+        ) from error
+    target = root / known.unpacked
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as folder:
+            # the test split, because torchvision also reads what it asks for, and this one is small
+            split = {"split": "test"} if known.kind == "STL10" else {"train": False}
+            getattr(datasets, known.kind)(folder, download=True, **split)
+            os.rename(Path(folder) / known.unpacked, target)
+    except (OSError, RuntimeError) as error:  # torchvision reports damage as RuntimeError
+        if target.is_dir():  # another process was faster
+            return target
+        raise OSError(
+            f"{known.kind} could not be downloaded into {root}: {error}. Fetch {known.address} ({known.size}) by other "
+            f"means and put it there, packed or unpacked"
+        ) from error
+    return target

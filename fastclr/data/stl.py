@@ -1,0 +1,140 @@
+"""Read the binary files of STL-10."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastclr.data.archive import opened
+from fastclr.data.dataset import ImageDataset, Splits
+from fastclr.data.files import Files
+from fastclr.data.memory import available_memory
+
+# the order of the labels 1 to 10 in the published files
+CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+PIXELS = ("train_X.bin", "unlabeled_X.bin", "test_X.bin")
+LABELS = ("train_y.bin", "test_y.bin")
+SIDE = 96
+IMAGE_BYTES = 3 * SIDE * SIDE
+CHUNK = 512  # images read at a time
+
+
+def find_stl(names: Collection[str]) -> str | None:
+    """Return the folder of STL-10's files among `names`, with a ``/`` at its end unless it is the top; else None.
+
+    ``unlabeled_X.bin`` is not looked for: it is larger than what is listed of an archive.
+    """
+    present = set(names)
+    for name in sorted(present):
+        prefix = name.removesuffix("train_X.bin")
+        if name.rpartition("/")[2] == "train_X.bin" and present.issuperset(
+            f"{prefix}{file}" for file in ("test_X.bin", *LABELS)
+        ):
+            return prefix
+    return None
+
+
+def read_stl(files: Files, prefix: str) -> Splits:
+    """Read STL-10: 5,000 labelled and 100,000 unlabelled images (label -1) to learn from, 8,000 to test on.
+
+    The files hold each image as three planes of columns; it becomes uint8 ``[96, 96, 3]``. They are read a few images
+    at a time straight to their place, so that no image is in memory twice.
+
+    Raises:
+        ValueError: a file is missing or has another length than its images, or there is too little memory.
+    """
+    with stored(files.source, prefix) as members:
+        sizes = {name: size for name, size, _ in members}
+    if missing := [name for name in (*PIXELS, *LABELS) if name not in sizes]:
+        raise ValueError(f"{files.source} is STL-10, but lacks {', '.join(missing)}")
+    counts = {}
+    for name in PIXELS:
+        counts[name], rest = divmod(sizes[name], IMAGE_BYTES)
+        if rest:
+            raise ValueError(
+                f"{files.source}: {name} must be a multiple of {IMAGE_BYTES} bytes (96 x 96 x 3), got {sizes[name]}"
+            )
+    needed, free = sum(counts.values()) * IMAGE_BYTES, available_memory()
+    if needed > free:
+        raise ValueError(f"{files.source} takes {needed / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free")
+    train, unlabelled, test = (counts[name] for name in PIXELS)
+    pixels = {
+        "train": np.empty((train + unlabelled, SIDE, SIDE, 3), np.uint8),
+        "test": np.empty((test, SIDE, SIDE, 3), np.uint8),
+    }
+    place = {
+        "train_X.bin": pixels["train"][:train],
+        "unlabeled_X.bin": pixels["train"][train:],
+        "test_X.bin": pixels["test"],
+    }
+    labels: dict[str, npt.NDArray[np.int64]] = {}
+    with stored(files.source, prefix) as members:
+        for name, _, file in members:
+            if name in place:
+                fill(place[name], file, f"{files.source}: {name}")
+            elif name in LABELS:
+                labels[name] = np.frombuffer(file.read(), np.uint8).astype(np.int64) - 1
+    unknown = np.full(unlabelled, -1)
+
+    def split(name: str, known: npt.NDArray[np.int64], names: list[str]) -> ImageDataset:
+        return ImageDataset(
+            images=torch.from_numpy(pixels[name]),
+            ids=torch.arange(len(pixels[name])),
+            labels=torch.from_numpy(known),
+            classes=CLASSES,
+            names=tuple(names),
+            source=f"{files.source} ({name})",
+        )
+
+    names = [f"train/{i:04d}" for i in range(train)] + [f"unlabeled/{i:05d}" for i in range(unlabelled)]
+    return Splits(
+        split("train", np.concatenate([labels["train_y.bin"], unknown]), names),
+        split("test", labels["test_y.bin"], [f"test/{i:04d}" for i in range(test)]),
+    )
+
+
+def fill(images: npt.NDArray[np.uint8], file: IO[bytes], source: str) -> None:
+    """Read as many images as `images` ``[N, 96, 96, 3]`` has room for.
+
+    Raises:
+        ValueError: the file ends early.
+    """
+    for start in range(0, len(images), CHUNK):
+        part = images[start : start + CHUNK]
+        content = file.read(len(part) * IMAGE_BYTES)
+        if len(content) != len(part) * IMAGE_BYTES:
+            raise ValueError(f"{source} ends early, after {start * IMAGE_BYTES + len(content)} bytes")
+        # stored as [channel, column, row]
+        part[:] = np.frombuffer(content, np.uint8).reshape(-1, 3, SIDE, SIDE).transpose(0, 3, 2, 1)
+
+
+@contextmanager
+def stored(source: str, prefix: str) -> Iterator[Iterator[tuple[str, int, IO[bytes]]]]:
+    """Open a folder or archive as an iterator over ``(name, bytes, content)`` of STL-10's files in it."""
+    path = Path(source)
+    wanted = {f"{prefix}{name}": name for name in (*PIXELS, *LABELS)}
+
+    def in_folder() -> Iterator[tuple[str, int, IO[bytes]]]:
+        for place, name in wanted.items():
+            if (path / place).is_file():
+                with open(path / place, "rb") as file:
+                    yield name, (path / place).stat().st_size, file
+
+    if path.is_dir():
+        yield in_folder()
+        return
+    with opened(path) as archive:
+
+        def in_archive() -> Iterator[tuple[str, int, IO[bytes]]]:
+            for member in archive:
+                name = wanted.get(str(PurePosixPath(member.name)))
+                if name and member.isreg() and (file := archive.extractfile(member)):
+                    yield name, member.size, file
+
+        yield in_archive()

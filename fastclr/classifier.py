@@ -111,7 +111,8 @@ class Trained:
 
     Args:
         kind: ``finetune`` or ``distill``.
-        config: of its training; encoder, head, size and normalisation are what `model` was built from.
+        config: of its training; encoder, head, size and normalisation are what `model` was built from. Its seed is that
+            of the run, which also decides which images are held out; those of the training are in `settings`.
         layer: layers of the projection head under the classifier.
         classes: their names, in the order of the logits.
         model: the network.

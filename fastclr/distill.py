@@ -229,7 +229,8 @@ def distill(
     result = {**summary(scores), "teacher": None if config.no_teacher else teacher.result["name"]}
     result |= {"teacher_accuracy": teacher.result["accuracy"], "encoder": settings.encoder, "width": settings.width}
     asked = config.settings(teacher)
-    stored = Trained("distill", settings, 0, data.train.classes, first, asked, {**result, "name": name})
+    trained_with = dataclasses.replace(settings, seed=run.config.seed)
+    stored = Trained("distill", trained_with, 0, data.train.classes, first, asked, {**result, "name": name})
     stored.save(run.folder / name)
     run.add_result(name, result)
     return stored

@@ -133,8 +133,9 @@ def finetune(
 
     first, settings, scores = repeat(run, data, train, range(config.seed, config.seed + config.seeds))
     result = {**summary(scores), "from_layer": layer, "recipe": config.recipe, "labels": config.labels}
+    trained_with = dataclasses.replace(settings, seed=run.config.seed)
     stored = Trained(
-        "finetune", settings, layer, data.train.classes, first, config.settings(), {**result, "name": name}
+        "finetune", trained_with, layer, data.train.classes, first, config.settings(), {**result, "name": name}
     )
     stored.save(run.folder / name)
     run.add_result(name, result)

@@ -15,7 +15,7 @@ from conftest import TINY
 import fastclr.finetune
 from fastclr.classifier import Trained, check_free, load_model
 from fastclr.cli import main
-from fastclr.data import Splits, make_shapes
+from fastclr.data import Splits
 from fastclr.evaluate import state_hash
 from fastclr.finetune import FinetuneConfig, finetune, summary, training_config
 from fastclr.presets import PRESETS
@@ -205,21 +205,3 @@ def test_the_command(run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: 
     monkeypatch.setenv("RANK", "0")
     assert main([*arguments, "--name", "third"]) == 2
     assert "without torchrun" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_pretraining_pays_where_labels_are_few(tmp_path: Path) -> None:
-    """40 labels of 2000 images: from the pretrained weights beats from scratch, over three draws of the labels."""
-    config = dataclasses.replace(PRESETS["demo"], width=0.125, epochs=30, lr=0.3, knn_every=0, device="cpu", amp="off")
-    shapes = make_shapes(train=2000, test=500)
-    run = pretrain_shapes(tmp_path / "run", config, shapes)
-    few = FinetuneConfig(labels="2%", epochs=100, seeds=3, lr=0.3)
-    tuned = finetune(run, shapes, few).result["accuracies"]
-    scratch = finetune(run, shapes, dataclasses.replace(few, from_scratch=True)).result["accuracies"]
-    assert sum(tuned) / 3 > sum(scratch) / 3 + 0.05, (tuned, scratch)
-
-
-def pretrain_shapes(folder: Path, config: Any, shapes: Splits) -> Run:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastclr.training.load_splits", lambda *_, **__: shapes)
-        return pretrain_in(folder, config, progress=False)

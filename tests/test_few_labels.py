@@ -36,7 +36,8 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, shapes: Splits) -> tuple[Run
 
 def test_fine_tuning_beats_training_from_scratch(tuned: tuple[Run, Trained], shapes: Splits) -> None:
     run, teacher = tuned
-    scratch = finetune(run, shapes, dataclasses.replace(FEW, from_scratch=True))
+    # random weights want a higher rate: at the recipe's own they stay near chance, which would be no contest
+    scratch = finetune(run, shapes, dataclasses.replace(FEW, from_scratch=True, lr=0.5))
     assert teacher.result["accuracy"] > scratch.result["accuracy"] + 0.05, (teacher.result, scratch.result)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from fastclr.augment import SimCLRAugment
-from fastclr.checkpoint import Checkpoint, load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from fastclr.checkpoint import Checkpoint, rng_state, set_rng_state
+from fastclr.checkpoint_writer import CheckpointWriter
 from fastclr.config import PretrainConfig
 from fastclr.data import ResidentLoader, Splits, load_splits
 from fastclr.device import resolve_device, set_deterministic, uses_bf16
 from fastclr.evaluate import Features, knn_accuracy, labelled_features
 from fastclr.losses import NTXentLoss, nt_xent
+from fastclr.metrics_log import check_hooks, open_hooks
 from fastclr.models import SimCLRModel, build_model
 from fastclr.report import write_report
 from fastclr.run import Run
@@ -60,8 +63,9 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
         ValueError: the configuration, the data or the checkpoint do not fit.
         FloatingPointError: the loss became NaN or infinite; the last checkpoint is kept.
     """
+    check_hooks(tensorboard=config.tensorboard, wandb=config.wandb)
     run = Run.open(folder, config) if resume else None
-    checkpoint = load_checkpoint(run.checkpoint) if run and run.checkpoint.exists() else None
+    checkpoint = run.latest_checkpoint() if run else None
     if run is None:
         Run.check_free(folder)
     training = build(config)
@@ -74,12 +78,20 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
     run.say(describe(training))
     report_skipped(training.data, run)
     features = None
-    for epoch in range(training.epoch, config.epochs):
-        train_epoch(training, run, progress)
-        if can_evaluate(training.data) and is_evaluation_due(config, epoch):
-            features = evaluate_epoch(training, run)
-        training.epoch, training.step_in_epoch = epoch + 1, 0
-        write_checkpoint(training, run)
+    with contextlib.closing(run.metrics) as metrics, run.checkpoint_writer() as writer:
+        metrics.hooks = open_hooks(
+            folder,
+            tensorboard=config.tensorboard,
+            wandb=config.wandb,
+            config=dataclasses.asdict(config),
+            step=training.step,
+        )
+        for epoch in range(training.epoch, config.epochs):
+            train_epoch(training, run, writer, progress)
+            if can_evaluate(training.data) and is_evaluation_due(config, epoch):
+                features = evaluate_epoch(training, run)
+            training.epoch, training.step_in_epoch = epoch + 1, 0
+            write_checkpoint(training, writer)
     write_report(run, training.data, features)
     return run
 
@@ -158,7 +170,7 @@ def build_schedule(config: PretrainConfig, optimizer: torch.optim.Optimizer, ste
     return CosineLRScheduler(optimizer, t_initial=steps, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False)
 
 
-def train_epoch(training: Training, run: Run, progress: bool) -> None:
+def train_epoch(training: Training, run: Run, writer: CheckpointWriter, progress: bool) -> None:
     """Train on what is left of the current epoch."""
     config, loader = training.config, training.loader
     training.model.train()
@@ -179,7 +191,7 @@ def train_epoch(training: Training, run: Run, progress: bool) -> None:
             bar.set_postfix_str(text)
             clock, images = time.perf_counter(), 0
         if config.checkpoint_every and training.step % config.checkpoint_every == 0 and not at_end:
-            write_checkpoint(training, run)
+            write_checkpoint(training, writer)
     bar.close()
     run.say(f"epoch {training.epoch + 1}/{config.epochs}: {text}, {record['images_per_s']:.0f} images/s")
 
@@ -248,8 +260,8 @@ def evaluate_epoch(training: Training, run: Run) -> Features:
     return features
 
 
-def write_checkpoint(training: Training, run: Run) -> None:
-    """Save the position and everything that moves; never over a good one with a loss that is not finite."""
+def write_checkpoint(training: Training, writer: CheckpointWriter) -> None:
+    """Save the position and everything that moves; never with a loss that is not finite."""
     if not bool(training.totals.isfinite().all()):
         read_totals(training)
     checkpoint = Checkpoint(
@@ -264,8 +276,7 @@ def write_checkpoint(training: Training, run: Run) -> None:
         totals=training.totals,
         rng=rng_state(),
     )
-    save_checkpoint(run.checkpoint, checkpoint)
-    run.save_encoder(training.model.encoder)
+    writer.save(checkpoint)
 
 
 def restore(training: Training, checkpoint: Checkpoint, folder: Path) -> None:

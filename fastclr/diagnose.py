@@ -10,6 +10,7 @@ from torch import Tensor
 
 SHOWN_NAMES = 3
 SHOWN_RECORDS = 5
+DIVERGED = 1e6  # nothing in a healthy step comes near
 
 # what most often breaks a stage while all before it is finite
 CAUSES = {
@@ -46,18 +47,21 @@ def explain_nonfinite(
     """
     lines: list[str] = []
     before: list[str] = []
+    grown = ""
     for stage, value in named.items():
         tensors = [(n, t) for n, t in as_pairs(stage, value) if t.is_floating_point() and t.numel()]
         broken = [(name, tensor) for name, tensor in tensors if not bool(tensor.isfinite().all())]
         if broken:
             lines.append(f"the first that is not finite: {stage} ({describe_broken(broken, len(tensors))})")
             lines.append(f"finite before it: {', '.join(before) or 'nothing that was looked at'}")
-            if stage in CAUSES:
-                lines.append(f"likely cause: {CAUSES[stage]}")
+            if cause := grown or CAUSES.get(stage):
+                lines.append(f"likely cause: {cause}")
             break
         if tensors:
-            largest = max(float(tensor.abs().max()) for _, tensor in tensors)
+            largest = max(float(tensor.detach().abs().max()) for _, tensor in tensors)
             before.append(f"{stage} (up to {largest:.2g})")
+            if largest > DIVERGED and not grown:
+                grown = f"training has diverged, {stage} first: lower lr, lengthen the warm-up, or set clip_grad"
     else:
         lines.append(f"all that was looked at is finite: {', '.join(before) or 'nothing'}")
     return "\n".join(lines + describe_history(records))

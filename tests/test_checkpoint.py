@@ -75,7 +75,7 @@ def test_every_damaged_byte_is_found(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for place in range(0, len(whole), 97):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        with pytest.raises(ValueError, match="SHA-256|must end|of format"):
+        with pytest.raises(ValueError, match=r"SHA-256|must end|of format"):
             load_checkpoint(path)
         path.write_bytes(whole[:place])
         with pytest.raises(ValueError, match="cut off"):

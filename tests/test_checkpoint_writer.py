@@ -140,18 +140,19 @@ def test_what_comes_before_a_checkpoint_can_stop_it(tmp_path: Path) -> None:
     def export(checkpoint: object) -> None:
         write_atomically(tmp_path / "no folder" / "encoder", lambda file: None)
 
+    writer = CheckpointWriter(tmp_path / "checkpoints", before=export)
+    writer.save(make(1))
     with pytest.raises(OSError, match=r"encoder.*; there is no checkpoint before it"):
-        with CheckpointWriter(tmp_path / "checkpoints", before=export) as writer:
-            writer.save(make(1))
+        writer.close()
     assert names(tmp_path / "checkpoints") == []
 
 
 def test_an_error_on_its_way_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastclr.checkpoint.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk gone")))
-    with pytest.warns(RuntimeWarning, match="disk gone"), pytest.raises(FloatingPointError, match="the loss"):
-        with CheckpointWriter(tmp_path) as writer:
-            writer.save(make(1))
-            raise FloatingPointError("the loss")
+    warned = pytest.warns(RuntimeWarning, match="disk gone")
+    with warned, pytest.raises(FloatingPointError, match="the loss"), CheckpointWriter(tmp_path) as writer:
+        writer.save(make(1))
+        raise FloatingPointError("the loss")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

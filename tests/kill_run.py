@@ -160,8 +160,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    # a run that is long enough to be killed so often: each attempt is to get through the same share of it
-    epochs = max(3, options.kills // 3)
+    # a run that is long enough to be killed so often
+    epochs = max(3, options.kills // 5)
     config = dataclasses.replace(TINY, data=str(options.pictures), epochs=epochs, checkpoint_every=1)
     whole, killed = options.work / "whole", options.work / "killed"
     options.work.mkdir(parents=True, exist_ok=True)
@@ -173,11 +173,11 @@ def main() -> int:
     print(f"undisturbed: {took:.1f} s, {counts}", flush=True)
 
     rng = random.Random(options.seed)
-    share = 2 / (options.kills + 1)  # uniform up to twice the mean
+    share = 4 / (options.kills + 6)  # of the whole run, at most; half of that in the mean
     killed_in: Counter[str] = Counter()
     reached = -1
     for number in range(options.kills):
-        kind = ("time", *KINDS)[number % (1 + len(KINDS))]
+        kind = (*KINDS, "time")[number % (1 + len(KINDS))]
         if kind == "time":
             seconds = rng.uniform(0, 1 + took * share)
             status = attempt(killed, config, Operations(), seconds)

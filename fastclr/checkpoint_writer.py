@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import atexit
 import copy
+import errno
+import fcntl
+import os
 import shutil
 import threading
 import warnings
@@ -33,7 +36,8 @@ class CheckpointWriter:
     `save` copies everything to the CPU and returns; one thread then runs `before`, writes a temporary file, forces it
     to disk, renames it and forces the folder to disk, and only then deletes what is too old. A kill between any two of
     these steps leaves the previous checkpoints as they were, and at most a temporary file, which the next writer
-    removes. At most one copy is in memory: a `save` waits for the one before it.
+    removes. At most one copy is in memory: a `save` waits for the one before it. While a writer is open, no other
+    process can open one on the same folder.
 
     Args:
         folder: made if it is not there.
@@ -44,6 +48,7 @@ class CheckpointWriter:
     Raises:
         ValueError: `keep` is below 1.
         OSError: the folder cannot be made.
+        BlockingIOError: another process writes to it.
     """
 
     def __init__(self, folder: Path, keep: int = 2, before: Callable[[Checkpoint], object] | None = None) -> None:
@@ -57,6 +62,7 @@ class CheckpointWriter:
         self._closed = False
         folder.mkdir(parents=True, exist_ok=True)
         sync_folder(folder.parent)
+        self._lock = lock(folder / ".lock")
         for leftover in folder.glob("step-*.pt.tmp"):
             leftover.unlink()
         # a program that ends without `close` waits for the thread, and its error is shown
@@ -99,9 +105,14 @@ class CheckpointWriter:
 
     def close(self) -> None:
         """Wait as `wait` does, and take no more checkpoints."""
+        if self._closed:
+            return
         self._closed = True
         atexit.unregister(self.close)
-        self.wait()
+        try:
+            self.wait()
+        finally:
+            os.close(self._lock)
 
     def __enter__(self) -> CheckpointWriter:
         """Return the writer."""
@@ -171,6 +182,24 @@ class CheckpointWriter:
         """Return a clause on the newest checkpoint on disk."""
         found = list_checkpoints(self.folder)
         return f"the checkpoint of step {found[0][0]} is kept" if found else "there is no checkpoint before it"
+
+
+def lock(path: Path) -> int:
+    """Take the lock of a folder until the returned descriptor is closed, or the process ends in whatever way.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        # a lock of the process: unlike that of flock, it is not held on by data workers that outlive a killed run
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            os.close(descriptor)
+            raise BlockingIOError(f"another process is training in {path.parent.parent}: stop it first") from error
+        # some network file systems have no locks
+    return descriptor
 
 
 def copy_to_cpu(value: T) -> T:

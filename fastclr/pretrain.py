@@ -62,6 +62,7 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
         FileNotFoundError: there is nothing to resume.
         ValueError: the configuration, the data or the checkpoint do not fit.
         FloatingPointError: the loss became NaN or infinite; the last checkpoint is kept.
+        BlockingIOError: another process is training in `folder`.
     """
     check_hooks(tensorboard=config.tensorboard, wandb=config.wandb)
     run = Run.open(folder, config) if resume else None
@@ -71,14 +72,12 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
     training = build(config)
     if checkpoint is not None:
         restore(training, checkpoint, folder)
-    if run is None:
-        run = Run.create(folder, config)
-    else:
-        run.metrics.keep_up_to(training.step)  # killed before its first checkpoint, a run starts over
+    run = run or Run.create(folder, config)
     run.say(describe(training))
     report_skipped(training.data, run)
     features = None
-    with contextlib.closing(run.metrics) as metrics, run.checkpoint_writer() as writer:
+    with run.checkpoint_writer() as writer, contextlib.closing(run.metrics) as metrics:
+        metrics.keep_up_to(training.step)  # killed before its first checkpoint, a run starts over
         metrics.hooks = open_hooks(
             folder,
             tensorboard=config.tensorboard,

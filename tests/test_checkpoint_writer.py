@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +21,7 @@ from fastclr.checkpoint_writer import CheckpointWriter, copy_to_cpu
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
 def latest_step(folder: Path) -> int:
@@ -244,6 +246,37 @@ def test_room_is_made_from_damaged_ones_first(tmp_path: Path, disk: SimpleNamesp
     writer.close()
     assert names(tmp_path) == ["step-00000001.pt", "step-00000002.pt"]
     assert latest_step(tmp_path) == 2
+
+
+LOCKED = """
+import os, sys, time
+from pathlib import Path
+from fastclr.checkpoint_writer import CheckpointWriter
+writer = CheckpointWriter(Path(sys.argv[1]))
+if os.fork() == 0:
+    time.sleep(60)  # as a data worker that outlives a killed run
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_folder_has_one_writing_process_until_that_is_gone(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOCKED, str(tmp_path)], stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"open\n"
+        (tmp_path / "step-00000002.pt.tmp").write_bytes(b"being written")
+        with pytest.raises(BlockingIOError, match=rf"another process is training in {tmp_path.parent}"):
+            CheckpointWriter(tmp_path)
+        assert names(tmp_path) == ["step-00000002.pt.tmp"]
+        process.kill()
+        process.wait()
+        CheckpointWriter(tmp_path).close()
+        assert names(tmp_path) == []
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 UNCLOSED = """

@@ -6,12 +6,15 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fastclr.checkpoint import MetricsLog, load_checkpoint, write_atomically
 from fastclr.config import PretrainConfig, difference
+
+if TYPE_CHECKING:
+    from fastclr.models import SimCLRModel
 
 # these change where and how often, not what is learnt
 FREE_TO_CHANGE = {"device", "log_every", "checkpoint_every", "data", "test_data"}
@@ -108,6 +111,14 @@ class Run:
         prefix = "encoder."
         encoder.load_state_dict({k[len(prefix) :]: v for k, v in checkpoint.model.items() if k.startswith(prefix)})
         return encoder
+
+    def load_model(self) -> SimCLRModel:
+        """Rebuild encoder and projection head with the weights of the last checkpoint."""
+        from fastclr.models import build_model
+
+        model = build_model(self.config)
+        model.load_state_dict(load_checkpoint(self.checkpoint).model)
+        return model
 
     def add_result(self, name: str, result: dict[str, Any]) -> None:
         """Store a result under `name` in ``results.json``, beside those already there."""

@@ -35,8 +35,11 @@ def main(arguments: list[str]) -> None:
     evaluation = options.common.open(options.run)
     config = evaluation.run.config
     temperature = config.knn_temperature if options.temperature is None else options.temperature or None
+    known = int((evaluation.data.train.labels >= 0).sum())
+    if known and options.k and max(options.k) > known:
+        raise ValueError(f"k must be between 1 and the {known} labelled training images, got {max(options.k)}")
     features = evaluation.features()
-    ks = options.k or (min(config.knn_k, len(features.train)),)
+    ks = options.k or (min(config.knn_k, known),)
     scores = knn_scores(features, ks, temperature=temperature, device=evaluation.device)
     result = {
         "features": evaluation.layer,

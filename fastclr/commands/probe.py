@@ -11,6 +11,8 @@ import tyro
 
 from fastclr.commands.shared import EvaluateOptions, Evaluation
 from fastclr.evaluate import ProbeResult, augmented_probe, lbfgs_probe, precomputed_probe, summary
+from fastclr.evaluate.linear import check_schedule
+from fastclr.evaluate.logistic import check_l2
 
 
 @dataclass
@@ -55,6 +57,9 @@ class ProbeOptions:
             raise ValueError(f"--seeds must be at least 1, got {self.seeds}")
         if self.l2 is not None and self.seeds > 1:
             raise ValueError("--l2 leaves nothing to chance: drop --seeds, or drop --l2")
+        check_l2(given.get("l2", 1.0))  # now, not after minutes of feature extraction
+        checked = {"epochs": 1, "batch_size": 1, "lr": 1.0, "weight_decay": 0.0}
+        check_schedule(**{name: given.get(name, default) for name, default in checked.items()})
         return given
 
 

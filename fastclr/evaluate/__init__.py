@@ -7,6 +7,8 @@ encoder before and after, because published probes have been contaminated by bat
 from fastclr.evaluate.augmented import crop_and_flip, fit_augmented
 from fastclr.evaluate.diagnostics import alignment, effective_rank, spectrum, uniformity
 from fastclr.evaluate.features import (
+    CROP_ABOVE,
+    CROP_FRACTION,
     Extracted,
     Features,
     evaluation_batches,
@@ -33,6 +35,8 @@ from fastclr.evaluate.probe import (
 from fastclr.evaluate.scores import Scores, label_ranks, score
 
 __all__ = [
+    "CROP_ABOVE",
+    "CROP_FRACTION",
     "Extracted",
     "Features",
     "LinearClassifier",

@@ -22,7 +22,7 @@ GRID = tuple(float(value) for value in np.logspace(-6, 5, 45))
 VALIDATION = 0.1  # share of every class of the training images
 TOLERANCE = 1e-5  # largest entry of the gradient of the mean loss at which a fit has converged
 SELECTION_TOLERANCE = 1e-4  # the same for the 45 fits of a selection: scikit-learn's default
-DECREASE = 1e-9  # relative, of the loss, at which it has converged too: float32 logits do not resolve less
+DECREASE = 1e-10  # relative, of the loss, at which it has converged too: float32 logits do not resolve less
 ITERATIONS = 1000
 
 Vector = npt.NDArray[np.float64]

@@ -41,7 +41,7 @@ class OnlineProbe(nn.Module):
     Source: Chen et al. 2020, appendix B.6; google-research/simclr trains its probe so, with the learning rate of LARS.
     """
 
-    def __init__(self, features: int, classes: int, *, lr: float = 1e-3) -> None:
+    def __init__(self, features: int, classes: int, *, lr: float = 3e-3) -> None:
         super().__init__()
         if features < 1:
             raise ValueError(f"features must be at least 1, got {features}")

@@ -133,6 +133,11 @@ def test_l2_is_chosen_on_the_training_images_as_scikit_learn_would() -> None:
     assert found.l2 == max(l2 for l2, accuracy in found.accuracies.items() if accuracy == best)
 
 
+def test_of_equally_good_values_the_strongest_regularisation_wins() -> None:
+    found = select_l2(*blobs(300, 0, 0.2), grid=(1e-3, 1e-2, 1e-4))
+    assert set(found.accuracies.values()) == {1.0} and found.l2 == 1e-2
+
+
 def test_the_grid_is_the_papers() -> None:
     assert len(GRID) == 45 and GRID[0] == pytest.approx(1e-6) and GRID[-1] == pytest.approx(1e5)
     ratios = [b / a for a, b in itertools.pairwise(GRID)]

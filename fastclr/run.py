@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -15,6 +15,9 @@ from fastclr.checkpoint import Checkpoint, load_latest, sync_folder, write_atomi
 from fastclr.checkpoint_writer import CheckpointWriter
 from fastclr.config import PretrainConfig, difference
 from fastclr.metrics_log import MetricsLog
+
+if TYPE_CHECKING:
+    from fastclr.models import SimCLRModel
 
 # these change where and how often, not what is learnt
 FREE_TO_CHANGE = {
@@ -144,20 +147,31 @@ class Run:
         write_atomically(self.folder / "encoder.safetensors", lambda file: file.write(contents))
 
     def load_encoder(self) -> nn.Module:
-        """Rebuild the encoder with the weights of the last checkpoint.
+        """Rebuild the encoder with the weights of the last checkpoint; errors are those of `load_model`."""
+        from fastclr.models import encoder_from
+
+        encoder = encoder_from(self.config)
+        encoder.load_state_dict(encoder_state(self._existing_checkpoint()))
+        return encoder
+
+    def load_model(self) -> SimCLRModel:
+        """Rebuild encoder and projection head with the weights of the last checkpoint.
 
         Raises:
             FileNotFoundError: there is no checkpoint yet.
             ValueError: there are checkpoints, but none can be used.
         """
-        from fastclr.models import encoder_from
+        from fastclr.models import build_model
 
+        model = build_model(self.config)
+        model.load_state_dict(self._existing_checkpoint().model)
+        return model
+
+    def _existing_checkpoint(self) -> Checkpoint:
         checkpoint = self.latest_checkpoint()
         if checkpoint is None:
             raise FileNotFoundError(f"there is no checkpoint in {self.checkpoints}")
-        encoder = encoder_from(self.config)
-        encoder.load_state_dict(encoder_state(checkpoint))
-        return encoder
+        return checkpoint
 
     def add_result(self, name: str, result: dict[str, Any]) -> None:
         """Store a result under `name` in ``results.json``, beside those already there."""

@@ -1,19 +1,27 @@
-"""Files of a run that survive a kill at any moment: atomic checkpoints and an append-only metrics log."""
+"""Checkpoints: one file each that proves itself whole, written atomically, and found again after a kill."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
+import hashlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
+PATTERN = re.compile(r"step-(\d{8,})\.pt")
+# the last bytes of every checkpoint; behind the zip archive of torch.save, where torch.load does not look
+END_RECORD = "\nfastclr checkpoint, format {format:04d}, sha256 {digest:64}\n"
+END_PATTERN = re.compile(rb"\nfastclr checkpoint, format (\d{4}), sha256 ([0-9a-f]{64})\n")
+END_BYTES = len(END_RECORD.format(format=0, digest=""))
+CHUNK = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,37 +46,129 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` so that `path` holds either the old or the new one, whole.
+    """Write `checkpoint` so that `path` holds either what it held before or the new one, whole.
+
+    The file is what `torch.save` writes, and behind it one line with the format and the SHA-256 of all bytes before.
 
     Raises:
         OSError: it could not be written (a full disk, for one); what was at `path` is untouched.
     """
-    contents = {"format": FORMAT, **vars(checkpoint)}
-    write_atomically(path, lambda file: torch.save(contents, file))
+
+    def write(file: BinaryIO) -> None:
+        hashed = HashedFile(file)
+        torch.save(vars(checkpoint), cast(BinaryIO, hashed))  # it asks for no more than that
+        file.write(END_RECORD.format(format=FORMAT, digest=hashed.sha256.hexdigest()).encode())
+
+    write_atomically(path, write)
+
+
+class HashedFile:
+    """As much of a file as `torch.save` writes to, and the SHA-256 of what it wrote."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        """Write and hash."""
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        """Flush."""
+        self.file.flush()
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU with ``weights_only=True``.
+    """Verify a checkpoint and read it onto the CPU with ``weights_only=True``.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: the file is no checkpoint of fastclr, or of a version that this one does not read.
+        ValueError: the file is damaged, no checkpoint of fastclr, or of a format that this version does not read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint at {path}")
-    try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged file
-        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
-    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
-        found = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
-        raise ValueError(f"{path} must be a fastclr checkpoint of format {FORMAT}, got {found!r}")
-    del contents["format"]
+    with open(path, "rb") as file:
+        if fault := find_fault(file):
+            raise ValueError(f"{path} {fault}")
+        file.seek(0)
+        try:
+            contents = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many types
+            raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+    expected = {field.name for field in dataclasses.fields(Checkpoint)}
+    if not isinstance(contents, dict) or set(contents) != expected:
+        found = sorted(contents) if isinstance(contents, dict) else type(contents).__name__
+        raise ValueError(f"{path} must hold {sorted(expected)}, got {found}: it was made by another version of fastclr")
     return Checkpoint(**contents)
 
 
+def find_fault(file: BinaryIO) -> str | None:
+    """Return what is wrong with a checkpoint, to be said after its name; None if its bytes are those once written."""
+    size = file.seek(0, os.SEEK_END)
+    payload = max(0, size - END_BYTES)
+    file.seek(payload)
+    record = END_PATTERN.fullmatch(file.read())
+    if record is None:
+        return (
+            f"must end in the line that ends a fastclr checkpoint of format {FORMAT}, and does not: "
+            f"it is cut off, or another kind of file ({size} bytes)"
+        )
+    if int(record[1]) != FORMAT:
+        return f"must be a fastclr checkpoint of format {FORMAT}, got {int(record[1])}"
+    file.seek(0)
+    sha256, left = hashlib.sha256(), payload
+    while left and (chunk := file.read(min(CHUNK, left))):
+        sha256.update(chunk)
+        left -= len(chunk)
+    if sha256.hexdigest().encode() != record[2]:
+        return "is damaged: its contents do not have the SHA-256 that it was written with"
+    return None
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of `step` lies."""
+    return folder / f"step-{step:08d}.pt"
+
+
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Return (step, file) of all checkpoints in `folder`, the newest first; whether they are whole is not looked at."""
+    files = folder.iterdir() if folder.is_dir() else ()
+    found = [(int(match[1]), path) for path in files if (match := PATTERN.fullmatch(path.name))]
+    return sorted(found, reverse=True)
+
+
+def load_latest(folder: Path, warn: Callable[[str], object]) -> Checkpoint | None:
+    """Load the newest checkpoint in `folder` that verifies; None if there are no checkpoints.
+
+    Args:
+        folder: where a `CheckpointWriter` wrote. Nothing in it is changed.
+        warn: is called with one line for every newer checkpoint that had to be passed over.
+
+    Raises:
+        ValueError: there are checkpoints, and none of them verifies; each is named with its fault.
+    """
+    faults: list[str] = []
+    for step, path in list_checkpoints(folder):
+        try:
+            checkpoint = load_checkpoint(path)
+        except (ValueError, OSError) as error:
+            faults.append(str(error))
+            continue
+        for fault in faults:
+            warn(f"{fault}; going back to the checkpoint of step {step}")
+        return checkpoint
+    if faults:
+        raise ValueError(f"no checkpoint in {folder} can be used: " + "; ".join(faults))
+    return None
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, force it to disk, and rename it to `path`."""
+    """Let `write` fill a temporary file beside `path`, force it to disk, and rename it to `path`.
+
+    Raises:
+        OSError: it could not be written; what was at `path` is untouched, and the temporary file is gone.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as file:
@@ -76,47 +176,28 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a failed write as RuntimeError
+    except (OSError, RuntimeError) as error:  # torch.save reports some failed writes as RuntimeError
+        kept = f"; the previous {path.name} is untouched" if path.exists() else ""
+        raise OSError(f"could not write {path}: {error} (is the disk full?){kept}") from error
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        kept = f"; the previous {path.name} is untouched" if path.exists() else ""
-        raise OSError(f"could not write {path}: {error}{kept}. Is the disk full?") from error
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, which then holds either what it held before or all of it.
+
+    Raises:
+        OSError: it could not be written; what was at `path` is untouched.
+    """
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def sync_folder(folder: Path) -> None:
+    """Force the names in `folder` to disk: a rename must survive a power cut too."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the rename itself must survive a power cut
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
-
-
-class MetricsLog:
-    """`metrics.jsonl`: one JSON object a line, appended and flushed, cut back to a checkpoint on resume."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def append(self, record: dict[str, Any]) -> None:
-        """Add one record.
-
-        Raises:
-            OSError: it could not be written, for one because the disk is full.
-        """
-        try:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise OSError(f"could not write to {self.path}: {error}; the last checkpoint is kept") from error
-
-    def read(self) -> list[dict[str, Any]]:
-        """Return all whole records; a last line torn by a kill is left out."""
-        records: list[dict[str, Any]] = []
-        if self.path.exists():
-            for line in self.path.read_text().splitlines():
-                with contextlib.suppress(json.JSONDecodeError):
-                    records.append(json.loads(line))
-        return records
-
-    def keep_up_to(self, step: int, epochs: int) -> None:
-        """Drop what will be written again: training after `step`, and evaluations after that many whole `epochs`."""
-        kept = [r for r in self.read() if (r["epoch"] <= epochs if r["kind"] == "eval" else r["step"] <= step)]
-        lines = [json.dumps(record) + "\n" for record in kept]
-        write_atomically(self.path, lambda file: file.write("".join(lines).encode()))
+        os.close(descriptor)

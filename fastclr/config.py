@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fastclr.augment import AugmentConfig
-from fastclr.checkpoint import write_atomically
+from fastclr.checkpoint import write_text_atomically
 
 HeadKind = Literal["none", "linear", "mlp"]
 StemKind = Literal["auto", "imagenet", "cifar"]
@@ -127,6 +127,12 @@ class PretrainConfig:
     """Steps between checkpoints within an epoch; 0 for none."""
     checkpoint_epochs: int = 1
     """Epochs between checkpoints; one is also written before every evaluation, at the end, and on SIGTERM or Ctrl-C."""
+    keep_checkpoints: int = 2
+    """Checkpoints to keep; the older ones stand in for a newest one that is damaged."""
+    tensorboard: bool = False
+    """Log to TensorBoard too: event files in `tensorboard` in the folder of the run."""
+    wandb: str | None = None
+    """Log to this project of Weights & Biases too."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -167,6 +173,8 @@ class PretrainConfig:
             ("log_every", self.log_every >= 1, "at least 1"),
             ("checkpoint_every", self.checkpoint_every >= 0, "at least 0"),
             ("checkpoint_epochs", self.checkpoint_epochs >= 1, "at least 1"),
+            ("keep_checkpoints", self.keep_checkpoints >= 1, "at least 1"),
+            ("wandb", self.wandb != "", "the name of a project or None"),
         ]
         for name, good, expected in checks:
             if not good:
@@ -174,8 +182,7 @@ class PretrainConfig:
 
     def save(self, path: Path) -> None:
         """Write the configuration as JSON."""
-        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-        write_atomically(path, lambda file: file.write(text.encode()))
+        write_text_atomically(path, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     @staticmethod
     def load(path: Path) -> PretrainConfig:

@@ -21,6 +21,7 @@ PACKAGES = {
     "scikit-learn": "fastclr[train]",
     "safetensors": "fastclr[train]",
     "nvidia-dali-cuda130": "fastclr[dali]",
+    "tensorboard": "fastclr[logging]",
 }
 
 

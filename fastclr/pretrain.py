@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastclr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fastclr.checkpoint import Checkpoint
+from fastclr.checkpoint_writer import CheckpointWriter
 from fastclr.config import PretrainConfig
-from fastclr.data import Splits
+from fastclr.data import Batch, Splits
+from fastclr.diagnose import explain_nonfinite
 from fastclr.evaluate import Features, knn_accuracy, labelled_features
 from fastclr.losses import NTXentStats, nt_xent
+from fastclr.metrics_log import check_hooks, open_hooks
 from fastclr.optim import peak_lr
 from fastclr.parallel import open_world
 from fastclr.report import write_report
@@ -42,32 +46,52 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
         FileNotFoundError: there is nothing to resume.
         ValueError: the configuration, the data or the checkpoint do not fit.
         FloatingPointError: the loss became NaN or infinite; the last checkpoint is kept.
+        BlockingIOError: another process is training in `folder`.
         Interrupted: SIGTERM or SIGINT came; the checkpoint of this very step was written.
     """
-    with open_world(config.device) as world:
+    check_hooks(tensorboard=config.tensorboard, wandb=config.wandb)
+    with open_world(config.device) as world, ExitStack() as files:
         run = Run.open(folder, config) if resume else None
-        checkpoint = load_checkpoint(run.checkpoint) if run and run.checkpoint.exists() else None
+        writer = None
         if run is None:
             Run.check_free(folder)
+        elif world.is_main:
+            # before the checkpoint is read, so that no other process can write a newer one
+            writer = files.enter_context(run.checkpoint_writer())
+        checkpoint = run.latest_checkpoint() if run else None
         training = build(config, world)
         if checkpoint is not None:
             restore(training, checkpoint, folder)
         world.barrier()  # all have seen that the folder is free, before one fills it
         if run is None:
             run = Run.create(folder, config) if world.is_main else Run(folder, config)
-        elif world.is_main:
-            # killed before its first checkpoint, a run starts over
-            run.metrics.keep_up_to(training.step, training.epoch)
+            writer = files.enter_context(run.checkpoint_writer()) if world.is_main else None
+        if world.is_main:
+            open_log(training, run, files)
         say(training, run, describe(training))
         report_skipped(training, run)
-        features = train(training, run, progress)
+        features = train(training, run, writer, progress)
         if world.is_main:
             write_report(run, training.data, features)
         world.barrier()
         return run
 
 
-def train(training: Training, run: Run, progress: bool) -> Features | None:
+def open_log(training: Training, run: Run, files: ExitStack) -> None:
+    """Cut the log back to where the training is, and open TensorBoard and Weights & Biases if asked for."""
+    config = training.config
+    metrics = files.enter_context(closing(run.metrics))
+    metrics.keep_up_to(training.step, training.epoch)  # killed before its first checkpoint, a run starts over
+    metrics.hooks = open_hooks(
+        run.folder,
+        tensorboard=config.tensorboard,
+        wandb=config.wandb,
+        config=dataclasses.asdict(config),
+        step=training.step,
+    )
+
+
+def train(training: Training, run: Run, writer: CheckpointWriter | None, progress: bool) -> Features | None:
     """Train from the current position to the last epoch, with evaluations and checkpoints between the epochs.
 
     Returns:
@@ -76,19 +100,21 @@ def train(training: Training, run: Run, progress: bool) -> Features | None:
     config, features, stop = training.config, None, StopRequest()
     while training.epoch < config.epochs:
         with stop.watch():
-            train_epoch(training, run, stop, progress)
+            train_epoch(training, run, writer, stop, progress)
             # before the evaluation, which then is all that a kill during it costs
             if is_checkpoint_due(training):
-                write_checkpoint(training, run)
+                write_checkpoint(training, writer)
         if can_evaluate(training.data) and is_evaluation_due(config, training.epoch):
             features = evaluate_epoch(training, run)
         training.epoch, training.step_in_epoch = training.epoch + 1, 0
         if training.epoch == config.epochs:
-            write_checkpoint(training, run)
+            write_checkpoint(training, writer)
     return features
 
 
-def train_epoch(training: Training, run: Run, stop: StopRequest, progress: bool) -> None:
+def train_epoch(
+    training: Training, run: Run, writer: CheckpointWriter | None, stop: StopRequest, progress: bool
+) -> None:
     """Train on what is left of the current epoch.
 
     Raises:
@@ -111,7 +137,10 @@ def train_epoch(training: Training, run: Run, stop: StopRequest, progress: bool)
             clock.lap()
         at_end = training.step_in_epoch == len(loader)
         if training.step % config.log_every == 0 or at_end:
-            record = read_totals(training)
+            try:
+                record = read_totals(training)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error}\n{explain_step(training, batch, run)}") from None
             clock.lap()
             rate = (training.step - logged[0]) * config.batch_size / (clock.total - logged[1])
             logged = training.step, clock.total
@@ -123,7 +152,7 @@ def train_epoch(training: Training, run: Run, stop: StopRequest, progress: bool)
         signal = world.any(stop.number)
         if signal or (config.checkpoint_every and training.step % config.checkpoint_every == 0 and not at_end):
             clock.lap()
-            write_checkpoint(training, run)
+            write_checkpoint(training, writer)
             clock.start()
         if signal:
             bar.close()
@@ -152,7 +181,9 @@ def train_step(training: Training, images: Any, ids: Tensor) -> None:
     training.schedule.step_update(training.step)
     training.optimizer.step()
     # summed on the device, so that only a log record waits for it
-    sums = [loss.detach(), stats.accuracy.mean(), stats.entropy.mean(), torch.ones_like(loss.detach())]
+    value = loss.detach()
+    finite = (value + training.totals[0]).isfinite()  # so far: where this stops to count, the loss broke
+    sums = [value, stats.accuracy.mean(), stats.entropy.mean(), torch.ones_like(value), finite]
     training.totals += torch.stack([s.double() for s in sums])
 
 
@@ -167,12 +198,13 @@ def read_totals(training: Training) -> dict[str, Any]:
     Raises:
         FloatingPointError: the loss is not finite, on every process.
     """
-    loss, accuracy, entropy, steps = training.world.sum(training.totals).tolist()
+    loss, accuracy, entropy, steps, finite = training.world.sum(training.totals).tolist()
     training.totals.zero_()
     if not math.isfinite(loss):
+        step = training.step - int((steps - finite) / training.world.size) + 1
         raise FloatingPointError(
-            f"the loss became {loss} before step {training.step} (epoch {training.epoch + 1}); the last checkpoint is "
-            f"kept. Try a lower lr (now {peak_lr(training.config):g}), a warm-up, or --amp off"
+            f"the loss became {loss} at step {step} (epoch {training.epoch + 1}); the last checkpoint is kept. "
+            f"Try a lower lr (now {peak_lr(training.config):g}), a warm-up, or --amp off"
         )
     return {
         "kind": "train",
@@ -214,12 +246,12 @@ def evaluate_epoch(training: Training, run: Run) -> Features:
     return features
 
 
-def write_checkpoint(training: Training, run: Run) -> None:
-    """Save the position and everything that moves; never over a good one with a loss that is not finite."""
+def write_checkpoint(training: Training, writer: CheckpointWriter | None) -> None:
+    """Save the position and everything that moves; never with a loss that is not finite."""
     totals = training.world.sum(training.totals)
     if not bool(totals.isfinite().all()):
         read_totals(training)
-    if not training.world.is_main:
+    if writer is None:
         return
     checkpoint = Checkpoint(
         config=dataclasses.asdict(training.config),
@@ -233,8 +265,7 @@ def write_checkpoint(training: Training, run: Run) -> None:
         totals=totals,
         seconds=(training.clock.training, training.clock.first_step),
     )
-    save_checkpoint(run.checkpoint, checkpoint)
-    run.save_encoder(training.model.encoder)
+    writer.save(checkpoint)
 
 
 def restore(training: Training, checkpoint: Checkpoint, folder: Path) -> None:
@@ -257,6 +288,20 @@ def restore(training: Training, checkpoint: Checkpoint, folder: Path) -> None:
     training.epoch, training.step_in_epoch = checkpoint.epoch, checkpoint.step_in_epoch
     training.step = checkpoint.step
     training.clock.training, training.clock.first_step = checkpoint.seconds
+
+
+def explain_step(training: Training, batch: Batch, run: Run) -> str:
+    """Return what the step on `batch` shows about a loss that is not finite: the first stage with a NaN, its cause."""
+    model = training.model
+    views = training.augment(batch.images, batch.ids, training.epoch).to(training.device)
+    with torch.no_grad(), torch.autocast(training.device.type, torch.bfloat16, enabled=training.autocast):
+        h = model.encoder(views.flatten(0, 1))
+        z = model.head(h)
+    z0, z1 = z.chunk(2)
+    gradients = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    stages: dict[str, Any] = {"parameters": model.named_parameters(), "views": views, "buffers": model.named_buffers()}
+    stages |= {"h": h, "z": z, "loss": contrast(training, z0, z1)[0], "gradients": gradients}
+    return explain_nonfinite(stages, run.metrics.read())
 
 
 def say(training: Training, run: Run, text: str) -> None:

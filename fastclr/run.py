@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from fastclr.checkpoint import MetricsLog, load_checkpoint, write_atomically
+from fastclr.checkpoint import Checkpoint, load_latest, sync_folder, write_atomically, write_text_atomically
+from fastclr.checkpoint_writer import CheckpointWriter
 from fastclr.config import PretrainConfig, difference
+from fastclr.metrics_log import MetricsLog
+
+if TYPE_CHECKING:
+    from fastclr.models import SimCLRModel
 
 # these change where and how often, not what is learnt
 FREE_TO_CHANGE = {
@@ -24,30 +30,61 @@ FREE_TO_CHANGE = {
     "data_root",
     "download",
     "cache",
+    "checkpoint_epochs",
+    "keep_checkpoints",
+    "tensorboard",
+    "wandb",
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: ``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, ``encoder.safetensors``, ``results.json``."""
+    """One run: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``encoder.safetensors``, ``results.json``."""
 
     folder: Path
     config: PretrainConfig
 
-    @property
+    @cached_property
     def metrics(self) -> MetricsLog:
         """The log of losses and accuracies."""
         return MetricsLog(self.folder / "metrics.jsonl")
 
     @property
-    def checkpoint(self) -> Path:
-        """The last checkpoint."""
-        return self.folder / "checkpoint.pt"
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """Load the newest checkpoint that verifies, and say which newer ones do not; None if there are none.
+
+        Raises:
+            ValueError: there are checkpoints, but none can be used.
+        """
+        checkpoint = load_latest(self.checkpoints, self.say)
+        old = self.folder / "checkpoint.pt"
+        if checkpoint is None and old.exists():
+            raise ValueError(
+                f"{old} is a checkpoint of format 1, of a fastclr before 0.1.0, which this version does not read: "
+                "start a new run"
+            )
+        return checkpoint
+
+    def checkpoint_writer(self) -> CheckpointWriter:
+        """Return the writer of this run's checkpoints, as a context manager.
+
+        Before a checkpoint is written, the log up to its step and the encoder's file are on disk.
+        """
+        return CheckpointWriter(self.checkpoints, self.config.keep_checkpoints, self._before_checkpoint)
+
+    def _before_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self.metrics.sync()
+        self.save_encoder(checkpoint)
 
     @staticmethod
     def check_free(folder: Path) -> None:
         """Raise a FileExistsError if there is something at `folder` already."""
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        # a run that was killed before its configuration was written has left nothing but a temporary file
+        if folder.exists() and (not folder.is_dir() or any(path.suffix != ".tmp" for path in folder.iterdir())):
             raise FileExistsError(
                 f"{folder} exists already: go on with `fastclr pretrain --resume {folder}`, or give another --out"
             )
@@ -62,6 +99,7 @@ class Run:
         Run.check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config.save(folder / "config.json")
+        sync_folder(folder.parent)
         return Run(folder, config)
 
     @staticmethod
@@ -98,30 +136,52 @@ class Run:
         silent = not (progress and sys.stderr.isatty())
         return tqdm(total=total, initial=initial, desc=title, leave=False, disable=silent, unit="step")
 
-    def save_encoder(self, encoder: nn.Module) -> None:
-        """Write the encoder's weights as safetensors, with what is needed to rebuild it as metadata."""
+    def save_encoder(self, checkpoint: Checkpoint) -> None:
+        """Write the encoder's weights as safetensors, with the step and what is needed to rebuild it as metadata."""
         from safetensors.torch import save
 
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+        state = {name: tensor.contiguous() for name, tensor in encoder_state(checkpoint).items()}
         about = {name: getattr(self.config, name) for name in ("encoder", "width", "stem", "patch_size")}
-        metadata = {"fastclr": json.dumps({**about, "size": self.config.augment.size})}
+        metadata = {"fastclr": json.dumps({**about, "size": self.config.augment.size, "step": checkpoint.step})}
         contents = save(state, metadata)
         write_atomically(self.folder / "encoder.safetensors", lambda file: file.write(contents))
 
     def load_encoder(self) -> nn.Module:
-        """Rebuild the encoder with the weights of the last checkpoint."""
+        """Rebuild the encoder with the weights of the last checkpoint; errors are those of `load_model`."""
         from fastclr.models import encoder_from
 
-        checkpoint = load_checkpoint(self.checkpoint)
         encoder = encoder_from(self.config)
-        prefix = "encoder."
-        encoder.load_state_dict({k[len(prefix) :]: v for k, v in checkpoint.model.items() if k.startswith(prefix)})
+        encoder.load_state_dict(encoder_state(self._existing_checkpoint()))
         return encoder
+
+    def load_model(self) -> SimCLRModel:
+        """Rebuild encoder and projection head with the weights of the last checkpoint.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint yet.
+            ValueError: there are checkpoints, but none can be used.
+        """
+        from fastclr.models import build_model
+
+        model = build_model(self.config)
+        model.load_state_dict(self._existing_checkpoint().model)
+        return model
+
+    def _existing_checkpoint(self) -> Checkpoint:
+        checkpoint = self.latest_checkpoint()
+        if checkpoint is None:
+            raise FileNotFoundError(f"there is no checkpoint in {self.checkpoints}")
+        return checkpoint
 
     def add_result(self, name: str, result: dict[str, Any]) -> None:
         """Store a result under `name` in ``results.json``, beside those already there."""
         path = self.folder / "results.json"
         results = json.loads(path.read_text()) if path.exists() else {}
         results[name] = result
-        text = json.dumps(results, indent=2) + "\n"
-        write_atomically(path, lambda file: file.write(text.encode()))
+        write_text_atomically(path, json.dumps(results, indent=2) + "\n")
+
+
+def encoder_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the state of the encoder alone."""
+    prefix = "encoder."
+    return {name[len(prefix) :]: value for name, value in checkpoint.model.items() if name.startswith(prefix)}

@@ -69,7 +69,7 @@ class Training:
     loss: NTXentLoss
     optimizer: torch.optim.Optimizer
     schedule: Any  # timm.scheduler.CosineLRScheduler
-    totals: Tensor  # sums since the last log record: loss, contrastive accuracy, entropy, steps
+    totals: Tensor  # sums since the last log record: loss, contrastive accuracy, entropy, steps, finite steps
     clock: Clock
     epoch: int = 0
     step_in_epoch: int = 0
@@ -129,7 +129,7 @@ def build(config: PretrainConfig, world: World | None = None) -> Training:
         loss=loss,
         optimizer=optimizer,
         schedule=build_schedule(config, optimizer, len(loader)),
-        totals=torch.zeros(4, device=device, dtype=torch.float64),
+        totals=torch.zeros(5, device=device, dtype=torch.float64),
         clock=Clock(device),
     )
 

@@ -28,7 +28,7 @@ def test_pretrain_then_knn_then_probe(tmp_path: Path, pictures: Path, capsys: py
     out = capsys.readouterr().out
     results = json.loads((run / "results.json").read_text())
     assert results["knn"]["k"] == 5
-    for name in ("knn", "probe"):
+    for name in ("knn", "probe-lbfgs"):
         assert f"{100 * results[name]['accuracy']:.2f}%" in out
     assert main(["pretrain", "--resume", str(run)]) == 0
 

@@ -47,6 +47,8 @@ def test_cifar10_preset_is_the_published_recipe() -> None:
         ("warmup_share", 1.0),
         ("patch_size", 0),
         ("clip_grad", 0.0),
+        ("keep_checkpoints", 0),
+        ("wandb", ""),
         ("seed", -1),
         ("knn_k", 0),
         ("width", 0.0),

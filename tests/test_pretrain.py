@@ -2,18 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
-import signal
-import subprocess
-import sys
-import time
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from fastclr.checkpoint import load_checkpoint
+from fastclr.checkpoint import Checkpoint
 from fastclr.config import PretrainConfig
 from fastclr.evaluate import state_hash
 from fastclr.losses import nt_xent
@@ -23,6 +20,12 @@ from fastclr.run import Run
 from fastclr.training import build
 
 TIMES = {"images_per_s", "train_s", "first_step_s"}  # all that may differ between two runs of one configuration
+
+
+def latest(folder: Path) -> Checkpoint:
+    checkpoint = Run.open(folder).latest_checkpoint()
+    assert checkpoint is not None
+    return checkpoint
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
@@ -41,7 +44,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 
 def test_a_run_leaves_its_files(finished: Path) -> None:
     names = {p.name for p in finished.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "checkpoint.pt", "encoder.safetensors", "report.png"}
+    assert names == {"config.json", "metrics.jsonl", "checkpoints", "encoder.safetensors", "report.png"}
+    assert {p.name for p in (finished / "checkpoints").glob("*.pt*")} == {"step-00000008.pt", "step-00000012.pt"}
     assert (finished / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     records = metrics(finished)
     assert [r["epoch"] for r in records if r["kind"] == "eval"] == [2, 3]
@@ -52,16 +56,54 @@ def test_a_run_leaves_its_files(finished: Path) -> None:
 
 
 def test_the_encoder_file_loads_without_the_checkpoint(finished: Path) -> None:
+    from safetensors import safe_open
     from safetensors.torch import load_file
 
     encoder = Run.open(finished).load_encoder()
     before = state_hash(encoder)
     encoder.load_state_dict(load_file(finished / "encoder.safetensors"))
     assert state_hash(encoder) == before
+    with safe_open(finished / "encoder.safetensors", "pt") as file:
+        about = json.loads(file.metadata()["fastclr"])
+    assert about == {"encoder": "resnet18", "width": 0.125, "stem": "auto", "patch_size": None, "size": 32, "step": 12}
+
+
+def test_a_damaged_last_checkpoint_is_reported_and_the_run_ends_the_same(
+    finished: Path, tiny: PretrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "damaged")
+    newest = folder / "checkpoints" / "step-00000012.pt"
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[:1000] + b"x" + whole[1001:])
+    pretrain_in(folder, tiny, resume=True)
+    assert "step-00000012.pt is damaged" in capsys.readouterr().err
+    assert metrics(folder) == metrics(finished)
+    assert state_hash(Run.open(folder).load_encoder()) == state_hash(Run.open(finished).load_encoder())
+    for path in (folder / "checkpoints").glob("*.pt"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be used: .*12\.pt must end .*08\.pt must end"):
+        pretrain_in(folder, tiny, resume=True)
+
+
+def test_a_checkpoint_of_the_first_format_is_told(finished: Path, tiny: PretrainConfig, tmp_path: Path) -> None:
+    shutil.copy(finished / "config.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+        Run.open(tmp_path).load_encoder()
+    torch.save({"format": 1}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is a checkpoint of format 1"):
+        pretrain_in(tmp_path, tiny, resume=True)
+
+
+def test_a_run_killed_before_its_configuration_was_written_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json.tmp").write_text("{")
+    Run.check_free(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileExistsError):
+        Run.check_free(tmp_path)
 
 
 def test_checkpoint_loads_weights_only(finished: Path) -> None:
-    contents = torch.load(finished / "checkpoint.pt", weights_only=True)
+    contents = torch.load(finished / "checkpoints" / "step-00000012.pt", weights_only=True)
     assert contents["epoch"] == 3 and contents["step"] == 12
 
 
@@ -74,41 +116,6 @@ def test_two_deterministic_runs_are_equal_and_two_seeds_differ(
     assert metrics(tmp_path / "seed")[0]["loss"] != metrics(finished)[0]["loss"]
 
 
-KILLED = """
-import dataclasses, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from conftest import TINY
-from fastclr.pretrain import pretrain_in
-folder = Path(sys.argv[1])
-pretrain_in(folder, dataclasses.replace(TINY, data=sys.argv[2], checkpoint_every=1), resume=folder.exists())
-"""
-
-
-def run_until(folder: Path, pictures: Path, steps: int | None) -> None:
-    """Run in a process of its own, and kill -9 it once `steps` records of training are in its log."""
-    script = KILLED.format(tests=str(Path(__file__).parent))
-    command = [sys.executable, "-c", script, str(folder), str(pictures)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    log = folder / "metrics.jsonl"
-    while process.poll() is None:
-        if steps is not None and log.exists() and log.read_text().count('"train"') >= steps:
-            os.kill(process.pid, signal.SIGKILL)
-        time.sleep(0.01)
-    assert process.returncode == (0 if steps is None else -signal.SIGKILL)
-
-
-@pytest.mark.slow
-def test_killed_and_resumed_is_bit_identical_to_uninterrupted(finished: Path, pictures: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "killed"
-    for steps in (1, 4):  # within the first epoch, around the end of the second
-        run_until(folder, pictures, steps)
-    run_until(folder, pictures, None)
-    assert metrics(folder) == metrics(finished)
-    ours, theirs = (load_checkpoint(f / "checkpoint.pt") for f in (folder, finished))
-    assert all(torch.equal(ours.model[name], theirs.model[name]) for name in theirs.model)
-
-
 def test_resume_of_a_finished_run_changes_nothing(finished: Path, tiny: PretrainConfig) -> None:
     before = metrics(finished)
     pretrain_in(finished, tiny, resume=True)
@@ -116,10 +123,10 @@ def test_resume_of_a_finished_run_changes_nothing(finished: Path, tiny: Pretrain
 
 
 def test_a_run_folder_that_exists_is_not_touched(finished: Path, tiny: PretrainConfig) -> None:
-    before = {p.name: p.stat().st_mtime_ns for p in finished.iterdir()}
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
     with pytest.raises(FileExistsError, match=r"--resume .*whole"):
         pretrain_in(finished, tiny)
-    assert {p.name: p.stat().st_mtime_ns for p in finished.iterdir()} == before
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
 
 
 def test_resume_of_another_configuration_is_refused(finished: Path, tiny: PretrainConfig) -> None:
@@ -155,9 +162,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
         return loss * (float("nan") if next(calls) >= 6 else 1.0), stats
 
     monkeypatch.setattr("fastclr.pretrain.nt_xent", nan_from_the_sixth_step)
-    with pytest.raises(FloatingPointError, match="loss became nan before step 6"):
+    with pytest.raises(FloatingPointError, match="loss became nan at step 6"):
         pretrain_in(tmp_path / "run", dataclasses.replace(tiny, checkpoint_every=1))
-    kept = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    kept = latest(tmp_path / "run")
     assert kept.step == 5
     assert all(bool(w.isfinite().all()) for w in kept.model.values())
 
@@ -211,4 +218,4 @@ def test_learnable_temperature_is_trained_saved_and_logged(tiny: PretrainConfig,
     config = dataclasses.replace(tiny, learnable_temperature=True, epochs=1, knn_every=0)
     run = pretrain_in(tmp_path / "run", config)
     assert run.metrics.read()[0]["temperature"] != config.temperature
-    assert load_checkpoint(run.checkpoint).loss
+    assert latest(run.folder).loss

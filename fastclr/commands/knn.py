@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from fastclr.commands.shared import EvaluateOptions
-from fastclr.evaluate import knn_accuracy
+from fastclr.evaluate import knn_scores
 
 
 @dataclass
@@ -18,20 +18,41 @@ class KnnOptions:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a run."""
-    k: int | None = None
-    """Neighbours that vote. Default: as in the run."""
+    k: tuple[int, ...] = ()
+    """Neighbours that vote; several numbers are scored in one go. Default: as in the run."""
     temperature: float | None = None
     """Votes weigh exp(cosine/temperature); 0: all the same. Default: as in the run."""
     common: tyro.conf.OmitArgPrefixes[EvaluateOptions] = field(default_factory=EvaluateOptions)
 
 
 def main(arguments: list[str]) -> None:
-    """Evaluate, store the result in the run, print it."""
+    """Evaluate, store the result in the run, print it. Of several k the first one is the result's accuracy."""
     options = tyro.cli(KnnOptions, args=arguments, prog="fastclr knn")
-    run, features = options.common.features(options.run)
-    k = run.config.knn_k if options.k is None else options.k
-    temperature = run.config.knn_temperature if options.temperature is None else options.temperature or None
-    accuracy = knn_accuracy(features, k=k, temperature=temperature)
-    count = len(features.test)
-    run.add_result("knn", {"accuracy": accuracy, "k": k, "temperature": temperature, "test_images": count})
-    print(f"kNN accuracy {100 * accuracy:.2f}% (k={k}, temperature={temperature}, {count} test images)")
+    if options.k and min(options.k) < 1:
+        raise ValueError(f"k must be at least 1, got {' '.join(map(str, options.k))}")
+    if options.temperature is not None and options.temperature < 0:
+        raise ValueError(f"temperature must be at least 0, got {options.temperature}")
+    evaluation = options.common.open(options.run)
+    config = evaluation.run.config
+    temperature = config.knn_temperature if options.temperature is None else options.temperature or None
+    known = int((evaluation.data.train.labels >= 0).sum())
+    if known and options.k and max(options.k) > known:
+        raise ValueError(f"k must be between 1 and the {known} labelled training images, got {max(options.k)}")
+    features = evaluation.features()
+    ks = options.k or (min(config.knn_k, known),)
+    scores = knn_scores(features, ks, temperature=temperature, device=evaluation.device)
+    result = {
+        "features": evaluation.layer,
+        "k": ks[0],
+        "temperature": temperature,
+        **scores[ks[0]].as_json(),
+        "by_k": {str(k): each.top1 for k, each in scores.items()},
+        "train_images": len(features.train),
+        "test_images": len(features.test),
+        "classes": evaluation.classes,
+    }
+    evaluation.run.add_result(evaluation.result_name("knn"), result)
+    for k, each in scores.items():
+        top5 = "" if each.top5 is None else f", top-5 {100 * each.top5:.2f}%"
+        about = f"k={k}, temperature={temperature}, features {evaluation.layer}, {len(features.test)} test images"
+        print(f"kNN accuracy {100 * each.top1:.2f}%{top5} ({about})")

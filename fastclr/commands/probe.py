@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from fastclr.commands.shared import EvaluateOptions
-from fastclr.evaluate import probe_accuracy
+from fastclr.commands.shared import EvaluateOptions, Evaluation
+from fastclr.evaluate import ProbeResult, augmented_probe, lbfgs_probe, precomputed_probe, summary
+from fastclr.evaluate.linear import check_schedule
+from fastclr.evaluate.logistic import check_l2
 
 
 @dataclass
@@ -18,16 +21,86 @@ class ProbeOptions:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a run."""
-    l2: float = 1e-3
-    """Regularisation per sample."""
+    protocol: Literal["lbfgs", "precomputed", "augmented"] = "lbfgs"
+    """`lbfgs`: logistic regression, l2 chosen on a tenth of the training images. `precomputed`: Adam on features
+    computed once. `augmented`: SGD on random crops and flips, the encoder runs in every epoch."""
+    seeds: int = 1
+    """Number of seeds: 0, 1, ...; mean and standard deviation are reported."""
+    l2: float | None = None
+    """lbfgs: this regularisation per sample instead of a choice."""
+    epochs: int | None = None
+    """precomputed, augmented: passes over the training images. Default: 500 and 100."""
+    batch_size: int | None = None
+    """precomputed, augmented: images per step. Default: 1000 and 512."""
+    lr: float | None = None
+    """precomputed, augmented: peak learning rate. Default: 0.01 and 0.1 batch size / 256."""
+    weight_decay: float | None = None
+    """precomputed, augmented: weight decay. Default: 5e-6 and 0."""
     common: tyro.conf.OmitArgPrefixes[EvaluateOptions] = field(default_factory=EvaluateOptions)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options that were given, for the function of the protocol.
+
+        Raises:
+            ValueError: one of them belongs to another protocol, or the number of seeds makes no sense.
+        """
+        names = ("l2",) if self.protocol == "lbfgs" else ("epochs", "batch_size", "lr", "weight_decay")
+        given = {
+            name: value
+            for name in ("l2", "epochs", "batch_size", "lr", "weight_decay")
+            if (value := getattr(self, name)) is not None
+        }
+        if foreign := [name for name in given if name not in names]:
+            option = foreign[0].replace("_", "-")
+            raise ValueError(f"--{option} is not an option of --protocol {self.protocol}, which takes {list(names)}")
+        if self.seeds < 1:
+            raise ValueError(f"--seeds must be at least 1, got {self.seeds}")
+        if self.l2 is not None and self.seeds > 1:
+            raise ValueError("--l2 leaves nothing to chance: drop --seeds, or drop --l2")
+        check_l2(given.get("l2", 1.0))  # now, not after minutes of feature extraction
+        checked = {"epochs": 1, "batch_size": 1, "lr": 1.0, "weight_decay": 0.0}
+        check_schedule(**{name: given.get(name, default) for name, default in checked.items()})
+        return given
 
 
 def main(arguments: list[str]) -> None:
     """Evaluate, store the result in the run, print it."""
     options = tyro.cli(ProbeOptions, args=arguments, prog="fastclr probe")
-    run, features = options.common.features(options.run)
-    accuracy = probe_accuracy(features, l2=options.l2)
-    count = len(features.test)
-    run.add_result("probe", {"accuracy": accuracy, "l2": options.l2, "test_images": count})
-    print(f"linear probe accuracy {100 * accuracy:.2f}% (l2={options.l2}, {count} test images)")
+    settings = options.settings()
+    evaluation = options.common.open(options.run)
+    probe = protocol(options.protocol, evaluation, settings)
+    results = []
+    for seed in range(options.seeds):
+        results.append(probe(seed))
+        if options.seeds > 1:
+            evaluation.run.say(f"seed {seed}: {100 * results[-1].scores.top1:.2f}%")
+    found = {"features": evaluation.layer, **summary(results), "classes": evaluation.classes}
+    evaluation.run.add_result(evaluation.result_name(f"probe-{options.protocol}"), found)
+    print(sentence(found))
+
+
+def protocol(name: str, evaluation: Evaluation, settings: dict[str, Any]) -> Callable[[int], ProbeResult]:
+    """Return the function from a seed to a probe; features that no seed changes are extracted once, here."""
+    if name == "augmented":
+        return lambda seed: augmented_probe(
+            evaluation.encoder, evaluation.data, evaluation.config, seed=seed, **settings
+        )
+    features = evaluation.features()
+    fit = lbfgs_probe if name == "lbfgs" else precomputed_probe
+    return lambda seed: fit(features, seed=seed, device=evaluation.device, **settings)
+
+
+def sentence(found: dict[str, Any]) -> str:
+    """Return one line on a result."""
+    spread = "" if found["accuracy_std"] is None else f" +- {100 * found['accuracy_std']:.2f}"
+    top5 = "" if found["top5"] is None else f", top-5 {100 * found['top5']:.2f}%"
+    details = [f"protocol {found['protocol']}", f"features {found['features']}"]
+    if found["protocol"] == "lbfgs":
+        values = [seed.get("l2", found["settings"]["l2"]) for seed in found["seeds"]]
+        details.append("l2 " + ", ".join(f"{value:.3g}" for value in values))
+    else:
+        details.append(f"last of {found['settings']['epochs']} epochs")
+    if len(found["seeds"]) > 1:
+        details.append(f"{len(found['seeds'])} seeds")
+    details.append(f"{found['test_images']} test images")
+    return f"linear probe accuracy {100 * found['accuracy']:.2f}%{spread}{top5} ({', '.join(details)})"

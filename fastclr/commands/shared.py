@@ -6,15 +6,54 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastclr.evaluate import Features, labelled_features
+import torch
+from torch import nn
+
+from fastclr.config import PretrainConfig
+from fastclr.data import Splits
+from fastclr.device import resolve_device
+from fastclr.evaluate import Features, feature_module, labelled_features
+from fastclr.evaluate.scores import CONFUSION_UP_TO
 from fastclr.run import Run
 from fastclr.training import load_data
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run that is to be evaluated: its images, and the module from images to features."""
+
+    run: Run
+    config: PretrainConfig
+    data: Splits
+    encoder: nn.Module
+    layer: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute."""
+        return resolve_device(self.config.device)
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the classes, for a confusion matrix that is stored."""
+        names = self.data.train.classes
+        return list(names) if len(names) <= CONFUSION_UP_TO else None
+
+    def features(self) -> Features:
+        """Return the features of the labelled images."""
+        return labelled_features(self.encoder, self.data, self.config)
+
+    def result_name(self, kind: str) -> str:
+        """Return the name of a result in ``results.json``; that of features other than h has the layer in it."""
+        return kind if self.layer == "h" else f"{kind}-{self.layer}"
 
 
 @dataclass
 class EvaluateOptions:
     """What the evaluation commands share."""
 
+    features: str = "h"
+    """Which features: `h` (the encoder's), `z` (the projection), or `1`, `2`, `3` (a layer of the head)."""
     data: str | None = None
     """Where the images are now. Default: as in the run."""
     test_data: str | None = None
@@ -22,9 +61,11 @@ class EvaluateOptions:
     device: str = "auto"
     """`auto` (CUDA if there is one), or a torch device."""
 
-    def features(self, folder: Path) -> tuple[Run, Features]:
-        """Return a run and the features of its images."""
+    def open(self, folder: Path) -> Evaluation:
+        """Load a run's model and its images; a layer that it has not is found out before its images are read."""
         run = Run.open(folder)
         data, test_data = self.data or run.config.data, self.test_data or run.config.test_data
         config = dataclasses.replace(run.config, data=data, test_data=test_data, device=self.device)
-        return run, labelled_features(run.load_encoder(), load_data(config), config)
+        resolve_device(self.device)
+        encoder = feature_module(run.load_model(), self.features)
+        return Evaluation(run, config, load_data(config), encoder, self.features)

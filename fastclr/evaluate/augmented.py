@@ -1,0 +1,99 @@
+"""The protocol `augmented`: a linear classifier on a frozen encoder that sees random crops and flips."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fastclr.augment import AugmentConfig, SimCLRAugment
+from fastclr.data import ImageDataset, ResidentLoader
+from fastclr.evaluate.features import with_progress
+from fastclr.evaluate.guard import frozen
+from fastclr.evaluate.linear import LinearClassifier, check_schedule, class_count, finite, zero_linear
+
+REFERENCE_BATCH = 256  # of the linear learning rate rule
+LR_PER_REFERENCE = 0.1
+MOMENTUM = 0.9
+
+
+def crop_and_flip(config: AugmentConfig) -> AugmentConfig:
+    """Return `config` with its crops, flips, size, style and normalisation, and without any change of colour."""
+    return dataclasses.replace(config, jitter_p=0.0, gray_p=0.0, blur_p=0.0, solarize_p=0.0)
+
+
+def scaled_lr(batch_size: int) -> float:
+    """Return the paper's learning rate of a linear evaluation: 0.1 batch_size / 256 (Chen et al. 2020, B.6)."""
+    return LR_PER_REFERENCE * batch_size / REFERENCE_BATCH
+
+
+def fit_augmented(
+    encoder: nn.Module,
+    dataset: ImageDataset,
+    augment: AugmentConfig,
+    *,
+    epochs: int = 100,
+    batch_size: int = 512,
+    lr: float | None = None,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+    autocast: bool = False,
+    device: torch.device | str = "cpu",
+) -> LinearClassifier:
+    """Fit a linear classifier to a frozen encoder's features of random crops and flips.
+
+    SGD with Nesterov momentum 0.9 from zero weights, cosine to zero step by step, no warm-up. Crop and flip of an image
+    are a function of (seed, epoch, id). Returns the last epoch's weights; nothing is selected. The encoder runs once
+    over the images per epoch; that it did not change is checked at the end.
+
+    Args:
+        encoder: module from images ``[n, 3, S, S]`` to features ``[n, F]``, on `device`.
+        dataset: labelled training images.
+        augment: of the pretraining; only its crops, flips, size, style and normalisation are used.
+        epochs: passes over the images.
+        batch_size: images per step.
+        lr: peak learning rate. Default: 0.1 batch_size / 256.
+        weight_decay: times the weights, added to the gradient.
+        seed: of order, crops and flips.
+        autocast: let the encoder compute in bfloat16.
+        device: computes.
+
+    Raises:
+        ValueError: an image has no label, there are fewer than two classes, or an argument is out of range.
+        RuntimeError: the encoder changed.
+        FloatingPointError: the weights became NaN or infinite.
+
+    Source: Chen et al. 2020, appendix B.6; google-research/simclr, README, linear evaluation.
+    """
+    lr = scaled_lr(batch_size) if lr is None else lr
+    check_schedule(epochs, batch_size, lr, weight_decay)
+    if not dataset.labelled:
+        raise ValueError(f"all training images must have labels, but some of {dataset.source!r} have none")
+    classes, where = class_count(dataset.labels), torch.device(device)
+    transform = SimCLRAugment(crop_and_flip(augment), views=1, seed=seed)
+    crops_on = where if SimCLRAugment.supports(where) else torch.device("cpu")
+    loader = ResidentLoader(dataset, batch_size, seed=seed, drop_last=False, device=crops_on)
+    linear: nn.Linear | None = None
+    with frozen(encoder):
+        for epoch in range(epochs):
+            batches = with_progress(loader.epoch(epoch), len(loader), f"linear probe, epoch {epoch + 1}/{epochs}")
+            for batch in batches:
+                view = transform(batch.images, batch.ids, epoch)[0].to(where)
+                with torch.autocast(where.type, torch.bfloat16, enabled=autocast):
+                    features = encoder(view)
+                if linear is None:  # only now is the number of features known
+                    linear = zero_linear(features.shape[1], classes, where)
+                    optimizer = torch.optim.SGD(
+                        linear.parameters(), lr, MOMENTUM, weight_decay=weight_decay, nesterov=True
+                    )
+                    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
+                with torch.enable_grad():
+                    F.cross_entropy(linear(features.float()), batch.labels.to(where)).backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                schedule.step()
+    if linear is None:
+        raise ValueError(f"there is no image in {dataset.source!r}")
+    return finite(LinearClassifier.of(linear))

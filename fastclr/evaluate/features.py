@@ -1,0 +1,231 @@
+"""Features of a frozen encoder, computed batch by batch."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastclr.augment import AugmentConfig, AugmentParams, SimCLRAugment
+from fastclr.config import PretrainConfig
+from fastclr.data import Batch, ImageDataset, Splits
+from fastclr.device import resolve_device, uses_bf16
+from fastclr.evaluate.guard import frozen
+from fastclr.images import RaggedImages
+
+CROP_ABOVE = 32  # pixels: google-research/simclr crops the centre of larger images only
+CROP_FRACTION = 0.875
+BATCH_SIZE = 512
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Features float32 ``[N, F]``, labels int64 ``[N]`` (-1 where unknown) and ids int64 ``[N]``, row by row."""
+
+    features: Tensor
+    labels: Tensor
+    ids: Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features ``[N, F]`` and labels ``[N]`` of the labelled training images, and of the labelled test images.
+
+    Raises:
+        ValueError: shapes do not fit, a part is empty, or a label is negative.
+    """
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+
+    def __post_init__(self) -> None:
+        """Check shapes and labels."""
+        for name, rows, labels in (
+            ("train", self.train, self.train_labels),
+            ("test", self.test, self.test_labels),
+        ):
+            check_labelled(name, rows, labels)
+        if self.train.shape[1] != self.test.shape[1]:
+            raise ValueError(
+                f"train and test must have the same number of features, got {self.train.shape[1]}, {self.test.shape[1]}"
+            )
+
+
+def check_labelled(name: str, features: Tensor, labels: Tensor) -> None:
+    """Raise a ValueError unless `features` is ``[N, F]`` with N > 0 and `labels` holds N classes from 0 on."""
+    if features.dim() != 2 or len(features) == 0:
+        raise ValueError(f"{name} must be features [N, F] of at least one image, got {tuple(features.shape)}")
+    if labels.shape != (len(features),) or labels.dtype != torch.int64:
+        raise ValueError(f"{name}: labels must be int64 [{len(features)}], got {labels.dtype} {tuple(labels.shape)}")
+    if int(labels.min()) < 0:
+        raise ValueError(f"{name}: labels must be known (>= 0); leave the unlabelled images out")
+
+
+def evaluation_params(sizes: Tensor, size: int) -> AugmentParams:
+    """Return the fixed view of an evaluation: whole image up to 32 px, else the centre 87.5% square.
+
+    Args:
+        sizes: int64 ``[N, 2]``, heights and widths.
+        size: side of the output in pixels.
+    """
+    short = sizes.amin(dim=1)
+    side = (short * CROP_FRACTION).round().clamp_min(1).long() if size > CROP_ABOVE else short
+    packed = torch.zeros(1, len(sizes), 16, device=sizes.device)
+    packed[0, :, 0] = ((sizes[:, 0] - side) // 2).float()
+    packed[0, :, 1] = ((sizes[:, 1] - side) // 2).float()
+    packed[0, :, 2] = packed[0, :, 3] = side.float()
+    packed[0, :, 5:8] = 1.0  # brightness, contrast and saturation of an unchanged image
+    packed[0, :, 9] = -1.0
+    return AugmentParams(packed)
+
+
+def image_sizes(images: Tensor | RaggedImages) -> Tensor:
+    """Return int64 ``[N, 2]`` heights and widths of a batch."""
+    if isinstance(images, RaggedImages):
+        return images.sizes
+    return torch.tensor(images.shape[1:3], device=images.device).expand(len(images), 2)
+
+
+def in_batches(
+    images: Tensor | RaggedImages, ids: Tensor, labels: Tensor, batch_size: int = BATCH_SIZE
+) -> Iterator[Batch]:
+    """Yield images that lie in memory in their order, without a copy of the pixels; the last batch may be smaller."""
+    for start in range(0, len(images), batch_size):
+        stop = min(start + batch_size, len(images))
+        if isinstance(images, RaggedImages):
+            chunk: Tensor | RaggedImages = images.select(torch.arange(start, stop, device=images.device))
+        else:
+            chunk = images[start:stop]
+        yield Batch(chunk, ids[start:stop], labels[start:stop])
+
+
+def evaluation_batches(dataset: ImageDataset, device: torch.device, batch_size: int = BATCH_SIZE) -> Iterator[Batch]:
+    """Yield every image of `dataset` once, in its order; dense images are moved to `device` if it can crop them."""
+    # images of mixed sizes share one buffer, which would be moved as a whole with every batch
+    move = isinstance(dataset.images, Tensor) and SimCLRAugment.supports(device)
+    for batch in in_batches(dataset.images, dataset.ids, dataset.labels, batch_size):
+        yield batch.to(device) if move else batch
+
+
+def extract_features(
+    encoder: nn.Module,
+    images: Tensor | RaggedImages | Iterable[Batch],
+    augment: AugmentConfig,
+    *,
+    batch_size: int = BATCH_SIZE,
+    autocast: bool = False,
+) -> Extracted:
+    """Return the features of a frozen encoder with labels and ids, in the order of the images.
+
+    The encoder sees the fixed view of `evaluation_params`. Features lie on the encoder's device, or on the CPU where
+    they would fill more than a third of a CUDA device's free memory.
+
+    Args:
+        encoder: module from float images ``[n, 3, S, S]`` to ``[n, F]``.
+        images: batches, for one of a loader that does not shuffle; or uint8 ``[N, H, W, 3]`` or `RaggedImages`, on any
+            device, whose ids are then 0 .. N - 1 and whose labels are -1.
+        augment: gives the size, mean and std that the encoder was trained with.
+        batch_size: images per forward pass where `images` are not yet in batches.
+        autocast: compute in bfloat16.
+
+    Raises:
+        ValueError: there is no image, or the encoder does not return ``[n, F]``.
+        FloatingPointError: a feature is NaN or infinite.
+        RuntimeError: the encoder changed, see `frozen`.
+    """
+    if isinstance(images, (Tensor, RaggedImages)):
+        ids = torch.arange(len(images), device=images.device)
+        images = in_batches(images, ids, torch.full_like(ids, -1), batch_size)
+    with frozen(encoder):
+        return collect(encoder, images, augment, autocast)
+
+
+def collect(encoder: nn.Module, batches: Iterable[Batch], augment: AugmentConfig, autocast: bool) -> Extracted:
+    """Do what `extract_features` does with an encoder that is frozen already."""
+    transform = SimCLRAugment(augment, views=1)
+    rows: list[Tensor] = []
+    labels, ids, finite, held = [], [], [], 0
+    keep = True
+    for batch in batches:
+        device = encoder_device(encoder, batch)
+        view = transform.apply(batch.images, evaluation_params(image_sizes(batch.images), augment.size))[0]
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            features: Tensor = encoder(view.to(device))
+        if features.dim() != 2:
+            raise ValueError(f"the encoder must return features [N, F], got shape {tuple(features.shape)}")
+        rows.append(features.float() if keep else features.float().cpu())
+        finite.append(features.isfinite().all())
+        labels.append(batch.labels.to(rows[-1].device))
+        ids.append(batch.ids.to(rows[-1].device))
+        held += rows[-1].nbytes
+        if keep and not has_room(device, 2 * held):
+            keep = False
+            rows, labels, ids = ([tensor.cpu() for tensor in part] for part in (rows, labels, ids))
+    if not rows:
+        raise ValueError("there is no image to extract features from")
+    if not bool(torch.stack(finite).all()):
+        raise FloatingPointError("the encoder's features must be finite, but some are NaN or infinite")
+    return Extracted(torch.cat(rows), torch.cat(labels), torch.cat(ids))
+
+
+def encoder_device(encoder: nn.Module, batch: Batch) -> torch.device:
+    """Return the device of a module's parameters or buffers; without any, that of the images."""
+    owned = itertools.chain(encoder.parameters(), encoder.buffers())
+    return next((tensor.device for tensor in owned), batch.images.device)
+
+
+def has_room(device: torch.device, count: int) -> bool:
+    """Tell whether `count` more bytes fit into the free memory of a CUDA `device`; the CPU has to have room."""
+    return device.type != "cuda" or count <= torch.cuda.mem_get_info(device)[0]
+
+
+def labelled_features(encoder: nn.Module, data: Splits, config: PretrainConfig) -> Features:
+    """Return the features of all labelled images of `data` under a frozen `encoder`.
+
+    Raises:
+        ValueError: there is no test split, or a split has no labels.
+    """
+    train, test = labelled_splits(data, config.data)
+    device = resolve_device(config.device)
+    encoder = encoder.to(device)
+    autocast = uses_bf16(config.amp, device)
+    found: list[Tensor] = []
+    with frozen(encoder):
+        for name, split in (("training", train), ("test", test)):
+            batches = with_progress(evaluation_batches(split, device), -(-len(split) // BATCH_SIZE), f"{name} features")
+            part = collect(encoder, batches, config.augment, autocast)
+            found += [part.features, part.labels]
+    return Features(*found)
+
+
+def labelled_splits(data: Splits, source: str) -> tuple[ImageDataset, ImageDataset]:
+    """Return the labelled images of both splits of `data`, which came from `source`.
+
+    Raises:
+        ValueError: there is no test split, or a split has no labels.
+    """
+    if data.test is None:
+        raise ValueError(f"{source!r} has no labelled test images: give a folder of them with --test-data")
+    chosen = []
+    for what, split in (("training", data.train), ("test", data.test)):
+        known = (split.labels >= 0).nonzero().flatten()
+        if len(known) == 0:
+            raise ValueError(f"the {what} images of {source!r} must have labels (class subfolders); none has one")
+        chosen.append(split if split.labelled else split.select(known))  # a selection copies the pixels
+    return chosen[0], chosen[1]
+
+
+def with_progress(batches: Iterable[Batch], total: int, title: str) -> Iterable[Batch]:
+    """Return `batches` behind a progress bar where standard error is a terminal."""
+    if not sys.stderr.isatty():
+        return batches
+    from tqdm import tqdm
+
+    bar: Iterable[Batch] = tqdm(batches, total=total, desc=title, leave=False)
+    return bar

@@ -1,0 +1,80 @@
+"""How good predictions are: top-1, top-5, per class, and which class is taken for which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TOP5_FROM = 6  # classes: with fewer, five guesses are never or hardly ever wrong
+CONFUSION_UP_TO = 100  # classes: 10,000 numbers in a JSON file
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies on test images, as shares from 0 to 1.
+
+    Args:
+        top1: share of images whose highest score is that of their class; a tie goes to the smaller class.
+        top5: share of images whose class is among the five highest scores, or None with fewer than 6 classes.
+        per_class: top-1 accuracy of every class, None for a class without test images.
+        confusion: ``confusion[true][predicted]`` counts images, or None with more than 100 classes.
+    """
+
+    top1: float
+    top5: float | None
+    per_class: list[float | None]
+    confusion: list[list[int]] | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what goes into ``results.json``."""
+        return {
+            "accuracy": self.top1,
+            "top5": self.top5,
+            "per_class": self.per_class,
+            "confusion": self.confusion,
+        }
+
+
+def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return for every row how many classes come before its label when sorted by falling score; int64 ``[N]``.
+
+    Equal scores are sorted by class. A score of -inf, or a label that has no column, ranks last.
+
+    Args:
+        scores: float ``[N, C]``.
+        labels: int64 ``[N]``, at least 0, on the same device.
+    """
+    classes = scores.shape[1]
+    own = scores.gather(1, labels.clamp_max(classes - 1)[:, None])
+    before = torch.arange(classes, device=scores.device) < labels[:, None]
+    ranks = ((scores > own) | ((scores == own) & before)).sum(dim=1)
+    return ranks.where((labels < classes) & (own[:, 0] > -torch.inf), classes)
+
+
+def score(scores: Tensor, labels: Tensor) -> Scores:
+    """Compare class scores with the true classes.
+
+    Args:
+        scores: float ``[N, C]``, the higher the likelier; -inf for a class that was not considered.
+        labels: int64 ``[N]``, at least 0.
+
+    Raises:
+        ValueError: there is no row, or the shapes do not fit.
+    """
+    if scores.dim() != 2 or len(scores) == 0 or labels.shape != (len(scores),):
+        raise ValueError(f"scores and labels must be [N, C], [N], got {tuple(scores.shape)}, {tuple(labels.shape)}")
+    labels = labels.to(scores.device)
+    classes = max(scores.shape[1], int(labels.max()) + 1)
+    ranks = label_ranks(scores, labels)
+    predicted = scores.argmax(dim=1)
+    counts = torch.bincount(labels * classes + predicted, minlength=classes * classes).view(classes, classes).cpu()
+    totals, right = counts.sum(dim=1).tolist(), counts.diagonal().tolist()
+    return Scores(
+        top1=float((ranks == 0).double().mean()),
+        top5=float((ranks < 5).double().mean()) if classes >= TOP5_FROM else None,
+        per_class=[hit / total if total else None for hit, total in zip(right, totals, strict=True)],
+        confusion=counts.tolist() if classes <= CONFUSION_UP_TO else None,
+    )

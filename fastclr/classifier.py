@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastclr.checkpoint import load_checkpoint, write_atomically
+from fastclr.checkpoint import write_atomically
 from fastclr.config import PretrainConfig
 from fastclr.models import SimCLRModel, build_model, feature_dim
 from fastclr.run import Run
@@ -93,16 +93,10 @@ def build_classifier(model: SimCLRModel, layer: int, classes: int, size: int) ->
     return Classifier(model.encoder, layers, linear)
 
 
-def load_model(run: Run) -> SimCLRModel:
-    """Rebuild encoder and projection head with the weights of a run's last checkpoint."""
-    model = build_model(run.config)
-    model.load_state_dict(load_checkpoint(run.checkpoint).model)
-    return model
-
-
 def is_pretrained(run: Run) -> bool:
     """Tell whether a run has reached its last epoch."""
-    return run.checkpoint.exists() and load_checkpoint(run.checkpoint).epoch >= run.config.epochs
+    checkpoint = run.latest_checkpoint()
+    return checkpoint is not None and checkpoint.epoch >= run.config.epochs
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from fastclr.config import PretrainConfig
 from fastclr.data import ImageDataset, Splits
 from fastclr.data.subsets import labelled_rows, subset_name
 from fastclr.device import resolve_device, uses_bf16
-from fastclr.evaluate import frozen
+from fastclr.evaluate import crop_and_flip, frozen
 from fastclr.finetune import check_training, repeat, summary
 from fastclr.models import build_model
 from fastclr.run import Run
-from fastclr.supervised import Objective, check_test, crop_and_flip, describe, fit
+from fastclr.supervised import Objective, check_test, describe, fit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,14 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from fastclr.classifier import Classifier, Trained, build_classifier, check_free, head_depth, load_model
+from fastclr.classifier import Classifier, Trained, build_classifier, check_free, head_depth
 from fastclr.config import PretrainConfig
 from fastclr.data import Splits
 from fastclr.data.subsets import labelled_rows, parse_share, subset_name
+from fastclr.evaluate import crop_and_flip, score
 from fastclr.models import build_model
 from fastclr.run import Run
-from fastclr.supervised import Scores, check_test, crop_and_flip, describe, fit, predict, score
+from fastclr.supervised import check_test, describe, fit, predict
 
 Recipe = Literal["v1", "v2"]
 RECIPES: dict[str, dict[str, Any]] = {
@@ -118,14 +119,14 @@ def finetune(
     name = name or config.name
     check_free(run.folder / name, overwrite)
     check_test(data)
-    layer = config.layer(head_depth(load_model(run).head))
+    layer = config.layer(head_depth(run.load_model().head))
     known = int((data.train.labels >= 0).sum())
 
     def train(seed: int) -> tuple[Classifier, PretrainConfig, int]:
         rows = labelled_rows(data.train, config.labels, seed)
         settings = training_config(run.config, config, len(rows), len(rows) / known, seed)
         torch.manual_seed(seed)
-        model = build_model(run.config) if config.from_scratch else load_model(run)
+        model = build_model(run.config) if config.from_scratch else run.load_model()
         classifier = build_classifier(model, layer, len(data.train.classes), run.config.augment.size)
         run.say(describe("from scratch" if config.from_scratch else "fine-tuning", settings, len(rows)))
         fit(classifier, data.train.select(rows), settings, title=f"{name}, seed {seed}")
@@ -195,9 +196,9 @@ def repeat(
     scores: list[dict[str, Any]] = []
     for seed in seeds:
         model, config, labels = train(seed)
-        found: Scores = score(predict(model, test, config), test.labels)
-        run.say(f"seed {seed}: {100 * found.accuracy:.2f}% of {len(test)} test images")
-        scores.append({"seed": seed, "accuracy": found.accuracy, "top5": found.top5, "n_labels": labels})
+        found = score(predict(model, test, config), test.labels)
+        run.say(f"seed {seed}: {100 * found.top1:.2f}% of {len(test)} test images")
+        scores.append({"seed": seed, "accuracy": found.top1, "top5": found.top5, "n_labels": labels})
         scores[-1] |= {"test_images": len(test), "epochs": config.epochs, "batch_size": config.batch_size}
         first = first or (model, config)
     if first is None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastclr.augment import AugmentConfig, SimCLRAugment
+from fastclr.augment import SimCLRAugment
 from fastclr.config import PretrainConfig
 from fastclr.data import ImageDataset, ResidentLoader, Splits
 from fastclr.device import resolve_device, set_deterministic, uses_bf16
@@ -20,8 +18,6 @@ from fastclr.evaluate import extract_features
 from fastclr.optim import build_optimizer, build_schedule, peak_lr
 from fastclr.stopping import Interrupted, StopRequest
 from fastclr.training import augment_device, seed_step
-
-TOP5_FROM = 6  # classes: with fewer, five guesses are hardly ever wrong
 
 # logits [N, C] in float32 with gradient, the images [N, 3, S, S] they are of, labels [N] -> loss
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -112,19 +108,6 @@ def fit(
     return losses
 
 
-def crop_and_flip(config: AugmentConfig) -> AugmentConfig:
-    """Return `config` without any change of colour: its crops, flips, size, style and normalisation."""
-    return dataclasses.replace(config, jitter_p=0.0, gray_p=0.0, blur_p=0.0, solarize_p=0.0)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Accuracies on the test images, from 0 to 1; `top5` is None with fewer than 6 classes."""
-
-    accuracy: float
-    top5: float | None
-
-
 def check_test(data: Splits) -> ImageDataset:
     """Return the test images whose class is known.
 
@@ -139,15 +122,7 @@ def check_test(data: Splits) -> ImageDataset:
 def predict(model: nn.Module, images: ImageDataset, config: PretrainConfig) -> Tensor:
     """Return logits float32 ``[N, C]`` of a frozen model for the fixed view of every image, on its device."""
     autocast = uses_bf16(config.amp, resolve_device(config.device))
-    return extract_features(model, images.images, config.augment, autocast=autocast)
-
-
-def score(logits: Tensor, labels: Tensor) -> Scores:
-    """Return top-1 and top-5 accuracy of logits ``[N, C]`` for labels ``[N]``."""
-    labels = labels.to(logits.device)
-    hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-    top5 = float(hits.any(dim=1).double().mean()) if logits.shape[1] >= TOP5_FROM else None
-    return Scores(float(hits[:, 0].double().mean()), top5)
+    return extract_features(model, images.images, config.augment, autocast=autocast).features
 
 
 def describe(what: str, config: PretrainConfig, images: int) -> str:

@@ -13,7 +13,7 @@ import torch
 from conftest import TINY
 
 import fastclr.finetune
-from fastclr.classifier import Trained, check_free, load_model
+from fastclr.classifier import Trained, check_free
 from fastclr.cli import main
 from fastclr.data import Splits
 from fastclr.evaluate import state_hash
@@ -42,7 +42,7 @@ def run(pretrained: Path, tmp_path: Path) -> Run:
 
 def test_it_stores_a_network_that_gives_the_stored_accuracy(run: Run) -> None:
     data = load_data(run.config)
-    before = state_hash(load_model(run))
+    before = state_hash(run.load_model())
     stored = finetune(run, data, dataclasses.replace(SHORT, seeds=2))
     again = Trained.load(run.folder / "finetune-25pct")
     assert state_hash(again.model) == state_hash(stored.model) and again.classes == data.train.classes
@@ -58,7 +58,7 @@ def test_it_stores_a_network_that_gives_the_stored_accuracy(run: Run) -> None:
     with torch.no_grad():
         predicted = again.model.eval()(images).argmax(1)
     assert (predicted == data.test.labels).double().mean() == pytest.approx(first, abs=1.5 / 64)
-    assert state_hash(load_model(run)) == before, "the run's own checkpoint is left alone"
+    assert state_hash(run.load_model()) == before, "the run's own checkpoint is left alone"
 
 
 @pytest.mark.parametrize(("scratch", "layer"), [(False, 2), (False, 0), (True, 1)])
@@ -72,7 +72,7 @@ def test_what_it_starts_from(run: Run, scratch: bool, layer: int, monkeypatch: p
 
     monkeypatch.setattr(fastclr.finetune, "fit", spy)
     stored = finetune(run, data, dataclasses.replace(SHORT, from_layer=layer, from_scratch=scratch))
-    pretrained = load_model(run).state_dict()
+    pretrained = run.load_model().state_dict()
     same = [torch.equal(value, pretrained[name]) for name, value in seen["state"].items() if name.startswith("encoder")]
     assert not all(same) if scratch else all(same)
     kept = {name for name in seen["state"] if name.startswith("layers")}

@@ -17,11 +17,11 @@ from fastclr.augment import SimCLRAugment
 from fastclr.classifier import build_classifier, first_layers
 from fastclr.data import ImageDataset, make_shapes
 from fastclr.data.order import permutation
-from fastclr.evaluate import state_hash
+from fastclr.evaluate import crop_and_flip, state_hash
 from fastclr.models import SimCLRModel, build_head, build_model
 from fastclr.optim import build_optimizer
 from fastclr.stopping import Interrupted
-from fastclr.supervised import crop_and_flip, fit, score
+from fastclr.supervised import fit
 
 SHAPES = make_shapes(train=40, test=8)
 
@@ -195,10 +195,3 @@ def test_crop_and_flip_leaves_the_colours_alone() -> None:
     torch.testing.assert_close(views, torch.full_like(views, 77 / 255))
     params = SimCLRAugment(crop_and_flip(config), views=1).params(torch.arange(64), 0, (20, 30))
     assert len(params.crop.unique(dim=1)[0]) > 60 and 16 < int(params.flip.sum()) < 48
-
-
-def test_scores() -> None:
-    logits = torch.eye(7)[[0, 1, 2, 3]] + torch.arange(7) * 1e-3
-    found = score(logits, torch.tensor([0, 1, 6, 0]))  # 6 is second, 0 is last of its row
-    assert (found.accuracy, found.top5) == (0.5, 0.75)
-    assert score(logits[:, :5], torch.tensor([0, 1, 2, 3])).top5 is None

@@ -227,7 +227,11 @@ def distill(
 
     first, settings, scores = repeat(run, data, train, range(config.seed, config.seed + config.seeds))
     result = {**summary(scores), "teacher": None if config.no_teacher else teacher.result["name"]}
-    result |= {"teacher_accuracy": teacher.result["accuracy"], "encoder": settings.encoder, "width": settings.width}
+    result |= {
+        "teacher_accuracy": teacher.result["accuracies"][0],
+        "encoder": settings.encoder,
+        "width": settings.width,
+    }
     asked = config.settings(teacher)
     trained_with = dataclasses.replace(settings, seed=run.config.seed)
     stored = Trained("distill", trained_with, 0, data.train.classes, first, asked, {**result, "name": name})

@@ -134,7 +134,7 @@ def test_architecture_of_the_student() -> None:
 def tuned(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     run = pretrain_in(folder, dataclasses.replace(TINY, data=str(pictures), head_layers=3, epochs=1))
-    finetune(run, load_data(run.config), FinetuneConfig(labels="25%", epochs=1, batch_size=16, seed=4))
+    finetune(run, load_data(run.config), FinetuneConfig(labels="25%", epochs=1, batch_size=16, lr=5.0, seed=4, seeds=2))
     return folder
 
 
@@ -164,6 +164,8 @@ def test_which_images_and_labels_the_student_gets(run: Run, monkeypatch: pytest.
     assert torch.equal(alone.ids, data.train.ids[label_subset(data.train.labels, 0.25, seed=4)])
     results = json.loads((run.folder / "results.json").read_text())
     assert [results[name]["n_labels"] for name in "012"] == [0, 32, 32]
+    accuracies = [results["finetune-25pct"]["accuracies"][0]] * 3  # of the network that teaches, not of all seeds
+    assert [results[name]["teacher_accuracy"] for name in "012"] == accuracies
     assert [results[name]["teacher"] for name in "012"] == ["finetune-25pct", "finetune-25pct", None]
 
 

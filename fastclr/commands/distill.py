@@ -37,5 +37,5 @@ def main(arguments: list[str]) -> None:
     run, data = options.common.open(folder.parent)
     stored = distill(run, data, teacher, options.config, name=name, overwrite=options.common.overwrite)
     what = "student on labels alone" if options.config.no_teacher else f"student of {folder.name}"
-    taught = f"the teacher has {100 * teacher.result['accuracy']:.2f}%"
+    taught = f"the teacher has {100 * stored.result['teacher_accuracy']:.2f}%"
     print(f"{what}: {percent(stored.result)}; {taught} ({run.folder / name})")

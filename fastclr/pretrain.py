@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastclr.augment import SimCLRAugment
 from fastclr.checkpoint import Checkpoint, load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from fastclr.config import PretrainConfig
-from fastclr.data import ResidentLoader, Splits, load_splits
+from fastclr.data import Loader, Splits, load_splits, make_loader
 from fastclr.device import resolve_device, set_deterministic, uses_bf16
 from fastclr.evaluate import Features, knn_accuracy, labelled_features
 from fastclr.losses import NTXentLoss, nt_xent
@@ -33,7 +33,7 @@ class Training:
     device: torch.device
     autocast: bool
     data: Splits
-    loader: ResidentLoader
+    loader: Loader
     augment: SimCLRAugment
     model: SimCLRModel
     loss: NTXentLoss
@@ -90,7 +90,7 @@ def build(config: PretrainConfig) -> Training:
     if config.deterministic:
         set_deterministic()
     data = load_data(config)
-    loader = ResidentLoader(data.train, config.batch_size, seed=config.seed, device=augment_device(device))
+    loader = make_loader(data.train, data.loader, config.batch_size, seed=config.seed, device=augment_device(device))
     torch.manual_seed(config.seed)
     model = build_model(config).to(device)
     if config.channels_last:
@@ -131,6 +131,7 @@ def load_data(config: PretrainConfig) -> Splits:
         holdout=config.holdout,
         seed=config.seed,
         resize_shorter=config.resize_shorter,
+        loader="resident",
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fastclr.data.batch import check_fields
+from fastclr.data.index import ImageIndex
 from fastclr.images import RaggedImages
 
 
@@ -102,7 +104,16 @@ class ImageDataset:
 
 @dataclass(frozen=True)
 class Splits:
-    """Images to learn from and, where there are labels, images to test on."""
+    """Images to learn from and, where there are labels, images to test on.
 
-    train: ImageDataset
-    test: ImageDataset | None
+    Args:
+        train: decoded images, or an index of images that a loader decodes.
+        test: likewise; None where there are none.
+        loader: how :func:`~fastclr.data.make_loader` serves the images that are not decoded; ``resident`` if all are.
+        reason: why, in a sentence for people.
+    """
+
+    train: ImageDataset | ImageIndex
+    test: ImageDataset | ImageIndex | None
+    loader: Literal["resident", "dali", "torch"] = "resident"
+    reason: str = "the images are decoded already"

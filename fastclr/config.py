@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from fastclr.augment import AugmentConfig
 from fastclr.checkpoint import write_atomically
+from fastclr.data import LoaderKind
 
 HeadKind = Literal["none", "linear", "mlp"]
 StemKind = Literal["auto", "imagenet", "cifar"]
@@ -26,13 +27,19 @@ class PretrainConfig:
     """
 
     data: str = ""
-    """Images to learn from: `shapes` (built in), a folder, a .tar/.tar.gz of one, or the CIFAR python archive."""
+    """Images: `shapes` (built in), a folder, a tar of one, WebDataset shards (`x-{00..99}.tar`), a CIFAR archive."""
     test_data: str | None = None
     """Labelled images to evaluate on. Default: the test split of `data`, or a held-out share of it."""
     holdout: float = 0.1
     """Share of `data` kept from training for evaluation when it is labelled and has no test split."""
     resize_shorter: int | None = None
     """Shrink larger images to this shorter side while loading, so that the set fits into memory."""
+    loader: LoaderKind = "auto"
+    """`resident` keeps decoded images; `dali`, `torch` decode in every epoch; `auto`: resident if they fit, else dali."""
+    workers: int | None = None
+    """Threads (resident, dali) or processes (torch) that decode. Default: one per core."""
+    prefetch: int = 2
+    """Batches that dali, or each worker of torch, decodes ahead of the training step."""
 
     encoder: str = "resnet18"
     """Name of a timm model."""
@@ -103,6 +110,9 @@ class PretrainConfig:
         checks: list[tuple[str, bool, str]] = [
             ("holdout", 0.0 <= self.holdout < 1.0, "a number in [0, 1)"),
             ("resize_shorter", self.resize_shorter is None or self.resize_shorter >= 1, "a positive number or None"),
+            ("loader", self.loader in get_args(LoaderKind), f"one of {get_args(LoaderKind)}"),
+            ("workers", self.workers is None or self.workers >= 0, "at least 0 or None"),
+            ("prefetch", self.prefetch >= 1, "at least 1"),
             ("width", self.width > 0, "a positive number"),
             ("stem", self.stem in get_args(StemKind), f"one of {get_args(StemKind)}"),
             ("head", self.head in get_args(HeadKind), f"one of {get_args(HeadKind)}"),

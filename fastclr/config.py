@@ -35,7 +35,7 @@ class PretrainConfig:
     resize_shorter: int | None = None
     """Shrink larger images to this shorter side while loading, so that the set fits into memory."""
     loader: LoaderKind = "auto"
-    """`resident` keeps decoded images; `dali`, `torch` decode in every epoch; `auto`: resident if they fit, else dali."""
+    """`resident` keeps decoded images; `dali`, `torch` decode every epoch; `auto`: resident if it fits, else dali."""
     workers: int | None = None
     """Threads (resident, dali) or processes (torch) that decode. Default: one per core."""
     prefetch: int = 2

@@ -108,6 +108,9 @@ class Plan:
         They begin at the same place of the next step, so that a batch does not hold an image twice, and go through the
         whole epoch, around its end.
         """
-        yield int(order[position % self.count])
+        planned = int(order[position % self.count])
+        yield planned
         for place in range(position + self.stride, position + self.stride + self.count):
-            yield int(order[place % self.count])
+            row = int(order[place % self.count])
+            if row != planned:
+                yield row

@@ -36,9 +36,9 @@ class Paths:
         """Return the number of paths."""
         return len(self._ends) - 1
 
-    def __getitem__(self, index: int) -> bytes:
-        """Return a path as the operating system takes it."""
-        return self._block[self._ends[index] : self._ends[index + 1]]
+    def __getitem__(self, index: int) -> str:
+        """Return a path."""
+        return os.fsdecode(self._block[self._ends[index] : self._ends[index + 1]])
 
 
 @dataclass(frozen=True)

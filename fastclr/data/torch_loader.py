@@ -136,7 +136,7 @@ class TorchLoader:
         self._positions[:] = [(epoch, step) for step in range(start_step, len(self))]
         for result in loader:
             if isinstance(result, str):
-                raise UnreadableError(f"{self._index.source}: {result}")
+                raise UnreadableError(result)
             batch, failures = result
             report(self._index, failures, self.skipped)
             yield batch.to(self.device, non_blocking=True)

@@ -149,6 +149,9 @@ class TorchLoader:
 
     def close(self) -> None:
         """Stop the workers; the loader cannot be used any more."""
+        # left to the garbage collector, the workers may miss the message and be waited for, five seconds each
+        if (stop := getattr(getattr(self._loader, "_iterator", None), "_shutdown_workers", None)) is not None:
+            stop()
         self._loader = None
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from stream_cases import contents, encode, photo, write_photos
 
-from fastclr.data import DaliLoader, ImageIndex, Loader, TorchLoader, load_splits, make_loader
+from fastclr.data import DaliLoader, ImageDataset, ImageIndex, Loader, TorchLoader, load_splits, make_loader
 from fastclr.data.storage import Storage
 
 NO_DALI = "NVIDIA DALI is not installed: pip install 'fastclr[dali]'"
@@ -33,7 +33,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
     return train
 
 
-def build(index: ImageIndex, kind: Any, batch_size: int, **options: Any) -> Loader:
+def build(index: ImageIndex | ImageDataset, kind: Any, batch_size: int, **options: Any) -> Loader:
     """Make a loader, or skip the test where DALI is missing."""
     if kind == "dali":
         pytest.importorskip("nvidia.dali", reason=NO_DALI)
@@ -85,10 +85,7 @@ def test_memory_is_flat_over_many_epochs(kind: str, tmp_path: Path) -> None:
     for seed in range(16):
         (tmp_path / f"{seed}.jpg").write_bytes(encode(photo(seed, 200, 300 + seed), "JPEG"))
     images = load_splits(tmp_path, loader="resident" if kind == "resident" else "torch").train
-    if isinstance(images, ImageIndex):
-        loader = build(images, kind, 8, workers=1)
-    else:
-        loader = make_loader(images, "resident", 8)
+    loader = build(images, kind, 8, workers=1)
 
     def resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

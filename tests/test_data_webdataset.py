@@ -123,7 +123,7 @@ def test_labels(tmp_path: Path) -> None:
 
 
 def test_samples(tmp_path: Path) -> None:
-    """The key ends at the first dot of the file's name; a sample without an image has no id, a second image no place."""
+    """The key ends at the first dot of the file's name; without an image there is no id, and a second has none."""
     picture_bytes = encode(photo(0, 20, 30), "PNG")
     tree = {
         "a.b/x.left.png": picture_bytes,

@@ -42,7 +42,7 @@ class DaliDecoder:
     Args:
         batch_size: most images of a batch.
         threads: threads that decode.
-        device: where the pixels go.
+        device: where the pixels go; a CUDA device has its number.
         resize: bring images to the sizes that come with them (bilinear, antialiased).
 
     Raises:
@@ -55,9 +55,12 @@ class DaliDecoder:
         nvidia_dali = dali()
         fn, types = nvidia_dali.fn, nvidia_dali.types
         on_gpu = device.type == "cuda"
-        index = (torch.cuda.current_device() if device.index is None else device.index) if on_gpu else None
         self._pipeline: Any = nvidia_dali.Pipeline(
-            batch_size=batch_size, num_threads=threads, device_id=index, prefetch_queue_depth=DEPTH, seed=0
+            batch_size=batch_size,
+            num_threads=threads,
+            device_id=device.index if on_gpu else None,
+            prefetch_queue_depth=DEPTH,
+            seed=0,
         )
         with self._pipeline:
             encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)

@@ -101,6 +101,8 @@ class DaliLoader:
         check_stream(workers, prefetch, resize_shorter, least_workers=1)
         self.plan = Plan(len(index), batch_size, seed, shuffle, drop_last, rank, world_size, index.source)
         self.device = torch.device(device)
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", torch.cuda.current_device())  # that of this thread, not of the other
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.skipped: dict[str, str] = {}
         self._index, self._prefetch, self._closed = with_resize(index, resize_shorter), prefetch, False

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from fastclr.augment import SimCLRAugment
 from fastclr.config import PretrainConfig
-from fastclr.data import ResidentLoader, Splits
+from fastclr.data import Splits, make_loader
 from fastclr.device import resolve_device, uses_bf16
 from fastclr.evaluate import Features, knn_accuracy, labelled_features, probe_accuracy
 from fastclr.models import build_model, encoder_from, feature_dim
@@ -74,7 +74,7 @@ def train_supervised(config: PretrainConfig, data: Splits) -> nn.Module:
     classifier = nn.Linear(feature_dim(encoder, config.augment.size), len(data.train.classes))
     model = nn.Sequential(encoder, classifier).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     augment = SimCLRAugment(config.augment, views=1, seed=config.seed)
-    loader = ResidentLoader(data.train, config.batch_size, seed=config.seed, device=augment_device(device))
+    loader = make_loader(data.train, data.loader, config.batch_size, seed=config.seed, device=augment_device(device))
     optimizer = torch.optim.SGD(model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
     schedule = build_schedule(config, optimizer, len(loader))
     model.train()

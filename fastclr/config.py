@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from fastclr.augment import AugmentConfig
 from fastclr.checkpoint import write_text_atomically
+from fastclr.data import LoaderKind
 
 HeadKind = Literal["none", "linear", "mlp"]
 StemKind = Literal["auto", "imagenet", "cifar"]
@@ -28,7 +29,7 @@ class PretrainConfig:
     """
 
     data: str = ""
-    """Images to learn from: `shapes` (built in), `cifar10`, `cifar100`, `stl10`, a folder, or a .tar/.tar.gz."""
+    """Images: `shapes`, `cifar10`, `cifar100`, `stl10`, a folder, a tar, or WebDataset shards `x-{00..99}.tar`."""
     test_data: str | None = None
     """Labelled images to evaluate on. Default: the test split of `data`, or a held-out share of it."""
     holdout: float = 0.1
@@ -43,6 +44,12 @@ class PretrainConfig:
     """Fetch them when they are not there."""
     cache: str = "auto"
     """Where decoded images are kept for the next run: `auto` is ~/.cache/fastclr, `off` nowhere, or a folder."""
+    loader: LoaderKind = "auto"
+    """`resident` keeps decoded images; `dali`, `torch` decode every epoch; `auto`: resident if it fits, else dali."""
+    workers: int | None = None
+    """Threads (resident, dali) or processes (torch) that decode. Default: one per core."""
+    prefetch: int = 2
+    """Batches that dali, or each worker of torch, decodes ahead of the training step."""
 
     encoder: str = "resnet18"
     """Name of a timm model, or simclr_skresnet50, 101 or 152: the selective-kernel ResNets of SimCLR v2."""
@@ -142,6 +149,9 @@ class PretrainConfig:
         checks: list[tuple[str, bool, str]] = [
             ("holdout", 0.0 <= self.holdout < 1.0, "a number in [0, 1)"),
             ("resize_shorter", self.resize_shorter is None or self.resize_shorter >= 1, "a positive number or None"),
+            ("loader", self.loader in get_args(LoaderKind), f"one of {get_args(LoaderKind)}"),
+            ("workers", self.workers is None or self.workers >= 0, "at least 0 or None"),
+            ("prefetch", self.prefetch >= 1, "at least 1"),
             ("width", self.width > 0, "a positive number"),
             ("stem", self.stem in get_args(StemKind), f"one of {get_args(StemKind)}"),
             ("patch_size", self.patch_size is None or self.patch_size >= 1, "a positive number or None"),

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fastclr.classifier import Classifier, Trained, build_classifier, check_free, is_trained, read_about
 from fastclr.config import PretrainConfig
-from fastclr.data import ImageDataset, Splits
+from fastclr.data import ImageDataset, ImageIndex, Splits
 from fastclr.data.subsets import labelled_rows, subset_name
 from fastclr.device import resolve_device, uses_bf16
 from fastclr.evaluate import crop_and_flip, frozen
@@ -240,7 +240,7 @@ def distill(
     return stored
 
 
-def show_labels(dataset: ImageDataset, rows: Tensor) -> ImageDataset:
+def show_labels(dataset: ImageDataset | ImageIndex, rows: Tensor) -> ImageDataset | ImageIndex:
     """Return the same images with the labels of `rows` only, all others -1: what is hidden cannot reach a loss."""
     labels = torch.full_like(dataset.labels, -1)
     labels[rows] = dataset.labels[rows]

@@ -196,7 +196,8 @@ def repeat(
     scores: list[dict[str, Any]] = []
     for seed in seeds:
         model, config, labels = train(seed)
-        found = score(predict(model, test, config), test.labels)
+        answers = predict(model, test, config)
+        found = score(answers.features, answers.labels)
         run.say(f"seed {seed}: {100 * found.top1:.2f}% of {len(test)} test images")
         scores.append({"seed": seed, "accuracy": found.top1, "top5": found.top5, "n_labels": labels})
         scores[-1] |= {"test_images": len(test), "epochs": config.epochs, "batch_size": config.batch_size}

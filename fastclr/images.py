@@ -55,9 +55,14 @@ class RaggedImages:
         """Return the images at int64 ``indices`` ``[n]``; the pixels are shared, not copied."""
         return RaggedImages(self.data, self.offsets[indices], self.sizes[indices])
 
-    def to(self, device: torch.device | str) -> RaggedImages:
-        """Return the same images on ``device``."""
-        return RaggedImages(self.data.to(device), self.offsets.to(device), self.sizes.to(device))
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> RaggedImages:
+        """Return the same images on ``device``; ``non_blocking`` does not wait for a copy from pinned memory."""
+        tensors = (self.data, self.offsets, self.sizes)
+        return RaggedImages(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors))
+
+    def pin_memory(self) -> RaggedImages:
+        """Return the same images in page-locked memory of the CPU."""
+        return RaggedImages(self.data.pin_memory(), self.offsets.pin_memory(), self.sizes.pin_memory())
 
     def image(self, index: int) -> Tensor:
         """Return image ``index`` as uint8 ``[height, width, 3]``, a view of the buffer."""

@@ -14,6 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from fastclr.device import resolve_device
+from fastclr.distributed import gather_rows
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -61,6 +62,20 @@ class World:
         if self.group is not None:
             distributed.all_reduce(values, group=self.group)
         return values
+
+    def part(self, count: int) -> Tensor:
+        """Return the rows of ``0 .. count - 1`` that are this process's: every ``size``-th, int64."""
+        # with fewer rows than processes, some take a row that `join` drops
+        return torch.arange(self.rank, count, self.size) if self.rank < count else torch.tensor([count - 1])
+
+    def join(self, rows: Tensor, count: int) -> Tensor:
+        """Put the rows that the processes made of their `part` of ``count`` into their order, on every process."""
+        if self.group is None:
+            return rows
+        share = -(-count // self.size)
+        padded = torch.cat([rows, rows.new_zeros(share - len(rows), *rows.shape[1:])])
+        joined = gather_rows(padded, self.group).view(self.size, share, *rows.shape[1:]).transpose(0, 1)
+        return joined.reshape(self.size * share, *rows.shape[1:])[:count]
 
     def any(self, value: int) -> int:
         """Return the largest ``value`` of all processes; no process waits for its GPU."""

@@ -64,13 +64,14 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
             restore(training, checkpoint, folder)
         world.barrier()  # all have seen that the folder is free, before one fills it
         if run is None:
-            run = Run.create(folder, config) if world.is_main else Run(folder, config)
+            run = (Run.create if world.is_main else Run)(folder, training.config)
             writer = files.enter_context(run.checkpoint_writer()) if world.is_main else None
         if world.is_main:
             open_log(training, run, files)
         say(training, run, describe(training))
-        report_skipped(training, run)
+        report_data(training, run)
         features = train(training, run, writer, progress)
+        training.loader.close()
         if world.is_main:
             write_report(run, training.data, features)
         world.barrier()
@@ -237,7 +238,7 @@ def is_checkpoint_due(training: Training) -> bool:
 def evaluate_epoch(training: Training, run: Run) -> Features:
     """Compute kNN accuracy on frozen features, log it, and return the features."""
     config = training.config
-    features = labelled_features(training.model.encoder, training.data, config)
+    features = labelled_features(training.model.encoder, training.data, config, training.world)
     k = min(config.knn_k, len(features.train))
     accuracy = knn_accuracy(features, k=k, temperature=config.knn_temperature)
     if training.world.is_main:
@@ -310,9 +311,10 @@ def say(training: Training, run: Run, text: str) -> None:
         run.say(text)
 
 
-def report_skipped(training: Training, run: Run) -> None:
-    """Say which files could not be used, the first few by name."""
+def report_data(training: Training, run: Run) -> None:
+    """Say which loader serves the images, and which files could not be used, the first few by name."""
     data = training.data
+    say(training, run, f"loader: {data.loader}, because {data.reason}")
     skipped = [item for split in (data.train, data.test) if split is not None for item in split.skipped]
     if skipped:
         say(training, run, f"{len(skipped)} file(s) left out:")

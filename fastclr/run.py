@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ FREE_TO_CHANGE = {
     "log_every",
     "checkpoint_every",
     "data",
+    "workers",
+    "prefetch",
     "test_data",
     "labels",
     "data_root",
@@ -114,6 +117,8 @@ class Run:
         if not path.is_file():
             raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.json")
         stored = PretrainConfig.load(path)
+        if config is not None and config.loader == "auto":
+            config = dataclasses.replace(config, loader=stored.loader)
         changed = {k: v for k, v in difference(stored, config or stored).items() if k not in FREE_TO_CHANGE}
         if changed:
             listed = ", ".join(f"{name}: {old!r} there, {new!r} now" for name, (old, new) in changed.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from contextlib import closing
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,9 @@ from torch.nn import functional as F
 
 from fastclr.augment import SimCLRAugment
 from fastclr.config import PretrainConfig
-from fastclr.data import ImageDataset, ResidentLoader, Splits
+from fastclr.data import ImageDataset, ImageIndex, Splits, make_loader
 from fastclr.device import resolve_device, set_deterministic, uses_bf16
-from fastclr.evaluate import extract_features
+from fastclr.evaluate import Extracted, evaluation_batches, extract_features
 from fastclr.optim import build_optimizer, build_schedule, peak_lr
 from fastclr.stopping import Interrupted, StopRequest
 from fastclr.training import augment_device, seed_step
@@ -30,7 +31,7 @@ def cross_entropy(logits: Tensor, view: Tensor, labels: Tensor) -> Tensor:
 
 def fit(
     model: nn.Module,
-    images: ImageDataset,
+    images: ImageDataset | ImageIndex,
     config: PretrainConfig,
     objective: Objective = cross_entropy,
     *,
@@ -71,14 +72,23 @@ def fit(
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     augment = SimCLRAugment(config.augment, views=1, seed=config.seed, channels_last=config.channels_last)
-    loader = ResidentLoader(images, config.batch_size, seed=config.seed, device=augment_device(device))
+    loader = make_loader(
+        images,
+        config.loader,
+        config.batch_size,
+        seed=config.seed,
+        device=augment_device(device),
+        workers=config.workers,
+        prefetch=config.prefetch,
+    )
     optimizer = build_optimizer(config, model, nn.Identity())
     schedule = build_schedule(config, optimizer, len(loader))
     losses: list[float] = []
     step, stop, steps = 0, StopRequest(), config.epochs * len(loader)
     silent = not (progress and sys.stderr.isatty())
     model.train()
-    with stop.watch(), tqdm(total=steps, desc=title, leave=False, disable=silent, unit="step") as bar:
+    shown = tqdm(total=steps, desc=title, leave=False, disable=silent, unit="step")
+    with closing(loader), stop.watch(), shown as bar:
         for epoch in range(config.epochs):
             total = torch.zeros((), device=device)
             for batch in loader.epoch(epoch):
@@ -108,7 +118,7 @@ def fit(
     return losses
 
 
-def check_test(data: Splits) -> ImageDataset:
+def check_test(data: Splits) -> ImageDataset | ImageIndex:
     """Return the test images whose class is known.
 
     Raises:
@@ -119,10 +129,11 @@ def check_test(data: Splits) -> ImageDataset:
     return data.test if data.test.labelled else data.test.select((data.test.labels >= 0).nonzero().flatten())
 
 
-def predict(model: nn.Module, images: ImageDataset, config: PretrainConfig) -> Tensor:
-    """Return logits float32 ``[N, C]`` of a frozen model for the fixed view of every image, on its device."""
-    autocast = uses_bf16(config.amp, resolve_device(config.device))
-    return extract_features(model, images.images, config.augment, autocast=autocast).features
+def predict(model: nn.Module, images: ImageDataset | ImageIndex, config: PretrainConfig) -> Extracted:
+    """Return logits float32 ``[N, C]`` (as features) and labels for the fixed view of every image; the model is frozen."""
+    device = resolve_device(config.device)
+    batches = evaluation_batches(images, device, loader=config.loader, workers=config.workers)
+    return extract_features(model, batches, config.augment, autocast=uses_bf16(config.amp, device))
 
 
 def describe(what: str, config: PretrainConfig, images: int) -> str:

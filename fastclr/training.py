@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastclr.augment import SimCLRAugment
 from fastclr.config import PretrainConfig
-from fastclr.data import ResidentLoader, Splits, load_splits
+from fastclr.data import Loader, Splits, load_splits, make_loader
 from fastclr.data.order import raw_bits
 from fastclr.device import resolve_device, set_deterministic, uses_bf16
 from fastclr.losses import NTXentLoss
@@ -62,7 +63,7 @@ class Training:
     world: World
     autocast: bool
     data: Splits
-    loader: ResidentLoader
+    loader: Loader
     augment: SimCLRAugment
     model: SimCLRModel
     project: Callable[[Tensor], Tensor]  # the model as it is called: per view, compiled, distributed
@@ -100,13 +101,18 @@ def build(config: PretrainConfig, world: World | None = None) -> Training:
     data = load_data(config)
     if world.is_main and config.download:
         world.barrier()
-    loader = ResidentLoader(
+    # `auto` depends on the free memory: a resumed run must take what the first one took
+    config = dataclasses.replace(config, loader=data.loader)
+    loader = make_loader(
         data.train,
+        data.loader,
         share,
         seed=config.seed,
         device=augment_device(device),
         rank=world.rank,
         world_size=world.size,
+        workers=config.workers,
+        prefetch=config.prefetch,
     )
     torch.manual_seed(config.seed)
     model = build_model(config)
@@ -168,6 +174,9 @@ def load_data(config: PretrainConfig) -> Splits:
         data_root=config.data_root,
         download=config.download,
         cache=config.cache,
+        loader=config.loader,
+        device=augment_device(resolve_device(config.device)),
+        workers=config.workers or None,
     )
 
 

@@ -52,6 +52,9 @@ def test_cifar10_preset_is_the_published_recipe() -> None:
         ("seed", -1),
         ("knn_k", 0),
         ("width", 0.0),
+        ("loader", "numpy"),
+        ("workers", -1),
+        ("prefetch", 0),
     ],
 )
 def test_bad_values_name_the_field_and_the_value(field: str, value: object) -> None:

@@ -281,3 +281,17 @@ def test_v2_refuses_before_it_pretrains(
     out = tmp_path / "v2"
     assert main([*V2, "--data", str(pictures), "--out", str(out), *change]) == 2
     assert message in " ".join(capsys.readouterr().err.split()) and not out.exists()
+
+
+def test_images_that_a_loader_decodes_give_the_same_networks(run: Run) -> None:
+    """Streamed from files, or all in memory: the same order, crops and labels, so the same weights."""
+    hashes = []
+    for loader in ("resident", "torch"):
+        config = dataclasses.replace(run.config, loader=loader, workers=0)
+        here = Run(run.folder, config)
+        data = load_data(config)
+        assert (type(data.train).__name__ == "ImageIndex") == (loader == "torch")
+        teacher = finetune(here, data, FinetuneConfig(labels="25%", epochs=1, batch_size=16), name=f"f-{loader}")
+        student = distill(here, data, teacher, dataclasses.replace(SHORT, label_weight=0.5), name=f"d-{loader}")
+        hashes.append((state_hash(teacher.model), state_hash(student.model), student.result["accuracies"]))
+    assert hashes[0] == hashes[1]

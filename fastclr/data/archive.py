@@ -5,15 +5,22 @@ from __future__ import annotations
 import lzma
 import tarfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from fastclr.data.decode import image_size, is_image_name
 from fastclr.data.files import SAMPLE_EVERY, Files, hidden
+from fastclr.data.storage import Paths, Storage
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # what gzip, bzip2 and xz files begin with
 MAX_MEMBER_BYTES = 2**30
+
+# which archive a member is in, its first byte there, its number of bytes
+Place = tuple[int, int, int]
 
 
 def index_tar(path: Path) -> Files:
@@ -28,7 +35,7 @@ def index_tar(path: Path) -> Files:
     names: list[str] = []
     skipped: list[tuple[str, str]] = []
     sizes: list[tuple[int, int]] = []
-    images = 0
+    places: dict[str, Place] = {}
     with opened(path) as archive:
         for member, name, refusal in members(archive):
             if refusal:
@@ -36,8 +43,8 @@ def index_tar(path: Path) -> Files:
                 continue
             names.append(name)
             if is_image_name(name):
-                file = archive.extractfile(member) if images % SAMPLE_EVERY == 0 else None
-                images += 1
+                file = archive.extractfile(member) if len(places) % SAMPLE_EVERY == 0 else None
+                places[name] = (0, member.offset_data, member.size)
                 if file and (size := image_size(file)):
                     sizes.append(size)
 
@@ -51,7 +58,28 @@ def index_tar(path: Path) -> Files:
                     if not remaining:
                         return
 
-    return Files(str(path), tuple(sorted(names)), tuple(sorted(skipped)), tuple(sizes), read)
+    def storage(wanted: Sequence[str]) -> Storage:
+        return archive_storage([path], places, wanted)
+
+    return Files(str(path), tuple(sorted(names)), tuple(sorted(skipped)), tuple(sizes), read, storage)
+
+
+def archive_storage(archives: Sequence[Path], places: Mapping[str, Place], wanted: Sequence[str]) -> Storage:
+    """Return random access to members of uncompressed archives, in the order of ``wanted``.
+
+    Raises:
+        ValueError: one of the archives is compressed, so that its members can only be read one after the other.
+    """
+    for path in archives:
+        with path.open("rb") as file:
+            compressed = file.read(6).startswith(COMPRESSED)
+        if compressed:
+            raise ValueError(
+                f"{path} is compressed: images can be streamed from an uncompressed archive or a folder only; unpack "
+                "it, or keep all images in memory (loader resident)"
+            )
+    columns = np.array([places[name] for name in wanted], dtype=np.int64).reshape(-1, 3)
+    return Storage(Paths(str(path.absolute()) for path in archives), *columns.T.copy())
 
 
 @contextmanager

@@ -36,9 +36,15 @@ class Batch:
         """Return the number of images."""
         return len(self.ids)
 
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the same batch on ``device``."""
-        return Batch(self.images.to(device), self.ids.to(device), self.labels.to(device))
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Return the same batch on ``device``; ``non_blocking`` does not wait for a copy from pinned memory."""
+        images = self.images.to(device, non_blocking=non_blocking)
+        ids, labels = (tensor.to(device, non_blocking=non_blocking) for tensor in (self.ids, self.labels))
+        return Batch(images, ids, labels)
+
+    def pin_memory(self) -> Batch:
+        """Return the same batch in page-locked memory of the CPU."""
+        return Batch(self.images.pin_memory(), self.ids.pin_memory(), self.labels.pin_memory())
 
 
 def check_fields(owner: str, images: Tensor | RaggedImages, ids: Tensor, labels: Tensor) -> None:

@@ -92,6 +92,8 @@ def cached(request: Request, folder: Path | None, load: Callable[[], Splits]) ->
         if (found := first_readable(paths, origin)) is not None:  # made while this process waited
             return found
         splits = load()
+        if splits.loader != "resident":  # nothing was decoded
+            return splits
         path = paths[-1] if splits.held_out else paths[0]
         if (reason := reason_against(splits, request, origin)) is not None:
             log.warning("decoded images are not kept: %s", reason)

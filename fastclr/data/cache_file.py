@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -66,7 +66,9 @@ def write_splits(path: Path, splits: Splits, origin: Origin) -> None:
         ModuleNotFoundError: safetensors is not installed.
     """
     safetensors()  # a file that cannot be read again is of no use
-    sets = {"train": splits.train} | ({} if splits.test is None else {"test": splits.test})
+    sets = {"train": cast(ImageDataset, splits.train)}
+    if splits.test is not None:
+        sets["test"] = cast(ImageDataset, splits.test)
     about: dict[str, Any] = {"held_out": splits.held_out}
     tensors: dict[str, Tensor] = {}
     for name, dataset in sets.items():

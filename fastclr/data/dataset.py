@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fastclr.data.batch import check_fields
+from fastclr.data.index import ImageIndex
 from fastclr.images import RaggedImages
 
 
@@ -105,11 +107,15 @@ class Splits:
     """Images to learn from and, where there are labels, images to test on.
 
     Args:
-        train: images to learn from.
-        test: images to test on, None where there are none.
+        train: decoded images, or an index of images that a loader decodes.
+        test: likewise; None where there are none.
         held_out: whether ``test`` was drawn from the training images, so that it depends on a seed.
+        loader: how :func:`~fastclr.data.make_loader` serves the images that are not decoded; ``resident`` if all are.
+        reason: why, in a sentence for people.
     """
 
-    train: ImageDataset
-    test: ImageDataset | None
+    train: ImageDataset | ImageIndex
+    test: ImageDataset | ImageIndex | None
     held_out: bool = False
+    loader: Literal["resident", "dali", "torch"] = "resident"
+    reason: str = "the images are decoded already"

@@ -16,9 +16,12 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Pixels = npt.NDArray[np.uint8]
+
 # what photos are kept in; left to itself Pillow also tries formats that start other programs (EPS runs Ghostscript)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+ORIENTATION = 0x0112  # EXIF tag
 
 
 def pillow() -> ModuleType:
@@ -66,7 +69,7 @@ def resized(height: int, width: int, resize_shorter: int | None) -> tuple[int, i
     return round(height * resize_shorter / shorter), round(width * resize_shorter / shorter)
 
 
-def decode_image(data: bytes | Path, resize_shorter: int | None = None) -> npt.NDArray[np.uint8]:
+def decode_image(data: bytes | Path, resize_shorter: int | None = None) -> Pixels:
     """Decode an image to RGB, uint8 ``[H, W, 3]``.
 
     The EXIF orientation is applied. Grey, palette, CMYK and bilevel images are converted, 16-bit grey is scaled by
@@ -88,7 +91,7 @@ def decode_image(data: bytes | Path, resize_shorter: int | None = None) -> npt.N
             # lets a JPEG decode at 1/2, 1/4 or 1/8 where that is still at least the size asked for
             image.draft(image.mode, (width, height))
         image.load()
-        orientation = image.getexif().get(0x0112, 1)  # after loading, because Pillow turns a TIFF by itself
+        orientation = image.getexif().get(ORIENTATION, 1)  # after loading, because Pillow turns a TIFF by itself
         rgb = to_rgb(image)
         if rgb.size != (width, height):
             rgb = rgb.resize((width, height), pillow().Resampling.BILINEAR)
@@ -111,7 +114,7 @@ def to_rgb(image: Image) -> Image:
     return image.convert("RGB")
 
 
-def upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+def upright(pixels: Pixels, orientation: int) -> Pixels:
     """Return ``pixels`` ``[H, W, 3]`` turned as EXIF orientation 1 to 8 asks; other values change nothing."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from fastclr.data.storage import Storage
 
 # the decoded size of a data set is estimated from one image header in this many
 SAMPLE_EVERY = 64
@@ -22,6 +24,8 @@ class Files:
         skipped: ``(name, reason)`` of what is no regular file inside the source: links, pipes, unsafe names.
         sizes: height and width of a sample of the images, as their headers state them.
         read: yields ``(name, content or path)`` of the files asked for, in the order in which they are stored.
+        storage: returns random access to the image files asked for, in the order asked for; a ValueError says so where
+            there is none, as in a compressed archive.
     """
 
     source: str
@@ -29,6 +33,7 @@ class Files:
     skipped: tuple[tuple[str, str], ...]
     sizes: tuple[tuple[int, int], ...]
     read: Reader
+    storage: Callable[[Sequence[str]], Storage]
 
 
 def hidden(name: str) -> bool:

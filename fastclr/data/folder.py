@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from fastclr.data.decode import image_size, is_image_name
 from fastclr.data.files import SAMPLE_EVERY, Files, hidden
+from fastclr.data.storage import Storage
 
 
 def index_folder(root: Path) -> Files:
@@ -46,4 +47,9 @@ def index_folder(root: Path) -> Files:
         for name in sorted(wanted):
             yield name, root / name
 
-    return Files(str(root), tuple(names), tuple(sorted(skipped)), tuple(sizes), read)
+    def storage(wanted: Sequence[str]) -> Storage:
+        # absolute, for a worker process may be started in another folder
+        return Storage.of_files(f"{absolute}/{name}" for name in wanted)
+
+    absolute = root.absolute()
+    return Files(str(root), tuple(names), tuple(sorted(skipped)), tuple(sizes), read, storage)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastclr.data.decode import decode_image, pillow, quiet_pillow, resized
+from fastclr.data.decode import Pixels, decode_image, pillow, quiet_pillow, resized
 from fastclr.data.files import Files
-from fastclr.data.memory import available_memory
+from fastclr.data.memory import available_memory, local_processes
+from fastclr.data.progress import progress_bar
 from fastclr.images import RaggedImages
-
-Pixels = npt.NDArray[np.uint8]
 
 CHUNK = 16
 
@@ -32,7 +29,8 @@ class DecodeOptions:
 
     Args:
         resize_shorter: bring the shorter side of larger images down to this many pixels; None keeps every size.
-        memory_limit: most bytes of decoded pixels; None is half of the free memory.
+        memory_limit: most bytes of decoded pixels; None is half of the free memory, shared by the processes of a
+            distributed job on this machine.
         workers: threads that decode; None is one per available core.
 
     Raises:
@@ -50,6 +48,10 @@ class DecodeOptions:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1 or None, got {value}")
 
+    def budget(self) -> int:
+        """Return how many bytes of decoded pixels this process may hold in main memory."""
+        return available_memory() // 2 // local_processes() if self.memory_limit is None else self.memory_limit
+
 
 def decode_files(
     files: Files, names: Collection[str], options: DecodeOptions
@@ -63,19 +65,13 @@ def decode_files(
         ModuleNotFoundError: Pillow or tqdm is not installed.
     """
     pillow()  # when it is missing, say so once and not for every file
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("reading images needs tqdm: pip install 'fastclr[train]'", name="tqdm") from error
-    limit = available_memory() // 2 if options.memory_limit is None else options.memory_limit
-    pixel_bytes = [3 * h * w for h, w in (resized(*size, options.resize_shorter) for size in files.sizes)]
-    if pixel_bytes:
-        check_memory(files.source, round(len(names) * sum(pixel_bytes) / len(pixel_bytes)), len(names), limit)
+    bar = progress_bar(len(names), "decoding")
+    limit = options.budget()
+    check_memory(files.source, estimated_bytes(files, len(names), options), len(names), limit)
 
     decoded: dict[str, Pixels] = {}
     failed: dict[str, str] = {}
     total = 0
-    bar = tqdm(total=len(names), desc="decoding", unit=" images", disable=not sys.stderr.isatty())
     with bar, quiet_pillow():
         for name, result in decode_stream(files.read(names), options):
             bar.update()
@@ -86,10 +82,21 @@ def decode_files(
             total += result.nbytes
             if total > limit:
                 check_memory(files.source, round(total * len(names) / len(decoded)), len(names), limit)
-    if 2 * len(failed) > len(names):
-        listed = "; ".join(f"{name!a}: {reason}" for name, reason in sorted(failed.items())[:5])
-        raise ValueError(f"{len(failed)} of {len(names)} images in {files.source} cannot be read: {listed}")
+    check_readable(files.source, failed, len(names))
     return decoded, failed
+
+
+def estimated_bytes(files: Files, count: int, options: DecodeOptions) -> int:
+    """Return about how many bytes of pixels ``count`` images of ``files`` have, from a sample of their headers."""
+    sizes = [resized(height, width, options.resize_shorter) for height, width in files.sizes]
+    return round(count * sum(3 * height * width for height, width in sizes) / len(sizes)) if sizes else 0
+
+
+def check_readable(source: str, failed: Mapping[str, str], total: int) -> None:
+    """Raise ValueError when more than half of the images cannot be read."""
+    if 2 * len(failed) > total:
+        listed = "; ".join(f"{name!a}: {reason}" for name, reason in sorted(failed.items())[:5])
+        raise ValueError(f"{len(failed)} of {total} images in {source} cannot be read: {listed}")
 
 
 def check_memory(source: str, needed: int, count: int, limit: int) -> None:

@@ -6,13 +6,16 @@ import csv
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from fastclr.data.dataset import ImageDataset, Splits
+from fastclr.data.index import ImageIndex
 from fastclr.data.layout import Entry
 
 Labels = Mapping[str, str | None]
+Listed = TypeVar("Listed", bound=ImageDataset | ImageIndex)
 
 
 def read_labels(path: str | Path) -> dict[str, str | None]:
@@ -46,7 +49,7 @@ def read_labels(path: str | Path) -> dict[str, str | None]:
     return found
 
 
-def with_labels(dataset: ImageDataset, mapping: Labels) -> ImageDataset:
+def with_labels(dataset: Listed, mapping: Labels) -> Listed:
     """Return `dataset` with the classes of `mapping` in place of its own.
 
     Args:
@@ -112,7 +115,7 @@ def check_names(mapping: Labels, known: Collection[str], source: str) -> None:
         raise ValueError(f"the labels name {len(unknown)} images that {source} does not have: {listed}")
 
 
-def numbered(dataset: ImageDataset, kinds: Sequence[str | None]) -> ImageDataset:
+def numbered(dataset: Listed, kinds: Sequence[str | None]) -> Listed:
     """Return `dataset` with the class `kinds[i]` for image i."""
     classes = tuple(sorted({kind for kind in kinds if kind is not None}))
     index: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
@@ -120,7 +123,7 @@ def numbered(dataset: ImageDataset, kinds: Sequence[str | None]) -> ImageDataset
     return replace(dataset, labels=labels, classes=classes)
 
 
-def renumbered(dataset: ImageDataset, classes: tuple[str, ...]) -> ImageDataset:
+def renumbered(dataset: Listed, classes: tuple[str, ...]) -> Listed:
     """Return `dataset` with its labels as indices into `classes`.
 
     Raises:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from fastclr.data.files import Files
+
 # names of a split to test on, in the order in which they are looked for
 TEST_SPLITS = ("test", "val", "valid", "validation")
 
@@ -24,6 +26,21 @@ class Entry:
     name: str
     id: int
     kind: str | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a source and what they are.
+
+    Args:
+        files: all files.
+        groups: the images of each split; there is always ``train``.
+        classes: names of the classes where the source numbers them; None where they are those of the training images.
+    """
+
+    files: Files
+    groups: dict[str, list[Entry]]
+    classes: tuple[str, ...] | None = None
 
 
 def arrange(paths: Iterable[str]) -> dict[str, list[Entry]]:

@@ -28,3 +28,9 @@ def available_memory() -> int:
     except (OSError, ValueError):
         return free
     return min(free, limit - used)
+
+
+def local_processes() -> int:
+    """Return how many processes of this distributed job run on this machine, as torchrun tells; 1 without it."""
+    value = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return int(value) if value.isdecimal() and int(value) > 0 else 1

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastclr.data.batch import Batch
 from fastclr.data.dataset import ImageDataset
-from fastclr.data.order import permutation
+from fastclr.data.plan import Plan
 
 
 class ResidentLoader:
@@ -51,28 +51,16 @@ class ResidentLoader:
         world_size: int = 1,
     ) -> None:
         """Check the arguments, then move the images to ``device``."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if world_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"rank must be in 0 .. world_size - 1, got rank {rank} of world_size {world_size}")
-        if len(dataset) == 0:
-            raise ValueError(f"the data set is empty: {dataset.source}")
-        if drop_last and len(dataset) < batch_size * world_size:
-            raise ValueError(
-                f"one step needs {batch_size * world_size} images (batch_size {batch_size} x {world_size} ranks), but "
-                f"{dataset.source} has {len(dataset)}: choose a smaller batch_size or drop_last=False"
-            )
-        permutation(0, seed, 0)  # a bad seed is an error now, not in the first epoch
+        self.plan = Plan(len(dataset), batch_size, seed, shuffle, drop_last, rank, world_size, dataset.source)
         self.device = torch.device(device)
         check_fits(dataset, self.device)
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.shuffle, self.drop_last = shuffle, drop_last
+        self.skipped: dict[str, str] = {}  # what cannot be decoded was left out when the set was decoded
         self._data = Batch(dataset.images, dataset.ids, dataset.labels).to(self.device)
 
     def __len__(self) -> int:
         """Return the number of steps of an epoch, the same on every rank."""
-        whole, rest = divmod(len(self._data), self.batch_size * self.world_size)
-        return whole if self.drop_last or rest == 0 else whole + 1
+        return len(self.plan)
 
     def order(self, epoch: int) -> Tensor:
         """Return the row indices of ``epoch`` over all ranks, int64 ``[N]`` on the CPU.
@@ -80,9 +68,7 @@ class ResidentLoader:
         Raises:
             ValueError: ``epoch`` is negative.
         """
-        if epoch < 0:
-            raise ValueError(f"epoch must be at least 0, got {epoch}")
-        return permutation(len(self._data), self.seed, epoch) if self.shuffle else torch.arange(len(self._data))
+        return self.plan.order(epoch)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Return the batches of ``epoch`` from ``start_step`` on.
@@ -94,24 +80,19 @@ class ResidentLoader:
         Raises:
             ValueError: ``epoch`` is negative or ``start_step`` is out of range.
         """
-        if not 0 <= start_step <= len(self):
-            raise ValueError(f"start_step must be in 0 .. {len(self)}, got {start_step}")
-        return self._batches(self.order(epoch).to(self.device), start_step)
+        self.plan.check_start(epoch, start_step)
+        return self._batches(self.plan.order(epoch).to(self.device), start_step)
 
     def _batches(self, order: Tensor, start_step: int) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
-        stride = self.batch_size * self.world_size
+        images = self._data.images
         for step in range(start_step, len(self)):
-            rows = order[step * stride : (step + 1) * stride]
-            share = -(-len(rows) // self.world_size)
-            if share * self.world_size > len(rows):
-                # with fewer images than ranks the epoch's first images may be needed more than once
-                missing = torch.arange(share * self.world_size - len(rows), device=order.device) % len(order)
-                rows = torch.cat([rows, order[missing]])
-            rows = rows[self.rank * share : (self.rank + 1) * share]
-            images = self._data.images
+            rows = self.plan.rows(order, step)
             picked = images[rows] if isinstance(images, Tensor) else images.select(rows)
             yield Batch(picked, self._data.ids[rows], self._data.labels[rows])
+
+    def close(self) -> None:
+        """Do nothing: there are no threads or files, and the images go with the loader."""
 
 
 def check_fits(dataset: ImageDataset, device: torch.device) -> None:

@@ -5,24 +5,27 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
 from fastclr.data import archive
 from fastclr.data.cache import Request, cache_folder, cached
+from fastclr.data.choose import ChosenKind, LoaderKind, check_kind, choose_loader, device_budget
 from fastclr.data.cifar import find_variant, read_cifar
 from fastclr.data.dataset import ImageDataset, Splits
 from fastclr.data.decode import SUFFIXES, is_image_name
-from fastclr.data.files import Files
 from fastclr.data.folder import index_folder
-from fastclr.data.gather import DecodeOptions, decode_files, pack
-from fastclr.data.labels import Labels, check_classes, label_entries, label_splits, read_labels, renumbered
-from fastclr.data.layout import TEST_SPLITS, Entry, arrange
+from fastclr.data.gather import DecodeOptions
+from fastclr.data.index import ImageIndex
+from fastclr.data.labels import Labels, label_entries, label_splits, read_labels, renumbered
+from fastclr.data.layout import TEST_SPLITS, Entry, Source, arrange
 from fastclr.data.named import locate
 from fastclr.data.order import stratified
+from fastclr.data.sets import class_labels, class_names, decode_entries, index_entries
 from fastclr.data.shapes import make_shapes
 from fastclr.data.stl import find_stl, read_stl
+from fastclr.data.webdataset import find_shards, index_shards, is_archive, is_shard_folder
 
 
 def load_splits(
@@ -38,19 +41,23 @@ def load_splits(
     data_root: str | Path = "data",
     download: bool = False,
     cache: str | Path | None = None,
+    loader: LoaderKind = "auto",
+    device: torch.device | str = "cpu",
 ) -> Splits:
-    """Decode a source of images into memory and divide it into images to learn from and images to test on.
+    """List or decode a source of images and divide it into images to learn from and images to test on.
 
     ``source`` is the word ``shapes``, ``cifar10``, ``cifar100`` or ``stl10`` (write ``./shapes`` for a folder of that
-    name), a folder of images, a tar archive (also .gz, .bz2, .xz) of such a folder, or the published files of CIFAR-10,
-    CIFAR-100 (python version) or STL-10 (binary version), packed or unpacked.
+    name), a folder of images, a tar archive (also .gz, .bz2, .xz) of such a folder, WebDataset shards (a folder of tar
+    archives, a pattern as in ``train-{000..099}.tar``, or a tar archive with ``.cls`` files), or the published files of
+    CIFAR-10, CIFAR-100 (python version) or STL-10 (binary version), packed or unpacked.
 
     - A folder may hold images at any depth; its first level of folders are the classes. A flat folder, or one with a
       single folder, is unlabelled.
     - With a folder ``train`` at the top, the first of ``test``, ``val``, ``valid``, ``validation`` that has class
       folders is the test set; images in other folders are not used. Test images of unknown class are left out.
     - Labelled images without a test set: a random part of every class is held out.
-    - Files that cannot be decoded are left out and listed in ``skipped``.
+    - Files that cannot be decoded are left out and listed in ``skipped``. Without decoding, these are the files whose
+      header is none, and JPEGs that are cut short.
 
     Args:
         source: what to load.
@@ -67,60 +74,81 @@ def load_splits(
         download: fetch these files when they are not there.
         cache: folder that keeps decoded images for the next time; ``"auto"`` is ``~/.cache/fastclr``, None or
             ``"off"`` keeps nothing. See :func:`fastclr.data.cache.cached`.
+        loader: ``resident`` decodes everything into memory, ``dali`` and ``torch`` make an index from which the loader
+            of that name decodes in every epoch. ``auto`` is ``resident`` for what fits, else ``dali`` if it is
+            installed, else ``torch``.
+        device: where the images will go; ``auto`` asks how much memory it has left.
 
     Returns:
-        the data sets; ``test`` is None where the training images are unlabelled or nothing was held out.
+        the data sets, the loader for them, and why it is that one; ``test`` is None where the training images are
+        unlabelled or nothing was held out.
 
     Raises:
         ValueError: there is no such source, it holds no readable image or mostly unreadable ones, does not fit into
-            memory, has test classes that the training set lacks, the labels name other images, or an argument is out
-            of range.
+            memory, cannot be read without decompressing all of it, has test classes that the training set lacks, the
+            labels name other images, or an argument is out of range.
         OSError: a download failed, or the file of labels cannot be read.
         ModuleNotFoundError: Pillow, tqdm, or with a cache safetensors is not installed.
     """
     if not 0.0 <= holdout < 1.0:
         raise ValueError(f"holdout must be at least 0 and below 1, got {holdout}")
+    check_kind(loader)
     options = DecodeOptions(resize_shorter, memory_limit, workers)
     source = locate(source, data_root, download)
     test_source = None if test_source is None else locate(test_source, data_root, download)
     mapping = None if labels is None else read_labels(labels)
     sources = (source,) if test_source is None else (source, test_source)
     decisive = {"resize_shorter": resize_shorter, "labels": None if mapping is None else json.dumps(mapping)}
-    return cached(
-        Request(sources, decisive, holdout, seed),
-        None if source == "shapes" else cache_folder(cache),
-        lambda: decode_source(source, test_source, mapping, holdout, seed, options),
-    )
+
+    def load() -> Splits:
+        return load_source(source, test_source, mapping, holdout, seed, options, loader, device)
+
+    keep = source != "shapes" and loader in ("auto", "resident")
+    splits = cached(Request(sources, decisive, holdout, seed), cache_folder(cache) if keep else None, load)
+    # what was decoded for the main memory, or for another card, may be too much for this one
+    return load() if loader == "auto" and not fits(splits, options, torch.device(device)) else splits
 
 
-def decode_source(
+def fits(splits: Splits, options: DecodeOptions, device: torch.device) -> bool:
+    """Tell whether decoded images fit into the memory of a CUDA `device`; others have no limit of their own."""
+    sets = [images for images in (splits.train, splits.test) if isinstance(images, ImageDataset)]
+    return device.type != "cuda" or sum(images.nbytes for images in sets) <= device_budget(options, device)[0]
+
+
+def load_source(
     source: str | Path,
     test_source: str | Path | None,
     mapping: Labels | None,
     holdout: float,
     seed: int,
     options: DecodeOptions,
+    loader: LoaderKind,
+    device: torch.device | str,
 ) -> Splits:
-    """Decode a source as :func:`load_splits` does once its arguments are checked and no cache has the result."""
+    """Load a source as :func:`load_splits` does once its arguments are checked and no cache has the result."""
     opened = open_source(source)
-    held_out = False
     if isinstance(opened, Splits):
+        if loader not in ("auto", "resident"):
+            raise ValueError(f"loader {loader} decodes files, but {source} holds pixels: use auto or resident")
         check_not_resized(opened.train, options.resize_shorter)
         opened = opened if mapping is None else label_splits(opened, mapping)
-        splits = opened if test_source is None else Splits(opened.train, None)
+        splits = opened if test_source is None else replace(opened, test=None)
     else:
-        groups = find_images(opened)
-        groups = groups if mapping is None else label_entries(groups, mapping, opened.source)
-        train, test = groups["train"], []
+        if mapping is not None:
+            opened = replace(opened, groups=label_entries(opened.groups, mapping, opened.files.source), classes=None)
+        train, test, held_out = opened.groups["train"], [], False
         if test_source is None and labelled(train):
-            test = next((found for name in TEST_SPLITS if (found := labelled(groups.get(name, [])))), [])
+            test = next((found for name in TEST_SPLITS if (found := labelled(opened.groups.get(name, [])))), [])
             if not test and holdout > 0:
                 train, test = hold_out(train, holdout, seed)
                 held_out = bool(test)
-        splits = replace(decode_splits(opened, train, test, options), held_out=held_out)
+        kind, reason = choose_loader(loader, opened.files, len(train) + len(test), options, device)
+        groups = [("train", train), ("test", test)] if test else [("train", train)]
+        sets = make_sets(kind, opened, groups, opened.classes or class_names(train), options)
+        splits = Splits(sets[0], sets[1] if test else None, held_out, kind, reason)
     if test_source is None or not splits.train.classes:
         return splits
-    return Splits(splits.train, load_test(test_source, splits.train.classes, options))
+    return replace(splits, test=load_test(test_source, splits.train.classes, splits.loader, options))
 
 
 def load_dataset(
@@ -147,41 +175,50 @@ def load_dataset(
     opened = open_source(locate(source, data_root, download))
     if isinstance(opened, Splits):
         check_not_resized(opened.train, resize_shorter)
-        return opened.train if split == "train" or opened.test is None else opened.test
-    groups = find_images(opened)
+        chosen = opened.train if split == "train" or opened.test is None else opened.test
+        return cast(ImageDataset, chosen)  # finished splits are
+    groups = opened.groups
     name = "train" if split == "train" else next((name for name in TEST_SPLITS if name in groups), None)
     if name is None:
         raise ValueError(f"{source} has no test split: it needs a folder train and one of {', '.join(TEST_SPLITS)}")
-    entries = groups[name]
-    return decode_entries(opened, [(split, entries)], class_names(groups["train"]) or class_names(entries), options)[0]
+    classes = opened.classes or class_names(groups["train"]) or class_names(groups[name])
+    return decode_entries(opened.files, [(split, groups[name])], classes, options)[0]
 
 
-def open_source(source: str | Path) -> Files | Splits:
-    """Return the finished splits of ``shapes``, CIFAR and STL-10, or the list of files of a folder or archive.
+def open_source(source: str | Path) -> Source | Splits:
+    """Return the finished splits of ``shapes``, CIFAR and STL-10, or the files of a folder, archive or set of shards.
 
     Raises:
-        ValueError: there is no such file or folder, or it is of another kind.
+        ValueError: there is no such file or folder, it is of another kind, or it holds no image.
     """
     if source == "shapes":
         return make_shapes()
     path = Path(source).expanduser()
     if path.is_dir():
         files = index_folder(path)
-    elif path.is_file() and path.name.lower().endswith(archive.SUFFIXES):
+    elif path.is_file() and is_archive(path.name):
         files = archive.index_tar(path)
+    elif "{" in str(path) and is_archive(path.name):
+        return checked(index_shards(find_shards(str(path)), str(path)))
     else:
         state = "is neither" if path.exists() else "does not exist"
         raise ValueError(
-            f"{path} {state}: give a folder of images, an archive ({', '.join(archive.SUFFIXES)}), "
-            "or the name of a data set: shapes, cifar10, cifar100 or stl10"
+            f"{path} {state}: give a folder of images, an archive ({', '.join(archive.SUFFIXES)}), a pattern of shards "
+            "as in train-{000..099}.tar, or the name of a data set: shapes, cifar10, cifar100 or stl10"
         )
     if variant := find_variant(files.names):
         return read_cifar(files, *variant)
-    prefix = find_stl(files.names)
-    return files if prefix is None else read_stl(files, prefix)
+    if (prefix := find_stl(files.names)) is not None:
+        return read_stl(files, prefix)
+    if path.is_dir() and is_shard_folder(files):
+        return checked(index_shards({name: path / name for name in files.names if is_archive(name)}, str(path)))
+    if path.is_file() and any(name.lower().endswith(".cls") for name in files.names):
+        return checked(index_shards({path.name: path}, str(path)))
+    images = [name for name in files.names if is_image_name(name)]
+    return checked(Source(files, arrange(images) if images else {}))
 
 
-def check_not_resized(dataset: ImageDataset, resize_shorter: int | None) -> None:
+def check_not_resized(dataset: ImageDataset | ImageIndex, resize_shorter: int | None) -> None:
     """Raise ValueError where `resize_shorter` asks for less than a data set of pixels has; it would have no effect."""
     shorter = min(dataset.images.shape[1:3]) if isinstance(dataset.images, torch.Tensor) else 0
     if resize_shorter is not None and resize_shorter < shorter:
@@ -191,35 +228,24 @@ def check_not_resized(dataset: ImageDataset, resize_shorter: int | None) -> None
         )
 
 
-def find_images(files: Files) -> dict[str, list[Entry]]:
-    """Group the image files by split.
+def checked(source: Source) -> Source:
+    """Return ``source`` if it has training images.
 
     Raises:
-        ValueError: there is no image file.
+        ValueError: it has none.
     """
-    images = [name for name in files.names if is_image_name(name)]
-    if not images:
+    if not source.groups.get("train"):
+        files = source.files
         raise ValueError(
             f"no images in {files.source}: it has {len(files.names)} other files and {len(files.skipped)} entries that "
             f"are not read (links, pipes); images end in {', '.join(SUFFIXES)}"
         )
-    return arrange(images)
+    return source
 
 
 def labelled(entries: list[Entry]) -> list[Entry]:
     """Return the entries whose class is known."""
     return [entry for entry in entries if entry.kind is not None]
-
-
-def class_names(entries: list[Entry]) -> tuple[str, ...]:
-    """Return the sorted names of the classes."""
-    return tuple(sorted({entry.kind for entry in entries if entry.kind is not None}))
-
-
-def class_labels(entries: list[Entry], classes: tuple[str, ...]) -> torch.Tensor:
-    """Return the index into ``classes`` of every entry, int64 ``[N]``; -1 where the class is unknown."""
-    index = {name: i for i, name in enumerate(classes)}
-    return torch.tensor([-1 if e.kind is None else index[e.kind] for e in entries], dtype=torch.int64)
 
 
 def hold_out(entries: list[Entry], fraction: float, seed: int) -> tuple[list[Entry], list[Entry]]:
@@ -229,57 +255,31 @@ def hold_out(entries: list[Entry], fraction: float, seed: int) -> tuple[list[Ent
     return kept, [entry for row, entry in enumerate(entries) if row in rows]
 
 
-def decode_splits(files: Files, train: list[Entry], test: list[Entry], options: DecodeOptions) -> Splits:
-    """Decode training and test images in one pass over the source."""
-    groups = [("train", train), ("test", test)] if test else [("train", train)]
-    sets = decode_entries(files, groups, class_names(train), options)
-    return Splits(sets[0], sets[1] if test else None)
+def make_sets(
+    kind: ChosenKind,
+    source: Source,
+    groups: list[tuple[str, list[Entry]]],
+    classes: tuple[str, ...],
+    options: DecodeOptions,
+) -> list[ImageDataset] | list[ImageIndex]:
+    """Decode or list the images of each group."""
+    make = decode_entries if kind == "resident" else index_entries
+    return make(source.files, groups, classes, options)
 
 
-def load_test(source: str | Path, classes: tuple[str, ...], options: DecodeOptions) -> ImageDataset:
-    """Decode the test split of ``source``, or all its images, with the labels of ``classes``.
+def load_test(
+    source: str | Path, classes: tuple[str, ...], kind: ChosenKind, options: DecodeOptions
+) -> ImageDataset | ImageIndex:
+    """Load the test split of ``source``, or all its images, with the labels of ``classes``.
 
     Raises:
         ValueError: the images are unlabelled or of other classes, or the source cannot be read.
     """
     opened = open_source(source)
     if isinstance(opened, Splits):
-        return renumbered(opened.test or opened.train, classes)
-    groups = find_images(opened)
-    entries = next((found for name in (*TEST_SPLITS, "train") if (found := labelled(groups.get(name, [])))), [])
+        return renumbered(cast(ImageDataset, opened.test or opened.train), classes)
+    names = (*TEST_SPLITS, "train")
+    entries = next((found for name in names if (found := labelled(opened.groups.get(name, [])))), [])
     if not entries:
         raise ValueError(f"the test images in {source} are unlabelled: they need a folder for each class")
-    return decode_entries(opened, [("test", entries)], classes, options)[0]
-
-
-def decode_entries(
-    files: Files, groups: list[tuple[str, list[Entry]]], classes: tuple[str, ...], options: DecodeOptions
-) -> list[ImageDataset]:
-    """Decode several named groups of entries in one pass and return a data set for each.
-
-    Raises:
-        ValueError: a group has classes outside ``classes`` or no readable image, or decoding fails as a whole.
-    """
-    for _, entries in groups:
-        check_classes(class_names(entries), classes, files.source)
-    decoded, failed = decode_files(files, [entry.path for _, entries in groups for entry in entries], options)
-    sets = []
-    refused = files.skipped
-    for name, entries in groups:
-        good = [entry for entry in entries if entry.path in decoded]
-        if not good:
-            raise ValueError(f"none of the {len(entries)} {name} images in {files.source} can be read")
-        bad = tuple((entry.name, failed[entry.path]) for entry in entries if entry.path in failed)
-        sets.append(
-            ImageDataset(
-                images=pack([decoded.pop(entry.path) for entry in good]),
-                ids=torch.tensor([entry.id for entry in good], dtype=torch.int64),
-                labels=class_labels(good, classes),
-                classes=classes,
-                names=tuple(entry.name for entry in good),
-                source=f"{files.source} ({name})",
-                skipped=bad + refused,
-            )
-        )
-        refused = ()
-    return sets
+    return make_sets(kind, opened, [("test", entries)], classes, options)[0]

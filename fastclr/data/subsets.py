@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastclr.data.dataset import ImageDataset
+from fastclr.data.index import ImageIndex
 from fastclr.data.order import UINT64_MAX, permutation
 
 STREAM = UINT64_MAX - 3  # of the random numbers; those above it divide off test images and draw `shapes`
@@ -43,7 +44,7 @@ def label_subset(labels: Tensor, share: float, seed: int) -> Tensor:
     return torch.cat(taken).sort().values
 
 
-def listed_rows(dataset: ImageDataset, path: Path) -> Tensor:
+def listed_rows(dataset: ImageDataset | ImageIndex, path: Path) -> Tensor:
     """Return sorted int64 row indices of the images that a text file names, one a line.
 
     A line is a name of the data set, or its last part, as in ImageNet's published ``1percent.txt`` and
@@ -89,7 +90,7 @@ def parse_share(text: str) -> float | None:
     return share
 
 
-def labelled_rows(dataset: ImageDataset, labels: str, seed: int) -> Tensor:
+def labelled_rows(dataset: ImageDataset | ImageIndex, labels: str, seed: int) -> Tensor:
     """Return sorted int64 row indices of the images whose labels may be used.
 
     Args:

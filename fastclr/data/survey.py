@@ -22,7 +22,7 @@ from fastclr.data.files import Files
 from fastclr.data.gather import available_cores, explain
 from fastclr.data.labels import label_entries, label_splits, read_labels
 from fastclr.data.layout import TEST_SPLITS, Entry
-from fastclr.data.splits import find_images, labelled, open_source
+from fastclr.data.splits import labelled, open_source
 
 Result = TypeVar("Result")
 
@@ -157,9 +157,9 @@ def survey(
     opened = open_source(source)
     if isinstance(opened, Splits):
         return survey_splits(opened if mapping is None else label_splits(opened, mapping), str(source)), []
-    groups = find_images(opened)
-    groups = groups if mapping is None else label_entries(groups, mapping, opened.source)
-    return survey_files(opened, groups, resize_shorter)
+    files, groups = opened.files, opened.groups
+    groups = groups if mapping is None else label_entries(groups, mapping, files.source)
+    return survey_files(files, groups, resize_shorter)
 
 
 def survey_splits(splits: Splits, source: str) -> Survey:

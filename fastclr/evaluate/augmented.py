@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastclr.augment import AugmentConfig, SimCLRAugment
-from fastclr.data import ImageDataset, ResidentLoader
+from fastclr.data import ImageDataset, ImageIndex, LoaderKind, make_loader
 from fastclr.evaluate.features import with_progress
 from fastclr.evaluate.guard import frozen
 from fastclr.evaluate.linear import LinearClassifier, check_schedule, class_count, finite, zero_linear
@@ -31,7 +31,7 @@ def scaled_lr(batch_size: int) -> float:
 
 def fit_augmented(
     encoder: nn.Module,
-    dataset: ImageDataset,
+    dataset: ImageDataset | ImageIndex,
     augment: AugmentConfig,
     *,
     epochs: int = 100,
@@ -41,6 +41,7 @@ def fit_augmented(
     seed: int = 0,
     autocast: bool = False,
     device: torch.device | str = "cpu",
+    loader: LoaderKind = "auto",
 ) -> LinearClassifier:
     """Fit a linear classifier to a frozen encoder's features of random crops and flips.
 
@@ -59,6 +60,7 @@ def fit_augmented(
         seed: of order, crops and flips.
         autocast: let the encoder compute in bfloat16.
         device: computes.
+        loader: decodes images that are not in memory; `auto` is DALI if it is installed.
 
     Raises:
         ValueError: an image has no label, there are fewer than two classes, or an argument is out of range.
@@ -74,11 +76,11 @@ def fit_augmented(
     classes, where = class_count(dataset.labels), torch.device(device)
     transform = SimCLRAugment(crop_and_flip(augment), views=1, seed=seed)
     crops_on = where if SimCLRAugment.supports(where) else torch.device("cpu")
-    loader = ResidentLoader(dataset, batch_size, seed=seed, drop_last=False, device=crops_on)
+    source = make_loader(dataset, loader, batch_size, seed=seed, drop_last=False, device=crops_on)
     linear: nn.Linear | None = None
     with frozen(encoder):
         for epoch in range(epochs):
-            batches = with_progress(loader.epoch(epoch), len(loader), f"linear probe, epoch {epoch + 1}/{epochs}")
+            batches = with_progress(source.epoch(epoch), len(source), f"linear probe, epoch {epoch + 1}/{epochs}")
             for batch in batches:
                 view = transform(batch.images, batch.ids, epoch)[0].to(where)
                 with torch.autocast(where.type, torch.bfloat16, enabled=autocast):
@@ -88,12 +90,13 @@ def fit_augmented(
                     optimizer = torch.optim.SGD(
                         linear.parameters(), lr, MOMENTUM, weight_decay=weight_decay, nesterov=True
                     )
-                    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
+                    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(source))
                 with torch.enable_grad():
                     F.cross_entropy(linear(features.float()), batch.labels.to(where)).backward()
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 schedule.step()
+    source.close()
     if linear is None:
         raise ValueError(f"there is no image in {dataset.source!r}")
     return finite(LinearClassifier.of(linear))

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from fastclr.augment import AugmentConfig, AugmentParams, SimCLRAugment
 from fastclr.config import PretrainConfig
-from fastclr.data import Batch, ImageDataset, Splits
+from fastclr.data import Batch, ImageDataset, ImageIndex, LoaderKind, Splits, make_loader
 from fastclr.device import resolve_device, uses_bf16
 from fastclr.evaluate.guard import frozen
 from fastclr.images import RaggedImages
+from fastclr.parallel import World
 
 CROP_ABOVE = 32  # pixels: google-research/simclr crops the centre of larger images only
 CROP_FRACTION = 0.875
@@ -105,12 +106,36 @@ def in_batches(
         yield Batch(chunk, ids[start:stop], labels[start:stop])
 
 
-def evaluation_batches(dataset: ImageDataset, device: torch.device, batch_size: int = BATCH_SIZE) -> Iterator[Batch]:
-    """Yield every image of `dataset` once, in its order; dense images are moved to `device` if it can crop them."""
+def evaluation_batches(
+    dataset: ImageDataset | ImageIndex,
+    device: torch.device,
+    batch_size: int = BATCH_SIZE,
+    loader: LoaderKind = "auto",
+    workers: int | None = None,
+) -> Iterator[Batch]:
+    """Yield every image of `dataset` once, in its order.
+
+    Args:
+        dataset: decoded images, or an index whose images are decoded on the way.
+        device: where the encoder is; batches come there if it can crop them, but for decoded images of mixed sizes.
+        batch_size: images per batch; the last one may be smaller.
+        loader: decodes the images of an index; `auto` is DALI if it is installed.
+        workers: threads or processes of it.
+    """
+    crops = device if SimCLRAugment.supports(device) else torch.device("cpu")
+    if isinstance(dataset, ImageIndex):
+        streamed = make_loader(
+            dataset, loader, batch_size, shuffle=False, drop_last=False, device=crops, workers=workers
+        )
+        try:
+            yield from streamed.epoch(0)
+        finally:
+            streamed.close()
+        return
     # images of mixed sizes share one buffer, which would be moved as a whole with every batch
-    move = isinstance(dataset.images, Tensor) and SimCLRAugment.supports(device)
+    move = isinstance(dataset.images, Tensor)
     for batch in in_batches(dataset.images, dataset.ids, dataset.labels, batch_size):
-        yield batch.to(device) if move else batch
+        yield batch.to(crops) if move else batch
 
 
 def extract_features(
@@ -185,26 +210,35 @@ def has_room(device: torch.device, count: int) -> bool:
     return device.type != "cuda" or count <= torch.cuda.mem_get_info(device)[0]
 
 
-def labelled_features(encoder: nn.Module, data: Splits, config: PretrainConfig) -> Features:
+def labelled_features(encoder: nn.Module, data: Splits, config: PretrainConfig, world: World | None = None) -> Features:
     """Return the features of all labelled images of `data` under a frozen `encoder`.
+
+    Args:
+        encoder: module from images to features.
+        data: both splits; unlabelled images are left out.
+        config: gives augmentation, device and precision.
+        world: processes that share the work; each gets all features. All of them must call this.
 
     Raises:
         ValueError: there is no test split, or a split has no labels.
     """
     train, test = labelled_splits(data, config.data)
-    device = resolve_device(config.device)
-    encoder = encoder.to(device)
-    autocast = uses_bf16(config.amp, device)
+    world = world or World(0, 1, resolve_device(config.device), None)
+    encoder = encoder.to(world.device)
+    autocast = uses_bf16(config.amp, world.device)
     found: list[Tensor] = []
     with frozen(encoder):
         for name, split in (("training", train), ("test", test)):
-            batches = with_progress(evaluation_batches(split, device), -(-len(split) // BATCH_SIZE), f"{name} features")
-            part = collect(encoder, batches, config.augment, autocast)
-            found += [part.features, part.labels]
+            part = world.part(len(split))
+            own = split if world.size == 1 else split.select(part)
+            batches = evaluation_batches(own, world.device, loader=data.loader, workers=config.workers)
+            total = -(-len(own) // BATCH_SIZE)
+            features = collect(encoder, with_progress(batches, total, f"{name} features"), config.augment, autocast)
+            found += [world.join(features.features, len(split)), world.join(features.labels, len(split))]
     return Features(*found)
 
 
-def labelled_splits(data: Splits, source: str) -> tuple[ImageDataset, ImageDataset]:
+def labelled_splits(data: Splits, source: str) -> tuple[ImageDataset | ImageIndex, ImageDataset | ImageIndex]:
     """Return the labelled images of both splits of `data`, which came from `source`.
 
     Raises:

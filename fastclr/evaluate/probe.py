@@ -161,8 +161,11 @@ def augmented_probe(
         seed=seed,
         autocast=autocast,
         device=device,
+        loader=data.loader,
     )
-    batches = with_progress(evaluation_batches(test, device), -(-len(test) // BATCH_SIZE), "test features")
+    batches = with_progress(
+        evaluation_batches(test, device, loader=data.loader), -(-len(test) // BATCH_SIZE), "test features"
+    )
     seen = extract_features(encoder, batches, config.augment, autocast=autocast)
     scores = score(classifier.logits(seen.features), seen.labels)
     return ProbeResult("augmented", settings, seed, {}, scores, len(train), len(test), classifier)

@@ -1,0 +1,133 @@
+"""Decode batches of JPEGs with an NVIDIA DALI pipeline that does nothing else."""
+
+from __future__ import annotations
+
+import io
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from fastclr.data.decode import pillow
+
+# batches that DALI may work on at a time: the next begins while the last images of one are decoded
+DEPTH = 2
+
+
+def dali() -> ModuleType:
+    """Return the module ``nvidia.dali``.
+
+    Raises:
+        ModuleNotFoundError: DALI is not installed.
+    """
+    try:
+        import nvidia.dali
+        import nvidia.dali.fn
+    except ModuleNotFoundError as error:
+        message = "decoding with DALI needs NVIDIA DALI: pip install 'fastclr[dali]'"
+        raise ModuleNotFoundError(message, name="nvidia.dali") from error
+    module: ModuleType = nvidia.dali
+    return module
+
+
+class DaliDecoder:
+    """Encoded JPEGs in, RGB pixels out, in order; EXIF orientation is applied.
+
+    On the CPU DALI decodes with libjpeg-turbo; on a CUDA device with nvJPEG, in hardware where there is some. An image
+    that cannot be decoded breaks the decoder: make another one.
+
+    Args:
+        batch_size: most images of a batch.
+        threads: threads that decode.
+        device: where the pixels go; a CUDA device has its number.
+        resize: bring images to the sizes that come with them (bilinear, antialiased).
+
+    Raises:
+        ModuleNotFoundError: DALI or Pillow is not installed.
+        RuntimeError: DALI cannot run on ``device``.
+    """
+
+    def __init__(self, batch_size: int, threads: int, device: torch.device, resize: bool) -> None:
+        """Build the pipeline and decode a first image."""
+        nvidia_dali = dali()
+        fn, types = nvidia_dali.fn, nvidia_dali.types
+        on_gpu = device.type == "cuda"
+        self._pipeline: Any = nvidia_dali.Pipeline(
+            batch_size=batch_size,
+            num_threads=threads,
+            device_id=device.index if on_gpu else None,
+            prefetch_queue_depth=DEPTH,
+            seed=0,
+        )
+        with self._pipeline:
+            encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+            images = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
+            if resize:
+                sizes = fn.external_source(name="sizes", dtype=types.FLOAT, ndim=1)
+                images = fn.resize(images, size=sizes, interp_type=types.INTERP_LINEAR, antialias=True)
+            self._pipeline.set_outputs(images)
+        self._pipeline.build()
+        self._resize = resize
+        self._running = 0
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Decode one image: the first run of a pipeline takes as many batches as it may work on."""
+        buffer = io.BytesIO()
+        pillow().new("RGB", (16, 16)).save(buffer, "JPEG")
+        for _ in range(DEPTH):
+            self._feed([buffer.getvalue()], [(16, 16)])
+        self._pipeline.schedule_run()
+        for _ in range(DEPTH):
+            self._pipeline.outputs()
+
+    def _feed(self, encoded: list[bytes], sizes: list[tuple[int, int]]) -> None:
+        """Give the pipeline the input of one batch."""
+        self._pipeline.feed_input("encoded", [np.frombuffer(data, dtype=np.uint8) for data in encoded])
+        if self._resize:
+            self._pipeline.feed_input("sizes", [np.array(size, dtype=np.float32) for size in sizes])
+
+    def submit(self, encoded: list[bytes], sizes: list[tuple[int, int]]) -> None:
+        """Begin to decode a batch; at most ``DEPTH`` batches may be under way.
+
+        Args:
+            encoded: the JPEGs.
+            sizes: height and width that each image is to have; only read with ``resize``.
+
+        Raises:
+            RuntimeError: the decoder is broken.
+        """
+        self._feed(encoded, sizes)
+        self._pipeline.schedule_run()
+        self._running += 1
+
+    def collect(self) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Wait for the oldest batch; return its pixels one image after the other, uint8 ``[bytes]``, and their sizes.
+
+        The pixels lie in DALI's memory, which is free for other batches when the tensor is gone; nothing is copied,
+        except where DALI has not put the images one after the other.
+
+        Raises:
+            RuntimeError: an image cannot be decoded, or the decoder is broken.
+        """
+        self._running -= 1
+        (images,) = self._pipeline.outputs()
+        sizes = [(height, width) for height, width, _ in images.shape()]
+        try:
+            return from_dlpack(images.as_reshaped_tensor([sum(3 * h * w for h, w in sizes)])), sizes
+        except RuntimeError:
+            parts = [from_dlpack(images[index]).reshape(-1) for index in range(len(sizes))]
+            return torch.cat(parts), sizes
+
+    def drain(self) -> None:
+        """Wait for the batches that are under way, and drop them."""
+        while self._running > 0:
+            self.collect()
+
+    def close(self) -> None:
+        """Free the pipeline and what DALI keeps for the next one."""
+        self._pipeline = None
+        dali().backend.ReleaseUnusedMemory()

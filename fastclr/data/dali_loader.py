@@ -1,0 +1,277 @@
+"""The loader that decodes with NVIDIA DALI, on the CPU or on the GPU."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastclr.data.ahead import Ahead
+from fastclr.data.batch import Batch
+from fastclr.data.dali_decoder import DEPTH, DaliDecoder
+from fastclr.data.decode import Pixels, decode_image
+from fastclr.data.gather import pack
+from fastclr.data.index import ImageIndex
+from fastclr.data.plan import Plan
+from fastclr.data.stream import Failures, check_stream, default_workers, first_readable, report, with_resize
+from fastclr.images import RaggedImages
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An image of a batch: its row, and its bytes for DALI or its pixels from Pillow."""
+
+    row: int
+    content: bytes | Pixels
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch that is read but not decoded."""
+
+    step: int
+    slots: list[Slot]
+    failures: Failures
+
+    @property
+    def encoded(self) -> list[tuple[int, bytes]]:
+        """Row and bytes of the images for DALI."""
+        return [(slot.row, slot.content) for slot in self.slots if isinstance(slot.content, bytes)]
+
+
+class DaliLoader:
+    """Batches decoded by NVIDIA DALI while the consumer uses earlier ones.
+
+    Order, shares of the ranks and padding are those of :class:`~fastclr.data.ResidentLoader`: step ``s`` of rank ``r``
+    holds ``order[(s * world_size + r) * batch_size : (s * world_size + r + 1) * batch_size]``, and a position is
+    ``(seed, epoch, step)``.
+
+    Files are read by threads of this loader; DALI decodes JPEGs with grey or YCbCr pixels, with libjpeg-turbo on the
+    CPU (the pixels are those of Pillow) and with nvJPEG on a CUDA device. All other images, and those that DALI
+    refuses, are decoded by Pillow into the same batch. A batch of JPEGs is used where DALI has decoded it; a batch with
+    other images in it is copied once.
+
+    An image that turns out to be unreadable is replaced, in every epoch, by the one at the same place of the next step
+    (of the epoch's order, around its end), or the first after it that can be read; its name and the reason stand in
+    ``skipped``, and a warning names it once. 64 of them in a row are an error.
+
+    Args:
+        index: the images.
+        batch_size: images per rank and step.
+        seed: key of the shuffling, ``0 .. 2**64 - 1``.
+        shuffle: draw a new order for every epoch; False keeps the order of the index.
+        drop_last: leave out the images that do not fill a whole step of all ranks.
+        device: where the batches go, and where DALI decodes.
+        rank: number of this process, ``0 .. world_size - 1``.
+        world_size: number of processes.
+        workers: threads that decode, and as many that read. None: one for each core, shared by the processes of a
+            distributed job on this machine.
+        prefetch: batches that may be decoded ahead of the consumer.
+        resize_shorter: bring the shorter side of larger images down to this many pixels, by bilinear interpolation with
+            antialiasing, like the other loaders but not to the same last bit; None: as the index says.
+
+    Raises:
+        ValueError: an argument is out of range, or there are too few images.
+        ModuleNotFoundError: DALI or Pillow is not installed.
+        RuntimeError: DALI cannot run on ``device``.
+    """
+
+    def __init__(
+        self,
+        index: ImageIndex,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int | None = None,
+        prefetch: int = 2,
+        resize_shorter: int | None = None,
+    ) -> None:
+        """Check the arguments and build the decoder."""
+        workers = default_workers() if workers is None else workers
+        check_stream(workers, prefetch, resize_shorter, least_workers=1)
+        self.plan = Plan(len(index), batch_size, seed, shuffle, drop_last, rank, world_size, index.source)
+        self.device = torch.device(device)
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", torch.cuda.current_device())  # that of this thread, not of the other
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.skipped: dict[str, str] = {}
+        self._index, self._prefetch, self._closed = with_resize(index, resize_shorter), prefetch, False
+        self._by_dali = index.plain.numpy().copy()
+        resize = self._index.resize_shorter is not None
+        self._arguments = (min(batch_size, len(index)), workers, self.device, resize)
+        self._decoder = DaliDecoder(*self._arguments)
+        self._readers = ThreadPoolExecutor(workers, thread_name_prefix="fastclr-read")
+        self._ahead: Ahead[tuple[Batch, Failures]] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of steps of an epoch, the same on every rank."""
+        return len(self.plan)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Return the batches of ``epoch`` from ``start_step`` on; an earlier iteration of this loader ends.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            start_step: steps of this epoch that are already done, ``0 .. len(loader)``.
+
+        Raises:
+            ValueError: ``epoch`` is negative or ``start_step`` is out of range; while iterating: 64 images in a row
+                cannot be read.
+            RuntimeError: the loader is closed; while iterating: another epoch was started, or DALI failed for another
+                reason than an image.
+        """
+        self.plan.check_start(epoch, start_step)
+        if self._closed:
+            raise RuntimeError("the loader is closed")
+        if self._ahead is not None:
+            self._ahead.close()
+        self._ahead = Ahead(self._prefetch, lambda ahead: self._produce(ahead, epoch, start_step))
+        return self._batches(self._ahead)
+
+    def _batches(self, ahead: Ahead[tuple[Batch, Failures]]) -> Iterator[Batch]:
+        """Yield the batches of one epoch."""
+        for batch, failures in ahead:
+            report(self._index, failures, self.skipped)
+            yield batch
+        if ahead is not self._ahead:
+            raise RuntimeError("this epoch has ended: the loader was closed, or another epoch was started")
+
+    def close(self) -> None:
+        """Stop all threads and free DALI's memory; the loader cannot be used any more."""
+        if self._ahead is not None:
+            self._ahead.close()
+        self._ahead, self._closed = None, True
+        self._readers.shutdown()
+        self._decoder.close()
+
+    def _produce(self, ahead: Ahead[tuple[Batch, Failures]], epoch: int, start_step: int) -> None:
+        """Read, decode and hand over the batches of one epoch; runs in the background."""
+        order = self.plan.order(epoch)
+        waiting: deque[Prepared] = deque()
+        try:
+            for step in range(start_step, len(self)):
+                while waiting and (len(waiting) == DEPTH or not ahead.has_place()):
+                    ahead.put(self._finish(waiting, order))
+                if not ahead.take_place():
+                    return
+                waiting.append(self._prepare(order, step))
+                self._submit(waiting[-1])
+            while waiting:
+                ahead.put(self._finish(waiting, order))
+        finally:
+            self._drop()
+
+    def _prepare(self, order: Tensor, step: int) -> Prepared:
+        """Read the images of a step, and decode those that are not for DALI."""
+
+        def read(places: range) -> list[tuple[int, bytes | Pixels, Failures]]:
+            return [first_readable(self.plan.candidates(order, place), self._read) for place in places]
+
+        places = self.plan.positions(step)
+        size = max(len(places) // 64, 1)
+        chunks = [places[start : start + size] for start in range(0, len(places), size)]
+        slots: list[Slot] = []
+        failures: Failures = []
+        for part in self._readers.map(read, chunks):
+            for row, content, failed in part:
+                slots.append(Slot(row, content))
+                failures += failed
+        return Prepared(step, slots, failures)
+
+    def _read(self, row: int) -> bytes | Pixels:
+        """Return the bytes of an image that DALI decodes, else the pixels."""
+        data = self._index.read(row)
+        return data if self._by_dali[row] else decode_image(data, self._index.resize_shorter)
+
+    def _submit(self, prepared: Prepared) -> None:
+        """Begin to decode what a batch has for DALI."""
+        if prepared.encoded:
+            sizes = [self._index.decoded_size(row) for row, _ in prepared.encoded]
+            self._decoder.submit([data for _, data in prepared.encoded], sizes)
+
+    def _finish(self, waiting: deque[Prepared], order: Tensor) -> tuple[Batch, Failures]:
+        """Return the oldest batch that waits for its pixels."""
+        decoded = None
+        while waiting[0].encoded and decoded is None:
+            try:
+                decoded = self._decoder.collect()
+            except RuntimeError as error:
+                self._recover(waiting, order, error)
+        prepared = waiting.popleft()
+        rows = torch.tensor([slot.row for slot in prepared.slots])
+        images = assemble([slot.content for slot in prepared.slots], decoded, self.device)
+        batch = Batch(images, self._index.ids[rows].to(self.device), self._index.labels[rows].to(self.device))
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()  # the consumer may use another stream
+        return batch, prepared.failures
+
+    def _recover(self, waiting: deque[Prepared], order: Tensor, error: RuntimeError) -> None:
+        """Find the images of the oldest batch that DALI cannot decode, leave them to Pillow, and begin again.
+
+        Raises:
+            RuntimeError: DALI can decode every one of them, so that something else is wrong.
+        """
+        self._decoder = DaliDecoder(*self._arguments)
+        refused = [row for row, data in waiting[0].encoded if not self._decodes(row, data)]
+        if not refused:
+            raise error
+        self._by_dali[refused] = False
+        waiting[0] = self._prepare(order, waiting[0].step)
+        for prepared in waiting:
+            self._submit(prepared)
+
+    def _decodes(self, row: int, data: bytes) -> bool:
+        """Return whether DALI can decode an image; if not, the decoder is a new one afterwards."""
+        try:
+            self._decoder.submit([data], [self._index.decoded_size(row)])
+            self._decoder.collect()
+        except RuntimeError:
+            self._decoder = DaliDecoder(*self._arguments)
+            return False
+        return True
+
+    def _drop(self) -> None:
+        """Leave the decoder without work."""
+        try:
+            self._decoder.drain()
+        except RuntimeError:
+            self._decoder = DaliDecoder(*self._arguments)
+
+
+def assemble(
+    contents: list[bytes | Pixels], decoded: tuple[Tensor, list[tuple[int, int]]] | None, device: torch.device
+) -> Tensor | RaggedImages:
+    """Return the images of a batch on ``device``, with those that DALI decoded where ``contents`` has bytes.
+
+    Args:
+        contents: of each image the bytes that DALI got, or the pixels.
+        decoded: DALI's pixels one image after the other on ``device``, and their sizes; None where DALI got nothing.
+        device: where the images are to lie.
+    """
+    others = [content for content in contents if not isinstance(content, bytes)]
+    if decoded is None:
+        return pack(others).to(device)
+    data, sizes = decoded
+    if others:
+        data = torch.cat([data, *(torch.from_numpy(pixels).reshape(-1).to(device) for pixels in others)])
+        sizes = [*sizes, *(pixels.shape[:2] for pixels in others)]
+    # DALI's images come first in the buffer
+    by_dali = np.array([isinstance(content, bytes) for content in contents])
+    places = torch.from_numpy(np.where(by_dali, by_dali.cumsum() - 1, by_dali.sum() + (~by_dali).cumsum() - 1))
+    if len(set(sizes)) == 1:
+        images = data.view(len(sizes), *sizes[0], 3)
+        return images[places.to(device)] if others else images
+    shapes = torch.tensor(sizes)
+    counts = 3 * shapes.prod(1)
+    starts = counts.cumsum(0) - counts
+    return RaggedImages(data, starts[places].to(device), shapes[places].to(device))

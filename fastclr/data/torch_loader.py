@@ -1,0 +1,217 @@
+"""The loader that decodes with Pillow in the worker processes of PyTorch's DataLoader."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fastclr.data.batch import Batch
+from fastclr.data.decode import Pixels, decode_image, pillow
+from fastclr.data.gather import pack
+from fastclr.data.index import ImageIndex
+from fastclr.data.plan import Plan
+from fastclr.data.storage import Storage
+from fastclr.data.stream import (
+    Failures,
+    UnreadableError,
+    check_stream,
+    default_workers,
+    first_readable,
+    report,
+    with_resize,
+)
+
+SHARED_MEMORY = Path("/dev/shm")
+
+# epoch and step
+Position = tuple[int, int]
+
+
+class TorchLoader:
+    """Batches decoded in worker processes, for any index of images.
+
+    Order, shares of the ranks and padding are those of :class:`~fastclr.data.ResidentLoader`: step ``s`` of rank ``r``
+    holds ``order[(s * world_size + r) * batch_size : (s * world_size + r + 1) * batch_size]``, and a position is
+    ``(seed, epoch, step)``.
+
+    An image that turns out to be unreadable is replaced, in every epoch, by the one at the same place of the next step
+    (of the epoch's order, around its end), or the first after it that can be read; its name and the reason stand in
+    ``skipped``, and a warning names it once. 64 of them in a row are an error.
+
+    Args:
+        index: the images.
+        batch_size: images per rank and step.
+        seed: key of the shuffling, ``0 .. 2**64 - 1``.
+        shuffle: draw a new order for every epoch; False keeps the order of the index.
+        drop_last: leave out the images that do not fill a whole step of all ranks.
+        device: where the batches go; copies to a CUDA device start from pinned memory and are not waited for.
+        rank: number of this process, ``0 .. world_size - 1``.
+        world_size: number of processes.
+        workers: processes that decode, each a whole batch; 0 decodes in this one. None: one for each core, shared by
+            the processes of a distributed job on this machine.
+        prefetch: batches that each worker may decode ahead of the consumer.
+        resize_shorter: bring the shorter side of larger images down to this many pixels; None: as the index says.
+
+    Raises:
+        ValueError: an argument is out of range, there are too few images, or the batches that may wait in the workers
+            do not fit into the shared memory of the system.
+        ModuleNotFoundError: Pillow is not installed.
+    """
+
+    def __init__(
+        self,
+        index: ImageIndex,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int | None = None,
+        prefetch: int = 2,
+        resize_shorter: int | None = None,
+    ) -> None:
+        """Check the arguments; the workers start with the first epoch."""
+        pillow()  # when it is missing, say so here and not in a worker
+        workers = default_workers() if workers is None else workers
+        check_stream(workers, prefetch, resize_shorter, least_workers=0)
+        index = with_resize(index, resize_shorter)
+        self.plan = Plan(len(index), batch_size, seed, shuffle, drop_last, rank, world_size, index.source)
+        self.device = torch.device(device)
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.skipped: dict[str, str] = {}
+        if workers > 0:
+            check_shared_memory(index, batch_size * workers * prefetch)
+        self._index = index
+        self._positions: list[Position] = []
+        self._run = 0
+        self._loader: DataLoader[tuple[Batch, Failures] | str] | None = DataLoader(
+            Steps(index.storage, index.ids, index.labels, self.plan, index.resize_shorter),
+            sampler=self._positions,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=prefetch if workers > 0 else None,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=workers > 0,
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # else every epoch draws from the generator that a model's dropout uses
+        )
+
+    def __len__(self) -> int:
+        """Return the number of steps of an epoch, the same on every rank."""
+        return len(self.plan)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Return the batches of ``epoch`` from ``start_step`` on; an earlier iteration of this loader ends.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            start_step: steps of this epoch that are already done, ``0 .. len(loader)``.
+
+        Raises:
+            ValueError: ``epoch`` is negative or ``start_step`` is out of range; while iterating: 64 images in a row
+                cannot be read.
+            RuntimeError: the loader is closed; while iterating: another epoch was started.
+        """
+        self.plan.check_start(epoch, start_step)
+        if self._loader is None:
+            raise RuntimeError("the loader is closed")
+        self._run += 1
+        return self._batches(self._loader, self._run, epoch, start_step)
+
+    def _batches(
+        self, loader: DataLoader[tuple[Batch, Failures] | str], run: int, epoch: int, start_step: int
+    ) -> Iterator[Batch]:
+        """Yield the batches of one epoch."""
+        self._check_run(run)
+        self._positions[:] = [(epoch, step) for step in range(start_step, len(self))]
+        for result in loader:
+            if isinstance(result, str):
+                raise UnreadableError(result)
+            batch, failures = result
+            report(self._index, failures, self.skipped)
+            yield batch.to(self.device, non_blocking=True)
+            self._check_run(run)
+
+    def _check_run(self, run: int) -> None:
+        """Raise RuntimeError when the workers are busy with another epoch."""
+        if run != self._run or self._loader is None:
+            raise RuntimeError("this epoch has ended: the loader was closed, or another epoch was started")
+
+    def close(self) -> None:
+        """Stop the workers; the loader cannot be used any more."""
+        # left to the garbage collector, the workers may miss the message and be waited for, five seconds each
+        if (stop := getattr(getattr(self._loader, "_iterator", None), "_shutdown_workers", None)) is not None:
+            stop()
+        self._loader = None
+
+
+@dataclass
+class Steps(Dataset["tuple[Batch, Failures] | str"]):
+    """The batch of every position ``(epoch, step)``, decoded on demand; what the workers get of the loader."""
+
+    storage: Storage
+    ids: Tensor
+    labels: Tensor
+    plan: Plan
+    resize_shorter: int | None
+
+    def __post_init__(self) -> None:
+        """Remember the order of one epoch."""
+        self._order: tuple[int, Tensor] | None = None
+
+    def __getitem__(self, position: Position) -> tuple[Batch, Failures] | str:
+        """Return the batch and what could not be read for it, or why there is none.
+
+        The reason is returned and not raised, for an error that leaves a worker becomes a page of text.
+        """
+        epoch, step = position
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self.plan.order(epoch))
+        rows: list[int] = []
+        pixels: list[Pixels] = []
+        failures: Failures = []
+        for place in self.plan.positions(step):
+            try:
+                found = first_readable(self.plan.candidates(self._order[1], place), self.decode)
+            except UnreadableError as error:
+                return str(error)
+            rows.append(found[0])
+            pixels.append(found[1])
+            failures += found[2]
+        return Batch(pack(pixels), self.ids[rows], self.labels[rows]), failures
+
+    def decode(self, row: int) -> Pixels:
+        """Return the pixels of the image at ``row``."""
+        return decode_image(self.storage.read(row), self.resize_shorter)
+
+
+def start_worker(_: int) -> None:
+    """Silence Pillow's warnings in a worker: they name no file and help nobody."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def check_shared_memory(index: ImageIndex, images: int) -> None:
+    """Raise ValueError when so many decoded images do not fit into the memory that processes share.
+
+    Containers often have 64 MB of it; a worker that exceeds it dies of a bus error.
+    """
+    if not SHARED_MEMORY.is_dir() or len(index) == 0:
+        return
+    status = os.statvfs(SHARED_MEMORY)
+    free, needed = status.f_bavail * status.f_frsize, index.nbytes / len(index) * images
+    if needed > free:
+        raise ValueError(
+            f"the batches that wait in the workers take about {needed / 1e6:.0f} MB, but the shared memory of the "
+            f"system ({SHARED_MEMORY}) has {free / 1e6:.0f} MB: choose fewer workers (0 needs none), a smaller "
+            "prefetch or batch_size, or start the container with more (docker run --shm-size)"
+        )

@@ -11,6 +11,7 @@ COMMANDS = {
     "knn": "kNN accuracy of a run's frozen encoder",
     "probe": "linear accuracy of a run's frozen encoder",
     "demo": "pretrain on the built-in shapes and compare with baselines",
+    "profile": "where the time of a training step goes, and what to change",
     "augment-grid": "a contact sheet of images and their random views",
     "info": "what is installed, built and available, and how to mend what is not",
 }

@@ -84,12 +84,12 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
     return run
 
 
-def build(config: PretrainConfig) -> Training:
-    """Load the data and build model, loss, optimiser and schedule as `config` says."""
+def build(config: PretrainConfig, data: Splits | None = None) -> Training:
+    """Load the data, unless it is given, and build model, loss, optimiser and schedule as `config` says."""
     device = resolve_device(config.device)
     if config.deterministic:
         set_deterministic()
-    data = load_data(config)
+    data = load_data(config) if data is None else data
     loader = ResidentLoader(data.train, config.batch_size, seed=config.seed, device=augment_device(device))
     torch.manual_seed(config.seed)
     model = build_model(config).to(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -293,6 +294,20 @@ def test_models_of_another_shape_are_refused() -> None:
     refused(TypeError, "must return a tensor .* got tuple", model=Reshaped(model, None))
     with pytest.raises(ValueError, match="does not depend on them"):
         cached_step(Reshaped(model, 0), make_views(6), dense_loss, 4)
+
+
+@pytest.mark.parametrize("kind", ["random", "state"])
+def test_a_second_forward_that_differs_is_an_error(kind: str) -> None:
+    class Unrepeatable(nn.Module):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return x * (1 + (random.random() if kind == "random" else self.calls))
+
+    random.seed(0)
+    with pytest.raises(ValueError, match=r"gradient is wrong: .* differ by \d+%"):
+        cached_step(nn.Sequential(encoder("plain"), Unrepeatable()), make_views(6), dense_loss, 4)
 
 
 class Reshaped(nn.Module):

@@ -76,9 +76,21 @@ def run_rank(rank: int, ranks: int, folder: str) -> None:
         found[f"{name} buffers"] = [buffer.clone() for buffer in model.buffers()]
 
     if ranks == 2:  # the compiler takes seconds to import
-        try:
-            cached_step(torch.compile(DistributedDataParallel(make_encoder())), batches[0], loss, 3)
-        except ValueError as error:
-            found["compiled"] = str(error)
+        model = DistributedDataParallel(torch.compile(make_encoder(), backend="aot_eager"))
+        cached_step(model, batches[0], loss, 3)
+        found["compiled inside"] = grads(model)
+        in_place = DistributedDataParallel(make_encoder())
+        in_place.compile()
+        outside = torch.compile(DistributedDataParallel(make_encoder()))
+        found["compiled outside"] = [refusal(wrapper, batches[0], loss) for wrapper in (in_place, outside)]
     torch.save(found, Path(folder) / f"rank{rank}.pt")
     distributed.destroy_process_group()
+
+
+def refusal(model: nn.Module, views: Tensor, loss: nn.Module) -> str:
+    """The message of the ValueError, or "" if there is none."""
+    try:
+        cached_step(model, views, loss, 3)
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -137,7 +137,8 @@ def _embed(
 def _drift(z: Tensor, before: Tensor) -> Tensor:
     """Return ``|z - before| / |before|``, 0-dim on the device."""
     difference, norm = (torch.linalg.vector_norm(x.float()) for x in (z - before, before))
-    return difference / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    drift: Tensor = difference / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    return drift
 
 
 def _rows(batch: Sequence[Tensor], part: slice) -> Tensor:

@@ -13,6 +13,7 @@ COMMANDS = {
     "probe": "linear accuracy of a run's frozen encoder",
     "demo": "pretrain on the built-in shapes and compare with baselines",
     "data": "report what a data set holds, what is wrong with it, and how fast it decodes; --clear-cache",
+    "profile": "where the time of a training step goes, and what to change",
     "augment-grid": "a contact sheet of images and their random views",
     "info": "what is installed, built and available, and how to mend what is not",
 }

@@ -33,12 +33,12 @@ def test_pretrain_then_knn_then_probe(tmp_path: Path, pictures: Path, capsys: py
     assert main(["pretrain", "--resume", str(run)]) == 0
 
 
-@pytest.mark.parametrize("command", ["pretrain", "knn", "probe", "demo"])
+@pytest.mark.parametrize("command", ["pretrain", "knn", "probe", "demo", "profile"])
 def test_help_lists_every_option_with_its_default(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
     assert "--device" in text and "(default:" in text
-    if command == "pretrain":
+    if command in ("pretrain", "profile"):
         assert "--crop-scale" in text and "--checkpoint-every" in text
 
 

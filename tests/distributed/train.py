@@ -34,7 +34,7 @@ def main(folder: Path, images: str, optimizer: str, steps: int) -> None:
         while training.step < steps:
             for batch in training.loader.epoch(training.epoch):
                 seen.append(batch.ids)
-                train_step(training, batch.images, batch.ids)
+                train_step(training, batch)
                 training.step += 1
                 if training.step == steps:
                     break

@@ -16,6 +16,7 @@ from fastclr.checkpoint import Checkpoint, load_checkpoint, rng_state, save_chec
 from fastclr.config import PretrainConfig
 from fastclr.data import ResidentLoader, Splits, load_splits
 from fastclr.device import resolve_device, set_deterministic, uses_bf16
+from fastclr.environment import record_environment
 from fastclr.evaluate import Features, knn_accuracy, labelled_features
 from fastclr.losses import NTXentLoss, nt_xent
 from fastclr.models import SimCLRModel, build_model
@@ -71,6 +72,7 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
         run = Run.create(folder, config)
     else:
         run.metrics.keep_up_to(training.step)  # killed before its first checkpoint, a run starts over
+    record_environment(run.folder)
     run.say(describe(training))
     report_skipped(training.data, run)
     features = None

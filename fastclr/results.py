@@ -38,8 +38,9 @@ def score_rows(run: Run) -> list[tuple[str, str, str]]:
     last = next((r for r in reversed(run.metrics.read()) if r.get("kind") == "eval" and "knn" in r), None)
     if last is not None:
         config = run.config
-        protocol = f"while training, k={config.knn_k}, temperature={config.knn_temperature}"
-        rows.append((f"kNN after epoch {last['epoch']}", percent(last["knn"]), protocol))
+        protocol = f"after epoch {last['epoch']} of {config.epochs}, "
+        protocol += f"k={config.knn_k}, temperature={config.knn_temperature}"
+        rows.append(("kNN while training, last", percent(last["knn"]), protocol))
     present = f"{json.dumps(results)} {'knn' if last is not None else ''}"
     for label, names in EXPECTED.items():
         if not any(name in present for name in names):

@@ -19,7 +19,7 @@ FREE_TO_CHANGE = {"device", "log_every", "checkpoint_every", "data", "test_data"
 
 @dataclass(frozen=True)
 class Run:
-    """One run: ``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, ``encoder.safetensors``, ``results.json``."""
+    """One run: config, environment, metrics, checkpoint, encoder, results and report, each a file of its folder."""
 
     folder: Path
     config: PretrainConfig

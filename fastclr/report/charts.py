@@ -62,6 +62,7 @@ def line_chart(
     xs = [x for _, points in drawn for x, _ in points]
     ys = [math.log10(y) if log else y for _, points in drawn for _, y in points]
     x_ticks = ticks(min(xs), max(xs))
+    x_ticks = [t for t in x_ticks if t == round(t)] or x_ticks  # there is no half of a step
     y_ticks = ticks(min([0.0, *ys]) if from_zero else min(ys), max(ys))
     if log:
         y_ticks = [float(power) for power in range(math.floor(min(ys)), math.ceil(max(ys)) + 1)]
@@ -98,9 +99,9 @@ def scatter_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[float, 
         kind = f"s{named[-1][1] % COLOURS}" if name else "others"
         marks = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in (place(a, b) for a, b in group))
         parts.append(element("path", d=marks, class_=f"dots {kind}"))
-    listed = f" Classes: {', '.join(name for name, _ in named)}." if named else ""
+    listed = f" Classes: {', '.join(name for name, _ in named)}." if len(named) > 1 else ""
     svg = drawing(f"{title}: {len(points)} points.{listed}", parts)
-    below = [legend([(name, colour % COLOURS) for name, colour in named])] if named else []
+    below = [legend([(name, colour % COLOURS) for name, colour in named])] if len(named) > 1 else []
     return figure(join([element("h3", title), svg]), caption, *below)
 
 

@@ -118,11 +118,10 @@ def neighbours_section(sample: Sample | Missing) -> Html:
             cells.append(cell(sample, row, f"{value:.3f}", None if own < 0 or label < 0 else own == label))
         rows.append(cells)
     head = ("image", *(f"neighbour {rank + 1}" for rank in range(count)))
-    caption = (
-        f"The most similar among {sample.what} under the cosine, which is the number below each; a check mark or a "
-        "cross says whether the class is the same."
-    )
-    return table(head, rows, caption, class_="pictures")
+    caption = f"The most similar among {sample.what} under the cosine, which is the number below each"
+    if bool((sample.dataset.labels >= 0).any()):
+        caption += "; a check mark or a cross says whether the class is the same"
+    return table(head, rows, f"{caption}.", class_="pictures")
 
 
 def query_rows(labels: Tensor) -> list[int]:

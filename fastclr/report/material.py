@@ -122,10 +122,13 @@ def make_sample(run: Run, data: Splits, features: Features | None) -> Sample | M
     known = (shown.labels >= 0).nonzero().flatten() if labelled else torch.arange(len(shown))
     rows = some_rows(len(known), SHOWN)
     dataset = shown.select(known[rows])
-    if labelled and features is not None and len(features.test) == len(known):
-        vectors = features.test[rows.to(features.test.device)].float().cpu()
-    else:
-        vectors = vectors_of(encoder, dataset, run.config)
+    try:
+        if labelled and features is not None and len(features.test) == len(known):
+            vectors = features.test[rows.to(features.test.device)].float().cpu()
+        else:
+            vectors = vectors_of(encoder, dataset, run.config)
+    except FloatingPointError as error:
+        return Missing(f"There are no features to show: {error}.")
     if not bool(vectors.isfinite().all()):
         return Missing("There are no features to show: the encoder gives NaN or infinite values.")
     bank = make_bank(encoder, data.train, run.config, features) if labelled else None

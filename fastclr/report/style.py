@@ -33,7 +33,6 @@ header p{margin:0;color:var(--soft);overflow-wrap:anywhere}
 nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;margin:1rem 0 0;padding:0;list-style:none}
 a{color:var(--c0)}
 p{max-width:46rem}
-code{font:.92em ui-monospace,"DejaVu Sans Mono",monospace;overflow-wrap:anywhere}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(10.5rem,1fr));gap:.8rem;margin:1.4rem 0 0;padding:0}
 .tiles div{background:var(--panel);border:1px solid var(--line);border-radius:.5rem;padding:.7rem .9rem}
 .tiles dt{color:var(--soft);font-size:.85rem}
@@ -57,19 +56,20 @@ caption{text-align:left;color:var(--soft);font-size:.88rem;padding-bottom:.4rem}
 th,td{text-align:left;vertical-align:top;padding:.3rem .9rem .3rem .4rem;border-bottom:1px solid var(--line)}
 th{font-weight:600}
 tbody th{font-weight:500}
-.text td,.text th{overflow-wrap:anywhere}
+.text td,.text th{overflow-wrap:break-word;max-width:32rem}
 tr.marked{background:var(--mark)}
 .counts td,.counts th{text-align:right;padding:.25rem .5rem;border:1px solid var(--line)}
 .counts thead th{vertical-align:bottom}
 .right{color:var(--good)}.wrong{color:var(--bad)}
 .pictures td,.pictures th{text-align:center;font-weight:400;font-size:.82rem;padding:.4rem;max-width:8.5rem;
-overflow-wrap:anywhere}
+overflow-wrap:break-word}
 .pictures img{display:block;margin:0 auto .2rem;width:72px;height:72px;object-fit:contain}
 .pixels{image-rendering:pixelated}
 img{max-width:100%}
 .missing{color:var(--soft);background:var(--panel);border-left:4px solid var(--line);padding:.6rem .9rem}
 .warning{border-left-color:var(--bad)}
 details summary{cursor:pointer;color:var(--c0)}
+@media (max-width:34rem){svg text{font-size:17px}}
 @media print{nav{display:none}body{max-width:none}}
 """
 )

@@ -224,10 +224,10 @@ def nearest(features: Array, query: Array, k: int, *, without: int | None = None
     count = len(features) - (without is not None)
     if not 1 <= k <= count:
         raise ValueError(f"k must be between 1 and the {count} images to search, got {k}")
-    direction = F.normalize(torch.from_numpy(np.asarray(query, dtype=np.float32)), dim=0)
+    direction = F.normalize(torch.tensor(query, dtype=torch.float32), dim=0)
     cosines = torch.empty(len(features))
     for start in range(0, len(features), BLOCK):
-        rows = torch.from_numpy(np.asarray(features[start : start + BLOCK], dtype=np.float32))
+        rows = torch.tensor(features[start : start + BLOCK], dtype=torch.float32)  # a copy: parquet is read-only
         cosines[start : start + BLOCK] = F.normalize(rows, dim=1) @ direction
     if without is not None:
         cosines[without] = -torch.inf

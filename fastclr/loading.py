@@ -49,7 +49,7 @@ def timm_lines(encoder: nn.Module, name: str, size: int) -> str | None:
         for options in candidates:
             try:
                 plain = timm.create_model(name, num_classes=0, **options)
-            except TypeError:  # the model has no such option
+            except (TypeError, ValueError, AssertionError):  # the model has no such option, or none of this value
                 continue
             if not differs(encoder, plain, CHANGED):
                 break
@@ -103,14 +103,13 @@ def differs(one: nn.Module, other: nn.Module, ignored: tuple[str, ...]) -> bool:
 
 
 def channels_of(encoder: Any) -> tuple[int, ...]:
-    """Return the channels of the four stages of a ResNet, before the expansion of its blocks; () for others."""
+    """Return the channels of the stages of a timm ResNet, before the expansion of its blocks; () for others."""
     channels = []
-    for number in (1, 2, 3, 4):
-        stage = getattr(encoder, f"layer{number}", None)
-        if not isinstance(stage, nn.Sequential) or not hasattr(stage[-1], "expansion"):
-            return ()
-        last: Any = stage[-1]
-        channels.append(getattr(last, "bn3", last.bn2).num_features // last.expansion)
+    for info in getattr(encoder, "feature_info", ()):
+        stage = getattr(encoder, str(info["module"]), None)
+        if isinstance(stage, nn.Sequential) and hasattr(stage[-1], "expansion"):
+            last: Any = stage[-1]
+            channels.append(int(info["num_chs"]) // int(last.expansion))
     return tuple(channels)
 
 

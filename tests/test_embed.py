@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -215,7 +216,10 @@ def test_nearest_equals_scikit_learn() -> None:
     cosines, found = nearest(features, features[5], 8)
     assert found.tolist() == rows[0].tolist()
     np.testing.assert_allclose(cosines, 1 - distances[0], atol=1e-6)
-    cosines, others = nearest(features, features[5], 7, without=5)
+    features.flags.writeable = False  # as parquet gives it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cosines, others = nearest(features, features[5], 7, without=5)
     assert others.tolist() == rows[0, 1:].tolist()
     with pytest.raises(ValueError, match="between 1 and the 199"):
         nearest(features, features[5], 200, without=5)

@@ -24,6 +24,7 @@ ONNX = "encoder.run(None, {'images': images})[0]"
 CASES: dict[str, tuple[str, str, int, float, str, int]] = {
     "timm, by name": ("safetensors", "resnet18", 64, 1.0, "imagenet", 1),
     "timm, of another input size": ("safetensors", "vit_tiny_patch16_224", 32, 1.0, "auto", 1),
+    "timm, other blocks": ("safetensors", "skresnet18", 64, 1.0, "auto", 1),
     "timm, CIFAR stem": ("safetensors", "resnet18", 32, 1.0, "cifar", 6),
     "timm, narrow bottlenecks": ("safetensors", "resnet26", 32, 0.5, "cifar", 9),
     "torchvision": ("torchvision", "resnet18", 64, 1.0, "imagenet", 1),

@@ -130,7 +130,7 @@ def axes(
     for tick in y_ticks:
         _, y = place(place.x[0], tick)
         parts.append(element("line", x1=left, x2=right, y1=f"{y:.1f}", y2=f"{y:.1f}", class_="grid"))
-        text = f"{10**tick:g}" if log else number(tick)
+        text = f"{10**tick:g}".replace("e-0", "e-") if log else number(tick)
         parts.append(element("text", text + unit, x=left - 8, y=f"{y + 4:.1f}", text_anchor="end"))
     for tick in x_ticks:
         x, _ = place(tick, place.y[0])
@@ -147,8 +147,9 @@ def drawing(alt: str, parts: Sequence[Html]) -> Html:
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Return round numbers that span `low` to `high`: multiples of 1, 2 or 5 times a power of ten."""
-    if high <= low:
-        high = low + (abs(low) or 1.0) / 2
+    size = max(abs(low), abs(high))
+    if high - low <= 1e-6 * size or size < 1e-12:  # one value, or no more than its rounding
+        high = low + (size if size >= 1e-12 else 1.0) / 2
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))

@@ -11,6 +11,10 @@ COMMANDS = {
     "pretrain": "pretrain an encoder with SimCLR; --resume RUN goes on with one",
     "knn": "kNN accuracy of a run's frozen encoder",
     "probe": "linear accuracy of a run's frozen encoder",
+    "embed": "features of a folder, a tar or a named set of images, as .npz or .parquet",
+    "search": "nearest neighbours of an image among embedded ones",
+    "export": "the encoder for timm, torchvision, ONNX, torch.export or TorchScript, with a model card",
+    "report": "one HTML page about a run, or one that compares several",
     "demo": "pretrain on the built-in shapes and compare with baselines",
     "data": "report what a data set holds, what is wrong with it, and how fast it decodes; --clear-cache",
     "profile": "where the time of a training step goes, and what to change",
@@ -47,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "fastclr":
             raise
-        print(f"fastclr: error: {error}; install it with: pip install 'fastclr[train]'", file=sys.stderr)
+        remedy = "" if "pip install" in str(error) else "; install it with: pip install 'fastclr[train]'"
+        print(f"fastclr: error: {error}{remedy}", file=sys.stderr)
         return BAD_INPUT
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         if os.environ.get("FASTCLR_DEBUG"):

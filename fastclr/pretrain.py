@@ -18,6 +18,7 @@ from fastclr.checkpoint_writer import CheckpointWriter
 from fastclr.config import PretrainConfig
 from fastclr.data import Batch, Splits
 from fastclr.diagnose import explain_nonfinite
+from fastclr.environment import record_environment
 from fastclr.evaluate import Features, knn_accuracy, labelled_features
 from fastclr.losses import NTXentStats, nt_xent
 from fastclr.metrics_log import check_hooks, open_hooks
@@ -69,6 +70,7 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
             run = (Run.create if world.is_main else Run)(folder, training.config)
             writer = files.enter_context(run.checkpoint_writer()) if world.is_main else None
         if world.is_main:
+            record_environment(run.folder)
             open_log(training, run, files)
         say(training, run, describe(training))
         report_data(training, run)

@@ -44,9 +44,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 
 def test_a_run_leaves_its_files(finished: Path) -> None:
     names = {p.name for p in finished.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "checkpoints", "encoder.safetensors", "report.png"}
+    written = {"config.json", "environment.json", "metrics.jsonl", "checkpoints", "encoder.safetensors"}
+    assert names == written | {"report.html"}
     assert {p.name for p in (finished / "checkpoints").glob("*.pt*")} == {"step-00000008.pt", "step-00000012.pt"}
-    assert (finished / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (finished / "report.html").read_text().endswith("</html>\n")
     records = metrics(finished)
     assert [r["epoch"] for r in records if r["kind"] == "eval"] == [2, 3]
     train = [r for r in records if r["kind"] == "train"]

@@ -12,6 +12,7 @@ COMMANDS = {
     "probe": "linear accuracy of a run's frozen encoder",
     "demo": "pretrain on the built-in shapes and compare with baselines",
     "augment-grid": "a contact sheet of images and their random views",
+    "bench": "time the loss or the augmentation here, beside other libraries",
     "info": "what is installed, built and available, and how to mend what is not",
 }
 BAD_INPUT = 2

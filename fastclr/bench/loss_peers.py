@@ -19,6 +19,7 @@ from fastclr.losses import NTXentLoss
 # (z0, z1, tau) -> loss; tau is a number, or a tensor where it is learnt
 LossFunction = Callable[[Tensor, Tensor, Any], Tensor]
 GRAPH_UP_TO = 4096  # rows; beyond it launches cost nothing
+EAGER = "eager; logits in the input's dtype, softmax in float32"
 SAFE_SHARE = 0.7  # of the free memory of the host: beyond it the system would end the process
 
 
@@ -28,9 +29,9 @@ def contestants(case: LossCase) -> list[Contestant]:
         note = "NT-Xent of M/2 pairs, which has as many logits: fastclr has no CLIP loss here"
         return [
             _contestant("fastclr", case, lambda: fastclr(case), note=note, layout="ntxent"),
-            _contestant("pytorch", case, lambda: clip, note="eager; logits in the input's dtype, softmax in float32"),
-            _contestant("pytorch-compile", case, lambda: compiled(clip)),
-            _contestant("open_clip", case, lambda: open_clip(case), ("open_clip_torch",)),
+            _contestant("pytorch", case, lambda: clip, note=EAGER, matrices=4),
+            _contestant("pytorch-compile", case, lambda: compiled(clip), matrices=4),
+            _contestant("open_clip", case, lambda: open_clip(case), ("open_clip_torch",), matrices=4),
             _contestant("memeff", case, lambda: memeff(case), ("memeff",), "stable=False: the true gradient"),
             _contestant("inf-cl", case, lambda: inf_cl(case), ("inf-cl",), "one call for each direction"),
             _contestant(
@@ -43,11 +44,17 @@ def contestants(case: LossCase) -> list[Contestant]:
         ]
     found = [
         _contestant("fastclr", case, lambda: fastclr(case)),
-        _contestant("pytorch", case, lambda: dense, note="eager; logits in the input's dtype, softmax in float32"),
-        _contestant("pytorch-compile", case, lambda: compiled(dense)),
-        _contestant("lightly", case, lambda: lightly(case), ("lightly",)),
-        _contestant("pytorch-metric-learning", case, lambda: metric_learning(case), ("pytorch-metric-learning",)),
-        _contestant("solo-learn", case, lambda: solo_learn, note="its formula, written anew: exp without a shift"),
+        _contestant("pytorch", case, lambda: dense, note=EAGER, matrices=3.3),
+        _contestant("pytorch-compile", case, lambda: compiled(dense), matrices=3.3),
+        _contestant("lightly", case, lambda: lightly(case), ("lightly",), matrices=4.2),
+        _contestant(
+            "pytorch-metric-learning",
+            case,
+            lambda: metric_learning(case),
+            ("pytorch-metric-learning",),
+            matrices=4.25 * case.rows,  # it lists every pair of a positive and a negative
+        ),
+        _contestant("solo-learn", case, lambda: solo_learn, note="its formula: exp without a shift", matrices=4.3),
     ]
     if case.device != "cpu" and case.rows <= GRAPH_UP_TO and not case.learnable:
         found.insert(1, Contestant("fastclr-graph", lambda: graphed(case), note="replays a CUDA graph"))
@@ -61,8 +68,16 @@ def _contestant(
     packages: tuple[str, ...] = (),
     note: str = "",
     layout: Layout | None = None,
+    matrices: float = 0.0,
 ) -> Contestant:
-    return Contestant(name, lambda: attempt(case, make(), layout or case.layout), packages, note)
+    """Make a contestant that holds about `matrices` times 4 M^2 bytes."""
+
+    def prepare() -> Attempt:
+        loss_of = make()
+        guard_memory(case, matrices * 4 * case.rows**2)
+        return attempt(case, loss_of, layout or case.layout)
+
+    return Contestant(name, prepare, packages, note)
 
 
 def attempt(case: LossCase, loss_of: LossFunction, layout: Layout) -> Attempt:
@@ -159,7 +174,6 @@ def lightly(case: LossCase) -> LossFunction:
     require("lightly")
     if case.learnable:
         raise Unsuitable("its temperature is a number")
-    guard_memory(case, 4.2 * 4 * case.rows**2)
     from lightly.loss import NTXentLoss as LightlyLoss
 
     module = LightlyLoss(TEMPERATURE).to(case.device)
@@ -171,7 +185,6 @@ def metric_learning(case: LossCase) -> LossFunction:
     require("pytorch_metric_learning")
     if case.learnable:
         raise Unsuitable("its temperature is a number")
-    guard_memory(case, 4.25 * 4 * case.rows**3)
     from pytorch_metric_learning.losses import NTXentLoss as PmlLoss
     from pytorch_metric_learning.losses import SelfSupervisedLoss
 

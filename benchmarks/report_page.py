@@ -10,8 +10,6 @@ from report_data import Result
 from report_plots import augment_plot, ladder_plot, loss_plot
 from report_tables import by_case, machine_text, plain_table
 
-from fastclr.bench.suite import SUITES
-
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76em; margin: 2em auto; padding: 0 1em; color: #222; }
 table { border-collapse: collapse; margin: .5em 0 1.5em; font-variant-numeric: tabular-nums; }
@@ -23,6 +21,7 @@ TITLES = {
     "loss": "Loss",
     "augment": "Augmentation",
     "step": "Training step, part by part",
+    "ladder": "Training, from a plain PyTorch loop to fastclr",
     "loader": "From JPEG files to views",
     "distributed": "Loss over several processes",
     "overhead": "Imports and calls",
@@ -47,13 +46,16 @@ def page(results: Sequence[Result]) -> str:
             parts.append(f"<p>Ceilings measured in the same run: {html.escape(measured)}.</p>")
         if result.missing:
             parts.append(f"<p>Not measured yet: {html.escape(', '.join(result.missing))}.</p>")
-        for suite in SUITES:
+        for suite in TITLES:
             rows = result.suite(suite)
             if not rows:
                 continue
             parts.append(f"<h3>{TITLES[suite]}</h3>")
             if suite in PLOTS and any(row.time for row in rows):
                 parts.append(re.sub(r"^.*?(?=<svg)", "", PLOTS[suite](rows), flags=re.S))
+            if suite == "ladder":  # a case for every rung
+                parts.append(as_html(plain_table(rows)))
+                continue
             for case, found in by_case(rows).items():
                 parts.append(f"<h4>{html.escape(case)}</h4>{as_html(plain_table(list(found.values())))}")
     return "\n".join(parts) + "\n"

@@ -20,7 +20,7 @@ from fastclr.bench.timing import Effort, contest
 from fastclr.losses import nt_xent
 
 IMPORTS = {"fastclr": "", "torchvision": "torchvision", "lightly.loss": "lightly", "kornia": "kornia"}
-TIMES = 7
+TIMES = 5
 CHILD = """
 import time
 import torch

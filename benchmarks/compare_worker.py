@@ -1,6 +1,6 @@
 """Times a few workloads of the fastclr that is on the path, one sample per line of standard input.
 
-Both revisions of a comparison run this same file: it uses nothing but the public names `NTXentLoss` and `SimCLRAugment`.
+Both revisions of a comparison run this same file, which uses the public names `NTXentLoss` and `SimCLRAugment` only.
 A line is `WORKLOAD INNER`; the answer is seconds per run. An empty line ends the process.
 """
 

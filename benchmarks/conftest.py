@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ def run_case(benchmark: Any) -> Callable[[Case], None]:
     """Run a case once as the benchmark; its rows, timed contestant by contestant, are in `extra_info`."""
 
     def run(case: Case) -> None:
+        torch.set_num_threads(1 if benchmark.disabled else len(os.sched_getaffinity(0)))
         effort = Effort(3.0 if DEVICE.type == "cuda" else 10.0, toy=benchmark.disabled)
         rows = benchmark.pedantic(case.run, args=(Ceilings(DEVICE, toy=benchmark.disabled), effort), rounds=1)
         benchmark.extra_info["rows"] = [row.as_json() for row in rows]

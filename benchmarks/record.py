@@ -48,7 +48,8 @@ def configuration(data: str, rehearse: bool, epochs: int | None, seed: int) -> P
     options: dict[str, Any] = {name: value for name, value in fast.items() if name in fields}
     options |= {"knn_every": KNN_EVERY, "knn_k": KNN_K, "knn_temperature": None, "log_every": 50, "seed": seed}
     if rehearse:
-        small = {"data": data or "shapes", "width": 0.125, "stem": "imagenet", "epochs": epochs or 2, "knn_every": 1}
+        small = {"data": data or "shapes", "width": 0.125, "stem": "imagenet", "batch_size": 64}
+        small |= {"epochs": epochs or 2, "knn_every": 1}
         return dataclasses.replace(PRESETS["cifar10"], **(options | small))
     if not data:
         raise ValueError("say where CIFAR-10 is: --data PATH")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -196,16 +197,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, help="seconds of samples per case (default: 10 on a CPU, 3 on a GPU)")
     parser.add_argument("--rehearse", action="store_true", help="toy sizes, one sample: shows that everything runs")
     parser.add_argument("--again", action="store_true", help="measure again what an earlier call measured")
-    parser.add_argument("--threads", type=int, help="of the CPU (default: all cores)")
+    parser.add_argument("--threads", type=int, help="of the CPU (default: all cores; in rehearsals one)")
     options = parser.parse_args(arguments)
     from fastclr.device import resolve_device
 
     try:
         device = resolve_device(options.device)
         if options.threads or device.type == "cpu":
-            import os
-
-            torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+            torch.set_num_threads(options.threads or (1 if options.rehearse else len(os.sched_getaffinity(0))))
         planned = plan(options.suites.split(","), device)
         if options.rehearse:
             planned = list({(p.suite, p.case.toy().name): Planned(p.suite, p.case.toy()) for p in planned}.values())

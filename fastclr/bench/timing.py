@@ -16,6 +16,7 @@ from fastclr.bench.rows import OURS, Attempt, Contestant, Program, Row, Spread, 
 SAMPLE_S = {"cpu": 0.02, "cuda": 0.01}  # a sample repeats a short program until it takes about this long
 MOST_INNER = 2000
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 51
+HURRIED_ROUNDS, PATIENCE = 3, 6.0  # fewer rounds where the fewest would take this many times the budget
 CROWDED = 0.5  # share of the GPU's memory beyond which contestants no longer fit beside each other's caches
 TOTAL = "total"
 
@@ -166,7 +167,8 @@ def _take_turns(runners: list[_Runner], device: torch.device, effort: Effort) ->
         runner.inner = min(MOST_INNER, max(1, math.ceil(SAMPLE_S[device.type] / max(first, 1e-9))))
         cost += first * runner.inner
         runner.samples.clear()
-    rounds = min(MOST_ROUNDS, max(FEWEST_ROUNDS, int(effort.budget_s / max(cost, 1e-9))))
+    fewest = FEWEST_ROUNDS if FEWEST_ROUNDS * cost <= PATIENCE * effort.budget_s else HURRIED_ROUNDS
+    rounds = min(MOST_ROUNDS, max(fewest, int(effort.budget_s / max(cost, 1e-9))))
     crowded = False
     if device.type == "cuda":
         together = sum(runner.row.peak_bytes or 0 for runner in runners)

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from report_data import Result, load, load_all
+from report_data import Result, load, load_all, load_records
 from report_page import TITLES, page
 from report_plots import augment_plot, augment_shown, digest_of, loss_plot, loss_shown, stored_digest
-from report_tables import augment_table, caption, headline_losses, loss_table
+from report_tables import augment_table, caption, headline_losses, loss_table, record_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -48,7 +48,10 @@ def readme_block(results: Sequence[Result]) -> str:
     photos = all(row.parameters.get("photos", True) for row in rows if "photos" in row.case)
     what = f"SimCLR's augmentation; 224 px from {'photos' if photos and not augment.on_gpu else 'noise of their size'}"
     parts += [*augment_table(rows), "", caption(what, augment, rows, link(augment)), ""]
-    parts += [f"![views per second]({PLOTS['augment'][0]})", "", not_on_gpu(results)]
+    parts += [f"![views per second]({PLOTS['augment'][0]})", ""]
+    for path, record in load_records(RESULTS).items():
+        parts += [f"{record_text(record)}, [{path.name}](benchmarks/results/{path.name}).", ""]
+    parts.append(not_on_gpu(results))
     return "\n".join(parts)
 
 
@@ -104,6 +107,11 @@ def publish(files: Sequence[Path]) -> None:
         ValueError: a file has cases to go.
     """
     for file in files:
+        if file.parent.resolve() == RESULTS.resolve():
+            raise ValueError(f"{file} is there already")
+        if file in load_records(file.parent):
+            shutil.copyfile(file, RESULTS / file.name)
+            continue
         result = load(file)
         if result.missing:
             raise ValueError(f"{file} has {len(result.missing)} case(s) to go: run its command again first")
@@ -127,7 +135,8 @@ def main(arguments: list[str]) -> int:
     results = load_all(options.results)
     if options.page:
         options.page.parent.mkdir(parents=True, exist_ok=True)
-        options.page.write_text(page(results))
+        records = [record_text(record) for record in load_records(options.results).values()]
+        options.page.write_text(page(results, records))
         print(options.page)
         return 0
     if options.check:

@@ -50,9 +50,16 @@ def load(path: Path) -> Result:
 
 
 def load_all(folder: Path) -> list[Result]:
-    """Read all files of a folder: those of GPUs first, then the newer format."""
-    results = [load(path) for path in sorted(folder.glob("*.json"))]
+    """Read all files of a folder, those of GPUs first, then the newer format; records and outcomes of tests are not."""
+    found = {path: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    results = [load(path) for path, stored in found.items() if not {"curve", "tests"} & stored.keys()]
     return sorted(results, key=lambda result: (not result.on_gpu, result.commands == [OLD_COMMAND], result.path.name))
+
+
+def load_records(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Read the records of time to accuracy, without rehearsals."""
+    found = {path: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return {path: stored for path, stored in found.items() if "curve" in stored and not stored["rehearsal"]}
 
 
 def convert(path: Path, stored: dict[str, Any]) -> Result:

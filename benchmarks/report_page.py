@@ -29,8 +29,8 @@ TITLES = {
 PLOTS = {"loss": loss_plot, "augment": augment_plot, "step": ladder_plot}
 
 
-def page(results: Sequence[Result]) -> str:
-    """Return the page as HTML."""
+def page(results: Sequence[Result], records: Sequence[str] = ()) -> str:
+    """Return the page as HTML; `records` are sentences on time to accuracy."""
     parts = [f"<!doctype html><meta charset=utf-8><title>fastclr: benchmarks</title><style>{STYLE}</style>"]
     parts.append("<h1>fastclr: benchmarks</h1>")
     parts.append(
@@ -38,6 +38,7 @@ def page(results: Sequence[Result]) -> str:
         "medians with the 20th and 80th percentile; ~ marks a spread above 15%. A factor is a time per unit of work "
         "over that of the first row of fastclr.</p>"
     )
+    parts += [f"<p>{html.escape(record)}</p>" for record in records]
     for result in results:
         parts.append(f"<h2>{html.escape(machine_text(result.machine))}</h2>")
         parts.append(f"<p>{html.escape(result.path.name)}: {html.escape('; '.join(result.commands))}</p>")

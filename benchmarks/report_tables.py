@@ -104,6 +104,22 @@ def plain_table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def record_text(record: dict[str, Any]) -> str:
+    """A record of time to accuracy in one sentence; says so where it is not at its end."""
+    config = record["config"]
+    parts = [f"CIFAR-10, {config['encoder']}, epoch {record['epochs_done']} of {record['epochs']}"]
+    if record["passed"] is None:
+        parts.append(f"has not passed {100 * record['target']:.1f}% kNN (k = 10, cosine) yet")
+    else:
+        clock = "a clock that was not kept" if record["clock_s"] is None else f"{record['clock_s']:,.1f} s of training"
+        compiled = f" and {record['compile_s']:,.1f} s of compilation" if record["compile_s"] is not None else ""
+        at = f"at epoch {record['passed']['epoch']}, after {clock}{compiled}"
+        parts.append(f"passed {100 * record['target']:.1f}% kNN (k = 10, cosine) {at}")
+    if record["final"]:
+        parts.append(f"at the end kNN {100 * record['final']['knn']:.2f}%, probe {100 * record['final']['probe']:.2f}%")
+    return f"{', '.join(parts)}; {machine_text(record['machine'])}; `{record['commands'][-1]}`"
+
+
 def machine_text(machine: dict[str, Any]) -> str:
     """The machine in one line."""
     if machine["device"] == "cuda":

@@ -84,6 +84,7 @@ def test_ladder_has_every_rung_and_goes_on_where_it_stopped(tmp_path: Path) -> N
     assert "give it" not in run("benchmarks/ladder.py", "--out", str(tmp_path), expected=2)
 
 
+@pytest.mark.slow
 def test_tests_that_passed_are_not_run_again(tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text(
         "import pathlib, pytest\n"
@@ -115,6 +116,7 @@ def test_tests_that_passed_are_not_run_again(tmp_path: Path) -> None:
     assert status == 0 and tests["test_some.py::test_bad"]["outcome"] == "passed" and "1 passed" in said
 
 
+@pytest.mark.slow
 def test_two_trees_take_turns(capsys: pytest.CaptureFixture[str]) -> None:
     workers = {compare.BASE: compare.Worker(ROOT, 1), compare.HERE: compare.Worker(ROOT, 1)}
     try:

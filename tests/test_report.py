@@ -131,6 +131,24 @@ def test_publishing_replaces_results_of_the_same_kind_and_refuses_unfinished_one
     assert found == {"new-cpu.json", "h200.json"}
 
 
+def test_a_record_is_told_with_its_clock_and_a_rehearsal_is_not(tree: Path, tmp_path: Path) -> None:
+    write(tree, "h200.json", results("cuda", some_rows()))
+    record = {"rehearsal": False, "target": 0.9, "epochs": 500, "epochs_done": 500, "compile_s": 41.0, "clock_s": 777.0}
+    record |= {"passed": {"epoch": 480}, "curve": [], "config": {"encoder": "resnet18"}, "commands": ["make record"]}
+    record |= {"final": {"knn": 0.9031, "probe": 0.91}, "machine": results("cuda", [])["machine"]}
+    new = tmp_path / "record-h200.json"
+    new.write_text(json.dumps(record))
+    assert call(tree, "--publish", str(new)) == 0
+    readme = (tree / "README.md").read_text()
+    assert (
+        "777.0 s of training and 41.0 s of compilation" in readme and "kNN 90.31%" in readme and "epoch 480" in readme
+    )
+    assert call(tree, "--check") == 0
+    new.write_text(json.dumps(record | {"rehearsal": True}))
+    with pytest.raises(ValueError):
+        call(tree, "--publish", str(new))
+
+
 def test_the_page_has_every_row_and_needs_nothing_else(tree: Path) -> None:
     rows = [*some_rows(), timed("step", "r18", "fastclr", 1.0, 1.0, stages={"forward": Spread(0.6, 0.6, 0.6)})]
     rows.append(timed("ladder", "+loss", "+loss", 2.0, 1.0, unit="images", note="<b>"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,7 +92,8 @@ def compare(workers: dict[str, Worker], workloads: list[str], rounds: int) -> li
             for name, worker in order if turn % 2 == 0 else order[::-1]:
                 samples[name].append(worker.seconds(workload, inner))
         ratio = Spread.of([here / base for here, base in zip(samples[HERE], samples[BASE], strict=True)])
-        verdict = "the same" if ratio.p20 <= 1 <= ratio.p80 else ("slower" if ratio.median > 1 else "faster")
+        same = ratio.p20 <= 1 <= ratio.p80 or rounds == REHEARSED_ROUNDS
+        verdict = "no difference" if same else ("slower" if ratio.median > 1 else "faster")
         times = {name: Spread.of(found) for name, found in samples.items()}
         print(
             f"{workload:<28}base {spread(times[BASE]):<34}here {spread(times[HERE]):<34}"
@@ -123,7 +123,7 @@ def main(arguments: list[str]) -> int:
             raise ValueError(f"workloads must be among {', '.join(known)}, got {', '.join(unknown)}")
         commit = git("rev-parse", "--verify", f"{options.base}^{{commit}}")
         remove(tree)
-        git("worktree", "add", "--detach", str(tree), commit)
+        git("worktree", "add", "--force", "--detach", str(tree), commit)
         libraries = {BASE: build(tree, tree.parent / "base"), HERE: build(ROOT, tree.parent / "here")}
         for name, library in libraries.items():
             workers[name] = Worker(library, options.threads)
@@ -147,8 +147,6 @@ def remove(tree: Path) -> None:
     """Take the other revision's source tree away; what was built stays, and is built again where sources changed."""
     if tree.exists():
         git("worktree", "remove", "--force", str(tree))
-    shutil.rmtree(tree, ignore_errors=True)
-    git("worktree", "prune")
 
 
 if __name__ == "__main__":

@@ -52,9 +52,12 @@ def test_record_is_cut_short_and_gone_on_with(tmp_path: Path, pictures: Path) ->
 
 
 def test_clock_is_that_of_the_first_evaluation_at_the_target(tmp_path: Path) -> None:
-    lines = [{"kind": "train", "epoch": 1, "step": 5, "wall_s": 9.0, "compile_s": 30.0}]
+    lines = []
     for epoch, knn in ((1, 0.5), (2, 0.9), (3, 0.91)):
-        lines.append({"kind": "eval", "epoch": epoch, "step": 5 * epoch, "knn": knn, "wall_s": 10.0 * epoch})
+        clock = {"train_s": 10.0 * epoch, "first_step_s": 30.0}
+        lines.append({"kind": "train", "epoch": epoch, "step": 5 * epoch - 2, "train_s": 1.0, "first_step_s": 30.0})
+        lines.append({"kind": "train", "epoch": epoch, "step": 5 * epoch, **clock})
+        lines.append({"kind": "eval", "epoch": epoch, "step": 5 * epoch, "knn": knn})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = record.summarise(tmp_path, record.configuration("somewhere", False, 3, 0), 0.9)
     assert found["clock_s"] == 20.0 and found["passed"]["epoch"] == 2

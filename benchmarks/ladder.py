@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,9 @@ def main(arguments: list[str]) -> int:
         if not options.data and not options.rehearse:
             raise ValueError("say where CIFAR-10 is: --data PATH")
         config = PRESETS["cifar10"]
-        data = load_splits(options.data or "shapes", holdout=0.0).train
+        # decoded into memory, also where a loader could decode as it goes
+        keep: dict[str, Any] = {"loader": "resident"} if "loader" in signature(load_splits).parameters else {}
+        data = load_splits(options.data or "shapes", holdout=0.0, **keep).train
         if not isinstance(data.images, Tensor):
             raise ValueError(f"{options.data} has images of several sizes: the ladder is for data like CIFAR-10")
         workers = len(os.sched_getaffinity(0))

@@ -182,7 +182,8 @@ def streaming(case: LoaderCase, kind: str) -> Attempt:
         raise Unsuitable(f"this version of fastclr has no {kind} loader")
     folder, epochs = jpeg_folder(case.count), itertools.count()
     images = data.load_splits(folder, holdout=0.0, loader=kind, device=case.device).train
-    options = {"drop_last": False, "device": case.device, "workers": case.workers}
+    workers = max(1, case.workers) if kind == "dali" else case.workers  # DALI has threads only
+    options = {"drop_last": False, "device": case.device, "workers": workers}
     loader = data.make_loader(images, kind, case.batch, **options)
 
     def epoch() -> Iterator[Tensor]:

@@ -19,6 +19,7 @@ COMMANDS = {
     "data": "report what a data set holds, what is wrong with it, and how fast it decodes; --clear-cache",
     "profile": "where the time of a training step goes, and what to change",
     "augment-grid": "a contact sheet of images and their random views",
+    "bench": "time the loss or the augmentation here, beside other libraries",
     "info": "what is installed, built and available, and how to mend what is not",
 }
 BAD_INPUT = 2

@@ -6,7 +6,8 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test test-unit test-interpret test-compile test-wheel test-bench test-asan test-gpu bench lint types format wheel clean
+.PHONY: help install demo test test-unit test-interpret test-compile test-wheel test-bench test-asan bench bench-compare publish \
+	site test-gpu bench-gpu record ladder lint types format wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -37,16 +38,55 @@ test-compile: $(READY)  ## registers, spills and instructions of the compiled ke
 test-wheel: $(READY)  ## sdist and wheel, installed into a clean environment outside of the tree
 	$(PYTEST) tests/wheel
 
-test-gpu: $(READY)  ## what needs a CUDA device
-	$(PYTEST) tests/gpu
+bench: $(READY)  ## the CPU benchmarks, with the machine otherwise idle: a table, and build/bench/page.html
+	$(BIN)/python -W ignore -m fastclr.bench --device cpu --again --out $(or $(OUT),build/bench)
+	$(BIN)/python benchmarks/report.py --results $(or $(OUT),build/bench) --page $(or $(OUT),build/bench)/page.html
 
-bench: $(READY)  ## the CPU benchmarks, with the machine otherwise idle; then the tables of the README
-	$(PYTEST) benchmarks/bench_loss.py --benchmark-json=benchmarks/results/loss-cpu.json
-	$(PYTEST) benchmarks/bench_augment.py --benchmark-json=benchmarks/results/augment-cpu.json
-	$(BIN)/python benchmarks/report.py
+publish: $(READY)  ## take results over: make publish FROM=build/bench/NAME.json; rewrites README and plots
+	$(BIN)/python benchmarks/report.py --publish $(FROM)
+
+bench-compare: $(READY)  ## this tree against another revision, in turns: make bench-compare BASE=v0.1.0
+	$(BIN)/python benchmarks/compare.py $(BASE)
+
+# For a machine with a GPU and no network, where nothing is installed: `make test-gpu OUT=DIR`, `make bench-gpu OUT=DIR`,
+# `make record ladder OUT=DIR DATA=CIFAR`. Each stops after TIME minutes and goes on when it is called again. Results are
+# JSON files in OUT; peers are found on PYTHONPATH; FASTCLR_COMMIT names the commit where the tree has no .git.
+# REHEARSE=1 tries everything at toy size, with what is installed.
+TIME ?= 8
+WORK ?= runs/record
+SITE := build/site
+PY ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+DAY = $(or $(OUT),build/gpu)
+GPU_ARCH = $(shell $(PY) -c "import torch; print('%d.%d' % torch.cuda.get_device_capability())" 2>/dev/null)
+ifeq ($(REHEARSE),1)
+RUN = KINETO_LOG_LEVEL=9 $(PY) -W ignore
+TOY = --rehearse
+else
+RUN = KINETO_LOG_LEVEL=9 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(SITE):$(CURDIR)/benchmarks:$$PYTHONPATH $(PY) -W ignore
+SITE_READY := site
+endif
+
+$(SITE)/.built: setup.py fastclr/_build_plan.py $(shell find csrc -type f)
+	TORCH_CUDA_ARCH_LIST=$${TORCH_CUDA_ARCH_LIST:-$(GPU_ARCH)} $(PY) setup.py -q build --build-base build/site-tmp --build-lib $(SITE)
+	touch $@
+
+site: $(SITE)/.built  ## the package with its native code in build/site, built offline; nothing is installed
+	$(PY) setup.py -q build_py --build-lib $(SITE)
+
+test-gpu: $(SITE_READY)  ## what needs a CUDA device
+	$(RUN) -m pytest -p boxed_tests tests/gpu --box-json $(DAY)/test-gpu.json --box-minutes $(TIME)
+
+bench-gpu: $(SITE_READY)  ## the benchmarks on the device at hand, the most important first
+	$(RUN) -m fastclr.bench --out $(DAY) --minutes $(TIME) $(TOY)
+
+record: $(SITE_READY)  ## time to 90% kNN accuracy on CIFAR-10 (DATA=PATH); keeps its checkpoint in WORK between calls
+	$(RUN) benchmarks/record.py --data "$(DATA)" --out $(DAY) --work $(WORK) --minutes $(TIME) $(TOY)
+
+ladder: $(SITE_READY)  ## images per second from a plain PyTorch loop to fastclr (DATA=PATH)
+	$(RUN) benchmarks/ladder.py --data "$(DATA)" --out $(DAY) --minutes $(TIME) $(TOY)
 
 test-bench: $(READY)  ## every benchmark once, without timing, so that none rots
-	$(PYTEST) benchmarks --benchmark-disable
+	$(PYTEST) -W ignore benchmarks --benchmark-disable
 
 ASAN := build/asan
 ASAN_TESTS := tests/test_augment*.py tests/test_philox.py

@@ -1,119 +1,149 @@
-"""Writes the result tables of the README from the JSON files in benchmarks/results.
+"""Writes the results of the README, its plots, and a page, from the JSON files in benchmarks/results.
 
-python benchmarks/report.py            rewrite the README
-python benchmarks/report.py --check    exit status 1 if the README says something else
+python benchmarks/report.py                     rewrite the README's tables and the plots in docs/
+python benchmarks/report.py --check             exit status 1 if they say something else than the files
+python benchmarks/report.py --page OUT.html     one page with everything, of --results FOLDER
+python benchmarks/report.py --publish FILE...   take files over into benchmarks/results, then rewrite
 """
 
 from __future__ import annotations
 
-import json
+import argparse
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from report_data import Result, load, load_all, load_records
+from report_page import TITLES, page
+from report_plots import augment_plot, augment_shown, digest_of, loss_plot, loss_shown, stored_digest
+from report_tables import augment_table, caption, headline_losses, loss_table, record_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- written by benchmarks/report.py -->", "<!-- end -->"
+PLOTS = {"loss": ("docs/bench-loss.svg", loss_plot, loss_shown)}
+PLOTS["augment"] = ("docs/bench-augment.svg", augment_plot, augment_shown)  # type: ignore[assignment]
 
 
-def milliseconds(seconds: float) -> str:
-    """Three significant digits."""
-    value = 1000 * seconds
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def best(results: Sequence[Result], suite: str) -> Result:
+    """Return the result that the README shows: a GPU's if there is one."""
+    found = [result for result in results if any(row.time for row in result.suite(suite))]
+    if not found:
+        raise ValueError(f"benchmarks/results has no {suite} results")
+    return found[0]
 
 
-def mebibytes(count: int) -> str:
-    """Two or more significant digits."""
-    return f"{count / 2**20:.3g}" if count < 100 * 2**20 else f"{count / 2**20:.0f}"
-
-
-def spread(row: dict[str, Any], show: Any) -> str:
-    """Median and the quartiles around it."""
-    stats = row["stats"]
-    return f"{show(stats['median'])} [{show(stats['q1'])}, {show(stats['q3'])}]"
-
-
-def loss_table(run: dict[str, Any]) -> list[str]:
-    """Rows of pairs: fastclr beside lightly and plain PyTorch."""
-    rows: dict[int, dict[str, Any]] = {}
-    for entry in run["benchmarks"]:
-        rows.setdefault(entry["extra_info"]["pairs"], {})[entry["extra_info"]["provider"]] = entry
-    lines = [
-        "| N (D = 128) | fastclr, ms | lightly, ms | faster | fastclr, extra MiB | lightly, extra MiB | less |",
-        "|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for pairs, found in sorted(rows.items()):
-        ours, theirs = found["fastclr"], found["lightly"]
-        memory = [entry["extra_info"]["peak_bytes"] for entry in (ours, theirs)]
-        speed = theirs["stats"]["median"] / ours["stats"]["median"]
-        cells = [str(pairs), spread(ours, milliseconds), spread(theirs, milliseconds), f"{speed:.1f}x"]
-        cells += [mebibytes(memory[0]), mebibytes(memory[1]), f"{memory[1] / memory[0]:.1f}x"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def augment_table(run: dict[str, Any]) -> list[str]:
-    """Views per second of every provider at 32 and at 224 pixels."""
-    rows: dict[str, dict[str, Any]] = {}
-    for entry in run["benchmarks"]:
-        rows.setdefault(entry["extra_info"]["provider"], {})[entry["group"]] = entry
-    groups = sorted({entry["group"] for entry in run["benchmarks"]})
-
-    def rate(entry: dict[str, Any]) -> float:
-        return float(entry["extra_info"]["views"] / entry["stats"]["median"])
-
-    lines = ["| two views per image | " + " | ".join(f"{g}, views/s | fastclr is faster" for g in groups) + " |"]
-    lines.append("|---|" + "---:|---:|" * len(groups))
-    for name, found in rows.items():
-        cells = [name]
-        for group in groups:
-            if group not in found:
-                cells += ["-", "-"]
-                continue
-            own = rate(found[group])
-            cells += [f"{own:,.0f}", f"{rate(rows['fastclr'][group]) / own:.1f}x"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def caption(what: str, name: str, run: dict[str, Any]) -> str:
-    """Where, with what and how the table above was made."""
-    machine, commit = run["machine_info"], run["commit_info"]
-    info = run["benchmarks"][0]["extra_info"]
-    dirty = ", with uncommitted changes" if commit["dirty"] else ""
-    return (
-        f"{what}; {info['threads']} threads of {machine['cpu']['brand_raw']}, PyTorch {info['torch']}, commit "
-        f"{commit['id'][:10]}{dirty}; `make bench`, [{name}](benchmarks/results/{name})."
-    )
-
-
-def tables() -> str:
-    """All tables as Markdown."""
+def readme_block(results: Sequence[Result]) -> str:
+    """Return what stands between the marks of the README."""
     parts = []
-    for path in sorted(RESULTS.glob("*.json")):
-        run = json.loads(path.read_text())
-        if path.name.startswith("loss-"):
-            lightly = run["benchmarks"][0]["extra_info"]["lightly"]
-            what = f"NT-Xent, forward and backward, float32, tau 0.1, lightly {lightly}: median [quartiles]"
-            table = loss_table(run)
-        else:
-            photos = all(entry["extra_info"]["photos"] for entry in run["benchmarks"])
-            what = f"SimCLR's augmentation, median; 224 px from {'photos (FASTCLR_TEST_DATA)' if photos else 'noise'}"
-            table = augment_table(run)
-        parts.append("\n".join([*table, "", caption(what, path.name, run)]))
-    return "\n\n".join(parts)
+    loss = best(results, "loss")
+    rows = headline_losses(loss.suite("loss"))
+    dtype = rows[0].parameters["dtype"]
+    what = f"NT-Xent, forward and backward, D = 128, {dtype}, tau 0.1"
+    parts += [*loss_table(rows), "", caption(what, loss, rows, link(loss)), ""]
+    parts += [f"![time and memory of NT-Xent over the number of rows]({PLOTS['loss'][0]})", ""]
+    augment = best(results, "augment")
+    rows = augment.suite("augment")
+    photos = all(row.parameters.get("photos", True) for row in rows if "photos" in row.case)
+    what = f"SimCLR's augmentation; 224 px from {'photos' if photos and not augment.on_gpu else 'noise of their size'}"
+    parts += [*augment_table(rows), "", caption(what, augment, rows, link(augment)), ""]
+    parts += [f"![views per second]({PLOTS['augment'][0]})", ""]
+    for path, record in load_records(RESULTS).items():
+        parts += [f"{record_text(record)}, [{path.name}](benchmarks/results/{path.name}).", ""]
+    parts.append(not_on_gpu(results))
+    return "\n".join(parts)
+
+
+def not_on_gpu(results: Sequence[Result]) -> str:
+    """Say plainly what has no number from a GPU."""
+    measured = {row.suite for result in results if result.on_gpu for row in result.rows if row.time}
+    missing = [title.lower() for suite, title in TITLES.items() if suite not in measured]
+    if not missing:
+        return "Every suite has been measured on a GPU."
+    if not measured:
+        return (
+            "**Not measured on a GPU: everything.** No number above or elsewhere in this project comes from a GPU yet."
+        )
+    return f"**Not measured on a GPU:** {'; '.join(missing)}."
+
+
+def link(result: Result) -> str:
+    """Return the path of a file of results from the README."""
+    return f"benchmarks/results/{result.path.name}"
+
+
+def stale(results: Sequence[Result], readme: str) -> list[str]:
+    """Return what does not say what the files say."""
+    found = [] if split(readme)[1] == readme_block(results) else ["README.md"]
+    for suite, (name, _, shown) in PLOTS.items():
+        path = ROOT / name
+        rows = best(results, suite).suite(suite)
+        if not path.is_file() or stored_digest(path.read_text()) != digest_of(shown(rows)):
+            found.append(name)
+    return found
+
+
+def split(readme: str) -> tuple[str, str, str]:
+    """Return what stands before, between and after the marks."""
+    before, rest = readme.split(BEGIN + "\n")
+    inside, after = rest.split("\n" + END)
+    return before, inside, after
+
+
+def rewrite(results: Sequence[Result]) -> None:
+    """Write the README's block and the plots."""
+    readme = ROOT / "README.md"
+    before, _, after = split(readme.read_text())
+    readme.write_text(f"{before}{BEGIN}\n{readme_block(results)}\n{END}{after}")
+    for suite, (name, draw, _) in PLOTS.items():
+        (ROOT / name).write_text(draw(best(results, suite).suite(suite)))
+
+
+def publish(files: Sequence[Path]) -> None:
+    """Copy complete files of results into benchmarks/results; older ones of the same device kind and suites go.
+
+    Raises:
+        ValueError: a file has cases to go.
+    """
+    for file in files:
+        if file.parent.resolve() == RESULTS.resolve():
+            raise ValueError(f"{file} is there already")
+        if file in load_records(file.parent):
+            shutil.copyfile(file, RESULTS / file.name)
+            continue
+        result = load(file)
+        if result.missing:
+            raise ValueError(f"{file} has {len(result.missing)} case(s) to go: run its command again first")
+        for old in load_all(RESULTS):
+            covered = {row.suite for row in old.rows} <= {row.suite for row in result.rows}
+            if covered and old.on_gpu == result.on_gpu and old.machine.get("gpu") == result.machine.get("gpu"):
+                old.path.unlink()
+        shutil.copyfile(file, RESULTS / file.name)
 
 
 def main(arguments: list[str]) -> int:
-    """Rewrite or check the README."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    expected = f"{before}{BEGIN}\n{tables()}\n{END}{after}"
-    if "--check" in arguments:
-        return int(text != expected)
-    readme.write_text(expected)
+    """Rewrite, check, or make a page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--page", type=Path)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--publish", type=Path, nargs="+", metavar="FILE")
+    options = parser.parse_args(arguments)
+    if options.publish:
+        publish(options.publish)
+    results = load_all(options.results)
+    if options.page:
+        options.page.parent.mkdir(parents=True, exist_ok=True)
+        records = [record_text(record) for record in load_records(options.results).values()]
+        options.page.write_text(page(results, records))
+        print(options.page)
+        return 0
+    if options.check:
+        found = stale(results, (ROOT / "README.md").read_text())
+        print("\n".join(f"{name} differs from benchmarks/results: run benchmarks/report.py" for name in found), end="")
+        return int(bool(found))
+    rewrite(results)
     return 0
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fastclr.augment import AugmentConfig, AugmentParams, SimCLRAugment
+from fastclr.cached import cached_step
 from fastclr.images import RaggedImages
 from fastclr.losses import NTXentLoss, nt_xent
 
-__all__ = ["AugmentConfig", "AugmentParams", "NTXentLoss", "RaggedImages", "SimCLRAugment", "nt_xent"]
+__all__ = ["AugmentConfig", "AugmentParams", "NTXentLoss", "RaggedImages", "SimCLRAugment", "cached_step", "nt_xent"]
 __version__ = "0.1.0"

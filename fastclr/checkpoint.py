@@ -41,6 +41,7 @@ class Checkpoint:
     model: dict[str, Any]
     loss: dict[str, Any]
     optimizer: dict[str, Any]
+    probe: dict[str, Any]
     totals: Tensor
     seconds: tuple[float, float]
 

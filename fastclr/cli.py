@@ -14,9 +14,15 @@ COMMANDS = {
     "finetune": "train a run's whole network on few labels",
     "distill": "train a student on the predictions of a fine-tuned network",
     "v2": "pretrain, fine-tune on few labels, distil into a student: the stages of SimCLR v2",
+    "embed": "features of a folder, a tar or a named set of images, as .npz or .parquet",
+    "search": "nearest neighbours of an image among embedded ones",
+    "export": "the encoder for timm, torchvision, ONNX, torch.export or TorchScript, with a model card",
+    "report": "one HTML page about a run, or one that compares several",
     "demo": "pretrain on the built-in shapes and compare with baselines",
     "data": "report what a data set holds, what is wrong with it, and how fast it decodes; --clear-cache",
+    "profile": "where the time of a training step goes, and what to change",
     "augment-grid": "a contact sheet of images and their random views",
+    "bench": "time the loss or the augmentation here, beside other libraries",
     "info": "what is installed, built and available, and how to mend what is not",
 }
 BAD_INPUT = 2
@@ -49,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "fastclr":
             raise
-        print(f"fastclr: error: {error}; install it with: pip install 'fastclr[train]'", file=sys.stderr)
+        remedy = "" if "pip install" in str(error) else "; install it with: pip install 'fastclr[train]'"
+        print(f"fastclr: error: {error}{remedy}", file=sys.stderr)
         return BAD_INPUT
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         if os.environ.get("FASTCLR_DEBUG"):

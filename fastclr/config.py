@@ -82,6 +82,8 @@ class PretrainConfig:
     """Passes over the data."""
     batch_size: int = 256
     """Images per step over all processes; each gives two views."""
+    micro_batch: int | None = None
+    """Images per forward pass: the gradient of the whole batch in the memory of a small one. Default: all at once."""
     sync_bn: bool = True
     """Batch norm over all processes; off: each process by itself."""
     sync_bn_group: int | None = None
@@ -122,6 +124,8 @@ class PretrainConfig:
     deterministic: bool = False
     """Bit-reproducible on the same machine and number of threads; may be slower."""
 
+    online_probe: bool = False
+    """Train a linear classifier on the features meanwhile, behind a stopped gradient, and log its accuracy."""
     knn_every: int = 10
     """Epochs between kNN evaluations while training; 0 only at the end."""
     knn_k: int = 20
@@ -162,6 +166,8 @@ class PretrainConfig:
             ("temperature", 1e-8 <= abs(self.temperature) < float("inf"), "a finite number other than 0"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("micro_batch", self.micro_batch is None or self.micro_batch >= 1, "a positive number or None"),
+            ("online_probe", not (self.online_probe and self.micro_batch), "off with micro_batch"),
             ("sync_bn_group", self.sync_bn_group is None or self.sync_bn_group >= 1, "a positive number or None"),
             ("optimizer", self.optimizer in get_args(OptimizerKind), f"one of {get_args(OptimizerKind)}"),
             ("lr", 0 < self.lr < float("inf"), "a positive number"),

@@ -20,6 +20,8 @@ PACKAGES = {
     "tyro": "fastclr[train]",
     "scikit-learn": "fastclr[train]",
     "safetensors": "fastclr[train]",
+    "onnxruntime": "fastclr[export]",
+    "pyarrow": "fastclr[export]",
     "nvidia-dali-cuda130": "fastclr[dali]",
     "tensorboard": "fastclr[logging]",
 }

@@ -30,10 +30,11 @@ class SimCLRModel(nn.Module):
         self.encoder = encoder
         self.head = head
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the projections z ``[N, D]``."""
-        projections: Tensor = self.head(self.encoder(images))
-        return projections
+    def forward(self, images: Tensor, with_features: bool = False) -> Any:
+        """Return the projections z ``[N, D]``, or ``(h, z)``."""
+        h = self.encoder(images)
+        z = self.head(h)
+        return (h, z) if with_features else z
 
     def head_features(self, h: Tensor) -> list[Tensor]:
         """Return h and the output of every layer of the head: entry k is what fine-tuning from layer k starts from.
@@ -68,16 +69,17 @@ class PerView(nn.Module):
     """Calls a model once for each half of the batch, so that batch norm sees every view by itself.
 
     Args:
-        model: module from images ``[2N, 3, S, S]``, view 0 first, to projections ``[2N, D]``.
+        model: encoder and head.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: SimCLRModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the projections of both views, one below the other."""
-        return torch.cat([self.model(view) for view in images.chunk(2)])
+    def forward(self, images: Tensor, with_features: bool = False) -> Any:
+        """Return what the model makes of ``[2N, 3, S, S]``, view 0 first, one view below the other."""
+        h, z = (torch.cat(parts) for parts in zip(*(self.model(v, True) for v in images.chunk(2)), strict=True))
+        return (h, z) if with_features else z
 
 
 def build_model(config: PretrainConfig) -> SimCLRModel:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastclr.cached import cached_step
 from fastclr.checkpoint import Checkpoint
 from fastclr.checkpoint_writer import CheckpointWriter
 from fastclr.config import PretrainConfig
 from fastclr.data import Batch, Splits
 from fastclr.diagnose import explain_nonfinite
+from fastclr.environment import record_environment
 from fastclr.evaluate import Features, knn_accuracy, labelled_features
 from fastclr.losses import NTXentStats, nt_xent
 from fastclr.metrics_log import check_hooks, open_hooks
@@ -67,6 +70,7 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
             run = (Run.create if world.is_main else Run)(folder, training.config)
             writer = files.enter_context(run.checkpoint_writer()) if world.is_main else None
         if world.is_main:
+            record_environment(run.folder)
             open_log(training, run, files)
         say(training, run, describe(training))
         report_data(training, run)
@@ -130,7 +134,7 @@ def train_epoch(
     logged = training.step, clock.total
     clock.start()
     for batch in loader.epoch(training.epoch, start_step=training.step_in_epoch):
-        train_step(training, batch.images, batch.ids)
+        train_step(training, batch)
         training.step_in_epoch += 1
         training.step += 1
         bar.update()
@@ -163,17 +167,21 @@ def train_epoch(
         say(training, run, f"{title}: {text}, {rate:.0f} images/s")
 
 
-def train_step(training: Training, images: Any, ids: Tensor) -> None:
+def train_step(training: Training, batch: Batch) -> None:
     """One step: two views, one forward through the model, NT-Xent, one update."""
-    config, world = training.config, training.world
+    config, world, probe = training.config, training.world, training.probe
     seed_step(config.seed, training.step, world.rank)
-    views = training.augment(images, ids, training.epoch).to(training.device)
+    views = training.augment(batch.images, batch.ids, training.epoch).to(training.device)
     training.optimizer.zero_grad(set_to_none=True)
     with torch.autocast(training.device.type, torch.bfloat16, enabled=training.autocast):
-        z = training.project(views.flatten(0, 1))  # both views in one pass: batch norm sees them together
-    z0, z1 = z.chunk(2)
-    loss, stats = contrast(training, z0, z1)
-    loss.backward()
+        if config.micro_batch is not None:
+            loss, stats = cached_step(training.project, views, partial(contrast, training), config.micro_batch)
+        else:
+            # both views in one pass: batch norm sees them together
+            h, z = training.project(views.flatten(0, 1), with_features=True)
+    if config.micro_batch is None:
+        loss, stats = contrast(training, *z.chunk(2))
+        loss.backward()
     for parameter in training.loss.parameters():  # the temperature is not in the model that averages its gradients
         if parameter.grad is not None:
             parameter.grad.copy_(world.sum(parameter.grad) / world.size)
@@ -185,7 +193,10 @@ def train_step(training: Training, images: Any, ids: Tensor) -> None:
     value = loss.detach()
     finite = (value + training.totals[0]).isfinite()  # so far: where this stops to count, the loss broke
     sums = [value, stats.accuracy.mean(), stats.entropy.mean(), torch.ones_like(value), finite]
-    training.totals += torch.stack([s.double() for s in sums])
+    if probe is not None:
+        _, accuracy, labelled = probe.step(h, batch.labels.to(training.device).repeat(2))
+        sums += [accuracy * labelled, labelled]
+    training.totals[: len(sums)] += torch.stack([s.double() for s in sums])
 
 
 def contrast(training: Training, z0: Tensor, z1: Tensor) -> tuple[Tensor, NTXentStats]:
@@ -199,7 +210,7 @@ def read_totals(training: Training) -> dict[str, Any]:
     Raises:
         FloatingPointError: the loss is not finite, on every process.
     """
-    loss, accuracy, entropy, steps, finite = training.world.sum(training.totals).tolist()
+    loss, accuracy, entropy, steps, finite, right, labelled = training.world.sum(training.totals).tolist()
     training.totals.zero_()
     if not math.isfinite(loss):
         step = training.step - int((steps - finite) / training.world.size) + 1
@@ -207,6 +218,7 @@ def read_totals(training: Training) -> dict[str, Any]:
             f"the loss became {loss} at step {step} (epoch {training.epoch + 1}); the last checkpoint is kept. "
             f"Try a lower lr (now {peak_lr(training.config):g}), a warm-up, or --amp off"
         )
+    online = {"online_probe_accuracy": right / labelled} if labelled else {}
     return {
         "kind": "train",
         "epoch": training.epoch + 1,
@@ -216,6 +228,7 @@ def read_totals(training: Training) -> dict[str, Any]:
         "contrastive_entropy": entropy / steps,
         "temperature": float(torch.as_tensor(training.loss.temperature).detach()),
         "lr": training.optimizer.param_groups[0]["lr"],
+        **online,
     }
 
 
@@ -263,6 +276,7 @@ def write_checkpoint(training: Training, writer: CheckpointWriter | None) -> Non
         model=training.model.state_dict(),
         loss=training.loss.state_dict(),
         optimizer=training.optimizer.state_dict(),
+        probe={} if training.probe is None else training.probe.state_dict(),
         totals=totals,
         seconds=(training.clock.training, training.clock.first_step),
     )
@@ -284,6 +298,8 @@ def restore(training: Training, checkpoint: Checkpoint, folder: Path) -> None:
     training.model.load_state_dict(checkpoint.model)
     training.loss.load_state_dict(checkpoint.loss)
     training.optimizer.load_state_dict(checkpoint.optimizer)
+    if training.probe is not None:
+        training.probe.load_state_dict(checkpoint.probe)
     if training.world.is_main:  # sums over all processes, however many there were
         training.totals.copy_(checkpoint.totals)
     training.epoch, training.step_in_epoch = checkpoint.epoch, checkpoint.step_in_epoch

@@ -42,7 +42,7 @@ FREE_TO_CHANGE = {
 
 @dataclass(frozen=True)
 class Run:
-    """One run: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``encoder.safetensors``, ``results.json``."""
+    """One run: config, environment, metrics, checkpoints, encoder, results and report, each a file of its folder."""
 
     folder: Path
     config: PretrainConfig

@@ -130,7 +130,7 @@ def check_test(data: Splits) -> ImageDataset | ImageIndex:
 
 
 def predict(model: nn.Module, images: ImageDataset | ImageIndex, config: PretrainConfig) -> Extracted:
-    """Return logits float32 ``[N, C]`` (as features) and labels for the fixed view of every image; the model is frozen."""
+    """Return logits ``[N, C]`` (as features) and labels for the fixed view of every image, with `model` frozen."""
     device = resolve_device(config.device)
     batches = evaluation_batches(images, device, loader=config.loader, workers=config.workers)
     return extract_features(model, batches, config.augment, autocast=uses_bf16(config.amp, device))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +16,9 @@ from fastclr.config import PretrainConfig
 from fastclr.data import Loader, Splits, load_splits, make_loader
 from fastclr.data.order import raw_bits
 from fastclr.device import resolve_device, set_deterministic, uses_bf16
+from fastclr.evaluate import OnlineProbe
 from fastclr.losses import NTXentLoss
-from fastclr.models import PerView, SimCLRModel, build_model
+from fastclr.models import PerView, SimCLRModel, build_model, feature_dim
 from fastclr.optim import build_optimizer, build_schedule
 from fastclr.parallel import World, synchronise_batch_norm
 
@@ -66,11 +66,14 @@ class Training:
     loader: Loader
     augment: SimCLRAugment
     model: SimCLRModel
-    project: Callable[[Tensor], Tensor]  # the model as it is called: per view, compiled, distributed
+    project: nn.Module  # the model as it is called: per view, compiled, distributed
+    probe: OnlineProbe | None
     loss: NTXentLoss
     optimizer: torch.optim.Optimizer
     schedule: Any  # timm.scheduler.CosineLRScheduler
-    totals: Tensor  # sums since the last log record: loss, contrastive accuracy, entropy, steps, finite steps
+    totals: (
+        Tensor  # sums since the last log record: loss, contrastive accuracy, entropy, steps, finite steps, online probe
+    )
     clock: Clock
     epoch: int = 0
     step_in_epoch: int = 0
@@ -82,12 +85,13 @@ class Training:
         return self.world.device
 
 
-def build(config: PretrainConfig, world: World | None = None) -> Training:
+def build(config: PretrainConfig, world: World | None = None, data: Splits | None = None) -> Training:
     """Load the data and build model, loss, optimiser and schedule as `config` says.
 
     Args:
         config: the run.
         world: the processes that share it; None for this one alone.
+        data: the images, in place of those that `config` names.
 
     Raises:
         ValueError: the configuration or the data do not fit.
@@ -96,11 +100,12 @@ def build(config: PretrainConfig, world: World | None = None) -> Training:
     device, share = world.device, world.share(config.batch_size)
     if config.deterministic:
         set_deterministic()
-    if not world.is_main and config.download:
-        world.barrier()  # the first process downloads, the others find what it got
-    data = load_data(config)
-    if world.is_main and config.download:
-        world.barrier()
+    if data is None:
+        if not world.is_main and config.download:
+            world.barrier()  # the first process downloads, the others find what it got
+        data = load_data(config)
+        if world.is_main and config.download:
+            world.barrier()
     # `auto` depends on the free memory: a resumed run must take what the first one took
     config = dataclasses.replace(config, loader=data.loader)
     loader = make_loader(
@@ -132,15 +137,16 @@ def build(config: PretrainConfig, world: World | None = None) -> Training:
         augment=SimCLRAugment(config.augment, views=2, seed=config.seed, channels_last=config.channels_last),
         model=model,
         project=wrap(model, config, world),
+        probe=build_probe(config, model, data, device),
         loss=loss,
         optimizer=optimizer,
         schedule=build_schedule(config, optimizer, len(loader)),
-        totals=torch.zeros(5, device=device, dtype=torch.float64),
+        totals=torch.zeros(7, device=device, dtype=torch.float64),
         clock=Clock(device),
     )
 
 
-def wrap(model: SimCLRModel, config: PretrainConfig, world: World) -> Callable[[Tensor], Tensor]:
+def wrap(model: SimCLRModel, config: PretrainConfig, world: World) -> nn.Module:
     """Return the model as the loop calls it: view by view if asked for, compiled, with its gradients averaged."""
     project: nn.Module = PerView(model) if config.bn_per_view else model
     if config.compile != "off":
@@ -149,6 +155,20 @@ def wrap(model: SimCLRModel, config: PretrainConfig, world: World) -> Callable[[
         # synchronised statistics are equal on all ranks and need no broadcast
         project = DistributedDataParallel(project, broadcast_buffers=not config.sync_bn, gradient_as_bucket_view=True)
     return project
+
+
+def build_probe(config: PretrainConfig, model: SimCLRModel, data: Splits, device: torch.device) -> OnlineProbe | None:
+    """Return a linear classifier that learns beside the encoder and does not touch it, if `config` asks for one.
+
+    Raises:
+        ValueError: the training images have fewer than two classes.
+    """
+    if not config.online_probe:
+        return None
+    classes = len(data.train.classes)
+    if classes < 2:
+        raise ValueError(f"online_probe needs training images of at least 2 classes, got {classes}")
+    return OnlineProbe(feature_dim(model.encoder, config.augment.size), classes).to(device)
 
 
 def augment_device(device: torch.device) -> torch.device:

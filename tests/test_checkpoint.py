@@ -29,6 +29,7 @@ def make(step: int, size: int = 10) -> Checkpoint:
         model={"w": torch.full((size,), float(step))},
         loss={},
         optimizer={"state": {}, "param_groups": []},
+        probe={},
         totals=torch.zeros(4),
         seconds=(1.5, 0.5),
     )

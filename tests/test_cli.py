@@ -33,12 +33,12 @@ def test_pretrain_then_knn_then_probe(tmp_path: Path, pictures: Path, capsys: py
     assert main(["pretrain", "--resume", str(run)]) == 0
 
 
-@pytest.mark.parametrize("command", ["pretrain", "knn", "probe", "demo"])
+@pytest.mark.parametrize("command", ["pretrain", "knn", "probe", "demo", "profile", "embed", "search", "report"])
 def test_help_lists_every_option_with_its_default(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
     assert "--device" in text and "(default:" in text
-    if command == "pretrain":
+    if command in ("pretrain", "profile"):
         assert "--crop-scale" in text and "--checkpoint-every" in text
 
 
@@ -67,6 +67,11 @@ def test_no_command_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> N
         (["pretrain", "--resume", "a", "--preset", "demo"], "no/such|drop --preset"),
         (["knn", "no/such/run"], "no/such/run is not the folder of a run"),
         (["info", "--verbose"], "takes no options"),
+        (["export", "no/such/run"], "no/such/run is not the folder of a run"),
+        (["embed", "no/such/run", "shapes"], "no/such/run is not the folder of a run"),
+        (["search", "no/such.npz", "3"], "no file of features at no/such.npz"),
+        (["search", "features.txt", "3"], "ends in .npz or .parquet"),
+        (["report", "no/such/run"], "no/such/run is not the folder of a run"),
     ],
 )
 def test_bad_input_is_one_clear_line(

@@ -44,9 +44,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 
 def test_a_run_leaves_its_files(finished: Path) -> None:
     names = {p.name for p in finished.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "checkpoints", "encoder.safetensors", "report.png"}
+    written = {"config.json", "environment.json", "metrics.jsonl", "checkpoints", "encoder.safetensors"}
+    assert names == written | {"report.html"}
     assert {p.name for p in (finished / "checkpoints").glob("*.pt*")} == {"step-00000008.pt", "step-00000012.pt"}
-    assert (finished / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (finished / "report.html").read_text().endswith("</html>\n")
     records = metrics(finished)
     assert [r["epoch"] for r in records if r["kind"] == "eval"] == [2, 3]
     train = [r for r in records if r["kind"] == "train"]
@@ -200,7 +201,7 @@ def test_step_is_the_plain_recipe(tiny: PretrainConfig) -> None:
     config = dataclasses.replace(tiny, learnable_temperature=False, clip_grad=0.01)
     ours, theirs = build(config), build(config)
     batch = next(iter(ours.loader.epoch(0)))
-    train_step(ours, batch.images, batch.ids)
+    train_step(ours, batch)
     views = theirs.augment(batch.images, batch.ids, 0)
     theirs.model.train()
     z0, z1 = theirs.model(torch.cat([views[0], views[1]])).chunk(2)
@@ -219,3 +220,40 @@ def test_learnable_temperature_is_trained_saved_and_logged(tiny: PretrainConfig,
     run = pretrain_in(tmp_path / "run", config)
     assert run.metrics.read()[0]["temperature"] != config.temperature
     assert latest(run.folder).loss
+
+
+def test_the_online_probe_learns_beside_the_run_and_does_not_touch_it(
+    finished: Path, tiny: PretrainConfig, tmp_path: Path
+) -> None:
+    run = pretrain_in(tmp_path / "probed", dataclasses.replace(tiny, online_probe=True))
+    assert state_hash(run.load_encoder()) == state_hash(Run.open(finished).load_encoder())
+    accuracy = [r["online_probe_accuracy"] for r in run.metrics.read() if r["kind"] == "train"]
+    assert all(0 <= a <= 1 for a in accuracy) and accuracy[-1] > 0
+    probe = run.latest_checkpoint().probe  # type: ignore[union-attr]
+    assert any(tensor.abs().sum() > 0 for tensor in probe.values() if isinstance(tensor, torch.Tensor))
+
+
+def test_micro_batches_take_the_step_of_the_whole_batch(tiny: PretrainConfig) -> None:
+    """Without batch norm the two steps are one; the float64 weights say so."""
+    config = dataclasses.replace(tiny, encoder="convnext_atto", width=1.0, stem="auto", head_bn=False, batch_size=12)
+    whole, parts = (build(dataclasses.replace(config, micro_batch=size)) for size in (None, 5))
+    batch = next(iter(whole.loader.epoch(0)))
+    for training in (whole, parts):
+        training.model.double().train()
+        augment = training.augment
+        training.augment = lambda *inputs, augment=augment: augment(*inputs).double()  # type: ignore[assignment]
+        train_step(training, batch)
+    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(whole.totals, parts.totals)
+
+
+def test_views_can_go_through_batch_norm_one_by_one(tiny: PretrainConfig) -> None:
+    config = dataclasses.replace(tiny, bn_per_view=True)
+    training = build(config)
+    batch = next(iter(training.loader.epoch(0)))
+    views = training.augment(batch.images, batch.ids, 0)
+    training.model.train()
+    apart = torch.cat([training.model(view) for view in views])
+    torch.testing.assert_close(training.project(views.flatten(0, 1)), apart)
+    assert not torch.allclose(training.model(views.flatten(0, 1)), apart, rtol=1e-2)

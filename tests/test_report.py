@@ -1,7 +1,192 @@
+"""The README, its plots and the page say what the files of results say."""
+
 from __future__ import annotations
 
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
 import report
+import report_data
+from report_plots import digest_of, stored_digest
+from report_tables import loss_table
+
+from fastclr.bench.rows import Row, Spread
+from fastclr.bench.suite import FORMAT
 
 
-def test_readme_says_what_the_results_say() -> None:
+def test_readme_and_plots_say_what_the_results_say() -> None:
     assert report.main(["--check"]) == 0
+
+
+def timed(suite: str, case: str, provider: str, seconds: float, ratio: float, **values: Any) -> Row:
+    row = Row(suite=suite, case=case, provider=provider, status="ok", work=100, n=9, **values)
+    row.time = Spread(seconds, 0.9 * seconds, 1.2 * seconds)
+    row.ratio, row.reference = Spread(ratio, ratio, ratio), "fastclr"
+    return row
+
+
+def results(device: str, rows: list[Row], missing: list[str] | None = None) -> dict[str, Any]:
+    where = {"gpu": "NVIDIA H200", "power_limit": "700.00 W", "driver": "580.1"} if device == "cuda" else {}
+    machine = {"device": device, "cpu": "Some CPU", "threads": 2, "commit": "0123456789abcdef", "dirty": True, **where}
+    machine["versions"] = {"torch": "2.11.0", "triton": "3.6.0"}
+    return {
+        "format": FORMAT,
+        "machine": machine,
+        "commands": ["make bench-gpu"],
+        "ceilings": {"copy bytes": 4.3e12},
+        "missing": missing or [],
+        "rows": [row.as_json() for row in rows],
+    }
+
+
+def some_rows(dtype: str = "bfloat16", device: str = "cuda") -> list[Row]:
+    parameters = {"rows": 4096, "dim": 128, "dtype": dtype, "layout": "ntxent", "learnable": False, "device": device}
+    rows = [
+        timed("loss", "a", "fastclr", 0.002, 1.0, parameters=parameters, peak_bytes=2**20, floor_s=0.001),
+        timed("loss", "a", "lightly", 0.006, 3.0, parameters=parameters, peak_bytes=2**24, versions={"lightly": "1.6"}),
+        Row(suite="loss", case="a", provider="memeff", status="wrong", parameters=parameters, note="error 5e-01"),
+        Row(suite="loss", case="a", provider="gone", status="not installed", parameters=parameters, note="no module"),
+        timed("augment", "cifar-32", "fastclr", 0.01, 1.0, unit="views"),
+    ]
+    return rows
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with nothing but a README, and a folder of results."""
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "benchmarks" / "results")
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    return tmp_path
+
+
+def write(tree: Path, name: str, contents: dict[str, Any]) -> Path:
+    path = tree / "benchmarks" / "results" / name
+    path.write_text(json.dumps(contents))
+    return path
+
+
+def call(tree: Path, *arguments: str) -> int:
+    return report.main([*arguments, "--results", str(tree / "benchmarks" / "results")])
+
+
+def test_a_changed_number_is_noticed_in_the_readme_and_in_the_plot(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contents = results("cuda", some_rows())
+    path = write(tree, "h200.json", contents)
+    assert call(tree, "--check") == 1
+    assert call(tree) == 0
+    assert call(tree, "--check") == 0
+    readme = (tree / "README.md").read_text()
+    assert readme.startswith("before\n") and readme.endswith("\nafter\n") and "old" not in readme
+    contents["rows"][0]["time"]["median"] = 0.004
+    path.write_text(json.dumps(contents))
+    capsys.readouterr()
+    assert call(tree, "--check") == 1
+    said = capsys.readouterr().out
+    assert "README.md" in said and "docs/bench-loss.svg" in said and "docs/bench-augment.svg" not in said
+
+
+def test_the_caption_tells_where_how_and_with_what(tree: Path) -> None:
+    write(tree, "h200.json", results("cuda", some_rows()))
+    call(tree)
+    readme = (tree / "README.md").read_text()
+    for part in ("NVIDIA H200", "700.00 W", "driver 580.1", "PyTorch 2.11.0", "Triton 3.6.0", "lightly 1.6", "n = 9"):
+        assert part in readme, part
+    for part in ("commit 0123456789", "with uncommitted changes", "`make bench-gpu`", "benchmarks/results/h200.json"):
+        assert part in readme, part
+    assert "3.0x time, 16.0x memory" in readme and "50%" in readme
+    assert "wrong gradient" in readme and "not installed" in readme
+    assert "Not measured on a GPU:** training step" in readme
+
+
+def test_a_gpu_goes_before_a_cpu_and_nothing_measured_is_said_plainly(tree: Path) -> None:
+    write(tree, "a-cpu.json", results("cpu", some_rows("float32", "cpu")))
+    call(tree)
+    readme = (tree / "README.md").read_text()
+    assert "Some CPU" in readme and "Not measured on a GPU: everything" in readme
+    write(tree, "h200.json", results("cuda", some_rows()))
+    call(tree)
+    readme = (tree / "README.md").read_text()
+    assert "Some CPU" not in readme and "everything" not in readme
+
+
+def test_publishing_replaces_results_of_the_same_kind_and_refuses_unfinished_ones(tree: Path, tmp_path: Path) -> None:
+    write(tree, "old-cpu.json", results("cpu", some_rows("float32", "cpu")))
+    write(tree, "h200.json", results("cuda", some_rows()))
+    new = tmp_path / "new-cpu.json"
+    new.write_text(json.dumps(results("cpu", some_rows("float32", "cpu"), ["loss/b"])))
+    with pytest.raises(ValueError, match="1 case"):
+        call(tree, "--publish", str(new))
+    new.write_text(json.dumps(results("cpu", some_rows("float32", "cpu"))))
+    assert call(tree, "--publish", str(new)) == 0
+    found = {path.name for path in (tree / "benchmarks" / "results").iterdir()}
+    assert found == {"new-cpu.json", "h200.json"}
+
+
+def test_a_record_is_told_with_its_clock_and_a_rehearsal_is_not(tree: Path, tmp_path: Path) -> None:
+    write(tree, "h200.json", results("cuda", some_rows()))
+    record = {"rehearsal": False, "target": 0.9, "epochs": 500, "epochs_done": 500, "compile_s": 41.0, "clock_s": 777.0}
+    record |= {"passed": {"epoch": 480}, "curve": [], "config": {"encoder": "resnet18"}, "commands": ["make record"]}
+    record |= {"final": {"knn": 0.9031, "probe": 0.91}, "machine": results("cuda", [])["machine"]}
+    new = tmp_path / "record-h200.json"
+    new.write_text(json.dumps(record))
+    assert call(tree, "--publish", str(new)) == 0
+    readme = (tree / "README.md").read_text()
+    assert (
+        "777.0 s of training and 41.0 s of compilation" in readme and "kNN 90.31%" in readme and "epoch 480" in readme
+    )
+    assert call(tree, "--check") == 0
+    new.write_text(json.dumps(record | {"rehearsal": True}))
+    with pytest.raises(ValueError):
+        call(tree, "--publish", str(new))
+
+
+def test_the_page_has_every_row_and_needs_nothing_else(tree: Path) -> None:
+    rows = [*some_rows(), timed("step", "r18", "fastclr", 1.0, 1.0, stages={"forward": Spread(0.6, 0.6, 0.6)})]
+    rows.append(timed("ladder", "+loss", "+loss", 2.0, 1.0, unit="images", note="<b>"))
+    write(tree, "h200.json", results("cuda", rows, ["loader/views-4000"]))
+    path = tree / "page.html"
+    call(tree, "--page", str(path))
+    page = path.read_text()
+    for part in ("NVIDIA H200", "memeff", "error 5e-01", "no module", "+loss", "loader/views-4000", "4.3e+12", "<svg"):
+        assert part in page, part
+    assert "<b>" not in page and "&lt;b&gt;" in page
+    assert not re.search(r"(src|href)=[\"']https?:", page)
+
+
+def test_files_of_pytest_benchmark_are_read_from_their_samples(tmp_path: Path) -> None:
+    def entry(provider: str, samples: list[float]) -> dict[str, Any]:
+        info = {"provider": provider, "pairs": 64, "dim": 128, "dtype": "float32", "gradient_error": 1e-7}
+        info |= {"peak_bytes": 1000, "threads": 2, "torch": "2.14", "lightly": "1.6.0"}
+        return {"group": "loss-64", "extra_info": info, "stats": {"data": samples}}
+
+    stored = {
+        "machine_info": {"cpu": {"brand_raw": "Some CPU"}},
+        "commit_info": {"id": "abc", "dirty": False},
+        "benchmarks": [entry("fastclr", [1.0, 2.0, 3.0, 10.0]), entry("lightly", [5.0, 10.0, 15.0])],
+    }
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(stored))
+    result = report_data.load(path)
+    ours, theirs = result.rows
+    assert ours.time is not None and ours.time.median == statistics.median([1.0, 2.0, 3.0, 10.0]) and ours.n == 4
+    assert theirs.ratio is not None and theirs.ratio.median == pytest.approx(10.0 / 2.5)
+    assert ours.parameters["rows"] == 128 and not result.on_gpu
+    assert "4.0x time, 1.0x memory" in loss_table(result.rows)[2]
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="no results"):
+        report_data.load(path)
+
+
+def test_digest_follows_the_numbers() -> None:
+    assert digest_of({"a": [1, 2.0]}) != digest_of({"a": [1, 2.5]})
+    assert stored_digest(f"<svg>digest:{digest_of(1)}</svg>") == digest_of(1)
+    assert stored_digest("<svg></svg>") is None

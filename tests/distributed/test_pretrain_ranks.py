@@ -44,6 +44,9 @@ def test_ranks_end_where_one_process_ends(optimizer: str, pictures: Path, tmp_pa
                 torch.testing.assert_close(found["state"][name], expected, rtol=1e-7, atol=1e-9, msg=name)
         # loss, accuracy, entropy and their count, summed over ranks
         torch.testing.assert_close(ranks[0]["totals"] / size, one["totals"], rtol=1e-7, atol=1e-7)
+        for found in ranks:  # the ranks share the images of an evaluation, and each gets all features
+            for name in ("train", "train_labels", "test", "test_labels"):
+                torch.testing.assert_close(found[name], one[name], rtol=1e-4, atol=1e-4)
         share = 32 // size
         shares = torch.stack([found["ids"].view(20, share) for found in ranks], dim=1)
         assert torch.equal(shares.reshape(-1), one["ids"])

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import TINY
 
 import fastclr.training
+from fastclr.evaluate import labelled_features
 from fastclr.models import build_model
 from fastclr.parallel import open_world
 from fastclr.pretrain import train_step
@@ -34,14 +35,15 @@ def main(folder: Path, images: str, optimizer: str, steps: int) -> None:
         while training.step < steps:
             for batch in training.loader.epoch(training.epoch):
                 seen.append(batch.ids)
-                train_step(training, batch.images, batch.ids)
+                train_step(training, batch)
                 training.step += 1
                 if training.step == steps:
                     break
             training.epoch += 1
         state = {**training.model.state_dict(), **training.loss.state_dict()}
-        totals = world.sum(training.totals)
-        torch.save({"state": state, "ids": torch.cat(seen), "totals": totals}, folder / f"{world.size}-{world.rank}.pt")
+        found = {"state": state, "ids": torch.cat(seen), "totals": world.sum(training.totals)}
+        features = labelled_features(training.model.float().encoder, training.data, config, world)
+        torch.save({**found, **vars(features)}, folder / f"{world.size}-{world.rank}.pt")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,101 @@
+"""What a result was measured on and with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastclr import __version__
+from fastclr.bench.rows import versions
+
+PACKAGES = ("torch", "triton", "torchvision", "timm", "numpy", "nvidia-dali-cuda130")
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Return the machine, the versions and the state of the source tree.
+
+    The commit is git's; where the tree travels without its history, FASTCLR_COMMIT names it.
+    """
+    found: dict[str, Any] = {
+        "device": device.type,
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {"fastclr": __version__, **versions(PACKAGES), "torch": torch.__version__},
+        **commit(),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found |= {
+            "gpu": properties.name,
+            "gpu_memory": properties.total_memory,
+            "gpu_capability": f"{properties.major}.{properties.minor}",
+            "gpu_multiprocessors": properties.multi_processor_count,
+            "cuda": torch.version.cuda,
+            "gpus": torch.cuda.device_count(),
+        }
+        found |= nvidia_smi(device)
+    return found
+
+
+def cpu_name() -> str:
+    """Return the model of the processor as the system names it."""
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        match = None
+    return match[1].strip() if match else platform.processor() or platform.machine()
+
+
+def nvidia_smi(device: torch.device) -> dict[str, str]:
+    """Return driver, power limit and highest clock of a GPU as nvidia-smi states them; only reads."""
+    fields = {"driver": "driver_version", "power_limit": "power.limit", "max_clock": "clocks.max.sm"}
+    index = str(device.index if device.index is not None else torch.cuda.current_device())
+    text = output("nvidia-smi", "-i", index, f"--query-gpu={','.join(fields.values())}", "--format=csv,noheader")
+    values = [value.strip() for value in text.split(",")]
+    return dict(zip(fields, values, strict=True)) if len(values) == len(fields) else {}
+
+
+def commit() -> dict[str, Any]:
+    """Return `commit` (None if unknown) and `dirty` of the source tree this package lies in."""
+    root = Path(__file__).resolve().parents[2]
+    named = os.environ.get("FASTCLR_COMMIT")
+    for folder in (root, Path.cwd()):
+        if (folder / ".git").exists() and (folder / "fastclr").is_dir():
+            head = output("git", "-C", str(folder), "rev-parse", "HEAD")
+            if head:
+                return {"commit": head, "dirty": bool(output("git", "-C", str(folder), "status", "--porcelain"))}
+    return {"commit": named, "dirty": None}
+
+
+def output(*command: str) -> str:
+    """Return what a command prints, or nothing if it cannot run."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def command_line() -> str:
+    """Return how this process was started, without folders of the machine."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.orig_argv]
+    return " ".join(words)
+
+
+def slug(machine: dict[str, Any]) -> str:
+    """Return a short name for files: the GPU or the CPU, and the version of torch."""
+    name = str(machine.get("gpu") or machine["cpu"])
+    name = re.sub(r"\((R|TM)\)|NVIDIA|Intel|AMD|Processor|CPU|@.*", " ", name, flags=re.I)
+    kind = "" if machine.get("gpu") else "cpu-"
+    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    torch_version = str(machine["versions"]["torch"]).partition("+")[0]
+    return f"{kind}{name or 'unknown'}-torch{torch_version}"

@@ -1,0 +1,61 @@
+"""`fastclr embed RUN IMAGES`: features of images as a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fastclr.data.listing import Split
+from fastclr.embed import Kind, embed
+from fastclr.run import Run
+
+SHOWN = 10
+
+
+@dataclass
+class EmbedOptions:
+    """Write the features of images to a file; a killed call goes on where it was when it is given again."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run."""
+    images: Annotated[str, tyro.conf.Positional]
+    """A folder of images, a .tar/.tar.gz of one, a CIFAR archive, or `shapes`."""
+    out: Path = Path("features.npz")
+    """The file to write, .npz or .parquet."""
+    features: Kind = "h"
+    """`h`: of the encoder. `z`: of the projection head."""
+    split: Split = "all"
+    """Which images of a source that has a folder `train`."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """What is stored; the arithmetic is float32."""
+    batch_size: int = 256
+    """Images per forward pass."""
+    device: str = "auto"
+    """`auto` (CUDA if there is one), or a torch device."""
+
+
+def main(arguments: list[str]) -> None:
+    """Embed, and say what was written."""
+    options = tyro.cli(EmbedOptions, args=arguments, prog="fastclr embed")
+    done = embed(
+        Run.open(options.run),
+        options.images,
+        options.out,
+        features=options.features,
+        split=options.split,
+        half=options.dtype == "float16",
+        batch_size=options.batch_size,
+        device=options.device,
+    )
+    if done is None:
+        print(f"{options.out} is there already, made with the same settings")
+        return
+    before = f", {done.resumed} of them by an earlier call" if done.resumed else ""
+    print(f"{options.out}: {done.images} images of {done.dim} features{before}")
+    if done.skipped:
+        print(f"{len(done.skipped)} image(s) left out:")
+        for name, reason in done.skipped[:SHOWN]:
+            print(f"  {name!a}: {reason}")

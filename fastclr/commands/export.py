@@ -1,0 +1,56 @@
+"""`fastclr export RUN`: the encoder of a run, for use without fastclr."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fastclr.export import Format, export_run
+from fastclr.run import Run
+
+
+@dataclass
+class ExportOptions:
+    """Write the encoder of a run as one file, with a model card beside it, and print how to load it."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run."""
+    format: Format = "safetensors"
+    """`safetensors` for timm, `torchvision` for its ResNets; with the computation: `pt2` (torch.export), `onnx`,
+    `torchscript` (deprecated by PyTorch)."""
+    out: Path | None = None
+    """The file. Default: export/FORMAT/encoder.SUFFIX in the folder of the run."""
+    check: bool = True
+    """Load the file in a fresh process without fastclr and compare the features."""
+    licence: str | None = None
+    """Licence of the weights, for the model card."""
+    overwrite: bool = False
+    """Replace a file that is there."""
+
+
+def main(arguments: list[str]) -> None:
+    """Export, and print the lines that load the file."""
+    options = tyro.cli(ExportOptions, args=arguments, prog="fastclr export")
+    run = Run.open(options.run)
+    done = export_run(
+        run,
+        options.format,
+        options.out,
+        check=options.check,
+        licence=options.licence,
+        overwrite=options.overwrite,
+    )
+    print(f"{done.path} ({done.path.stat().st_size / 1e6:.1f} MB), model card {done.card}")
+    if done.difference is not None:
+        print(f"checked in a process without fastclr: features differ by {done.difference:.1e} of the largest one")
+    if done.lines is None:
+        print("timm cannot build this encoder: the file holds its weights only; pt2 and onnx hold the computation too")
+        return
+    if "\n" in done.lines:
+        print("timm and torchvision have no encoder of this width or stem by name; load it with these lines:")
+    else:
+        print("load it with this line:")
+    print(done.lines)

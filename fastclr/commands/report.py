@@ -1,0 +1,59 @@
+"""`fastclr report RUN...`: a page about a run, or one that compares several."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fastclr.data import Splits
+from fastclr.report import Missing, write_comparison, write_report
+from fastclr.run import Run
+from fastclr.training import load_data
+
+
+@dataclass
+class ReportOptions:
+    """Write report.html into the folder of a run, or one page that compares several runs."""
+
+    runs: Annotated[list[Path], tyro.conf.Positional]
+    """Folders of runs."""
+    out: Path = Path("comparison.html")
+    """The page that compares several runs."""
+    data: str | None = None
+    """Where the images of a single run are now. Default: as in the run."""
+    test_data: str | None = None
+    """Labelled test images of a single run. Default: as in the run."""
+    device: str = "auto"
+    """`auto` (CUDA if there is one), or a torch device."""
+
+
+def main(arguments: list[str]) -> None:
+    """Write the page."""
+    options = tyro.cli(ReportOptions, args=arguments, prog="fastclr report")
+    if not options.runs:
+        raise ValueError("give at least one folder of a run")
+    runs = [Run.open(folder) for folder in options.runs]
+    if len(runs) > 1:
+        write_comparison(runs, options.out)
+        print(f"{options.out}: {len(runs)} runs")
+        return
+    config = runs[0].config
+    data, test_data = options.data or config.data, options.test_data or config.test_data
+    run = Run(runs[0].folder, dataclasses.replace(config, data=data, test_data=test_data, device=options.device))
+    images = find_images(run)
+    path = write_report(run, images)
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    if isinstance(images, Missing):
+        print(f"without pictures and features. {images.reason}")
+
+
+def find_images(run: Run) -> Splits | Missing:
+    """Return the images of a run, or why they are not there."""
+    try:
+        return load_data(run.config)
+    except (ValueError, OSError) as error:
+        return Missing(f"The images could not be read: {error}. With --data the report looks for them elsewhere.")

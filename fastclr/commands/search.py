@@ -1,0 +1,83 @@
+"""`fastclr search FEATURES QUERY`: the nearest neighbours of an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+
+from fastclr.data.decode import decode_image
+from fastclr.device import resolve_device
+from fastclr.embed import compute, load_module
+from fastclr.evaluate import frozen, state_hash
+from fastclr.feature_file import Array, FeatureFile, nearest, read_features
+from fastclr.run import Run
+
+
+@dataclass
+class SearchOptions:
+    """Find the images whose features are most similar to those of an image, under the cosine."""
+
+    features: Annotated[Path, tyro.conf.Positional]
+    """A file of `fastclr embed`."""
+    query: Annotated[str, tyro.conf.Positional]
+    """The id or the name of an image in that file, or an image file."""
+    run: Path | None = None
+    """Folder of the run that made the features; needed for an image file."""
+    k: int = 10
+    """How many."""
+    device: str = "auto"
+    """`auto` (CUDA if there is one), or a torch device."""
+
+
+def main(arguments: list[str]) -> None:
+    """Search, and print a table."""
+    options = tyro.cli(SearchOptions, args=arguments, prog="fastclr search")
+    table = read_features(options.features)
+    path = Path(options.query)
+    if not options.query.isdigit() and options.query not in table.names and path.is_file():
+        vector, without = features_of_file(options, table, path), None
+    else:
+        without = table.row_of(options.query)
+        vector = table.features[without]
+    cosines, rows = nearest(table.features, vector, options.k, without=without)
+    print(layout(table, cosines, rows))
+
+
+def features_of_file(options: SearchOptions, table: FeatureFile, path: Path) -> Array:
+    """Return the features of an image file under the encoder that made the table.
+
+    Raises:
+        ValueError: there is no --run, or it is another encoder.
+    """
+    if options.run is None:
+        raise ValueError(f"{path} is an image file: give the run that made the features with --run")
+    run = Run.open(options.run)
+    device = resolve_device(options.device)
+    module = load_module(run, table.settings["features"]).to(device)
+    if state_hash(module) != table.settings["weights"]:
+        raise ValueError(f"the features in {options.features} were not made by the encoder that {options.run} has now")
+    pixels = decode_image(path, run.config.resize_shorter)
+    with frozen(module), torch.no_grad():
+        vector: Array = compute(module, [pixels], run.config.augment, device)[0].numpy()
+    return vector
+
+
+def layout(table: FeatureFile, cosines: Array, rows: Array) -> str:
+    """Return the neighbours as a table of text."""
+    known = bool(np.any(table.labels >= 0))
+    lines = [f"{'rank':>4}  {'cosine':>7}  {'id':>8}  {'class  ' if known else ''}name"]
+    for rank, (cosine, row) in enumerate(zip(cosines.tolist(), rows.tolist(), strict=True), start=1):
+        label = int(table.labels[row])
+        kind = f"{table.classes[label] if label >= 0 else '?'}  " if known else ""
+        lines.append(f"{rank:>4}  {cosine:7.4f}  {table.ids[row]:>8}  {kind}{printable(str(table.names[row]))}")
+    return "\n".join(lines)
+
+
+def printable(name: str) -> str:
+    """Return a file's name without what a terminal would take for commands."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in name)

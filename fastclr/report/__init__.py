@@ -1,0 +1,6 @@
+"""The report of a run: one HTML file with what happened, what was learnt, and how it was made."""
+
+from fastclr.report.material import Missing
+from fastclr.report.pages import write_comparison, write_report
+
+__all__ = ["Missing", "write_comparison", "write_report"]

@@ -1,0 +1,111 @@
+"""Whole pages: one about a run, one that compares several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastclr.checkpoint import write_atomically
+from fastclr.data import Splits
+from fastclr.evaluate import Features
+from fastclr.report.features import (
+    confusion_section,
+    diagnostics_section,
+    map_section,
+    neighbours_section,
+    sheet_section,
+)
+from fastclr.report.markup import GENERATOR, Html, join, page
+from fastclr.report.material import Material, Missing, collect
+from fastclr.report.training import (
+    config_tables,
+    difference_table,
+    environment_table,
+    results_table,
+    score_comparison,
+    tiles,
+    training_charts,
+)
+from fastclr.run import Run
+
+NOT_READ = Missing("The images were not read for this page.")
+
+
+def write_report(run: Run, data: Splits | Missing, features: Features | None = None) -> Path:
+    """Write ``report.html`` into the folder of a run: one file that needs no network, and return its path.
+
+    Args:
+        run: the run; it may be unfinished, unlabelled or not evaluated.
+        data: its images, or why they are not there.
+        features: of all labelled images under the encoder of the last checkpoint, if they are known already.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    material = collect(run, data, features)
+    path = run.folder / "report.html"
+    contents = run_page(material)
+    write_atomically(path, lambda file: file.write(contents))
+    return path
+
+
+def write_comparison(runs: Sequence[Run], out: Path) -> None:
+    """Write one page that compares several runs; it reads their folders only, no images.
+
+    Raises:
+        ValueError: there are fewer than two runs, one is given twice, or `out` is a file that no report wrote.
+        OSError: the file could not be written.
+    """
+    if len(runs) < 2:
+        raise ValueError(f"a comparison needs at least 2 runs, got {len(runs)}")
+    if len({run.folder.resolve() for run in runs}) < len(runs):
+        raise ValueError("a run is given twice")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out must end in .html, got {out}")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"--out is in a folder that does not exist: {out.absolute().parent}")
+    if out.exists() and GENERATOR.encode() not in out.read_bytes()[:2000]:
+        raise ValueError(f"{out} exists and is no report of fastclr: give another --out")
+    contents = comparison_page([collect(run, NOT_READ) for run in runs])
+    write_atomically(out, lambda file: file.write(contents))
+
+
+def run_page(material: Material) -> bytes:
+    """Return the page of one run."""
+    config = material.run.config
+    lead = f"SimCLR, {config.encoder} x{config.width:g} at {config.augment.size} px on {config.data}"
+    curves = training_charts([material], ["this run"], "step")
+    sections = [
+        ("overview", "Overview", join([tiles(material), results_table(material)])),
+        ("training", "Training", curves),
+        ("views", "Augmentation", sheet_section(material.sheet)),
+        ("map", "Map of the features", map_section(material.sample)),
+        ("neighbours", "Nearest neighbours", neighbours_section(material.sample)),
+        ("confusion", "Confusion matrix", confusion_section(material)),
+        ("collapse", "Collapse diagnostics", diagnostics_section(material.sample)),
+        ("configuration", "Configuration", config_tables(config)),
+        ("environment", "Environment", environment_table(material)),
+    ]
+    return page(material.run.folder.resolve().name, lead, sections)
+
+
+def comparison_page(materials: Sequence[Material]) -> bytes:
+    """Return the page that compares several runs."""
+    names = distinct_names([material.run.folder for material in materials])
+    scores: Html = score_comparison(materials, names)
+    sections = [
+        ("scores", "Scores", scores),
+        ("training", "Training", training_charts(materials, names, "epoch")),
+        ("configuration", "Configuration", difference_table(materials, names)),
+    ]
+    return page(f"Comparison of {len(names)} runs", ", ".join(names), sections)
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """Return the names of folders, with as many of the folders above as it takes to tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]

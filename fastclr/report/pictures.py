@@ -1,0 +1,40 @@
+"""Pictures inside of a page, as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import torch
+from torch import Tensor
+
+from fastclr.data.decode import pillow
+from fastclr.report.markup import Html, element
+
+SHARP_UP_TO = 64  # pixels: smaller pictures are enlarged without blurring and stored without loss
+LARGEST = 144  # pixels of a side; the page shows half of it, for screens of high resolution
+
+
+def to_bytes(view: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Tensor:
+    """Return uint8 ``[N, S, S, 3]`` of normalised float ``[N, 3, S, S]``."""
+    picture = view.float().cpu().permute(0, 2, 3, 1)
+    if std is not None:
+        picture = picture * torch.tensor(std)
+    if mean is not None:
+        picture = picture + torch.tensor(mean)
+    return (picture.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def image(pixels: Tensor, alt: str) -> Html:
+    """Return an image of uint8 ``[H, W, 3]`` with the text `alt` for those who do not see it."""
+    picture = pillow().fromarray(pixels.cpu().contiguous().numpy())
+    small = max(picture.size) <= SHARP_UP_TO
+    buffer = io.BytesIO()
+    if small:
+        picture.save(buffer, "PNG", optimize=True)
+    else:
+        picture.thumbnail((LARGEST, LARGEST))
+        picture.save(buffer, "JPEG", quality=82)
+    kind = "png" if small else "jpeg"
+    source = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return element("img", src=source, alt=alt, loading="lazy", class_="pixels" if small else None)

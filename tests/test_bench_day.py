@@ -1,0 +1,149 @@
+"""What runs on a lent machine, rehearsed: cut short, gone on with, written down."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import compare
+import pytest
+import record
+import torch
+
+from fastclr.bench.rows import Row
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*command: str, expected: int = 0) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = (sys.executable, "-W", "ignore", *command)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == expected, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def only(folder: Path) -> dict[str, object]:
+    (path,) = folder.glob("*.json")
+    found: dict[str, object] = json.loads(path.read_text())
+    return found
+
+
+@pytest.mark.slow
+def test_record_is_cut_short_and_gone_on_with(tmp_path: Path, pictures: Path) -> None:
+    out, work = tmp_path / "out", tmp_path / "work"
+    command = ["benchmarks/record.py", "--rehearse", "--data", str(pictures), "--out", str(out), "--work", str(work)]
+    said = run(*command, "--minutes", "0.0001")
+    first = only(out)
+    assert "run the command again" in said and first["final"] is None and first["passed"] is None
+    said = run(*command)
+    found = only(out)
+    assert [point["epoch"] for point in found["curve"]] == [1, 2]  # type: ignore[attr-defined]
+    assert found["epochs_done"] == found["epochs"] == 2
+    final = found["final"]
+    assert isinstance(final, dict) and final["test_images"] == 64 and 0 <= final["probe"] <= 1
+    assert final["knn"] == found["curve"][-1]["knn"]  # type: ignore[index]
+    assert len(found["elapsed_s"]) == 2 and found["rehearsal"] is True  # type: ignore[arg-type]
+    again = run(*command)  # nothing is left to do
+    assert "final kNN" in again and "epoch 1/2" not in again
+
+
+def test_clock_is_that_of_the_first_evaluation_at_the_target(tmp_path: Path) -> None:
+    lines = []
+    for epoch, knn in ((1, 0.5), (2, 0.9), (3, 0.91)):
+        clock = {"train_s": 10.0 * epoch, "first_step_s": 30.0}
+        lines.append({"kind": "train", "epoch": epoch, "step": 5 * epoch - 2, "train_s": 1.0, "first_step_s": 30.0})
+        lines.append({"kind": "train", "epoch": epoch, "step": 5 * epoch, **clock})
+        lines.append({"kind": "eval", "epoch": epoch, "step": 5 * epoch, "knn": knn})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = record.summarise(tmp_path, record.configuration("somewhere", False, 3, 0), 0.9)
+    assert found["clock_s"] == 20.0 and found["passed"]["epoch"] == 2
+    assert found["training_s"] == 30.0 and found["compile_s"] == 30.0 and found["epochs_done"] == 3
+    assert record.summarise(tmp_path, record.configuration("somewhere", False, 3, 0), 0.95)["clock_s"] is None
+
+
+def test_record_is_the_preset_and_its_evaluation(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = record.configuration("somewhere", False, None, 7)
+    assert (config.encoder, config.epochs, config.batch_size, config.temperature) == ("resnet18", 500, 512, 0.5)
+    assert (config.knn_k, config.knn_temperature, config.seed) == (10, None, 7)
+    assert record.main(["--out", str(tmp_path / "o"), "--work", str(tmp_path / "w")]) == 2
+    assert "--data" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ladder_has_every_rung_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    command = ["benchmarks/ladder.py", "--rehearse", "--out", str(tmp_path)]
+    said = run(*command, "--minutes", "0.0001")
+    assert "to go" in said
+    run(*command)
+    found = only(tmp_path)
+    rows = [Row.from_json(row) for row in found["rows"]]  # type: ignore[attr-defined]
+    assert {row.provider for row in rows} == {"pytorch", "+augment", "+loss", "+bf16, channels_last", "fastclr"}
+    assert all(row.status == "ok" and row.rate and row.parameters["loss"] > 0 for row in rows)
+    assert found["missing"] == []
+    assert "give it" not in run("benchmarks/ladder.py", "--out", str(tmp_path), expected=2)
+
+
+@pytest.mark.slow
+def test_tests_that_passed_are_not_run_again(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(
+        "import pathlib, pytest\n"
+        "def test_good(): pass\n"
+        "def test_bad(): assert pathlib.Path(__file__).with_name('fixed').exists(), 'not fixed'\n"
+        "@pytest.mark.skip(reason='no device')\n"
+        "def test_skipped(): pass\n"
+    )
+    path = tmp_path / "out" / "tests.json"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "boxed_tests", "-p", "no:cacheprovider", "test_some.py"]
+    command += ["--box-json", str(path)]
+
+    def call(*more: str) -> tuple[int, dict[str, dict[str, object]], list[str], str]:
+        done = subprocess.run(
+            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        stored = json.loads(path.read_text())
+        return done.returncode, stored["tests"], stored["missing"], done.stdout
+
+    _, tests, missing, _ = call("--box-minutes", "0")
+    assert len(tests) == 1 and len(missing) == 2
+    status, tests, missing, said = call()
+    outcomes = {name.partition("::")[2]: test["outcome"] for name, test in tests.items()}
+    assert status == 1 and outcomes == {"test_good": "passed", "test_bad": "failed", "test_skipped": "skipped"}
+    assert missing == [] and "not fixed" in str(tests["test_some.py::test_bad"]["message"]) and "1 deselected" in said
+    (tmp_path / "fixed").touch()
+    status, tests, _, said = call()
+    assert status == 0 and tests["test_some.py::test_bad"]["outcome"] == "passed" and "1 passed" in said
+
+
+@pytest.mark.slow
+def test_two_trees_take_turns(capsys: pytest.CaptureFixture[str]) -> None:
+    workers = {compare.BASE: compare.Worker(ROOT, 1), compare.HERE: compare.Worker(ROOT, 1)}
+    try:
+        (found,) = compare.compare(workers, ["augment-32"], 3)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    ratio = found["ratio"]
+    assert isinstance(ratio, dict) and ratio["median"] > 0 and found["n"] == 3
+    assert "here/base" in capsys.readouterr().out
+
+
+def test_compare_refuses_what_is_no_revision(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert compare.main(["no-such-revision", "--out", str(tmp_path)]) == 2
+    assert "no-such-revision" in capsys.readouterr().err
+    assert compare.main(["HEAD", "--workloads", "nothing", "--out", str(tmp_path)]) == 2
+    assert "loss-M2048-float32" in capsys.readouterr().err
+
+
+def test_make_targets_exist_and_need_no_installation() -> None:
+    for target in ("test-gpu", "bench-gpu", "record", "ladder"):
+        command = ["make", "-n", target, f"PY={sys.executable}", "DATA=x", "OUT=o"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert "pip" not in done.stdout and "venv " not in done.stdout
+        assert "build/site" in done.stdout and str(torch.__version__) not in done.stdout
+        rehearsed = subprocess.run([*command, "REHEARSE=1"], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert "setup.py" not in rehearsed.stdout

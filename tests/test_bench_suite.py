@@ -1,0 +1,160 @@
+"""Suites: boxed in time, restartable, and no result of another machine in the same file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastclr.bench import machine, suite
+from fastclr.bench.augment import AugmentCase, check_views
+from fastclr.bench.augment_peers import contestants
+from fastclr.bench.ceilings import Ceilings
+from fastclr.bench.rows import Row, Spread, WrongResultError
+from fastclr.bench.suite import Planned, failures, main, plan, run_suites
+from fastclr.bench.timing import Effort
+from fastclr.cli import main as cli
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class FakeCase:
+    name: str
+    runs: list[str] = field(default_factory=list)
+    error: Exception | None = None
+
+    def toy(self) -> FakeCase:
+        return self
+
+    def run(self, ceilings: Ceilings, effort: Effort, only: tuple[str, ...] = ()) -> list[Row]:
+        self.runs.append(self.name)
+        if self.error is not None:
+            raise self.error
+        ceilings.rates["copy bytes"] = 1.0
+        row = Row(suite="fake", case=self.name, provider="fastclr", status="ok", work=1, n=1)
+        row.time = Spread(1.0, 1.0, 1.0)
+        return [row]
+
+
+def planned(*found: FakeCase) -> list[Planned]:
+    return [Planned("fake", case) for case in found]
+
+
+def test_a_box_of_time_keeps_what_is_done_and_the_next_call_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, found, clock = tmp_path / "out" / "r.json", [FakeCase(name) for name in "abc"], iter([0.0, 1.0, 11.0, 11.0])
+    monkeypatch.setattr(suite.time, "monotonic", lambda: next(clock))
+    rows = run_suites(planned(*found), CPU, path, Effort(toy=True), seconds=10, say=lambda _: None)
+    assert [row.case for row in rows] == ["a"]
+    assert json.loads(path.read_text())["missing"] == ["fake/b", "fake/c"]
+    monkeypatch.undo()
+    rows = run_suites(planned(*found), CPU, path, Effort(toy=True), say=lambda _: None)
+    assert [row.case for row in rows] == ["a", "b", "c"]
+    assert [case.runs for case in found] == [["a"], ["b"], ["c"]]
+    stored = json.loads(path.read_text())
+    assert stored["missing"] == [] and stored["ceilings"] == {"copy bytes": 1.0}
+    assert {"cpu", "threads", "versions", "commit", "dirty", "python"} <= stored["machine"].keys()
+
+
+def test_results_of_another_commit_are_not_mixed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "r.json"
+    run_suites(planned(FakeCase("a")), CPU, path, Effort(toy=True), say=lambda _: None)
+    before = path.read_text()
+    monkeypatch.setattr(machine, "commit", lambda: {"commit": "f00d", "dirty": False})
+    with pytest.raises(ValueError, match="f00d"):
+        run_suites(planned(FakeCase("b")), CPU, path, Effort(toy=True), say=lambda _: None)
+    assert path.read_text() == before
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="format"):
+        run_suites(planned(FakeCase("b")), CPU, path, Effort(toy=True), say=lambda _: None)
+
+
+def test_a_case_that_breaks_is_a_failure_of_ours_and_the_suite_goes_on(tmp_path: Path) -> None:
+    broken, fine = FakeCase("broken", error=RuntimeError("no luck")), FakeCase("fine")
+    rows = run_suites(planned(broken, fine), CPU, tmp_path / "r.json", Effort(toy=True), say=lambda _: None)
+    assert [row.status for row in rows] == ["failed", "ok"] and "no luck" in rows[0].note
+    assert [row.case for row in failures(rows)] == ["broken"]
+    peer = Row(suite="s", case="c", provider="lightly", status="wrong")
+    assert failures([peer]) == []  # that is a result
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_headlines_of_every_suite_come_first(kind: str) -> None:
+    found = plan(list(suite.SUITES), torch.device(kind))
+    counts = {name: sum(p.suite == name for p in found) for name in suite.SUITES}
+    assert all(counts.values())
+    first = found[: sum(min(n, counts[name]) for name, n in suite.SUITES.items())]
+    assert {p.suite for p in first} == set(suite.SUITES)
+    assert len({(p.suite, p.case.name) for p in found}) == len(found)
+    with pytest.raises(ValueError, match="speed"):
+        plan(["speed"], CPU)
+
+
+def test_slug_names_the_device_and_torch() -> None:
+    versions = {"torch": "2.11.0+cu130"}
+    assert machine.slug({"gpu": "NVIDIA H200", "cpu": "x", "versions": versions}) == "h200-torch2.11.0"
+    cpu = {"cpu": "Intel(R) Xeon(R) Processor @ 2.60GHz", "versions": versions}
+    assert machine.slug(cpu) == "cpu-xeon-torch2.11.0"
+
+
+def test_bad_options_end_with_status_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["--suites", "speed", "--device", "cpu", "--out", str(tmp_path)]) == 2
+    assert "speed" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_command_answers_one_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "answer.json"
+    ask = ["bench", "loss", "--n", "32", "--dim", "16", "--device", "cpu", "--seconds", "0.01", "--json", str(path)]
+    assert cli([*ask, "--against", "pytorch"]) == 0
+    text = capsys.readouterr().out
+    assert "fastclr" in text and "pytorch" in text and "lightly" not in text
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["provider"] for row in rows] == ["fastclr", "pytorch"]
+    assert all(row["n"] >= 3 and row["error"] < 1e-4 and row["time"]["median"] > 0 for row in rows)
+    assert rows[0]["parameters"]["rows"] == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["loss", "--against", "tensorflow"], "pytorch-metric-learning"),
+        (["loss", "--n", "0"], "n must be at least 1, got 0"),
+        (["augment", "--batch", "-3"], "batch must be at least 1, got -3"),
+        (["loss", "--seconds", "0"], "seconds must be positive"),
+    ],
+)
+def test_bench_command_refuses_bad_input(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(["bench", *arguments, "--device", "cpu"]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_views_are_checked() -> None:
+    case = AugmentCase(32, 4, 2)
+    good = torch.rand(2, 4, 3, 32, 32)
+    check_views(case, good, 4)
+    for bad in (good[:1], good.double(), good * 2, good - 1, good[..., :31], good * float("nan")):
+        with pytest.raises(WrongResultError):
+            check_views(case, bad, 4)
+
+
+def test_floor_of_the_augmentation_counts_crops_and_views() -> None:
+    case = AugmentCase(32, 64, 2)
+    # on average a crop of 32 x 32 pixels has 54% of them (scale 0.08 to 1), within a few percent
+    floor = case.floor_s(Ceilings(CPU, rates={"copy bytes": 1.0}))
+    views = 2 * 64 * 3 * 32 * 32
+    assert views * 4 + 0.4 * views < floor < views * 4 + 0.7 * views
+
+
+def test_all_libraries_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[Any] = [contestant.name for contestant in contestants(AugmentCase(32, 4, 2))]
+    assert names[0] == "fastclr"
+    assert {"torchvision-float", "kornia", "albumentations", "dali", "triton-augment"} <= set(names)

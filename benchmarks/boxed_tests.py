@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fastclr.bench import machine
-from fastclr.checkpoint import write_atomically
+from fastclr.checkpoint import write_text_atomically
 
 SAME = ("commit", "dirty", "gpu", "versions")
 
@@ -88,4 +88,4 @@ class Box:
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(contents, indent=1) + "\n"
-        write_atomically(self.path, lambda file: file.write(text.encode()))
+        write_text_atomically(self.path, text)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastclr.checkpoint import write_atomically
+from fastclr.checkpoint import write_atomically, write_text_atomically
 from fastclr.config import PretrainConfig
 from fastclr.models import SimCLRModel, build_model, feature_dim
 from fastclr.run import Run
@@ -141,7 +141,7 @@ class Trained:
             "config": dataclasses.asdict(self.config),
         }
         text = json.dumps(about, indent=2) + "\n"
-        write_atomically(folder / f"{self.kind}.json", lambda file: file.write(text.encode()))
+        write_text_atomically(folder / f"{self.kind}.json", text)
 
     @staticmethod
     def load(folder: Path) -> Trained:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fastclr.augment import AugmentConfig, SimCLRAugment
-from fastclr.checkpoint import write_atomically
+from fastclr.checkpoint import write_atomically, write_text_atomically
 from fastclr.data.decode import Pixels, quiet_pillow
 from fastclr.data.gather import DecodeOptions, pack
 from fastclr.data.listing import Source, Split, list_images
@@ -206,7 +206,7 @@ class Parts:
         else:
             self.folder.mkdir(exist_ok=True)
             text = json.dumps(self.settings, indent=2) + "\n"
-            write_atomically(path, lambda file: file.write(text.encode()))
+            write_text_atomically(path, text)
         for number, file in enumerate(self.files()):
             with np.load(file, allow_pickle=False) as part:
                 self.done.update(part["rows"].tolist())

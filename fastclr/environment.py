@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from fastclr import __version__
-from fastclr.checkpoint import write_atomically
+from fastclr.checkpoint import write_text_atomically
 
 PACKAGES = ("triton", "torchvision", "timm", "numpy", "nvidia-dali-cuda130")
 
@@ -40,7 +40,7 @@ def record_environment(folder: Path) -> None:
     path = folder / "environment.json"
     if not path.exists():
         text = json.dumps(environment(), indent=2) + "\n"
-        write_atomically(path, lambda file: file.write(text.encode()))
+        write_text_atomically(path, text)
 
 
 def read_environment(folder: Path) -> dict[str, str] | None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fastclr.augment import AugmentConfig
-from fastclr.checkpoint import write_atomically
+from fastclr.checkpoint import write_atomically, write_text_atomically
 from fastclr.evaluate import CROP_ABOVE, CROP_FRACTION
 from fastclr.loading import COMPUTATIONS, filled, timm_lines, torchvision_lines
 from fastclr.model_card import MARK, model_card
@@ -96,7 +96,7 @@ def export_run(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(contents))
     readme = path.parent / "README.md"
-    write_atomically(readme, lambda file: file.write(card.encode()))
+    write_text_atomically(readme, card)
     return Exported(path, readme, None if lines is None else filled(lines, path), error)
 
 

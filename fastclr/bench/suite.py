@@ -19,7 +19,7 @@ from fastclr.bench.ceilings import Ceilings
 from fastclr.bench.rows import OURS, Row
 from fastclr.bench.table import text_table
 from fastclr.bench.timing import Effort
-from fastclr.checkpoint import write_atomically
+from fastclr.checkpoint import write_text_atomically
 
 FORMAT = 2
 # suite -> how many of its cases belong to the headlines, which all run before the rest
@@ -161,7 +161,7 @@ def write(
         "rows": [row.as_json() for row in rows],
     }
     text = json.dumps(contents, indent=1) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text_atomically(path, text)
 
 
 def check_same(path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:

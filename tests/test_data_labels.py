@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastclr.config import PretrainConfig
 from fastclr.data import ImageDataset, Splits, load_splits
-from fastclr.data.labels import label_splits, read_labels, with_labels
+from fastclr.data.labels import label_splits, read_labels
 from fastclr.training import load_data
 
 
@@ -81,15 +81,15 @@ def test_csv_that_is_no_text(tmp_path: Path) -> None:
         read_labels(tmp_path / "none.csv")
 
 
-def test_with_labels() -> None:
+def test_label_splits_of_one_split() -> None:
     """Classes are numbered by name, the rest is unknown, the pixels are shared."""
     images = dataset(("a", "b", "c", "d"))
-    labelled = with_labels(images, {"c": "dog", "a": "cat", "d": None})
+    labelled = label_splits(Splits(images, None), {"c": "dog", "a": "cat", "d": None}).train
     assert labelled.classes == ("cat", "dog") and labelled.labels.tolist() == [0, -1, 1, -1]
     assert labelled.images is images.images and labelled.fingerprint != images.fingerprint
     unknown = {f"x{i}": "cat" for i in range(7)}
     with pytest.raises(ValueError, match=r"name 7 images that x does not have: 'x0', 'x1', 'x2', 'x3', 'x4'$"):
-        with_labels(images, {"a": "cat", **unknown})
+        label_splits(Splits(images, None), {"a": "cat", **unknown})
 
 
 def test_label_splits() -> None:

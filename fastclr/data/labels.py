@@ -49,21 +49,6 @@ def read_labels(path: str | Path) -> dict[str, str | None]:
     return found
 
 
-def with_labels(dataset: Listed, mapping: Labels) -> Listed:
-    """Return `dataset` with the classes of `mapping` in place of its own.
-
-    Args:
-        dataset: the images; their pixels are shared.
-        mapping: class of each of ``dataset.names``; images that it does not name get label -1. The classes are
-            numbered in the order of their names.
-
-    Raises:
-        ValueError: `mapping` names an image that `dataset` does not have.
-    """
-    check_names(mapping, dataset.names, dataset.source)
-    return numbered(dataset, [mapping.get(name) for name in dataset.names])
-
-
 def label_splits(splits: Splits, mapping: Labels) -> Splits:
     """Return `splits` with the classes of `mapping`; a split of which it names no image keeps its own.
 

@@ -209,6 +209,6 @@ def test_workers_go_on_when_the_whole_job_is_signalled(number: signal.Signals, i
         worker.terminate()  # as Python does for what is left at its end
         worker.join(20)
         assert not worker.is_alive()
-    with pytest.raises(RuntimeError, match="exited unexpectedly|killed by signal"):
+    with pytest.raises(RuntimeError, match=r"exited unexpectedly|killed by signal"):
         list(loader.epoch(1))
     loader.close()

@@ -165,7 +165,7 @@ class PretrainConfig:
             ("head_dim", self.head_dim >= 1, "a positive number"),
             ("temperature", 1e-8 <= abs(self.temperature) < float("inf"), "a finite number other than 0"),
             ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 2, "at least 2: the loss contrasts images"),
             ("micro_batch", self.micro_batch is None or self.micro_batch >= 1, "a positive number or None"),
             ("online_probe", not (self.online_probe and self.micro_batch), "off with micro_batch"),
             ("sync_bn_group", self.sync_bn_group is None or self.sync_bn_group >= 1, "a positive number or None"),

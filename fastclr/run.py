@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
+import os
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -179,11 +182,17 @@ class Run:
         return checkpoint
 
     def add_result(self, name: str, result: dict[str, Any]) -> None:
-        """Store a result under `name` in ``results.json``, beside those already there."""
+        """Store a result under `name` in ``results.json``, beside those already there and those of other processes."""
         path = self.folder / "results.json"
-        results = json.loads(path.read_text()) if path.exists() else {}
-        results[name] = result
-        write_text_atomically(path, json.dumps(results, indent=2) + "\n")
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            results = json.loads(path.read_text()) if path.exists() else {}
+            results[name] = result
+            write_text_atomically(path, json.dumps(results, indent=2) + "\n")
+        finally:
+            os.close(descriptor)
 
 
 def encoder_state(checkpoint: Checkpoint) -> dict[str, Tensor]:

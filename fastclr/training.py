@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,6 +107,7 @@ def build(config: PretrainConfig, world: World | None = None, data: Splits | Non
         data = load_data(config)
         if world.is_main and config.download:
             world.barrier()
+    check_same_images(data, world)
     # `auto` depends on the free memory: a resumed run must take what the first one took
     config = dataclasses.replace(config, loader=data.loader)
     loader = make_loader(
@@ -180,11 +182,11 @@ def load_data(config: PretrainConfig) -> Splits:
     """Load the images that `config` names.
 
     Raises:
-        ValueError: it names none.
+        ValueError: it names none, or test images beside training images without classes.
     """
     if not config.data:
         raise ValueError("data must be shapes, cifar10, cifar100, stl10, a folder or a tar: give it with --data PATH")
-    return load_splits(
+    splits = load_splits(
         config.data,
         config.test_data,
         holdout=config.holdout,
@@ -198,6 +200,31 @@ def load_data(config: PretrainConfig) -> Splits:
         device=augment_device(resolve_device(config.device)),
         workers=config.workers or None,
     )
+    if config.test_data is not None and splits.test is None:
+        raise ValueError(
+            f"test_data={config.test_data!r} cannot be used: the training images in {config.data!r} have no classes to "
+            "compare with. Leave it out, or give them classes by folders or with labels"
+        )
+    return splits
+
+
+def check_same_images(data: Splits, world: World) -> None:
+    """See that all processes have the same images and the same loader: their shares of a step would not fit otherwise.
+
+    Raises:
+        ValueError: they do not, on every process.
+    """
+    if world.group is None:
+        return
+    sets = [images for images in (data.train, data.test) if images is not None]
+    names = " ".join([data.loader, *(images.fingerprint for images in sets)])
+    digest = int.from_bytes(hashlib.blake2b(names.encode(), digest_size=7).digest(), "big")
+    if world.any(digest) != -world.any(-digest):
+        raise ValueError(
+            f"the processes do not have the same images: this one has {len(data.train)} of {data.train.source} "
+            f"(fingerprint {data.train.fingerprint[:12]}, loader {data.loader}). Every machine needs the same files; "
+            "where --loader auto chose differently, name a loader"
+        )
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

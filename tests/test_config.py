@@ -37,6 +37,7 @@ def test_cifar10_preset_is_the_published_recipe() -> None:
         ("lr", float("nan")),
         ("epochs", 0),
         ("batch_size", 0),
+        ("batch_size", 1),
         ("head_layers", 4),
         ("holdout", 1.0),
         ("warmup_epochs", 100.0),

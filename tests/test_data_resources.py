@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -190,3 +191,24 @@ def test_two_loaders_at_a_time(index: ImageIndex) -> None:
         assert len({tuple(contents(batch)) for batch in batches}) == 1
     for loader in loaders:
         loader.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_go_on_when_the_whole_job_is_signalled(number: signal.Signals, index: ImageIndex) -> None:
+    """A scheduler or a terminal signals every process of a job; the consumer decides when the workers end."""
+    loader = build(index, "torch", 4, workers=2)
+    before = set(multiprocessing.active_children())
+    batches = loader.epoch(0)
+    next(batches)
+    workers = set(multiprocessing.active_children()) - before
+    others = ["kill", f"-{number.name[3:]}", *(str(worker.pid) for worker in workers)]
+    subprocess.run(others, check=True)  # not this process, which is their parent
+    assert len(list(batches)) == len(loader) - 1
+    assert len(workers) == 2 and all(worker.is_alive() for worker in workers)
+    for worker in workers:
+        worker.terminate()  # as Python does for what is left at its end
+        worker.join(20)
+        assert not worker.is_alive()
+    with pytest.raises(RuntimeError, match=r"exited unexpectedly|killed by signal"):
+        list(loader.epoch(1))
+    loader.close()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stream_cases import contents, picture, write_odd_folder, write_photos
+from stream_cases import contents, encode, photo, picture, write_odd_folder, write_photos
 from torch import Tensor
 
 from fastclr.augment import AugmentConfig, SimCLRAugment
@@ -310,3 +310,18 @@ def test_grey_and_sideways_jpegs(make: Make, tmp_path: Path) -> None:
         for i in range(8):
             one, other = picture(batch.images, i).astype(int), picture(expected.images, i).astype(int)
             assert one.shape == other.shape and np.abs(one - other).mean() <= (0.5 if shorter is None else 5.0)
+
+
+def test_a_batch_of_several_formats_makes_no_noise(
+    make: Make, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """What Pillow decodes is read-only memory, of which PyTorch would warn."""
+    root = write_photos(tmp_path / "root", 4)
+    (root / "cat" / "a.png").write_bytes(encode(photo(9, 24, 32), "PNG"))
+    train = load_splits(root, holdout=0, loader="torch").train
+    torch.set_warn_always(True)  # else the first test with such a batch has the warning
+    try:
+        assert len(list(make(train, 5).epoch(0))) == 1
+    finally:
+        torch.set_warn_always(False)
+    assert [str(warning.message) for warning in recwarn if "not writable" in str(warning.message)] == []

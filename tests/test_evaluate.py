@@ -193,6 +193,9 @@ def test_unlabelled_images_take_no_part(tiny: PretrainConfig) -> None:
 def test_no_labels_at_all_are_refused(tiny: PretrainConfig) -> None:
     with pytest.raises(ValueError, match=r"training images of .* must have labels"):
         labelled_features(nn.Flatten(), partly_labelled(torch.full((16,), -1)), tiny)
+    unlabelled = dataclasses.replace(make_shapes(train=8, test=8).train, labels=torch.full((8,), -1), classes=())
+    with pytest.raises(ValueError, match=r"no labelled images to learn the classes from: give a folder .* --data"):
+        labelled_features(nn.Flatten(), Splits(unlabelled, None), tiny)
     with pytest.raises(ValueError, match="has no labelled test images"):
         labelled_features(nn.Flatten(), Splits(make_shapes(train=8, test=8).train, None), tiny)
 

@@ -257,3 +257,16 @@ def test_views_can_go_through_batch_norm_one_by_one(tiny: PretrainConfig) -> Non
     apart = torch.cat([training.model(view) for view in views])
     torch.testing.assert_close(training.project(views.flatten(0, 1)), apart)
     assert not torch.allclose(training.model(views.flatten(0, 1)), apart, rtol=1e-2)
+
+
+def test_test_images_for_training_images_without_classes_are_refused(
+    tiny: PretrainConfig, pictures: Path, tmp_path: Path
+) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in (pictures / "train").glob("*/*.png"):
+        (flat / f"{path.parent.name}-{path.name}").write_bytes(path.read_bytes())
+    config = dataclasses.replace(tiny, data=str(flat), test_data=str(pictures))
+    with pytest.raises(ValueError, match=r"test_data=.* cannot be used: the training images in .* have no classes"):
+        pretrain_in(tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()

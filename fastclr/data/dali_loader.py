@@ -263,7 +263,9 @@ def assemble(
         return pack(others).to(device)
     data, sizes = decoded
     if others:
-        data = torch.cat([data, *(torch.from_numpy(pixels).reshape(-1).to(device) for pixels in others)])
+        # joined first, for Pillow's own arrays are read-only and PyTorch would warn
+        joined = np.concatenate([pixels.reshape(-1) for pixels in others])
+        data = torch.cat([data, torch.from_numpy(joined).to(device)])
         sizes = [*sizes, *(pixels.shape[:2] for pixels in others)]
     # DALI's images come first in the buffer
     by_dali = np.array([isinstance(content, bytes) for content in contents])

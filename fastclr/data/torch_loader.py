@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -196,8 +198,20 @@ class Steps(Dataset["tuple[Batch, Failures] | str"]):
 
 
 def start_worker(_: int) -> None:
-    """Silence Pillow's warnings in a worker: they name no file and help nobody."""
+    """Prepare a worker: no warnings of Pillow, which name no file and help nobody, and no end but by its parent."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    # a terminal and a scheduler signal all processes of a job: the consumer then still wants batches, to end in order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=obey_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def obey_parent(parent: int) -> None:
+    """End this process on a SIGTERM of its parent, as from ``Process.terminate``, and on no other."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def check_shared_memory(index: ImageIndex, images: int) -> None:

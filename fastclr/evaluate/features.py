@@ -244,6 +244,11 @@ def labelled_splits(data: Splits, source: str) -> tuple[ImageDataset | ImageInde
     Raises:
         ValueError: there is no test split, or a split has no labels.
     """
+    if not data.train.classes:
+        raise ValueError(
+            f"{source!r} has no labelled images to learn the classes from: give a folder of them with --data, and with "
+            "--test-data one to test on if it has no test split"
+        )
     if data.test is None:
         raise ValueError(f"{source!r} has no labelled test images: give a folder of them with --test-data")
     chosen = []

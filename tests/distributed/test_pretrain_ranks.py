@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,3 +125,22 @@ def test_a_batch_that_does_not_divide_is_refused() -> None:
     assert world.share(96) == 32
     with pytest.raises(ValueError, match=r"got 256 for 3 processes"):
         world.share(256)
+
+
+def test_processes_with_other_images_are_refused(pictures: Path, tmp_path: Path) -> None:
+    """A file is missing on one machine: the shares of a step would overlap, and the epochs may differ in length."""
+    other = tmp_path / "other"
+    shutil.copytree(pictures, other)
+    next((other / "train").glob("*/*.png")).unlink()
+    script = tmp_path / "start.py"
+    script.write_text(
+        "import os, sys\nfrom fastclr.cli import main\n"
+        f"data = [{str(pictures)!r}, {str(other)!r}][int(os.environ['RANK'])]\n"
+        "sys.exit(main(sys.argv[1:] + ['--data', data]))\n"
+    )
+    folder = tmp_path / "run"
+    options = ["--preset", "demo", "--width", "0.125", "--batch-size", "32", "--epochs", "1", "--warmup-epochs", "0"]
+    command = torchrun(2, str(script), "pretrain", *options, "--device", "cpu", "--out", str(folder))
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode != 0 and not folder.exists()
+    assert "the processes do not have the same images: this one has 128 of" in result.stderr

@@ -81,5 +81,7 @@ def gather_rows(rows: Tensor, group: ProcessGroup) -> Tensor:
     """
     size = distributed.get_world_size(group)
     gathered = rows.new_empty((size * len(rows), *rows.shape[1:]))
-    distributed.all_gather_into_tensor(gathered, rows.detach().contiguous(), group=group)
+    # renamed in torch 2.14
+    gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
+    gather(gathered, rows.detach().contiguous(), group=group)
     return gathered

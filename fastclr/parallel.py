@@ -90,6 +90,13 @@ class World:
         self.any(0)
 
 
+def check_single_process(what: str) -> None:
+    """Raise a ValueError under torchrun with several processes: `what` runs in one."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1:
+        raise ValueError(f"{what} runs in one process, got {count}: start it without torchrun")
+
+
 @contextmanager
 def open_world(device: str) -> Iterator[World]:
     """Join the processes that torchrun started, or be the only one.

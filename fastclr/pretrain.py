@@ -70,6 +70,7 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
             run = (Run.create if world.is_main else Run)(folder, training.config)
             writer = files.enter_context(run.checkpoint_writer()) if world.is_main else None
         if world.is_main:
+            training.config.save(run.folder / "config.json")  # where the images are may have changed
             record_environment(run.folder)
             open_log(training, run, files)
         say(training, run, describe(training))

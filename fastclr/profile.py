@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 import warnings
@@ -19,6 +18,7 @@ from fastclr.config import PretrainConfig
 from fastclr.data import Batch, ImageDataset, ImageIndex, Splits
 from fastclr.device import uses_bf16
 from fastclr.images import RaggedImages
+from fastclr.parallel import check_single_process
 from fastclr.pretrain import contrast, train_step
 from fastclr.training import Training, augment_device, build, seed_step
 
@@ -194,8 +194,7 @@ def profile_training(config: PretrainConfig, steps: int = 20) -> Profile:
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("fastclr profile measures one process: start it without torchrun")
+    check_single_process("fastclr profile")
     data = None if config.data else synthetic(config)
     training = build(config, data=data)
     with torch.cuda.device(training.device) if training.device.type == "cuda" else nullcontext():

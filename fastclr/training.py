@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,8 +155,11 @@ def wrap(model: SimCLRModel, config: PretrainConfig, world: World) -> nn.Module:
     if config.compile != "off":
         project = torch.compile(project, mode=config.compile)  # type: ignore[assignment]
     if world.group is not None:
-        # synchronised statistics are equal on all ranks and need no broadcast
-        project = DistributedDataParallel(project, broadcast_buffers=not config.sync_bn, gradient_as_bucket_view=True)
+        options: dict[str, Any] = {"gradient_as_bucket_view": True}
+        if config.sync_bn and config.sync_bn_group is None:  # equal statistics on all ranks need no broadcast
+            renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # in torch 2.14
+            options["forward_sync_buffers" if renamed else "broadcast_buffers"] = False
+        project = DistributedDataParallel(project, **options)
     return project
 
 

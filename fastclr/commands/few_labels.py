@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastclr.data import Splits
+from fastclr.parallel import check_single_process
 from fastclr.run import Run
 from fastclr.training import load_data
-
-
-def check_single_process() -> None:
-    """Raise a ValueError under torchrun: these trainings run in one process."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count > 1:
-        raise ValueError(f"fine-tuning and distillation run in one process, got {count}: start them without torchrun")
 
 
 @dataclass
@@ -38,7 +31,7 @@ class TrainingOptions:
 
     def open(self, folder: Path) -> tuple[Run, Splits]:
         """Return a run with these options in place of its own, and its images."""
-        check_single_process()
+        check_single_process("a training on labels")
         run = Run.open(folder)
         chosen = {"device": self.device, "deterministic": self.deterministic or run.config.deterministic}
         chosen |= {"data": self.data or run.config.data, "test_data": self.test_data or run.config.test_data}

@@ -14,6 +14,7 @@ from fastclr.data import Splits
 from fastclr.device import resolve_device
 from fastclr.evaluate import Features, feature_module, labelled_features
 from fastclr.evaluate.scores import CONFUSION_UP_TO
+from fastclr.parallel import check_single_process
 from fastclr.run import Run
 from fastclr.training import load_data
 
@@ -63,6 +64,7 @@ class EvaluateOptions:
 
     def open(self, folder: Path) -> Evaluation:
         """Load a run's model and its images; a layer that it has not is found out before its images are read."""
+        check_single_process("an evaluation")
         run = Run.open(folder)
         data, test_data = self.data or run.config.data, self.test_data or run.config.test_data
         config = dataclasses.replace(run.config, data=data, test_data=test_data, device=self.device)

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import tyro
 
-from fastclr.commands.few_labels import check_single_process
 from fastclr.commands.pretrain import PRESET_HELP
 from fastclr.config import PretrainConfig
 from fastclr.distill import DistillConfig
 from fastclr.finetune import FinetuneConfig
+from fastclr.parallel import check_single_process
 from fastclr.presets import PRESETS
 from fastclr.simclr_v2 import Plan, run_v2, table
 from fastclr.stopping import Interrupted
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> None:
         self_first=options.self_first,
         controls=options.controls,
     )
-    check_single_process()
+    check_single_process("fastclr v2")
     try:
         stages = run_v2(folder, options.config, plan)
     except Interrupted as interrupt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -176,9 +176,29 @@ def dali(case: AugmentCase) -> Attempt:
     dtype = DTYPES[case.dtype]
 
     def views() -> Tensor:
-        return torch.cat([from_dlpack(output.as_tensor()) for output in built.run()]).to(dtype)
+        (made,) = (torch.cat(tensors).to(dtype) for tensors in dali_runs(built, 1))
+        return made
 
     return _attempt(case, views, case.count, lambda: None)
+
+
+def dali_runs(pipeline: Any, count: int) -> Iterator[list[Tensor]]:
+    """Yield the outputs of `count` runs of a DALI pipeline, to be copied before the next are asked for.
+
+    Two runs are under way at once, as `Pipeline.run` has it, but none is started that is not asked for: it would go on
+    in the background while others take their turn.
+    """
+    ahead = 2
+    for _ in range(min(ahead, count)):
+        pipeline.schedule_run()
+    for index in range(count):
+        outputs = [from_dlpack(output.as_tensor()) for output in pipeline.share_outputs()]
+        yield outputs
+        if outputs[0].is_cuda:
+            torch.cuda.current_stream().synchronize()  # the copies, before DALI takes the memory back
+        pipeline.release_outputs()
+        if index + ahead < count:
+            pipeline.schedule_run()
 
 
 def dali_view(config: AugmentConfig, window: int, source: Any) -> Any:

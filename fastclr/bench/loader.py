@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fastclr.augment import AugmentConfig, SimCLRAugment
 from fastclr.bench.augment import jpegs, photo_file
-from fastclr.bench.augment_peers import dali_view, torchvision_steps
+from fastclr.bench.augment_peers import dali_runs, dali_view, torchvision_steps
 from fastclr.bench.ceilings import Ceilings
 from fastclr.bench.rows import Attempt, Contestant, Row, Unsuitable, WrongResultError
 from fastclr.bench.timing import Effort, contest
@@ -207,10 +207,10 @@ def all_dali(case: LoaderCase) -> Attempt:
     pipeline.build()
 
     def epoch() -> Iterator[Tensor]:
-        # the reader goes round and round: the last batch is cut where the epoch ends
-        for start in range(0, case.count, case.batch):
-            views = torch.stack([torch.utils.dlpack.from_dlpack(out.as_tensor()) for out in pipeline.run()])
-            yield views[:, : case.count - start]
+        left = case.count
+        for views in dali_runs(pipeline, -(-case.count // case.batch)):
+            yield torch.stack(views)[:, :left]  # the reader goes round and round
+            left -= case.batch
 
     return attempt_epoch(case, epoch)
 
@@ -286,7 +286,19 @@ def decoders(case: LoaderCase) -> list[Contestant]:
             pipeline.set_outputs(fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu"))
         pipeline.build()
         steps = -(-case.count // case.batch)
-        return attempt(lambda: min(case.count, sum(len(pipeline.run()[0]) for _ in range(steps))))
+
+        def decode_all() -> int:
+            for _ in range(min(2, steps)):
+                pipeline.schedule_run()
+            seen = 0
+            for step in range(steps):
+                seen += len(pipeline.share_outputs()[0])
+                pipeline.release_outputs()
+                if step + 2 < steps:
+                    pipeline.schedule_run()
+            return min(case.count, seen)
+
+        return attempt(decode_all)
 
     return [
         Contestant("fastclr", pillow, ("pillow",), "its decoder (Pillow), one thread"),

@@ -344,7 +344,10 @@ def describe(training: Training) -> str:
     config, world = training.config, training.world
     parameters = sum(p.numel() for p in training.model.encoder.parameters())
     precision = "bfloat16 autocast" if training.autocast else "float32"
-    where = f" from epoch {training.epoch + 1}" if training.step else ""
+    if training.epoch == config.epochs:
+        where = ", finished before"
+    else:
+        where = f" from epoch {training.epoch + 1}" if training.step else ""
     device = f"{world.size} x {world.device.type}" if world.size > 1 else str(world.device)
     return (
         f"SimCLR{where}: {config.encoder} x{config.width:g} ({parameters / 1e6:.2f} M parameters), "

@@ -10,6 +10,7 @@ from fastclr.run import Run
 # evaluations that every reader looks for, and parts of the names under which they are stored
 EXPECTED = {"kNN": ("knn",), "linear probe": ("probe", "linear"), "fine-tuning": ("finetune", "fine-tune")}
 SHARES = ("accuracy", "top1", "top5", "knn", "linear", "mean", "std")
+DETAILS = {"per_class", "confusion", "seeds", "by_k"}  # scores, but none of the whole
 MAX_LISTED = 20  # a longer list (a confusion matrix, the scores of many classes) is no protocol
 NOT_EVALUATED = "not evaluated"
 
@@ -51,7 +52,7 @@ def score_rows(run: Run) -> list[tuple[str, str, str]]:
 def describe(result: dict[str, Any]) -> tuple[str, str]:
     """Return the scores and the rest of one result."""
     scores = {n: v for n, v in result.items() if n.partition("_")[0] in SHARES and isinstance(v, (int, float))}
-    rest = {name: value for name, value in result.items() if name not in scores and is_short(value)}
+    rest = {name: value for name, value in result.items() if name not in {*scores, *DETAILS} and is_short(value)}
     if list(scores) == ["accuracy"]:
         score = percent(scores["accuracy"])
     else:

@@ -74,6 +74,9 @@ def training_charts(materials: Sequence[Material], names: Sequence[str], axis: s
             dataclasses.replace(knn[0], name="kNN accuracy, test", colour=1),
         ]
         caption = "Share of views that find their partner first among all views of the batch; and kNN on test images."
+        if any("online_probe_accuracy" in record for record in materials[0].train):
+            online = lines("online_probe_accuracy", factor=100)[0]
+            both.append(dataclasses.replace(online, name="online probe, training", colour=2))
         accuracies = [line_chart("Accuracy", both, axis, caption, from_zero=True, unit="%")]
     else:
         caption = "Share of views that find their partner first among all views of the batch."

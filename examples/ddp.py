@@ -9,7 +9,6 @@ backend beside NCCL the processes can compare their batch sizes without waiting 
 
 from __future__ import annotations
 
-import gc
 import os
 
 import torch
@@ -50,4 +49,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    gc.collect()  # ends the threads of the process group, which must not outlive Python

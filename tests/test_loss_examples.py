@@ -20,6 +20,7 @@ TORCHRUN = [
     "c10d",
     "--rdzv-endpoint",
     "localhost:0",
+    str(Path(__file__).parent / "distributed" / "run_example.py"),
 ]
 
 

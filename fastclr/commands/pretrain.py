@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +53,5 @@ def main(arguments: list[str]) -> None:
     except Interrupted as interrupt:
         interrupt.args = (f"{interrupt}; go on with: fastclr pretrain --resume {folder}",)
         raise
-    gc.collect()  # ends the threads of a process group, which must not outlive Python
     if os.environ.get("RANK", "0") == "0":
         print(f"done: {run.folder} (evaluate it with: fastclr knn {run.folder}; fastclr probe {run.folder})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def run_rank(rank: int, ranks: int, folder: str) -> None:
         found["compiled outside"] = [refusal(wrapper, batches[0], loss) for wrapper in (in_place, outside)]
     torch.save(found, Path(folder) / f"rank{rank}.pt")
     distributed.destroy_process_group()
+    os._exit(0)  # threads of torch may outlive the interpreter and abort it
 
 
 def refusal(model: nn.Module, views: Tensor, loss: nn.Module) -> str:

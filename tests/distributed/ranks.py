@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def run_rank(rank: int, ranks: int, folder: str) -> None:
         found["stranger"] = refusal(z0, z1, group=groups[1 - rank // 2])
     torch.save(found, Path(folder) / f"rank{rank}.pt")
     distributed.destroy_process_group()
+    os._exit(0)  # threads of torch may outlive the interpreter and abort it
 
 
 def refusal(z0: Tensor, z1: Tensor, **options: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
+import os
 import sys
 from pathlib import Path
 
@@ -49,4 +49,4 @@ def main(folder: Path, images: str, optimizer: str, steps: int) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
-    gc.collect()  # ends the threads of the process group, which must not outlive Python
+    os._exit(0)  # threads of torch may outlive the interpreter and abort it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -135,6 +136,7 @@ def _rank(rank: int, case: DistributedCase, names: list[str], effort: Effort, fo
     if rank == 0:
         Path(folder, "rows.json").write_text(json.dumps(found))
     distributed.destroy_process_group()
+    os._exit(0)  # threads of torch may outlive the interpreter and abort it
 
 
 def _loss(name: str, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:

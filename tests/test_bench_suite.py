@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from fastclr.bench import machine, suite
 from fastclr.bench.augment import AugmentCase, check_views
-from fastclr.bench.augment_peers import contestants
+from fastclr.bench.augment_peers import AHEAD, contestants, dali_runs, dali_start, dali_tensors
 from fastclr.bench.ceilings import Ceilings
 from fastclr.bench.rows import Row, Spread, WrongResultError
 from fastclr.bench.suite import Planned, failures, main, plan, run_suites
@@ -158,3 +159,23 @@ def test_all_libraries_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[Any] = [contestant.name for contestant in contestants(AugmentCase(32, 4, 2))]
     assert names[0] == "fastclr"
     assert {"torchvision-float", "kornia", "albumentations", "dali", "triton-augment"} <= set(names)
+
+
+def test_dali_does_not_work_ahead_in_the_turns_of_others() -> None:
+    dali = pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 'fastclr[dali]'")
+    calls = []
+
+    def source() -> list[np.ndarray]:
+        calls.append(len(calls))
+        return [np.full(1, calls[-1], np.uint8)] * 2
+
+    pipeline = dali.Pipeline(batch_size=2, num_threads=1, device_id=None, prefetch_queue_depth=AHEAD)
+    with pipeline:
+        pipeline.set_outputs(dali.fn.external_source(source, batch=True))
+    dali_start(pipeline)
+    started = len(calls)
+    for count in (1, 4):
+        before = len(calls)
+        seen = [int(dali_tensors(outputs)[0][0]) for outputs in dali_runs(pipeline, count)]
+        assert seen == list(range(before, before + count)) and len(calls) == before + count
+    assert started == AHEAD

@@ -167,38 +167,53 @@ def dali(case: AugmentCase) -> Attempt:
     arrays = [image.numpy() for image in case.images(case.count)]
     on_gpu = case.device != "cpu"
     options = {"num_threads": torch.get_num_threads(), "device_id": 0 if on_gpu else None, "seed": 0}
-    built = nvidia.Pipeline(batch_size=len(arrays), **options)
+    built = nvidia.Pipeline(batch_size=len(arrays), prefetch_queue_depth=AHEAD, **options)
     with built:
         source = fn.external_source(lambda: arrays, batch=True, layout="HWC")
         source = source.gpu() if on_gpu else source
         built.set_outputs(*(dali_view(case.config, case.window, source) for _ in range(2)))
-    built.build()
+    dali_start(built)
     dtype = DTYPES[case.dtype]
 
     def views() -> Tensor:
-        (made,) = (torch.cat(tensors).to(dtype) for tensors in dali_runs(built, 1))
+        (made,) = (torch.cat(dali_tensors(outputs)).to(dtype) for outputs in dali_runs(built, 1))
         return made
 
     return _attempt(case, views, case.count, lambda: None)
 
 
-def dali_runs(pipeline: Any, count: int) -> Iterator[list[Tensor]]:
-    """Yield the outputs of `count` runs of a DALI pipeline, to be copied before the next are asked for.
+AHEAD = 2  # runs of a DALI pipeline that are under way at once, DALI's own default
 
-    Two runs are under way at once, as `Pipeline.run` has it, but none is started that is not asked for: it would go on
-    in the background while others take their turn.
+
+def dali_start(pipeline: Any) -> None:
+    """Build a pipeline and take the runs that DALI starts with the first one."""
+    pipeline.build()
+    pipeline.schedule_run()
+    for _ in range(AHEAD):
+        pipeline.share_outputs()
+        pipeline.release_outputs()
+
+
+def dali_runs(pipeline: Any, count: int) -> Iterator[Any]:
+    """Yield the outputs of `count` runs of a started DALI pipeline, to be copied before the next are asked for.
+
+    `Pipeline.run` would start runs that nobody asked for, and they would go on in the background while others take
+    their turn.
     """
-    ahead = 2
-    for _ in range(min(ahead, count)):
+    for _ in range(min(AHEAD, count)):
         pipeline.schedule_run()
     for index in range(count):
-        outputs = [from_dlpack(output.as_tensor()) for output in pipeline.share_outputs()]
-        yield outputs
-        if outputs[0].is_cuda:
+        yield pipeline.share_outputs()
+        if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()  # the copies, before DALI takes the memory back
         pipeline.release_outputs()
-        if index + ahead < count:
+        if index + AHEAD < count:
             pipeline.schedule_run()
+
+
+def dali_tensors(outputs: Any) -> list[Tensor]:
+    """Return the outputs of a run as tensors that share its memory."""
+    return [from_dlpack(output.as_tensor()) for output in outputs]
 
 
 def dali_view(config: AugmentConfig, window: int, source: Any) -> Any:

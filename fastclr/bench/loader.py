@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fastclr.augment import AugmentConfig, SimCLRAugment
 from fastclr.bench.augment import jpegs, photo_file
-from fastclr.bench.augment_peers import dali_runs, dali_view, torchvision_steps
+from fastclr.bench.augment_peers import AHEAD, dali_runs, dali_start, dali_tensors, dali_view, torchvision_steps
 from fastclr.bench.ceilings import Ceilings
 from fastclr.bench.rows import Attempt, Contestant, Row, Unsuitable, WrongResultError
 from fastclr.bench.timing import Effort, contest
@@ -199,17 +199,17 @@ def all_dali(case: LoaderCase) -> Attempt:
     fn: Any = import_module("nvidia.dali.fn")
     on_gpu = case.device != "cpu"
     options = {"num_threads": max(1, case.workers), "device_id": 0 if on_gpu else None, "seed": 0}
-    pipeline = dali.Pipeline(batch_size=case.batch, **options)
+    pipeline = dali.Pipeline(batch_size=case.batch, prefetch_queue_depth=AHEAD, **options)
     with pipeline:
         encoded, _ = fn.readers.file(file_root=str(jpeg_folder(case.count)), random_shuffle=True, name="files")
         decoded = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu")
         pipeline.set_outputs(*(dali_view(AugmentConfig.imagenet(SIZE), WINDOW, decoded) for _ in range(2)))
-    pipeline.build()
+    dali_start(pipeline)
 
     def epoch() -> Iterator[Tensor]:
         left = case.count
-        for views in dali_runs(pipeline, -(-case.count // case.batch)):
-            yield torch.stack(views)[:, :left]  # the reader goes round and round
+        for outputs in dali_runs(pipeline, -(-case.count // case.batch)):
+            yield torch.stack(dali_tensors(outputs))[:, :left]  # the reader goes round and round
             left -= case.batch
 
     return attempt_epoch(case, epoch)
@@ -280,25 +280,13 @@ def decoders(case: LoaderCase) -> list[Contestant]:
         fn: Any = import_module("nvidia.dali.fn")
         on_gpu = case.device != "cpu"
         options = {"num_threads": max(1, case.workers), "device_id": 0 if on_gpu else None}
-        pipeline = nvidia.Pipeline(batch_size=case.batch, **options)
+        pipeline = nvidia.Pipeline(batch_size=case.batch, prefetch_queue_depth=AHEAD, **options)
         with pipeline:
             encoded, _ = fn.readers.file(file_root=str(jpeg_folder(case.count)))
             pipeline.set_outputs(fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu"))
-        pipeline.build()
+        dali_start(pipeline)
         steps = -(-case.count // case.batch)
-
-        def decode_all() -> int:
-            for _ in range(min(2, steps)):
-                pipeline.schedule_run()
-            seen = 0
-            for step in range(steps):
-                seen += len(pipeline.share_outputs()[0])
-                pipeline.release_outputs()
-                if step + 2 < steps:
-                    pipeline.schedule_run()
-            return min(case.count, seen)
-
-        return attempt(decode_all)
+        return attempt(lambda: min(case.count, sum(len(outputs[0]) for outputs in dali_runs(pipeline, steps))))
 
     return [
         Contestant("fastclr", pillow, ("pillow",), "its decoder (Pillow), one thread"),

@@ -31,6 +31,7 @@ from typing import Any
 import torch
 
 from fastclr.bench import machine
+from fastclr.bench.suite import check_same
 from fastclr.checkpoint import write_text_atomically
 from fastclr.config import PretrainConfig
 from fastclr.device import resolve_device
@@ -145,8 +146,8 @@ def parent(options: argparse.Namespace, config: PretrainConfig) -> int:
     here, begin = machine.describe(resolve_device("auto")), time.monotonic()
     path = options.out / f"record-{machine.slug(here)}.json"
     before = json.loads(path.read_text()) if path.exists() else {}
-    if before and before["machine"] != here:
-        raise ValueError(f"{path} is of another machine, version or commit: give another --out and --work")
+    if before:
+        check_same(path, before["machine"], here)
     target = REHEARSED_TARGET if options.rehearse else TARGET
     status: int | None = 0
     if not (options.work / "final.json").exists():

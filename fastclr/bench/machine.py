@@ -28,6 +28,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2),  # before the first measurement: above 0 something else is running
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"fastclr": __version__, **versions(PACKAGES), "torch": torch.__version__},

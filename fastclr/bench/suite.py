@@ -24,6 +24,7 @@ from fastclr.checkpoint import write_text_atomically
 FORMAT = 2
 # suite -> how many of its cases belong to the headlines, which all run before the rest
 SUITES = {"loss": 3, "augment": 2, "step": 1, "loader": 1, "distributed": 1, "overhead": 1}
+BUSY = 0.3  # share of the cores
 SAME = ("device", "cpu", "gpu", "commit", "versions", "threads")
 
 
@@ -102,6 +103,8 @@ def run_suites(
     rows = [] if stored is None else [Row.from_json(row) for row in stored["rows"]]
     ceilings = Ceilings(device, effort.toy, dict(stored["ceilings"]) if stored else {})
     commands = list(dict.fromkeys([*(stored["commands"] if stored else []), machine.command_line()]))
+    if here["load"] > BUSY * (here["cores"] or 1):
+        say(f"the machine is busy (load {here['load']}): the times will be noisy, and worse for what uses all cores")
     done = {(row.suite, row.case) for row in rows}
     left = [p for p in planned if (p.suite, p.case.name) not in done]
     if len(left) < len(planned):

@@ -69,8 +69,9 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
         if run is None:
             run = (Run.create if world.is_main else Run)(folder, training.config)
             writer = files.enter_context(run.checkpoint_writer()) if world.is_main else None
-        if world.is_main:
+        elif world.is_main:
             training.config.save(run.folder / "config.json")  # where the images are may have changed
+        if world.is_main:
             record_environment(run.folder)
             open_log(training, run, files)
         say(training, run, describe(training))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import memory
 import pytest
 import torch
 from lightly.loss import NTXentLoss as LightlyLoss
@@ -13,6 +12,7 @@ from pytorch_metric_learning.losses import NTXentLoss as MetricLearningLoss
 from torch import Tensor
 
 from fastclr import NTXentLoss, nt_xent
+from fastclr.bench import memory
 from fastclr.compat import MetricLearningNTXentLoss
 
 MIB = 2**20

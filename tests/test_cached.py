@@ -7,13 +7,13 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import memory
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastclr import NTXentLoss, cached_step, nt_xent, reference
+from fastclr.bench import memory
 
 Loss = Callable[..., Any]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import Annotated
 
 import tyro
 
+from fastclr.commands.preset import PRESET_HELP, base_config, early_option
 from fastclr.config import PretrainConfig
-from fastclr.presets import PRESETS
 from fastclr.pretrain import pretrain_in
 from fastclr.run import Run
 from fastclr.stopping import Interrupted
-
-PRESET_HELP = f"Start from the values of a preset: {', '.join(PRESETS)}."
 
 
 @dataclass
@@ -33,16 +30,12 @@ class PretrainOptions:
 
 def main(arguments: list[str]) -> None:
     """Read the options, run, and say where the results are."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset")
-    first.add_argument("--resume", type=Path)
-    chosen, _ = first.parse_known_args(arguments)
-    if chosen.preset is not None and chosen.preset not in PRESETS:
-        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {chosen.preset!r}")
-    if chosen.preset is not None and chosen.resume is not None:
+    preset, resume = early_option(arguments, "--preset"), early_option(arguments, "--resume")
+    base = base_config(arguments)
+    if preset is not None and resume is not None:
         raise ValueError("--resume takes the configuration of the run: drop --preset")
-    # the defaults that the help shows, and that the other options change
-    base = Run.open(chosen.resume).config if chosen.resume else PRESETS.get(chosen.preset, PretrainConfig())
+    if resume:
+        base = Run.open(Path(resume)).config
     options = tyro.cli(PretrainOptions, args=arguments, default=PretrainOptions(base), prog="fastclr pretrain")
     if options.resume is not None and options.out not in (None, options.resume):
         raise ValueError(f"--resume goes on in {options.resume}: drop --out {options.out}")

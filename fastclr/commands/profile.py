@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
+from fastclr.commands.preset import PRESET_HELP, base_config
 from fastclr.config import PretrainConfig
-from fastclr.presets import PRESETS
 from fastclr.profile import profile_training
 from fastclr.profile_report import advice, table
 
@@ -20,8 +20,7 @@ class ProfileOptions:
     """Measure a training step by stage. Without data it runs on random images in memory."""
 
     config: tyro.conf.OmitArgPrefixes[PretrainConfig]
-    preset: str | None = None
-    """Start from the values of a preset of `fastclr pretrain`."""
+    preset: Annotated[str | None, tyro.conf.arg(help=PRESET_HELP)] = None
     steps: int = 20
     """Steps to measure."""
     json: bool = False
@@ -30,13 +29,7 @@ class ProfileOptions:
 
 def main(arguments: list[str]) -> None:
     """Read the options, measure, and print."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset")
-    chosen, _ = first.parse_known_args(arguments)
-    if chosen.preset is not None and chosen.preset not in PRESETS:
-        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {chosen.preset!r}")
-    # the defaults that the help shows, and that the other options change
-    base = PRESETS.get(chosen.preset, PretrainConfig())
+    base = base_config(arguments)
     options = tyro.cli(ProfileOptions, args=arguments, default=ProfileOptions(base), prog="fastclr profile")
     profile = profile_training(options.config, options.steps)
     if options.json:

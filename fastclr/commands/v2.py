@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import Annotated
 
 import tyro
 
-from fastclr.commands.pretrain import PRESET_HELP
+from fastclr.commands.preset import PRESET_HELP, base_config
 from fastclr.config import PretrainConfig
 from fastclr.distill import DistillConfig
 from fastclr.finetune import FinetuneConfig
 from fastclr.parallel import check_single_process
-from fastclr.presets import PRESETS
 from fastclr.simclr_v2 import Plan, run_v2, table
 from fastclr.stopping import Interrupted
 
@@ -44,12 +42,7 @@ class V2Options:
 
 def main(arguments: list[str]) -> None:
     """Run what is left of the three stages, and print a table."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset")
-    preset = first.parse_known_args(arguments)[0].preset
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    base = dataclasses.replace(PRESETS.get(preset, PretrainConfig()), head_layers=HEAD_LAYERS)
+    base = dataclasses.replace(base_config(arguments), head_layers=HEAD_LAYERS)
     options = tyro.cli(V2Options, args=arguments, default=V2Options(base), prog="fastclr v2")
     name = options.preset or Path(options.config.data).name.partition(".")[0]
     folder = options.out or Path("runs") / f"v2-{name}"

@@ -64,3 +64,11 @@ def check_fields(owner: str, images: Tensor | RaggedImages, ids: Tensor, labels:
             raise TypeError(f"{owner}.{name} must be torch.int64, got {tensor.dtype}")
         if tensor.shape != (len(images),):
             raise ValueError(f"{owner}.{name} must be [{len(images)}] like images, got {list(tensor.shape)}")
+
+
+def check_label_range(labels: Tensor, classes: tuple[str, ...]) -> None:
+    """Raise ValueError when a label is neither -1 nor an index into ``classes``."""
+    if len(labels):
+        low, high = int(labels.min()), int(labels.max())
+        if low < -1 or high >= len(classes):
+            raise ValueError(f"labels must be in -1 .. {len(classes) - 1}, got {low} .. {high}")

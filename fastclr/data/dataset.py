@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastclr.data.batch import check_fields
+from fastclr.data.batch import check_fields, check_label_range
 from fastclr.data.index import ImageIndex
 from fastclr.images import RaggedImages
 
@@ -47,10 +47,7 @@ class ImageDataset:
         check_fields(type(self).__name__, self.images, self.ids, self.labels)
         if len(self.names) != len(self.ids):
             raise ValueError(f"ImageDataset.names must have {len(self.ids)} entries, got {len(self.names)}")
-        if len(self.labels):
-            low, high = int(self.labels.min()), int(self.labels.max())
-            if low < -1 or high >= len(self.classes):
-                raise ValueError(f"labels must be in -1 .. {len(self.classes) - 1}, got {low} .. {high}")
+        check_label_range(self.labels, self.classes)
 
     def __len__(self) -> int:
         """Return the number of images."""

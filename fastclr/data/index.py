@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fastclr.data.batch import check_label_range
 from fastclr.data.decode import decode_image, pillow, quiet_pillow, resized
 from fastclr.data.gather import available_cores, check_memory, explain, pack
 from fastclr.data.header import Header, read_header
@@ -60,10 +61,7 @@ class ImageIndex:
         for name in ("storage", "sizes", "plain", "labels", "names"):
             if len(getattr(self, name)) != len(self.ids):
                 raise ValueError(f"ImageIndex.{name} must have {len(self.ids)} entries, got {len(getattr(self, name))}")
-        if len(self.labels):
-            low, high = int(self.labels.min()), int(self.labels.max())
-            if low < -1 or high >= len(self.classes):
-                raise ValueError(f"labels must be in -1 .. {len(self.classes) - 1}, got {low} .. {high}")
+        check_label_range(self.labels, self.classes)
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -1,12 +1,13 @@
 # Everything runs in .venv with the versions of constraints.txt; `make demo` and `make test` work on a fresh clone.
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test test-unit test-interpret test-compile test-wheel test-bench test-asan bench bench-compare publish \
+.PHONY: help install demo test test-unit test-interpret test-compile test-wheel test-bench test-oldest test-asan bench bench-compare publish \
 	site test-gpu bench-gpu record ladder lint types format wheel clean
 
 help:  ## list the targets
@@ -14,11 +15,11 @@ help:  ## list the targets
 
 install: $(READY)  ## make .venv, install the pinned versions, build the extension
 
-$(READY): pyproject.toml setup.py constraints.txt MANIFEST.in $(shell find csrc -type f)
+$(READY): pyproject.toml setup.py $(CONSTRAINTS) MANIFEST.in $(shell find csrc -type f)
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'fastclr needs Python >= 3.10, got ' + sys.version)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt torch torchvision setuptools wheel ninja pybind11 build
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/pip install -q -c $(CONSTRAINTS) torch torchvision setuptools wheel ninja pybind11 build
+	$(BIN)/pip install -q -c $(CONSTRAINTS) --no-build-isolation -e '.[dev]'
 	touch $@
 
 demo: $(READY)  ## pretrain on the built-in shapes, evaluate, print a table
@@ -59,10 +60,10 @@ PY ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 DAY = $(or $(OUT),build/gpu)
 GPU_ARCH = $(shell $(PY) -c "import torch; print('%d.%d' % torch.cuda.get_device_capability())" 2>/dev/null)
 ifeq ($(REHEARSE),1)
-RUN = KINETO_LOG_LEVEL=9 $(PY) -W ignore
+RUN = $(PY) -W ignore
 TOY = --rehearse
 else
-RUN = KINETO_LOG_LEVEL=9 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(SITE):$(CURDIR)/benchmarks:$$PYTHONPATH $(PY) -W ignore
+RUN = PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(SITE):$(CURDIR)/benchmarks:$$PYTHONPATH $(PY) -W ignore
 SITE_READY := site
 endif
 
@@ -87,6 +88,12 @@ ladder: $(SITE_READY)  ## images per second from a plain PyTorch loop to fastclr
 
 test-bench: $(READY)  ## every benchmark once, without timing, so that none rots
 	$(PYTEST) -W ignore benchmarks --benchmark-disable
+
+OLDEST := $(CURDIR)/build/oldest
+test-oldest:  ## build and test with the oldest versions that pyproject.toml promises, in a copy of the tree
+	rm -rf $(OLDEST)/tree && mkdir -p $(OLDEST)/tree
+	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t $(OLDEST)/tree
+	$(MAKE) -C $(OLDEST)/tree test-unit test-interpret test-compile VENV=$(OLDEST)/venv CONSTRAINTS=constraints-oldest.txt
 
 ASAN := build/asan
 ASAN_TESTS := tests/test_augment*.py tests/test_philox.py

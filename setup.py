@@ -67,11 +67,12 @@ def write_build_json(folder):
 
 
 class BuildPy(build_py):
-    """Adds the record, also to installations that build nothing."""
+    """Adds the record to installations that build nothing; otherwise BuildExt does, which knows what failed."""
 
     def run(self):
         super().run()
-        write_build_json(ROOT / "fastclr" if self.editable_mode else Path(self.build_lib, "fastclr"))
+        if not self.distribution.has_ext_modules():
+            write_build_json(ROOT / "fastclr" if self.editable_mode else Path(self.build_lib, "fastclr"))
 
 
 class BuildExt(build_ext):

@@ -125,11 +125,16 @@ inline Element make_element(ScalarType dtype, const std::vector<double>& mean) {
   return dtype == ScalarType::BFloat16 ? kBFloat16 : dtype == ScalarType::Half ? kFloat16 : kUint8;
 }
 
-// memory of the views: [views, samples, 3, size, size], or [views, samples, size, size, 3] to be permuted at the end
+// memory of the views: [views, samples, 3, size, size], or [views, samples, size, size, 3] for in_channel_order
 inline Tensor new_views(
     const Tensor& data, int64_t views, int64_t samples, int64_t size, ScalarType dtype, bool channels_last) {
   return channels_last ? torch::stable::new_empty(data, {views, samples, size, size, 3}, dtype)
                        : torch::stable::new_empty(data, {views, samples, 3, size, size}, dtype);
+}
+
+// that memory as [views, samples, 3, size, size]; the stable ABI of torch 2.11 has transpose, but no permute
+inline Tensor in_channel_order(const Tensor& views, bool channels_last) {
+  return channels_last ? torch::stable::transpose(torch::stable::transpose(views, 2, 4), 3, 4) : views;
 }
 
 }  // namespace fastclr

@@ -1,4 +1,8 @@
 // the CPU back end of the augmentation: checks, then one task per (sample, view) on torch's threads
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <atomic>
 
 #include "../arguments.h"
@@ -7,6 +11,17 @@
 namespace fastclr::cpu {
 
 namespace {
+
+// Views of megabytes are fresh memory at every call: huge pages save a fifth of the time, which goes into page faults.
+// Advice only, so its failure is no error.
+void advise_huge_pages([[maybe_unused]] void* begin, [[maybe_unused]] size_t bytes) {
+#ifdef __linux__
+  constexpr uintptr_t kHuge = 2 << 20;
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(begin) + kHuge - 1) & ~(kHuge - 1);
+  const uintptr_t last = (reinterpret_cast<uintptr_t>(begin) + bytes) & ~(kHuge - 1);
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
 
 Tensor augment_params(
     const Tensor& ids_in, const Tensor& sizes_in, int64_t seed, int64_t epoch, int64_t first_view, int64_t views,
@@ -73,6 +88,7 @@ Tensor augment_apply(
   Tensor out = new_views(data, views, samples, size, dtype, channels_last);
   const int64_t view_bytes = 3 * size * size * static_cast<int64_t>(out.element_size());
   char* pixels = static_cast<char*>(out.mutable_data_ptr());
+  advise_huge_pages(pixels, static_cast<size_t>(view_bytes * views * samples));
   std::atomic<int64_t> next{0};
   // images differ in cost, so threads take the next one when they are free; the views of an image share its cache lines
   torch::stable::parallel_for(0, torch::stable::get_num_threads(), 1, [&](int64_t, int64_t) {
@@ -83,7 +99,7 @@ Tensor augment_apply(
       render_view(source, planar, style, rows + slot * kParams, size, output, work, pixels + slot * view_bytes);
     }
   });
-  return channels_last ? torch::stable::permute(out, {0, 1, 4, 2, 3}) : out;
+  return in_channel_order(out, channels_last);
 }
 
 }  // namespace

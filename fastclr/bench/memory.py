@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -18,6 +19,8 @@ def peak_bytes(compute: Callable[[], object], device: torch.device | str = "cpu"
         compute()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
+    # the profiler's library otherwise writes lines about every start and stop, and an error where there is no GPU
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         compute()
     live = peak = 0

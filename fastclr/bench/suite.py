@@ -197,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--out", type=Path, default=Path("build/bench"), help="folder of results (default: %(default)s)"
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no case later than this")
-    parser.add_argument("--budget", type=float, help="seconds of samples per case (default: 10 on a CPU, 3 on a GPU)")
+    parser.add_argument("--budget", type=float, help="seconds of samples per case (default: 20 on a CPU, 3 on a GPU)")
     parser.add_argument("--rehearse", action="store_true", help="toy sizes, one sample: shows that everything runs")
     parser.add_argument("--again", action="store_true", help="measure again what an earlier call measured")
     parser.add_argument("--threads", type=int, help="of the CPU (default: all cores; in rehearsals one)")
@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
         planned = plan(options.suites.split(","), device)
         if options.rehearse:
             planned = list({(p.suite, p.case.toy().name): Planned(p.suite, p.case.toy()) for p in planned}.values())
-        budget = options.budget or (3.0 if device.type == "cuda" else 10.0)
+        budget = options.budget or (3.0 if device.type == "cuda" else 20.0)
         path = results_path(options.out, device)
         if options.again:
             path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import torch
 from fastclr.bench.memory import peak_bytes
 from fastclr.bench.rows import OURS, Attempt, Contestant, Program, Row, Spread, Unsuitable, WrongResultError, versions
 
-SAMPLE_S = {"cpu": 0.02, "cuda": 0.01}  # a sample repeats a short program until it takes about this long
+SAMPLE_S = {"cpu": 0.1, "cuda": 0.01}  # a sample repeats a short program until it takes about this long
 MOST_INNER = 2000
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 51
 HURRIED_ROUNDS, PATIENCE = 3, 6.0  # fewer rounds where the fewest would take this many times the budget

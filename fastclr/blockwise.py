@@ -50,13 +50,14 @@ def unshifted(temperature: Tensor, columns: int, dtype: torch.dtype, shift: str)
     return 1.0 + tau * math.log(columns) <= -math.log(torch.finfo(dtype).tiny) * tau
 
 
-def logit_operands(z: Tensor, columns: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+def logit_operands(z: Tensor, columns: Tensor, temperature: Tensor, unit: float = 1.0) -> tuple[Tensor, Tensor]:
     """Rows and columns whose products are the similarities, ``sign(tau) z / sqrt|tau|`` and ``k / sqrt|tau|``.
 
+    `unit` divides them: ln 2 is for ``exp2``, which takes a third to two thirds of the time of ``exp`` on a CPU.
     Sharing the temperature makes the products symmetric to the last bit, so that the backward meets the similarities
     that the log-sum-exp was made of, whichever of the two tiles it takes them from.
     """
-    root = temperature.to(vector_dtype(z.device)).abs().rsqrt()
+    root = (temperature.to(vector_dtype(z.device)).abs() * unit).rsqrt()
     high = root.to(z.dtype)
     # in two parts: the rounding of one would be the same in every similarity, and add up
     low = (root - high).to(z.dtype)
@@ -182,11 +183,11 @@ def _sum_triangular(z: Tensor, pairs: int, temperature: Tensor) -> Tensor:
     size = len(z)
     block = block_size(size, z.dtype, z.device)
     buffer = z.new_empty(block * block)
-    rows, columns = logit_operands(z, z, temperature)
+    rows, columns = logit_operands(z, z, temperature, math.log(2))
     sums = z.new_zeros(size, dtype=vector_dtype(z.device))
     for i, i_end, j, j_end in tiles(size, size, block, triangular=True):
         tile = buffer[: (i_end - i) * (j_end - j)].view(i_end - i, j_end - j)
-        torch.mm(rows[i:i_end], columns[j:j_end].T, out=tile).exp_()
+        torch.mm(rows[i:i_end], columns[j:j_end].T, out=tile).exp2_()
         fill_special(tile, i, j, pairs, 0, 0.0)
         sums[i:i_end] += tile.sum(1)
         if j > i:
@@ -321,7 +322,7 @@ def _accumulate(
     square = rows == len(columns)
     block = block_size(len(columns), z.dtype, z.device)
     buffer, second = z.new_empty(block * block), z.new_empty(block * block)
-    left, right = logit_operands(z, columns, temperature)
+    left, right = logit_operands(z, columns, temperature, math.log(2) if exact else 1.0)
     # e^(s - lse) = e^(s - shift) e^(shift - lse), the second factor once per row
     shift = torch.zeros_like(lse, dtype=z.dtype) if exact else lse.to(z.dtype)
     factor = (shift - lse).exp_()
@@ -334,7 +335,7 @@ def _accumulate(
         torch.mm(left[i:i_end], right[j:j_end].T, out=tile)
         if exact:
             torch.add(own[i:i_end], factor[j:j_end], out=other)
-            tile.exp_().mul_(other)
+            tile.exp2_().mul_(other)
         else:
             torch.sub(tile, own_shift[i:i_end], out=other).exp_().mul_(own[i:i_end])
             tile.sub_(shift[j:j_end]).exp_().mul_(factor[j:j_end]).add_(other)

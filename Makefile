@@ -41,9 +41,11 @@ test-wheel: $(READY)  ## sdist and wheel, installed into a clean environment out
 
 bench: $(READY)  ## the CPU benchmarks, with the machine otherwise idle: a table, and build/bench/page.html
 	$(BIN)/python -W ignore -m fastclr.bench --device cpu --again --out $(or $(OUT),build/bench)
+	$(BIN)/python -W ignore -m fastclr.bench --device cpu --again --out $(or $(OUT),build/bench) \
+		--suites loss --headlines --keep-freed
 	$(BIN)/python benchmarks/report.py --results $(or $(OUT),build/bench) --page $(or $(OUT),build/bench)/page.html
 
-publish: $(READY)  ## take results over: make publish FROM=build/bench/NAME.json; rewrites README and plots
+publish: $(READY)  ## take results over: make publish FROM="build/bench/*.json"; rewrites README and plots
 	$(BIN)/python benchmarks/report.py --publish $(FROM)
 
 bench-compare: $(READY)  ## this tree against another revision, in turns: make bench-compare BASE=v0.1.0

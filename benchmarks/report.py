@@ -17,7 +17,9 @@ from pathlib import Path
 from report_data import Result, load, load_all, load_records
 from report_page import TITLES, page
 from report_plots import augment_plot, augment_shown, digest_of, loss_plot, loss_shown, stored_digest
-from report_tables import augment_table, caption, headline_losses, loss_table, record_text
+from report_tables import augment_table, caption, headline_losses, loss_table, malloc_text, record_text
+
+from fastclr.bench.machine import DEFAULT_MALLOC
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -42,6 +44,8 @@ def readme_block(results: Sequence[Result]) -> str:
     dtype = rows[0].parameters["dtype"]
     what = f"NT-Xent, forward and backward, D = 128, {dtype}, tau 0.1"
     parts += [*loss_table(rows), "", caption(what, loss, rows, link(loss)), ""]
+    for other in kept_memory(results, loss):
+        parts += [f"{malloc_text(headline_losses(other.suite('loss')))}, [{other.path.name}]({link(other)}).", ""]
     parts += [f"![time and memory of NT-Xent over the number of rows]({PLOTS['loss'][0]})", ""]
     augment = best(results, "augment")
     rows = augment.suite("augment")
@@ -53,6 +57,12 @@ def readme_block(results: Sequence[Result]) -> str:
         parts += [f"{record_text(record)}, [{path.name}](benchmarks/results/{path.name}).", ""]
     parts.append(not_on_gpu(results))
     return "\n".join(parts)
+
+
+def kept_memory(results: Sequence[Result], shown: Result) -> list[Result]:
+    """Return the results beside those of `shown` for which a CPU's C library kept freed memory."""
+    cpus = [] if shown.on_gpu else [result for result in results if not result.on_gpu and result is not shown]
+    return [result for result in cpus if result.malloc != DEFAULT_MALLOC and result.suite("loss")]
 
 
 def not_on_gpu(results: Sequence[Result]) -> str:
@@ -100,6 +110,11 @@ def rewrite(results: Sequence[Result]) -> None:
         (ROOT / name).write_text(draw(best(results, suite).suite(suite)))
 
 
+def kind(result: Result) -> tuple[bool, str | None, str]:
+    """Return what a newer file has to share with an older one to take its place."""
+    return result.on_gpu, result.machine.get("gpu"), result.malloc
+
+
 def publish(files: Sequence[Path]) -> None:
     """Copy complete files of results into benchmarks/results; older ones of the same device kind and suites go.
 
@@ -117,7 +132,7 @@ def publish(files: Sequence[Path]) -> None:
             raise ValueError(f"{file} has {len(result.missing)} case(s) to go: run its command again first")
         for old in load_all(RESULTS):
             covered = {row.suite for row in old.rows} <= {row.suite for row in result.rows}
-            if covered and old.on_gpu == result.on_gpu and old.machine.get("gpu") == result.machine.get("gpu"):
+            if covered and kind(old) == kind(result):
                 old.path.unlink()
         shutil.copyfile(file, RESULTS / file.name)
 

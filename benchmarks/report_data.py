@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastclr.bench.machine import DEFAULT_MALLOC
 from fastclr.bench.rows import OURS, Row, Spread
 from fastclr.bench.suite import FORMAT
 
@@ -23,6 +24,11 @@ class Result:
     ceilings: dict[str, float]
     commands: list[str]
     missing: list[str]
+
+    @property
+    def malloc(self) -> str:
+        """What the C library did with freed memory."""
+        return str(self.machine["malloc"])
 
     @property
     def on_gpu(self) -> bool:
@@ -50,10 +56,10 @@ def load(path: Path) -> Result:
 
 
 def load_all(folder: Path) -> list[Result]:
-    """Read all files of a folder, those of GPUs first, then the newer format; records and outcomes of tests are not."""
+    """Read the results of a folder, those of GPUs first, those where freed memory is kept last."""
     found = {path: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     results = [load(path) for path, stored in found.items() if not {"curve", "tests"} & stored.keys()]
-    return sorted(results, key=lambda result: (not result.on_gpu, result.commands == [OLD_COMMAND], result.path.name))
+    return sorted(results, key=lambda result: (not result.on_gpu, result.malloc != DEFAULT_MALLOC, result.path.name))
 
 
 def load_records(folder: Path) -> dict[Path, dict[str, Any]]:
@@ -69,6 +75,7 @@ def convert(path: Path, stored: dict[str, Any]) -> Result:
         "device": "cpu",
         "cpu": stored["machine_info"]["cpu"]["brand_raw"],
         "threads": info["threads"],
+        "malloc": DEFAULT_MALLOC,
         "versions": {"torch": info["torch"]},
         "commit": commit["id"],
         "dirty": commit["dirty"],

@@ -7,6 +7,7 @@ from typing import Any
 
 from report_data import Result
 
+from fastclr.bench.machine import DEFAULT_MALLOC
 from fastclr.bench.rows import OURS, Row
 from fastclr.bench.table import rate, seconds, size, spread
 
@@ -104,6 +105,18 @@ def plain_table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def malloc_text(rows: Sequence[Row]) -> str:
+    """The largest case of NT-Xent where the C library keeps freed memory."""
+    found = list(by_case(rows).values())[-1]
+    ours = found[OURS]
+    peers = [f"{row.provider} {factor(row, ours)}" for row in found.values() if row.time and row is not ours]
+    where = f"M = {ours.parameters['rows']:,} takes {own_cells(ours)[0]} in fastclr"
+    return (
+        "By default glibc gives large freed blocks back, so that losses with the whole matrix pay for its pages in "
+        f"every call. Where it keeps them, as jemalloc and TCMalloc do, {where}, {', '.join(peers)}"
+    )
+
+
 def record_text(record: dict[str, Any]) -> str:
     """A record of time to accuracy in one sentence; says so where it is not at its end."""
     config = record["config"]
@@ -126,7 +139,8 @@ def machine_text(machine: dict[str, Any]) -> str:
         parts = [machine["gpu"], f"{machine['power_limit']} limit" if machine.get("power_limit") else ""]
         parts += [f"driver {machine['driver']}" if machine.get("driver") else ""]
     else:
-        parts = [f"{machine['threads']} threads of {machine['cpu']}"]
+        malloc = "" if machine["malloc"] == DEFAULT_MALLOC else f"malloc {machine['malloc']}"
+        parts = [f"{machine['threads']} threads of {machine['cpu']}", malloc]
     known = machine["versions"]
     parts += [f"PyTorch {known['torch']}", f"Triton {known['triton']}" if "triton" in known else ""]
     commit = f"commit {machine['commit'][:10]}" if machine.get("commit") else "commit unknown"

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,6 +107,39 @@ def test_slug_names_the_device_and_torch() -> None:
     assert machine.slug({"gpu": "NVIDIA H200", "cpu": "x", "versions": versions}) == "h200-torch2.11.0"
     cpu = {"cpu": "Intel(R) Xeon(R) Processor @ 2.60GHz", "versions": versions}
     assert machine.slug(cpu) == "cpu-xeon-torch2.11.0"
+    assert machine.slug(cpu | {"malloc": "keeps freed memory"}) == "cpu-xeon-torch2.11.0-freed-memory-kept"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_freed_memory_is_kept_and_children_keep_it_too() -> None:
+    code = """
+import resource, subprocess, sys, torch
+from fastclr.bench import machine
+
+def faults() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(64 << 20, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def steady() -> int:
+    # what is allocated in between splits the first few blocks that were freed
+    for _ in range(50):
+        faults()
+    return max(faults() for _ in range(5))
+
+if len(sys.argv) == 1:
+    assert machine.malloc() == "default" and steady() > 1000
+    assert machine.keep_freed_memory() and machine.malloc() == "keeps freed memory"
+    assert steady() < 100
+    subprocess.run([sys.executable, sys.argv[0], "child"], check=True)
+else:
+    assert steady() < 100
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "script.py")
+        script.write_text(code)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        subprocess.run([sys.executable, str(script)], check=True, env=environment)
 
 
 def test_bad_options_end_with_status_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -29,9 +29,10 @@ def timed(suite: str, case: str, provider: str, seconds: float, ratio: float, **
     return row
 
 
-def results(device: str, rows: list[Row], missing: list[str] | None = None) -> dict[str, Any]:
+def results(device: str, rows: list[Row], missing: list[str] | None = None, malloc: str = "default") -> dict[str, Any]:
     where = {"gpu": "NVIDIA H200", "power_limit": "700.00 W", "driver": "580.1"} if device == "cuda" else {}
     machine = {"device": device, "cpu": "Some CPU", "threads": 2, "commit": "0123456789abcdef", "dirty": True, **where}
+    machine |= {"malloc": malloc}
     machine["versions"] = {"torch": "2.11.0", "triton": "3.6.0"}
     return {
         "format": FORMAT,
@@ -184,6 +185,30 @@ def test_files_of_pytest_benchmark_are_read_from_their_samples(tmp_path: Path) -
     path.write_text("{}")
     with pytest.raises(ValueError, match="no results"):
         report_data.load(path)
+
+
+def test_other_files_are_no_results(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match="no results"):
+        report_data.load(tmp_path / "other.json")
+
+
+def test_kept_memory_has_a_sentence_of_its_own_and_survives_the_other_file(tree: Path) -> None:
+    usual = results("cpu", some_rows("float32", "cpu"))
+    write(tree, "cpu.json", usual)
+    faster = [row for row in some_rows("float32", "cpu") if row.suite == "loss"]
+    faster[1].ratio = Spread(1.5, 1.5, 1.5)
+    write(tree, "a-cpu-kept.json", results("cpu", faster, malloc="keeps freed memory"))
+    call(tree)
+    readme = (tree / "README.md").read_text()
+    assert "| 3.0x time" in readme and "cpu.json" in readme
+    assert "M = 4,096 takes ~2 ms [1.8 ms, 2.4 ms] in fastclr, lightly 1.5x time, 16.0x memory, [a-cpu" in readme
+    again = tree / "elsewhere"
+    again.mkdir()
+    (again / "new.json").write_text(json.dumps(usual))
+    call(tree, "--publish", str(again / "new.json"))
+    names = {path.name for path in (tree / "benchmarks" / "results").iterdir()}
+    assert names == {"a-cpu-kept.json", "new.json"}
 
 
 def test_digest_follows_the_numbers() -> None:

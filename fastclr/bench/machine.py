@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -15,7 +16,30 @@ import torch
 from fastclr import __version__
 from fastclr.bench.rows import versions
 
+# glibc's mallopt: numbers and values of M_MMAP_MAX and M_TRIM_THRESHOLD, and their names for processes that start later
+KEEP_FREED = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1)}
+DEFAULT_MALLOC = "default"
 PACKAGES = ("torch", "triton", "torchvision", "timm", "numpy", "nvidia-dali-cuda130")
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep the memory that is freed, in this process and those it starts; tell whether it will.
+
+    Left to itself it returns large blocks at once, and every call pays for their pages anew. Small allocations in
+    between split the first few blocks that are freed, so that it takes about ten calls until none is new. Other C
+    libraries are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None or not all(mallopt(number, value) == 1 for number, value in KEEP_FREED.values()):
+        return False
+    os.environ.update({name: str(value) for name, (_, value) in KEEP_FREED.items()})
+    return True
+
+
+def malloc() -> str:
+    """Return `keeps freed memory` or `DEFAULT_MALLOC`."""
+    kept = all(os.environ.get(name) == str(value) for name, (_, value) in KEEP_FREED.items())
+    return "keeps freed memory" if kept else DEFAULT_MALLOC
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -28,6 +52,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "malloc": malloc(),
         "load": round(os.getloadavg()[0], 2),  # before the first measurement: above 0 something else is running
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -93,10 +118,11 @@ def command_line() -> str:
 
 
 def slug(machine: dict[str, Any]) -> str:
-    """Return a short name for files: the GPU or the CPU, and the version of torch."""
+    """Return a short name for files: the GPU or the CPU, the version of torch, whether freed memory is kept."""
     name = str(machine.get("gpu") or machine["cpu"])
     name = re.sub(r"\((R|TM)\)|NVIDIA|Intel|AMD|Processor|CPU|@.*", " ", name, flags=re.I)
     kind = "" if machine.get("gpu") else "cpu-"
     name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     torch_version = str(machine["versions"]["torch"]).partition("+")[0]
-    return f"{kind}{name or 'unknown'}-torch{torch_version}"
+    ending = "" if machine.get("malloc", DEFAULT_MALLOC) == DEFAULT_MALLOC else "-freed-memory-kept"
+    return f"{kind}{name or 'unknown'}-torch{torch_version}{ending}"

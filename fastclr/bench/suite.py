@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +25,9 @@ FORMAT = 2
 # suite -> how many of its cases belong to the headlines, which all run before the rest
 SUITES = {"loss": 3, "augment": 2, "step": 1, "loader": 1, "distributed": 1, "overhead": 1}
 BUSY = 0.3  # share of the cores
-SAME = ("device", "cpu", "gpu", "commit", "versions", "threads")
+# headlines on a CPU: a shared machine changes its speed every ten seconds or so, which the samples have to outlast
+LONGER = 3.0
+SAME = ("device", "cpu", "gpu", "commit", "versions", "threads", "malloc")
 
 
 class Case(Protocol):
@@ -48,6 +50,7 @@ class Planned:
 
     suite: str
     case: Case
+    headline: bool = False
 
 
 def plan(suites: Sequence[str], device: torch.device) -> list[Planned]:
@@ -59,7 +62,7 @@ def plan(suites: Sequence[str], device: torch.device) -> list[Planned]:
     if unknown := sorted(set(suites) - set(SUITES)):
         raise ValueError(f"suites must be among {', '.join(SUITES)}, got {', '.join(unknown)}")
     lists = {suite: cases(suite, device) for suite in SUITES if suite in suites}
-    headlines = [Planned(suite, case) for suite, found in lists.items() for case in found[: SUITES[suite]]]
+    headlines = [Planned(suite, case, True) for suite, found in lists.items() for case in found[: SUITES[suite]]]
     rest = [Planned(suite, case) for suite, found in lists.items() for case in found[SUITES[suite] :]]
     return headlines + rest
 
@@ -123,6 +126,8 @@ def run_suites(
 
 def attempted(planned: Planned, ceilings: Ceilings, effort: Effort) -> list[Row]:
     """Run a case; if it breaks as a whole, the suite goes on and a row of fastclr says so."""
+    if planned.headline and ceilings.device.type == "cpu":
+        effort = replace(effort, budget_s=LONGER * effort.budget_s)
     try:
         return planned.case.run(ceilings, effort)
     except Exception as error:
@@ -200,6 +205,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, help="seconds of samples per case (default: 20 on a CPU, 3 on a GPU)")
     parser.add_argument("--rehearse", action="store_true", help="toy sizes, one sample: shows that everything runs")
     parser.add_argument("--again", action="store_true", help="measure again what an earlier call measured")
+    parser.add_argument("--headlines", action="store_true", help="only the most important cases of every suite")
+    parser.add_argument("--keep-freed", action="store_true", help="on a CPU: have the C library keep freed memory")
     parser.add_argument("--threads", type=int, help="of the CPU (default: all cores; in rehearsals one)")
     options = parser.parse_args(arguments)
     from fastclr.device import resolve_device
@@ -208,7 +215,11 @@ def main(arguments: list[str] | None = None) -> int:
         device = resolve_device(options.device)
         if options.threads or device.type == "cpu":
             torch.set_num_threads(options.threads or (1 if options.rehearse else len(os.sched_getaffinity(0))))
+        if options.keep_freed and not (device.type == "cpu" and machine.keep_freed_memory()):
+            raise ValueError("--keep-freed is for a CPU and glibc")
         planned = plan(options.suites.split(","), device)
+        if options.headlines:
+            planned = [p for p in planned if p.headline]
         if options.rehearse:
             planned = list({(p.suite, p.case.toy().name): Planned(p.suite, p.case.toy()) for p in planned}.values())
         budget = options.budget or (3.0 if device.type == "cuda" else 20.0)

@@ -1,0 +1,65 @@
+"""Every kernel under NVIDIA's compute-sanitizer: no access out of bounds, no race in shared memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TOOL = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.skipif(TOOL is None, reason="compute-sanitizer is not installed"),
+]
+FOUND = 9  # exit status where the tool found something
+
+
+def sanitized(tool: str, part: str, *options: str) -> str:
+    """Run the cases of a part under a tool and return what it said."""
+    cases = Path(__file__).with_name("sanitize_cases.py")
+    # a pool would hide a step beyond the end of a tensor inside of the next one
+    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    command = [str(TOOL), "--tool", tool, "--error-exitcode", str(FOUND), "--report-api-errors", "no", *options]
+    command += [sys.executable, str(cases), part]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=420)
+    said = done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == 0, said
+    cases_run = re.search(r"^(\d+) cases of", done.stdout, re.M)
+    assert cases_run and int(cases_run[1]) > 20, said
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("part", ["loss", "augment"])
+def test_no_access_out_of_bounds(part: str) -> None:
+    assert "ERROR SUMMARY: 0 errors" in sanitized("memcheck", part)
+
+
+@pytest.mark.parametrize("part", ["loss", "augment"])
+def test_no_race_in_shared_memory(part: str) -> None:
+    assert "RACECHECK SUMMARY: 0 hazards" in sanitized("racecheck", part)
+
+
+def test_the_tool_finds_a_planted_error(tmp_path: Path) -> None:
+    """The tests above would be worth nothing on a machine whose sanitizer sees nothing."""
+    script = tmp_path / "planted.py"
+    script.write_text(
+        "import torch, triton, triton.language as tl\n"
+        "@triton.jit\n"
+        "def beyond(x):\n"
+        "    tl.store(x + tl.arange(0, 1024), tl.zeros([1024], tl.float32))\n"
+        "x = torch.empty(256, device='cuda')\n"
+        "beyond[(1,)](x)\n"
+        "torch.cuda.synchronize()\n"
+    )
+    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    command = [str(TOOL), "--tool", "memcheck", "--error-exitcode", str(FOUND), sys.executable, str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=420)
+    assert "Invalid __global__ write" in done.stdout + done.stderr

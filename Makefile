@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help install demo test test-unit test-interpret test-compile test-wheel test-bench test-oldest test-asan bench bench-compare publish \
-	site test-gpu bench-gpu record ladder lint types format wheel clean
+	site test-gpu bench-gpu record ladder imagenet lint types format wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -52,9 +52,9 @@ bench-compare: $(READY)  ## this tree against another revision, in turns: make b
 	$(BIN)/python benchmarks/compare.py $(BASE)
 
 # For a machine with a GPU and no network, where nothing is installed: `make test-gpu OUT=DIR`, `make bench-gpu OUT=DIR`,
-# `make record ladder OUT=DIR DATA=CIFAR`. Each stops after TIME minutes and goes on when it is called again. Results are
-# JSON files in OUT; peers are found on PYTHONPATH; FASTCLR_COMMIT names the commit where the tree has no .git.
-# REHEARSE=1 tries everything at toy size, with what is installed.
+# `make record ladder OUT=DIR DATA=CIFAR`, `make imagenet OUT=DIR DATA=PHOTOS`. Each stops after TIME minutes and goes on
+# when it is called again. Results are JSON files in OUT; peers are found on PYTHONPATH; FASTCLR_COMMIT names the commit
+# where the tree has no .git. REHEARSE=1 tries everything at toy size, with what is installed.
 TIME ?= 8
 WORK ?= runs/record
 SITE := build/site
@@ -87,6 +87,9 @@ record: $(SITE_READY)  ## time to 90% kNN accuracy on CIFAR-10 (DATA=PATH); keep
 
 ladder: $(SITE_READY)  ## images per second from a plain PyTorch loop to fastclr (DATA=PATH)
 	$(RUN) benchmarks/ladder.py --data "$(DATA)" --out $(DAY) --minutes $(TIME) $(TOY)
+
+imagenet: $(SITE_READY)  ## a step of ResNet-50 on photos by stage, the largest batch (DATA=PATH)
+	$(RUN) benchmarks/imagenet.py --data "$(DATA)" --out $(DAY) --minutes $(TIME) $(TOY)
 
 test-bench: $(READY)  ## every benchmark once, without timing, so that none rots
 	$(PYTEST) -W ignore benchmarks --benchmark-disable

@@ -9,7 +9,10 @@ The rules of the clock, which follow those of airbench:
 - It stands still during evaluations and checkpoints. A kNN evaluation (k = 10, cosine, the features h of the training
   images as the bank) runs every few epochs; the time is that of the first one at or above the target. The schedule ends
   where the preset says, whether the target is passed before it or not, and the last accuracies are reported too.
-- The record also states a linear probe on frozen features of the final encoder.
+- The last accuracies, kNN and a linear probe on frozen features, are those of the exported encoder: its file is read
+  back with the lines that the model card prints, without the network that was trained.
+- Beside them stands the ceiling: the same architecture trained with the labels of the same files, under the same
+  augmentation (one view) and settings, for fewer epochs.
 
 A call trains for at most --minutes and leaves the run in --work; the next call goes on from its last checkpoint. The
 checkpoint (weights and momentum in float32) takes about 95 MB: keep --work on the machine between calls.
@@ -26,7 +29,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -37,8 +40,13 @@ from fastclr.config import PretrainConfig
 from fastclr.device import resolve_device
 from fastclr.presets import PRESETS
 
+if TYPE_CHECKING:
+    from fastclr.data import Splits
+    from fastclr.run import Run
+
 TARGET, REHEARSED_TARGET = 0.90, 0.15
 KNN_EVERY, KNN_K = 10, 10
+SUPERVISED_EPOCHS, REHEARSED_EPOCHS = 100, 2
 STOPPED = 130
 GRACE_S = 60.0  # for the last checkpoint once a call is over
 
@@ -62,17 +70,53 @@ def configuration(data: str, rehearse: bool, epochs: int | None, seed: int, mode
     return dataclasses.replace(PRESETS["cifar10"], data=data, epochs=epochs or PRESETS["cifar10"].epochs, **options)
 
 
-def train(folder: Path, config: PretrainConfig) -> None:
-    """Start or go on with the run in `folder`; when it is at its end, evaluate the encoder and store `final.json`."""
-    from fastclr.evaluate import knn_accuracy, labelled_features, probe_accuracy
-    from fastclr.pretrain import pretrain_in
+def train(folder: Path, config: PretrainConfig, supervised_epochs: int) -> None:
+    """Start or go on with the run in `folder`; then evaluate its exported encoder, then train the ceiling.
+
+    Each part leaves a file when it is done: `final.json` and `supervised.json`.
+    """
     from fastclr.training import load_data
 
-    run = pretrain_in(folder, config, resume=(folder / "config.json").exists(), progress=False)
-    features = labelled_features(run.load_encoder(), load_data(config), config)
+    if not (folder / "final.json").exists():
+        from fastclr.pretrain import pretrain_in
+
+        run = pretrain_in(folder, config, resume=(folder / "config.json").exists(), progress=False)
+        write_text_atomically(folder / "final.json", json.dumps(evaluate_exported(run, load_data(config), config)))
+    write_text_atomically(
+        folder / "supervised.json", json.dumps(train_ceiling(load_data(config), config, supervised_epochs))
+    )
+
+
+def evaluate_exported(run: Run, data: Splits, config: PretrainConfig) -> dict[str, Any]:
+    """Export the encoder, load the file as someone without fastclr would, and evaluate what comes out of it."""
+    from fastclr.evaluate import knn_accuracy, labelled_features, probe_accuracy
+    from fastclr.export import export_run
+
+    exported = export_run(run, overwrite=True)
+    if exported.lines is None:
+        raise ValueError(f"timm alone cannot load {exported.path}")
+    scope: dict[str, Any] = {}
+    exec(exported.lines, scope)  # the lines that the model card prints
+    features = labelled_features(scope["encoder"], data, config)
     final = {"knn": knn_accuracy(features, k=KNN_K, temperature=None), "probe": probe_accuracy(features)}
-    final["train_images"], final["test_images"] = len(features.train), len(features.test)
-    write_text_atomically(folder / "final.json", json.dumps(final))
+    return {**final, "train_images": len(features.train), "test_images": len(features.test)}
+
+
+def train_ceiling(data: Splits, config: PretrainConfig, epochs: int) -> dict[str, Any]:
+    """Train the same architecture with labels and return its accuracy on the test images."""
+    from fastclr.classifier import build_classifier
+    from fastclr.evaluate.scores import score
+    from fastclr.models import build_model
+    from fastclr.supervised import check_test, fit, predict
+
+    config = dataclasses.replace(config, epochs=epochs)
+    torch.manual_seed(config.seed)
+    begin, test = time.monotonic(), check_test(data)
+    classifier = build_classifier(build_model(config), 0, len(data.train.classes), config.augment.size)
+    fit(classifier, data.train, config, title="supervised", progress=False)
+    answers = predict(classifier, test, config)
+    accuracy = score(answers.features, answers.labels).top1
+    return {"accuracy": accuracy, "epochs": epochs, "seconds": time.monotonic() - begin, "test_images": len(test)}
 
 
 def summarise(folder: Path, config: PretrainConfig, target: float) -> dict[str, Any]:
@@ -83,7 +127,7 @@ def summarise(folder: Path, config: PretrainConfig, target: float) -> dict[str, 
     found = [r for r in records if r["kind"] == "eval"]
     curve = [{**{n: r[n] for n in ("epoch", "step", "knn")}, "train_s": clocks.get(r["step"])} for r in found]
     passed = next((point for point in curve if point["knn"] >= target), None)
-    final = folder / "final.json"
+    stored = {name: folder / f"{name}.json" for name in ("final", "supervised")}
     return {
         "target": target,
         "epochs": config.epochs,
@@ -92,7 +136,7 @@ def summarise(folder: Path, config: PretrainConfig, target: float) -> dict[str, 
         "clock_s": passed["train_s"] if passed else None,
         "compile_s": max((r["first_step_s"] for r in records if r["kind"] == "train"), default=None),
         "training_s": max(clocks.values(), default=None),
-        "final": json.loads(final.read_text()) if final.exists() else None,
+        **{name: json.loads(file.read_text()) if file.exists() else None for name, file in stored.items()},
         "curve": curve,
     }
 
@@ -123,6 +167,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--work", type=Path, default=Path("runs/record"), help="folder of the run between calls")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--supervised-epochs", type=int, help=f"of the ceiling (default: {SUPERVISED_EPOCHS})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", default="default", help="mode of torch.compile (default: %(default)s)")
     parser.add_argument("--rehearse", action="store_true", help="a thin encoder on the built-in shapes, two epochs")
@@ -131,7 +176,8 @@ def main(arguments: list[str]) -> int:
     try:
         config = configuration(options.data, options.rehearse, options.epochs, options.seed, options.compile)
         if options.train:
-            train(options.work, config)
+            shortest = REHEARSED_EPOCHS if options.rehearse else SUPERVISED_EPOCHS
+            train(options.work, config, options.supervised_epochs or shortest)
             return 0
         return parent(options, config)
     except KeyboardInterrupt:  # asked to stop: the checkpoint is written
@@ -150,7 +196,7 @@ def parent(options: argparse.Namespace, config: PretrainConfig) -> int:
         check_same(path, before["machine"], here)
     target = REHEARSED_TARGET if options.rehearse else TARGET
     status: int | None = 0
-    if not (options.work / "final.json").exists():
+    if not (options.work / "supervised.json").exists():
         status = call([sys.executable, __file__, "--train", *sys.argv[1:]], 60 * options.minutes)
     elapsed = [*before.get("elapsed_s", []), time.monotonic() - begin]
     commands = list(dict.fromkeys([*before.get("commands", []), machine.command_line()]))
@@ -175,6 +221,8 @@ def said(record: dict[str, Any]) -> str:
         parts.append(f"passed {100 * record['target']:.1f}% at epoch {epoch}, clock {clock:.1f} s")
     if record["final"]:
         parts.append(f"final kNN {100 * record['final']['knn']:.2f}%, probe {100 * record['final']['probe']:.2f}%")
+    if record["supervised"]:
+        parts.append(f"with labels {100 * record['supervised']['accuracy']:.2f}%")
     return ", ".join(parts)
 
 

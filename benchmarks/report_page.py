@@ -22,6 +22,7 @@ TITLES = {
     "augment": "Augmentation",
     "step": "Training step, part by part",
     "ladder": "Training, from a plain PyTorch loop to fastclr",
+    "photos": "A training step on photos, and the largest batch",
     "loader": "From JPEG files to views",
     "distributed": "Loss over several processes",
     "overhead": "Imports and calls",
@@ -54,7 +55,7 @@ def page(results: Sequence[Result], records: Sequence[str] = ()) -> str:
             parts.append(f"<h3>{TITLES[suite]}</h3>")
             if suite in PLOTS and any(row.time for row in rows):
                 parts.append(re.sub(r"^.*?(?=<svg)", "", PLOTS[suite](rows), flags=re.S))
-            if suite == "ladder":  # a case for every rung
+            if suite in ("ladder", "photos"):  # every case is one row
                 parts.append(as_html(plain_table(rows)))
                 continue
             for case, found in by_case(rows).items():

@@ -129,7 +129,11 @@ def record_text(record: dict[str, Any]) -> str:
         at = f"at epoch {record['passed']['epoch']}, after {clock}{compiled}"
         parts.append(f"passed {100 * record['target']:.1f}% kNN (k = 10, cosine) {at}")
     if record["final"]:
-        parts.append(f"at the end kNN {100 * record['final']['knn']:.2f}%, probe {100 * record['final']['probe']:.2f}%")
+        final = record["final"]
+        parts.append(f"its exported file at the end kNN {100 * final['knn']:.2f}%, probe {100 * final['probe']:.2f}%")
+    if record["supervised"]:
+        ceiling = record["supervised"]
+        parts.append(f"with labels {100 * ceiling['accuracy']:.2f}% after {ceiling['epochs']} epochs")
     return f"{', '.join(parts)}; {machine_text(record['machine'])}; `{record['commands'][-1]}`"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,11 +10,16 @@ import sys
 from pathlib import Path
 
 import compare
+import imagenet
 import pytest
 import record
 import torch
 
+from fastclr import nt_xent
+from fastclr.bench.ceilings import Ceilings
 from fastclr.bench.rows import Row
+from fastclr.bench.timing import Effort
+from fastclr.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,10 +51,51 @@ def test_record_is_cut_short_and_gone_on_with(tmp_path: Path, pictures: Path) ->
     assert found["epochs_done"] == found["epochs"] == 2
     final = found["final"]
     assert isinstance(final, dict) and final["test_images"] == 64 and 0 <= final["probe"] <= 1
+    # of the exported file, read back by timm alone
     assert final["knn"] == found["curve"][-1]["knn"]  # type: ignore[index]
+    assert list(work.glob("export/safetensors/encoder.safetensors"))
+    ceiling = found["supervised"]
+    assert isinstance(ceiling, dict) and ceiling["epochs"] == 2 and ceiling["test_images"] == 64
     assert len(found["elapsed_s"]) == 2 and found["rehearsal"] is True  # type: ignore[arg-type]
     again = run(*command)  # nothing is left to do
     assert "final kNN" in again and "epoch 1/2" not in again
+
+
+@pytest.mark.slow
+def test_imagenet_has_the_stages_and_the_largest_batches(tmp_path: Path) -> None:
+    command = ["benchmarks/imagenet.py", "--rehearse", "--out", str(tmp_path)]
+    assert "case(s) to go" in run(*command, "--minutes", "0.0001")
+    run(*command)
+    found = only(tmp_path)
+    rows = [Row.from_json(row) for row in found["rows"]]  # type: ignore[attr-defined]
+    assert all(row.status == "ok" and row.time and row.rate for row in rows) and found["missing"] == []
+    stages, *largest = rows
+    assert {"augmentation", "encoder forward", "loss backward", "optimiser"} < stages.stages.keys()
+    assert stages.time is not None and sum(s.median for s in stages.stages.values()) < 3 * stages.time.median
+    assert [row.provider for row in largest] == [
+        "fastclr", "dense loss", "fastclr, cached gradients", "dense loss, cached gradients",
+    ]  # fmt: skip
+    assert [row.work for row in largest] == [8] * 4 and "8 images fit" in largest[0].note
+    assert "--data" in run("benchmarks/imagenet.py", "--out", str(tmp_path), expected=2)
+
+
+def test_largest_batch_is_the_last_that_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, room = dataclasses.replace(PRESETS["demo"], width=0.125), [0]
+
+    def step(case: imagenet.LargestCase, model: object, optimizer: object, batch: int, *_: object) -> tuple[float, int]:
+        if batch > room[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return batch / 100, batch
+
+    monkeypatch.setattr(imagenet.LargestCase, "step", step)
+    case = imagenet.LargestCase("some", nt_xent, None, config, "cpu", first=4, most=64)
+    ceilings = Ceilings(torch.device("cpu"))
+    for room[0], expected in ((17, (16, "ok", "32 images run out")), (100, (64, "ok", "64 is the most"))):
+        (row,) = case.run(ceilings, Effort())
+        assert (row.work, row.status) == expected[:2] and expected[2] in row.note and row.peak_bytes == row.work
+    room[0] = 3
+    (row,) = case.run(ceilings, Effort())
+    assert row.status == "out of memory" and row.time is None and row.work == 0
 
 
 def test_clock_is_that_of_the_first_evaluation_at_the_target(tmp_path: Path) -> None:
@@ -140,7 +187,7 @@ def test_compare_refuses_what_is_no_revision(capsys: pytest.CaptureFixture[str],
 
 
 def test_make_targets_exist_and_need_no_installation() -> None:
-    for target in ("test-gpu", "bench-gpu", "record", "ladder"):
+    for target in ("test-gpu", "bench-gpu", "record", "ladder", "imagenet"):
         command = ["make", "-n", target, f"PY={sys.executable}", "DATA=x", "OUT=o"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         assert "pip" not in done.stdout and "venv " not in done.stdout

@@ -136,7 +136,8 @@ def test_a_record_is_told_with_its_clock_and_a_rehearsal_is_not(tree: Path, tmp_
     write(tree, "h200.json", results("cuda", some_rows()))
     record = {"rehearsal": False, "target": 0.9, "epochs": 500, "epochs_done": 500, "compile_s": 41.0, "clock_s": 777.0}
     record |= {"passed": {"epoch": 480}, "curve": [], "config": {"encoder": "resnet18"}, "commands": ["make record"]}
-    record |= {"final": {"knn": 0.9031, "probe": 0.91}, "machine": results("cuda", [])["machine"]}
+    record |= {"supervised": {"accuracy": 0.9512, "epochs": 100}, "final": {"knn": 0.9031, "probe": 0.91}}
+    record |= {"machine": results("cuda", [])["machine"]}
     new = tmp_path / "record-h200.json"
     new.write_text(json.dumps(record))
     assert call(tree, "--publish", str(new)) == 0
@@ -144,7 +145,7 @@ def test_a_record_is_told_with_its_clock_and_a_rehearsal_is_not(tree: Path, tmp_
     assert (
         "777.0 s of training and 41.0 s of compilation" in readme and "kNN 90.31%" in readme and "epoch 480" in readme
     )
-    assert call(tree, "--check") == 0
+    assert "with labels 95.12% after 100 epochs" in readme and call(tree, "--check") == 0
     new.write_text(json.dumps(record | {"rehearsal": True}))
     with pytest.raises(ValueError):
         call(tree, "--publish", str(new))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 import report
 import report_data
 from report_plots import digest_of, stored_digest
-from report_tables import loss_table
 
 from fastclr.bench.rows import Row, Spread
 from fastclr.bench.suite import FORMAT
@@ -162,30 +160,6 @@ def test_the_page_has_every_row_and_needs_nothing_else(tree: Path) -> None:
         assert part in page, part
     assert "<b>" not in page and "&lt;b&gt;" in page
     assert not re.search(r"(src|href)=[\"']https?:", page)
-
-
-def test_files_of_pytest_benchmark_are_read_from_their_samples(tmp_path: Path) -> None:
-    def entry(provider: str, samples: list[float]) -> dict[str, Any]:
-        info = {"provider": provider, "pairs": 64, "dim": 128, "dtype": "float32", "gradient_error": 1e-7}
-        info |= {"peak_bytes": 1000, "threads": 2, "torch": "2.14", "lightly": "1.6.0"}
-        return {"group": "loss-64", "extra_info": info, "stats": {"data": samples}}
-
-    stored = {
-        "machine_info": {"cpu": {"brand_raw": "Some CPU"}},
-        "commit_info": {"id": "abc", "dirty": False},
-        "benchmarks": [entry("fastclr", [1.0, 2.0, 3.0, 10.0]), entry("lightly", [5.0, 10.0, 15.0])],
-    }
-    path = tmp_path / "old.json"
-    path.write_text(json.dumps(stored))
-    result = report_data.load(path)
-    ours, theirs = result.rows
-    assert ours.time is not None and ours.time.median == statistics.median([1.0, 2.0, 3.0, 10.0]) and ours.n == 4
-    assert theirs.ratio is not None and theirs.ratio.median == pytest.approx(10.0 / 2.5)
-    assert ours.parameters["rows"] == 128 and not result.on_gpu
-    assert "4.0x time, 1.0x memory" in loss_table(result.rows)[2]
-    path.write_text("{}")
-    with pytest.raises(ValueError, match="no results"):
-        report_data.load(path)
 
 
 def test_other_files_are_no_results(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help install demo test test-unit test-interpret test-compile test-wheel test-bench test-oldest test-asan bench bench-compare publish \
-	site test-gpu bench-gpu record ladder imagenet lint types format wheel clean
+	site test-gpu bench-gpu record ladder imagenet tune lint types format wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -90,6 +90,11 @@ ladder: $(SITE_READY)  ## images per second from a plain PyTorch loop to fastclr
 
 imagenet: $(SITE_READY)  ## a step of ResNet-50 on photos by stage, the largest batch (DATA=PATH)
 	$(RUN) benchmarks/imagenet.py --data "$(DATA)" --out $(DAY) --minutes $(TIME) $(TOY)
+
+KIND ?= half
+WIDTH ?= 128
+tune: $(SITE_READY)  ## the tiles of the loss kernels for rows of KIND and WIDTH on the device at hand
+	$(RUN) -m fastclr.kernels.tune --kind $(KIND) --width $(WIDTH) --json $(DAY)/tune-$(KIND)-$(WIDTH).json
 
 test-bench: $(READY)  ## every benchmark once, without timing, so that none rots
 	$(PYTEST) -W ignore benchmarks --benchmark-disable

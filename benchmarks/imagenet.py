@@ -140,7 +140,7 @@ class LargestCase:
 
     def step(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: int, autocast: bool, device: torch.device
-    ) -> tuple[float, int]:
+    ) -> tuple[float, int | None]:
         """Make two updates from random views; return the seconds of the second and the most bytes held on a GPU."""
         on_gpu = device.type == "cuda"
         dtype, size = torch.bfloat16 if autocast else torch.float32, self.config.augment.size
@@ -165,7 +165,7 @@ class LargestCase:
             optimizer.step()
             float(value.detach())  # waits for the device
             took = time.perf_counter() - begin
-        return took, torch.cuda.max_memory_allocated(device) if on_gpu else 0
+        return took, torch.cuda.max_memory_allocated(device) if on_gpu else None
 
 
 def photos(source: str, count: int) -> Splits:

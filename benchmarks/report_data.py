@@ -54,7 +54,7 @@ def load(path: Path) -> Result:
 def load_all(folder: Path) -> list[Result]:
     """Read the results of a folder, those of GPUs first, those where freed memory is kept last."""
     found = {path: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    results = [load(path) for path, stored in found.items() if not {"curve", "tests"} & stored.keys()]
+    results = [load(path) for path, stored in found.items() if not {"curve", "tests", "tune"} & stored.keys()]
     return sorted(results, key=lambda result: (not result.on_gpu, result.malloc != DEFAULT_MALLOC, result.path.name))
 
 

@@ -14,8 +14,9 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76em; margin: 2em auto; padding: 0 1em; color: #222; }
 table { border-collapse: collapse; margin: .5em 0 1.5em; font-variant-numeric: tabular-nums; }
 td, th { padding: .15em .7em; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; }
+td { white-space: nowrap; }
 td:first-child, th:first-child, td:last-child { text-align: left; }
-td:last-child { color: #666; max-width: 30em; } svg { max-width: 100%; height: auto; }
+td:last-child { color: #666; max-width: 34em; white-space: normal; } svg { max-width: 100%; height: auto; }
 """
 TITLES = {
     "loss": "Loss",

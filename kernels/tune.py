@@ -7,15 +7,21 @@ ships, ``tests/compile_only`` has to accept it.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
-from collections.abc import Callable, Iterator
-from dataclasses import astuple, replace
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, astuple, replace
 from itertools import product
+from pathlib import Path
 
 import torch
 
 from .configs import TABLE, Tile, device_traits, table_tiles
 
+KERNELS = ("forward", "triangular", "backward")
 DTYPES = {"half": torch.bfloat16, "tf32": torch.float32, "tf32x3": torch.float32, "ieee": torch.float32}
 BLOCKS = ((32, 32), (32, 64), (64, 32), (64, 64), (64, 128), (128, 64), (128, 128), (64, 256), (128, 256), (256, 128))
 
@@ -27,6 +33,11 @@ def candidates(shipped: Tile, triangular: bool) -> Iterator[Tile]:
         tile = replace(shipped, block_m=block_m, block_n=block_n, num_warps=num_warps, num_stages=num_stages)
         if tile != shipped and not (triangular and block_n % block_m != 0):
             yield tile
+
+
+def gpu() -> torch.device | None:
+    """The current CUDA device, if there is one."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
 
 
 def milliseconds(run: Callable[[], object], repeats: int = 7) -> float:
@@ -42,18 +53,25 @@ def milliseconds(run: Callable[[], object], repeats: int = 7) -> float:
     return statistics.median(times)
 
 
-def rank(run: Callable[[Tile], torch.Tensor], tiles: Iterator[Tile]) -> list[tuple[float, Tile]]:
-    """Times of the tiles that run here and agree with the first, from fast to slow."""
+def attempt(run: Callable[[Tile], torch.Tensor], tile: Tile) -> torch.Tensor | str:
+    """The result of a tile in fp32, or why it cannot run here."""
     from triton.compiler.errors import CompilationError
     from triton.runtime.errors import OutOfResources, PTXASError
 
+    try:
+        return run(tile).float()
+    except (CompilationError, OutOfResources, PTXASError) as error:
+        return f"cannot run ({type(error).__name__})"
+
+
+def rank(run: Callable[[Tile], torch.Tensor], tiles: Iterable[Tile]) -> list[tuple[float, Tile]]:
+    """Times of the tiles that run here and agree with the first, from fast to slow."""
     times: list[tuple[float, Tile]] = []
     expected: torch.Tensor | None = None
     for tile in tiles:
-        try:
-            result = run(tile).float()
-        except (CompilationError, OutOfResources, PTXASError) as error:
-            print(f"  cannot run ({type(error).__name__}): {tile}")
+        result = attempt(run, tile)
+        if isinstance(result, str):
+            print(f"  {result}: {tile}")
             continue
         expected = result if expected is None else expected
         error_norm = float((result - expected).norm() / expected.norm())
@@ -64,7 +82,46 @@ def rank(run: Callable[[Tile], torch.Tensor], tiles: Iterator[Tile]) -> list[tup
     return sorted(times, key=lambda pair: pair[0])
 
 
-def main() -> None:
+def launchers(rows: int, width: int, kind: str, device: torch.device) -> dict[str, Callable[[Tile], torch.Tensor]]:
+    """One call per kernel, on random rows of ``rows / 2`` pairs: from a tile to what it computes."""
+    from .ntxent_backward import ntxent_bwd
+    from .ntxent_forward import ntxent_fwd
+    from .ntxent_normalize import ntxent_prologue
+
+    n = max(1, rows // 2)
+    generator = torch.Generator(device).manual_seed(0)
+    views = [torch.randn(n, width, device=device, generator=generator).to(DTYPES[kind]) for _ in range(2)]
+    tau, scale = torch.tensor(0.1, device=device), torch.tensor(1.0 / n, device=device)
+    z, inv_norm, positive = ntxent_prologue(*views, True, kind)
+    loss, lse, _, _ = ntxent_fwd(z, z, positive, tau, 0, "fixed", kind, True, False)
+
+    def forward(tile: Tile, deterministic: bool) -> torch.Tensor:
+        options = {"tile": tile, "triangular": not deterministic}
+        return ntxent_fwd(z, z, positive, tau, 0, "fixed", kind, deterministic, False, **options)[0]
+
+    def backward(tile: Tile) -> torch.Tensor:
+        saved = (z, z, inv_norm, positive, loss, lse)
+        return ntxent_bwd(*views, *saved, None, scale, tau, 0, True, "fixed", kind, tile=tile)[0]
+
+    return {
+        "forward": lambda tile: forward(tile, True),
+        "triangular": lambda tile: forward(tile, False),
+        "backward": backward,
+    }
+
+
+def compile_beforehand(arguments: list[str], workers: int) -> None:
+    """Have ``workers`` processes run every candidate once: Triton's cache on disk then holds all of them.
+
+    Compilation takes seconds per candidate and one core, the measurement milliseconds.
+    """
+    command = [sys.executable, "-m", "fastclr.kernels.tune", *arguments, "--share"]
+    shares = [subprocess.Popen([*command, f"{i}/{workers}"], stdout=subprocess.DEVNULL) for i in range(workers)]
+    if failed := [share.args for share in shares if share.wait() != 0]:
+        print(f"  {len(failed)} of {workers} processes failed: what they had to compile is compiled now")
+
+
+def main(arguments: list[str]) -> None:
     """Parse the command line and print the ranking."""
     parser = argparse.ArgumentParser(prog="python -m fastclr.kernels.tune", description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -72,50 +129,44 @@ def main() -> None:
     )
     parser.add_argument("--width", type=int, default=128, help="features per row (default 128)")
     parser.add_argument("--rows", type=int, default=65536, help="rows of both views together (default 65536)")
-    parser.add_argument("--kernels", nargs="+", choices=("forward", "triangular", "backward"))
+    parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=KERNELS)
     parser.add_argument("--show", type=int, default=5, help="candidates to print per kernel (default 5)")
-    args = parser.parse_args()
-    if not torch.cuda.is_available():
+    parser.add_argument("--json", type=Path, help="also write all times to this file")
+    parser.add_argument("--share", help=argparse.SUPPRESS)  # i/n: only compile every n-th candidate, beginning with i
+    args = parser.parse_args(arguments)
+    device = gpu()
+    if device is None:
         parser.exit(1, "tune: no CUDA device: the tiles can only be timed on a GPU\n")
-
-    from .ntxent_backward import ntxent_bwd
-    from .ntxent_forward import ntxent_fwd
-    from .ntxent_normalize import ntxent_prologue
-
-    device = torch.device("cuda", torch.cuda.current_device())
-    n = max(1, args.rows // 2)
-    views = [torch.randn(n, args.width, device=device, dtype=DTYPES[args.kind]) for _ in range(2)]
-    tau, scale = torch.tensor(0.1, device=device), torch.tensor(1.0 / n, device=device)
-    z, inv_norm, positive = ntxent_prologue(*views, True, args.kind)
-    loss, lse, _, _ = ntxent_fwd(z, z, positive, tau, 0, "fixed", args.kind, True, False)
-
-    def forward(tile: Tile, deterministic: bool) -> torch.Tensor:
-        options = {"tile": tile, "triangular": not deterministic}
-        return ntxent_fwd(z, z, positive, tau, 0, "fixed", args.kind, deterministic, False, **options)[0]
-
-    def backward(tile: Tile) -> torch.Tensor:
-        rows = (z, z, inv_norm, positive, loss, lse)
-        return ntxent_bwd(*views, *rows, None, scale, tau, 0, True, "fixed", args.kind, tile=tile)[0]
-
-    runs: dict[str, Callable[[Tile], torch.Tensor]] = {
-        "forward": lambda tile: forward(tile, True),
-        "triangular": lambda tile: forward(tile, False),
-        "backward": backward,
-    }
+    runs = launchers(args.rows, args.width, args.kind, device)
     arch, _ = device_traits(device)
     tiles = table_tiles(arch, args.kind, args.width)
-    for name in args.kernels or runs:
+    plan = [(name, tile) for name in args.kernels for tile in candidates(getattr(tiles, name), name == "triangular")]
+    if args.share:
+        index, count = map(int, args.share.split("/"))
+        for name, tile in plan[index::count]:
+            attempt(runs[name], tile)
+        return
+    compile_beforehand(arguments, min(len(plan), len(os.sched_getaffinity(0))))
+    times: dict[str, list[tuple[float, Tile]]] = {}
+    for name in args.kernels:
         shipped = getattr(tiles, name)
         print(f"{name}: {args.rows} rows of {args.width} features, {args.kind}; shipped {shipped}")
-        ranking = rank(runs[name], candidates(shipped, name == "triangular"))
-        for time, tile in ranking[: args.show]:
+        times[name] = rank(runs[name], [tile for kernel, tile in plan if kernel == name])
+        for time, tile in times[name][: args.show]:
             print(f"  {time:9.3f} ms  {tile}{'  (shipped)' if tile == shipped else ''}")
-        if ranking:
-            tiles = replace(tiles, **{name: ranking[0][1]})
+        if times[name]:
+            tiles = replace(tiles, **{name: times[name][0][1]})
     row = ", ".join(f"Tile{astuple(tile)}" for tile in (tiles.forward, tiles.triangular, tiles.backward))
     known = sorted({(a, k, w) for a, k, w in TABLE if k == args.kind})
     print(f"rows of this kind: {known}\n({arch}, {args.kind!r}, {args.width}): Tiles({row}),")
+    if args.json:
+        found = {name: [{"ms": time, **asdict(tile)} for time, tile in ranked] for name, ranked in times.items()}
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
+        contents = {"gpu": name, "torch": torch.__version__, "rows": args.rows}
+        contents |= {"width": args.width, "kind": args.kind, "tune": found}
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(contents, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

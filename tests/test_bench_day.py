@@ -187,7 +187,7 @@ def test_compare_refuses_what_is_no_revision(capsys: pytest.CaptureFixture[str],
 
 
 def test_make_targets_exist_and_need_no_installation() -> None:
-    for target in ("test-gpu", "bench-gpu", "record", "ladder", "imagenet"):
+    for target in ("test-gpu", "bench-gpu", "record", "ladder", "imagenet", "tune"):
         command = ["make", "-n", target, f"PY={sys.executable}", "DATA=x", "OUT=o"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         assert "pip" not in done.stdout and "venv " not in done.stdout

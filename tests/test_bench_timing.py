@@ -12,6 +12,7 @@ import torch
 from fastclr.bench import timing
 from fastclr.bench.memory import peak_bytes
 from fastclr.bench.rows import Attempt, Contestant, Row, Spread, Unsuitable, WrongResultError
+from fastclr.bench.table import text_table
 from fastclr.bench.timing import Effort, contest, sample
 
 CPU = torch.device("cpu")
@@ -143,3 +144,13 @@ def test_peak_bytes_counts_what_is_held_at_once() -> None:
         del kept
 
     assert 4 * mib <= peak_bytes(compute) < 4.1 * mib
+
+
+def test_a_long_name_stands_apart_from_its_time() -> None:
+    rows = [
+        Row(suite="s", case="c", provider=name, status="ok") for name in ("fastclr", "dense loss, cached gradients")
+    ]
+    for row in rows:
+        row.time = Spread(0.5, 0.4, 0.6)
+    _, first, second = text_table("c", rows).splitlines()
+    assert "dense loss, cached gradients  " in second and first.index("~500 ms") == second.index("~500 ms")

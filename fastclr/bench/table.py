@@ -47,9 +47,11 @@ def text_table(title: str, rows: Sequence[Row]) -> str:
     """Return the rows of one case as aligned text; what has no time says why."""
     reference = next((row.reference for row in rows if row.reference), "")
     lines = [title + (f"   (factors are times over those of {reference})" if reference else "")]
+    width = max([26, *(len(row.provider) + 2 for row in rows)])
     for row in rows:
+        name = f"  {row.provider:<{width}}"
         if row.time is None:
-            lines.append(f"  {row.provider:<26}{row.status}: {row.note}")
+            lines.append(f"{name}{row.status}: {row.note}")
             continue
         parts = [f"{spread(row.time):<36}"]
         if row.ratio is not None:
@@ -63,5 +65,5 @@ def text_table(title: str, rows: Sequence[Row]) -> str:
             parts.append(f"{row.share:>5.0%} of the floor's speed")
         if row.error is not None:
             parts.append(f"error {row.error:.0e}")
-        lines.append(f"  {row.provider:<26}" + "  ".join(parts) + f"  n={row.n}")
+        lines.append(name + "  ".join(parts) + f"  n={row.n}")
     return "\n".join(lines)

@@ -77,7 +77,8 @@ site: $(SITE)/.built  ## the package with its native code in build/site, built o
 	$(PY) setup.py -q build_py --build-lib $(SITE)
 
 test-gpu: $(SITE_READY)  ## what needs a CUDA device
-	$(RUN) -m pytest -p boxed_tests tests/gpu --box-json $(DAY)/test-gpu.json --box-minutes $(TIME)
+	$(RUN) -m pytest -p boxed_tests tests/gpu --box-warm \
+		--box-json $(DAY)/test-gpu.json --box-minutes $(TIME)
 
 bench-gpu: $(SITE_READY)  ## the benchmarks on the device at hand, the most important first
 	$(RUN) -m fastclr.bench --out $(DAY) --minutes $(TIME) $(TOY)

@@ -1,12 +1,16 @@
 """A pytest plugin for machines that are lent for minutes: outcomes go to a JSON file as they come.
 
 With ``-p boxed_tests --box-json FILE`` tests that passed in an earlier call on the same commit are left out, and with
-``--box-minutes N`` no test is started later than that.
+``--box-minutes N`` no test is started later than that. ``--box-warm`` first has every core run a share of the tests,
+unseen: the hundreds of kernels are then in Triton's cache on disk, where one process would compile them for minutes.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,18 +22,58 @@ from fastclr.bench import machine
 from fastclr.checkpoint import write_text_atomically
 
 SAME = ("commit", "dirty", "gpu", "versions")
+WARM_S = 150.0  # what is not compiled by then is compiled by the tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the two options."""
+    """Add the options."""
     parser.addoption("--box-json", type=Path, help="write outcomes here, and leave out what passed there already")
     parser.addoption("--box-minutes", type=float, default=float("inf"), help="start no test later than this")
+    parser.addoption("--box-warm", action="store_true", help="first run the tests in many processes, unseen")
+    parser.addoption("--box-share", help="i/n: run every n-th test that is not slow, beginning with i")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the clock and read what is there."""
     if path := config.getoption("--box-json"):
         config.pluginmanager.register(Box(path, config.getoption("--box-minutes")), "box")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the share of this process."""
+    if share := config.getoption("--box-share"):
+        index, count = map(int, share.split("/"))
+        items[:] = [item for item in items if item.get_closest_marker("slow") is None][index::count]
+
+
+def warm(arguments: list[str]) -> None:
+    """Run the tests that ``arguments`` name, a share in each of as many processes as there are cores."""
+    count = len(os.sched_getaffinity(0))
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "pytest",
+        "-p",
+        "boxed_tests",
+        "-p",
+        "no:cacheprovider",
+        *arguments,
+    ]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    shares = [
+        subprocess.Popen([*command, "--box-share", f"{index}/{count}"], env=environment, **quiet)
+        for index in range(count)
+    ]
+    end = time.monotonic() + WARM_S
+    for share in shares:
+        try:
+            share.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            share.kill()
+            share.wait()
 
 
 class Box:
@@ -40,6 +84,7 @@ class Box:
         self.machine = machine.describe(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         self.outcomes: dict[str, dict[str, Any]] = {}
         self.left: list[str] = []
+        self.warm_s = 0.0
         if path.exists():
             stored = json.loads(path.read_text())
             if any(stored["machine"].get(name) != self.machine.get(name) for name in SAME):
@@ -53,6 +98,10 @@ class Box:
             config.hook.pytest_deselected(items=done)
             items[:] = [item for item in items if item not in done]
         self.left = [item.nodeid for item in items]
+        if self.left and config.getoption("--box-warm"):
+            begin = time.monotonic()
+            warm(config.args)
+            self.warm_s = round(time.monotonic() - begin, 1)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note the outcome: of the call, or of what went wrong around it."""
@@ -84,6 +133,7 @@ class Box:
             "machine": self.machine,
             "counts": counts,
             "missing": self.left,
+            "warm_s": self.warm_s,
             "tests": self.outcomes,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -179,6 +179,27 @@ def test_two_trees_take_turns(capsys: pytest.CaptureFixture[str]) -> None:
     assert "here/base" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_every_test_that_is_not_slow_is_warmed_up_once(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(
+        "import os, pathlib, pytest, sys\n"
+        "share = '--box-share' in ' '.join(sys.argv)\n"
+        "def note(name): pathlib.Path(f'{name}-{share}-{os.getpid()}').touch()\n"
+        "@pytest.mark.parametrize('number', range(5))\n"
+        "def test_quick(number): note(f'quick{number}')\n"
+        "@pytest.mark.slow\n"
+        "def test_slow(): note('slow')\n"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow: takes long\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "boxed_tests", "-p", "no:cacheprovider", "test_some.py"]
+    command += ["--box-warm", "--box-json", "out.json"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    ran = sorted(path.name.rpartition("-")[0] for path in tmp_path.glob("*-*-*"))
+    assert ran == sorted([f"quick{n}-{warm}" for n in range(5) for warm in (True, False)] + ["slow-False"])
+    assert json.loads((tmp_path / "out.json").read_text())["counts"] == {"passed": 6}
+
+
 def test_compare_refuses_what_is_no_revision(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert compare.main(["no-such-revision", "--out", str(tmp_path)]) == 2
     assert "no-such-revision" in capsys.readouterr().err

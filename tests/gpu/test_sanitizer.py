@@ -11,14 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from gpu import sanitize_cases
 
+SHARES = 8
 TOOL = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.slow,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    pytest.mark.skipif(TOOL is None, reason="compute-sanitizer is not installed"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+sanitizer = pytest.mark.skipif(TOOL is None, reason="compute-sanitizer is not installed")
 FOUND = 9  # exit status where the tool found something
 
 
@@ -37,16 +35,31 @@ def sanitized(tool: str, part: str, *options: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize("part", ["loss", "augment"])
+def test_cases_without_the_tool(part: str, share: int) -> None:
+    """They pass, and their kernels are compiled before a tool slows everything down."""
+    cases = sanitize_cases.loss_cases("cuda") if part == "loss" else sanitize_cases.augment_cases("cuda")
+    for _, call in list(cases)[share::SHARES]:
+        call()
+
+
+@sanitizer
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["loss", "augment"])
 def test_no_access_out_of_bounds(part: str) -> None:
     assert "ERROR SUMMARY: 0 errors" in sanitized("memcheck", part)
 
 
+@sanitizer
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["loss", "augment"])
 def test_no_race_in_shared_memory(part: str) -> None:
     assert "RACECHECK SUMMARY: 0 hazards" in sanitized("racecheck", part)
 
 
+@sanitizer
+@pytest.mark.slow
 def test_the_tool_finds_a_planted_error(tmp_path: Path) -> None:
     """The tests above would be worth nothing on a machine whose sanitizer sees nothing."""
     script = tmp_path / "planted.py"

@@ -55,7 +55,7 @@ bench-compare: $(READY)  ## this tree against another revision, in turns: make b
 # `make record ladder OUT=DIR DATA=CIFAR`, `make imagenet OUT=DIR DATA=PHOTOS`. Each stops after TIME minutes and goes on
 # when it is called again. Results are JSON files in OUT; peers are found on PYTHONPATH; FASTCLR_COMMIT names the commit
 # where the tree has no .git. REHEARSE=1 tries everything at toy size, with what is installed.
-TIME ?= 8
+TIME ?= 6
 WORK ?= runs/record
 SITE := build/site
 PY ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
@@ -70,7 +70,7 @@ SITE_READY := site
 endif
 
 $(SITE)/.built: setup.py fastclr/_build_plan.py $(shell find csrc -type f)
-	TORCH_CUDA_ARCH_LIST=$${TORCH_CUDA_ARCH_LIST:-$(GPU_ARCH)} $(PY) setup.py -q build --build-base build/site-tmp --build-lib $(SITE)
+	FASTCLR_BUILD=$${FASTCLR_BUILD:-cuda} TORCH_CUDA_ARCH_LIST=$${TORCH_CUDA_ARCH_LIST:-$(GPU_ARCH)} $(PY) setup.py -q build --build-base build/site-tmp --build-lib $(SITE)
 	touch $@
 
 site: $(SITE)/.built  ## the package with its native code in build/site, built offline; nothing is installed

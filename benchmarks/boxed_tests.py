@@ -89,7 +89,7 @@ class Box:
             stored = json.loads(path.read_text())
             if any(stored["machine"].get(name) != self.machine.get(name) for name in SAME):
                 raise pytest.UsageError(f"{path} is of another machine, version or commit: give another OUT")
-            self.outcomes = stored["tests"]
+            self.outcomes, self.warm_s = stored["tests"], stored["warm_s"]
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Leave out what passed already."""
@@ -98,7 +98,7 @@ class Box:
             config.hook.pytest_deselected(items=done)
             items[:] = [item for item in items if item not in done]
         self.left = [item.nodeid for item in items]
-        if self.left and config.getoption("--box-warm"):
+        if self.left and not self.outcomes and config.getoption("--box-warm"):
             begin = time.monotonic()
             warm(config.args)
             self.warm_s = round(time.monotonic() - begin, 1)
@@ -122,6 +122,11 @@ class Box:
         if self.left and time.monotonic() > self.end:
             item.session.shouldstop = f"the time is up, {len(self.left)} test(s) to go: run the command again"
         return result
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """End well where nothing but the time was up: the next call goes on."""
+        if session.shouldstop and not session.testsfailed:
+            session.exitstatus = pytest.ExitCode.OK
 
     def write(self) -> None:
         """Write the file, whole."""

@@ -120,7 +120,7 @@ class LadderCase:
         """Yield views of the resident data set, epoch after epoch."""
         where = device if SimCLRAugment.supports(device) else torch.device("cpu")
         loader = ResidentLoader(self.data, self.config.batch_size, device=where)
-        augment, epoch = SimCLRAugment(self.config.augment, views=2), 0
+        augment, epoch = SimCLRAugment(self.config.augment, views=2, channels_last=self.rung.bf16), 0
         while True:
             for batch in loader.epoch(epoch):
                 yield augment(batch.images, batch.ids, epoch).to(device)

@@ -94,7 +94,16 @@ def matmul_precision(precision: str, dtype: torch.dtype) -> str:
     """What the kernels may do to float32 inputs; the other dtypes are multiplied exactly."""
     if dtype != torch.float32:
         return "ieee"
-    return MATMUL_PRECISION[torch.get_float32_matmul_precision()] if precision == "auto" else precision
+    return MATMUL_PRECISION[global_precision()] if precision == "auto" else precision
+
+
+def global_precision() -> str:
+    """``torch.get_float32_matmul_precision()``; a compiled function keeps what it was when it was compiled."""
+    return torch.get_float32_matmul_precision()
+
+
+# Dynamo cannot trace it. What torch.compiler.assume_constant_result does, without importing Dynamo with fastclr
+global_precision._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def exponent_shift(temperature: float | Tensor, normalize: bool) -> str:

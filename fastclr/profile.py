@@ -134,8 +134,14 @@ class Clock:
 def stages(training: Training) -> tuple[Callable[[Batch], None], Callable[[Batch, Clock], None]]:
     """Return the step of the loop, and the same step cut into stages; both leave the same weights.
 
-    The second cuts the graph at the encoder's and the head's output, so that every backward is timed by itself.
+    The second cuts the graph at the encoder's and the head's output, so that every backward is timed by itself; where
+    the model is compiled, so are they, each by itself.
     """
+    encoder: nn.Module = training.model.encoder
+    head: nn.Module = training.model.head
+    if training.config.compile != "off":
+        mode = training.config.compile
+        encoder, head = (torch.compile(part, mode=mode) for part in (encoder, head))  # type: ignore[assignment]
 
     def whole(batch: Batch) -> None:
         train_step(training, batch)
@@ -149,10 +155,10 @@ def stages(training: Training) -> tuple[Callable[[Batch], None], Callable[[Batch
         views = views.to(training.device)
         clock.mark("copy to device")
         with torch.autocast(training.device.type, torch.bfloat16, enabled=training.autocast):
-            h = model.encoder(views.flatten(0, 1))
+            h = encoder(views.flatten(0, 1))
             clock.mark("encoder forward")
             h_cut = h.detach().requires_grad_()
-            z = model.head(h_cut)
+            z = head(h_cut)
             clock.mark("head forward")
         z_cut = z.detach().requires_grad_()
         z0, z1 = z_cut.chunk(2)

@@ -21,6 +21,7 @@ from fastclr.bench.augment import AugmentCase, check_views
 from fastclr.bench.augment_peers import AHEAD, contestants, dali_runs, dali_start, dali_tensors
 from fastclr.bench.ceilings import Ceilings
 from fastclr.bench.rows import Row, Spread, WrongResultError
+from fastclr.bench.step import LADDER, Rung, StepCase, our_views
 from fastclr.bench.suite import Planned, failures, main, plan, run_suites
 from fastclr.bench.timing import Effort
 from fastclr.cli import main as cli
@@ -217,3 +218,25 @@ def test_dali_does_not_work_ahead_in_the_turns_of_others() -> None:
         seen = [int(dali_tensors(outputs)[0][0]) for outputs in dali_runs(pipeline, count)]
         assert seen == list(range(before, before + count)) and len(calls) == before + count
     assert started == AHEAD
+
+
+def test_a_broken_device_ends_the_suite_and_the_next_call_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = planned(FakeCase("a"), FakeCase("b"))
+    monkeypatch.setattr(suite, "device_error", lambda device: "CUDA error: an illegal memory access")
+    path = tmp_path / "some.json"
+    with pytest.raises(RuntimeError, match="fake/a broke the device"):
+        run_suites([first, second], CPU, path, Effort(toy=True), say=lambda _: None)
+    (row,) = suite.read(path)["rows"]
+    assert row["status"] == "failed" and "illegal memory access" in row["note"] and row["provider"] == "fastclr"
+    monkeypatch.undo()
+    rows = run_suites([first, second], CPU, path, Effort(toy=True), say=lambda _: None)
+    assert [row.case for row in rows] == ["a", "b"] and rows[1].status == "ok"
+
+
+@pytest.mark.parametrize("rung", LADDER[1:], ids=lambda rung: rung.name)
+def test_views_have_the_memory_format_of_their_rung(rung: Rung) -> None:
+    case = StepCase("resnet18", 0.125, 32, 4)
+    views = our_views(case, rung.bf16)(None).flatten(0, 1)
+    assert views.is_contiguous(memory_format=torch.channels_last) == rung.bf16

@@ -13,6 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastclr import NTXentLoss, nt_xent
+from fastclr.loss_options import matmul_precision
 from fastclr.ops import ntxent
 from fastclr.reference import nt_xent as reference_nt_xent
 
@@ -154,3 +155,19 @@ def test_import_takes_no_triton_and_no_cuda() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_the_global_precision_can_be_compiled() -> None:
+    """As for CUDA tensors of float32: Dynamo refuses torch's own function."""
+
+    def doubled(x: Tensor) -> Tensor:
+        return 2 * x if matmul_precision("auto", x.dtype) == "ieee" else x
+
+    compiled = torch.compile(doubled, fullgraph=True, backend="eager")
+    x = torch.ones(3)
+    try:
+        assert compiled(x).sum() == 6
+        torch.set_float32_matmul_precision("high")
+        assert compiled(x).sum() == 3
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -59,6 +59,19 @@ def test_the_stages_are_the_step_of_the_loop(tiny: PretrainConfig, changes: dict
     assert not all(torch.equal(a, b) for a, b in zip(start, one.model.parameters(), strict=True))
 
 
+def test_stages_of_a_compiled_model_are_compiled(tiny: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[torch.nn.Module] = []
+
+    def fake(module: torch.nn.Module, mode: str) -> torch.nn.Module:
+        compiled.append(module)
+        return module
+
+    monkeypatch.setattr(torch, "compile", fake)
+    training = build(dataclasses.replace(tiny, compile="default"))
+    stages(training)
+    assert compiled == [training.model, training.model.encoder, training.model.head]
+
+
 def test_clock_adds_up_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([1.0, 1.5, 3.5, 3.75])
     monkeypatch.setattr("fastclr.profile.time.perf_counter", lambda: next(times))

@@ -37,11 +37,13 @@ class Attempt:
         program: the stages of one run.
         check: runs the program once and returns its relative error; raises WrongResultError beyond the limit.
         work: units (pairs, views, images) of one run.
+        allocates: whether a run takes its memory itself; what replays a CUDA graph took it before.
     """
 
     program: Program
     check: Callable[[], float | None]
     work: int
+    allocates: bool = True
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def attempt(case: StepCase, rung: Rung) -> Attempt:
     """Build the stages of a rung."""
     require("timm")
     trainer = Trainer.build(case, rung)
-    augment = our_views(case) if rung.augment else usual_views(case)
+    augment = our_views(case, rung.bf16) if rung.augment else usual_views(case)
     checked = case if case.size <= 64 else replace(case, batch=min(case.batch, CHECKED_LARGE))
     fixed, limit = our_views(checked)(None), LIMITS[trainer.device.type, rung.bf16]
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
@@ -197,14 +197,15 @@ def pictures(count: int, size: int) -> Tensor:
     return (255 * smooth).byte().permute(0, 2, 3, 1).contiguous()
 
 
-def our_views(case: StepCase) -> Callable[[Any], Tensor]:
+def our_views(case: StepCase, channels_last: bool = False) -> Callable[[Any], Tensor]:
     """Return what makes two views with the operator, on the device if it is built for it."""
     device = torch.device(case.device)
     where = device if SimCLRAugment.supports(device) else torch.device("cpu")
     if not SimCLRAugment.supports(where):
         raise Unsuitable("the operator is not built: `fastclr info` says why")
     images = pictures(case.batch, case.size).to(where)
-    augment, epochs = SimCLRAugment(case.config.augment, views=2), itertools.count()
+    augment = SimCLRAugment(case.config.augment, views=2, channels_last=channels_last)
+    epochs = itertools.count()
     ids = torch.arange(case.batch, device=where)
     return lambda _: augment(images, ids, next(epochs)).to(device)
 

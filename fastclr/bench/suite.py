@@ -97,6 +97,7 @@ def run_suites(
 
     Raises:
         ValueError: `path` holds results of another machine, version or commit.
+        RuntimeError: a case broke the CUDA device; the cases before it are in `path`.
     """
     begin = time.monotonic()
     here = machine.describe(device)
@@ -115,13 +116,31 @@ def run_suites(
     while left and time.monotonic() - begin < seconds:
         current = left.pop(0)
         found = attempted(current, ceilings, effort)
+        broken = device_error(device)
+        if broken:  # whatever ran after that is no result
+            found = [failed(current, f"broke the device: {broken}")]
         rows += found
         missing = [f"{p.suite}/{p.case.name}" for p in left]
         write(path, here, ceilings, commands, rows, missing)
         say(text_table(f"{current.suite}: {current.case.name}", found))
+        if broken:
+            raise RuntimeError(f"{current.suite}/{current.case.name} broke the device: run the command again to go on")
     if left:
         say(f"stopped after {time.monotonic() - begin:.0f} s with {len(left)} case(s) to go: run the command again")
     return rows
+
+
+def device_error(device: torch.device) -> str:
+    """Return why a CUDA device is of no use to this process any more, or nothing.
+
+    An access out of bounds in one contestant's kernel makes every later call fail.
+    """
+    try:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        return str(error).strip().splitlines()[0]
+    return ""
 
 
 def attempted(planned: Planned, ceilings: Ceilings, effort: Effort) -> list[Row]:
@@ -131,8 +150,12 @@ def attempted(planned: Planned, ceilings: Ceilings, effort: Effort) -> list[Row]
     try:
         return planned.case.run(ceilings, effort)
     except Exception as error:
-        note = f"{type(error).__name__}: {error}"[:500]
-        return [Row(suite=planned.suite, case=planned.case.name, provider=OURS, status="failed", note=note)]
+        return [failed(planned, f"{type(error).__name__}: {error}")]
+
+
+def failed(planned: Planned, note: str) -> Row:
+    """Return the row of a case that broke as a whole."""
+    return Row(suite=planned.suite, case=planned.case.name, provider=OURS, status="failed", note=note[:500])
 
 
 def read(path: Path) -> dict[str, Any]:

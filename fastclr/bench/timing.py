@@ -104,7 +104,7 @@ def enter(contestant: Contestant, base: Callable[[], Row], device: torch.device,
         attempt: Attempt = contestant.prepare()
         row.error = attempt.check()
         row.work = attempt.work
-        if memory:
+        if memory and attempt.allocates:
             row.peak_bytes = peak_bytes(lambda: run(attempt.program), device)
     except ModuleNotFoundError as error:
         row.status, row.note = "not installed", str(error)

@@ -50,7 +50,8 @@ def test_no_less_accurate_than_plain(kind: str, dtype: torch.dtype) -> None:
         temperature = torch.tensor(value, device="cuda")
         truth, ours = exact(*views, temperature), fused(*views, temperature)
         plain = rows_and_gradients(plain_nt_xent_cuda, *views, temperature.to(dtype))
-        known = (4 * EPS + ROUNDING[dtype]) * max(1.0, 1 / value)
+        # the device's exp2, square root and division are good to a few units in the last place
+        known = (8 * EPS + ROUNDING[dtype]) * max(1.0, 1 / value)
         for mine, other, true, unit in zip(ours[:2], plain[:2], truth[:2], (1.0, length), strict=True):
             assert torch.isfinite(mine).all(), value
             # directions that all agree have no gradient: what float64 finds there is rounding, too
@@ -75,7 +76,9 @@ def test_sizes(pairs: int, dim: int, dtype: torch.dtype) -> None:
         truth, ours = exact(*views, temperature), fused(*views, temperature)
         unit = 2**-7 if dtype == torch.bfloat16 else 2**-10 if dtype == torch.float16 else 8 * EPS
         # half rows are rounded once before the products, and the gradient once after
-        known = unit * (1 + (0.1 if dtype != torch.float32 else 1.0) / value)
+        # a few long features round all in one direction
+        share = max(0.1, 0.5 * dim**-0.5) if dtype != torch.float32 else 1.0
+        known = unit * (1 + share / value)
         torch.testing.assert_close(ours[0].double(), truth[0], rtol=known, atol=known)
         if truth[1].norm() > 1e-6:
             assert relative_error(ours[1], truth[1]) <= known
@@ -89,8 +92,10 @@ def test_precision_of_float32(precision: str, temperature: float) -> None:
     truth, ours = exact(*views, tau), fused(*views, tau, precision=precision)
     # the products' unit roundoff, and what 1 / tau makes of it
     roundoff = {"ieee": 2**-24, "auto": 2**-24, "tf32x3": 2**-20, "tf32": 2**-11, "bf16": 2**-8}[precision]
-    assert relative_error(ours[0], truth[0]) <= 2 * roundoff / temperature
-    assert relative_error(ours[1], truth[1]) <= 4 * roundoff / temperature
+    # in full precision the device's exp2 and division count, too
+    room = 2 if precision in ("ieee", "auto") else 1
+    assert relative_error(ours[0], truth[0]) <= room * 2 * roundoff / temperature
+    assert relative_error(ours[1], truth[1]) <= room * 4 * roundoff / temperature
 
 
 @pytest.mark.parametrize("setting", ["highest", "high", "medium"])

@@ -17,6 +17,9 @@ SHARES = 8
 TOOL = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 sanitizer = pytest.mark.skipif(TOOL is None, reason="compute-sanitizer is not installed")
+LIMIT_S = 240
+REFUSED = "Device not supported"  # as under some virtual machines
+SUBSTRINGS = {"loss": "ntxent", "augment": "fastclr"}
 FOUND = 9  # exit status where the tool found something
 
 
@@ -25,10 +28,12 @@ def sanitized(tool: str, part: str, *options: str) -> str:
     cases = Path(__file__).with_name("sanitize_cases.py")
     # a pool would hide a step beyond the end of a tensor inside of the next one
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    command = [str(TOOL), "--tool", tool, "--error-exitcode", str(FOUND), "--report-api-errors", "no", *options]
+    command = [str(TOOL), "--tool", tool, "--error-exitcode", str(FOUND), *options]
     command += [sys.executable, str(cases), part]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=420)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT_S)
     said = done.stdout[-3000:] + done.stderr[-3000:]
+    if REFUSED in said:
+        pytest.skip(f"compute-sanitizer says: {REFUSED}")
     assert done.returncode == 0, said
     cases_run = re.search(r"^(\d+) cases of", done.stdout, re.M)
     assert cases_run and int(cases_run[1]) > 20, said
@@ -48,14 +53,17 @@ def test_cases_without_the_tool(part: str, share: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["loss", "augment"])
 def test_no_access_out_of_bounds(part: str) -> None:
-    assert "ERROR SUMMARY: 0 errors" in sanitized("memcheck", part)
+    assert "ERROR SUMMARY: 0 errors" in sanitized("memcheck", part, "--report-api-errors", "no")
 
 
 @sanitizer
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["loss", "augment"])
 def test_no_race_in_shared_memory(part: str) -> None:
-    assert "RACECHECK SUMMARY: 0 hazards" in sanitized("racecheck", part)
+    # torch's own kernels are not looked at, if this version of the tool can leave them out
+    known = subprocess.run([str(TOOL), "--help"], capture_output=True, text=True, check=False).stdout
+    ours = ["--kernel-name", f"kernel_substring={SUBSTRINGS[part]}"] if "--kernel-name" in known else []
+    assert "RACECHECK SUMMARY: 0 hazards" in sanitized("racecheck", part, *ours)
 
 
 @sanitizer
@@ -74,5 +82,5 @@ def test_the_tool_finds_a_planted_error(tmp_path: Path) -> None:
     )
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     command = [str(TOOL), "--tool", "memcheck", "--error-exitcode", str(FOUND), sys.executable, str(script)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=420)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT_S)
     assert "Invalid __global__ write" in done.stdout + done.stderr

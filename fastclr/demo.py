@@ -41,7 +41,8 @@ def run_demo(options: DemoOptions) -> Path:
         The folder of the run.
     """
     start = time.perf_counter()
-    config = dataclasses.replace(PRESETS["demo"], epochs=options.epochs, device=options.device)
+    warmup = min(PRESETS["demo"].warmup_epochs, options.epochs / 2)
+    config = dataclasses.replace(PRESETS["demo"], epochs=options.epochs, warmup_epochs=warmup, device=options.device)
     run = pretrain_in(free_folder(options.out), config)
     data = load_data(config)
     run.say("evaluating on frozen features")

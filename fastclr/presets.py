@@ -19,7 +19,7 @@ _DEMO = PretrainConfig(
     epochs=80,
     lr=0.5,
     weight_decay=1e-4,
-    warmup_share=0.025,
+    warmup_epochs=2,
     knn_every=10,
 )
 

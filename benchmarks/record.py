@@ -39,10 +39,10 @@ from fastclr.checkpoint import write_text_atomically
 from fastclr.config import PretrainConfig
 from fastclr.device import resolve_device
 from fastclr.presets import PRESETS
+from fastclr.run import Run
 
 if TYPE_CHECKING:
     from fastclr.data import Splits
-    from fastclr.run import Run
 
 TARGET, REHEARSED_TARGET = 0.90, 0.15
 KNN_EVERY, KNN_K = 10, 10
@@ -192,8 +192,11 @@ def parent(options: argparse.Namespace, config: PretrainConfig) -> int:
     here, begin = machine.describe(resolve_device("auto")), time.monotonic()
     path = options.out / f"record-{machine.slug(here)}.json"
     before = json.loads(path.read_text()) if path.exists() else {}
+    here["rehearsal"] = options.rehearse
     if before:
         check_same(path, before["machine"], here)
+    if (options.work / "config.json").exists():
+        Run.open(options.work, config)  # refuses a rehearsal, or another run
     target = REHEARSED_TARGET if options.rehearse else TARGET
     status: int | None = 0
     if not (options.work / "supervised.json").exists():

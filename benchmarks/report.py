@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from report_data import Result, load, load_all, load_records
+from report_data import Result, in_order, load, load_all, load_records
 from report_page import TITLES, page
 from report_plots import augment_plot, augment_shown, digest_of, loss_plot, loss_shown, stored_digest
 from report_tables import augment_table, caption, headline_losses, loss_table, malloc_text, record_text
@@ -51,7 +51,7 @@ def readme_block(results: Sequence[Result]) -> str:
     rows = augment.suite("augment")
     photos = all(row.parameters.get("photos", True) for row in rows if "photos" in row.case)
     what = f"SimCLR's augmentation; 224 px from {'photos' if photos and not augment.on_gpu else 'noise of their size'}"
-    parts += [*augment_table(rows), "", caption(what, augment, rows, link(augment)), ""]
+    parts += [*augment_table(rows), "", caption(what, augment, rows, link(augment), "medians"), ""]
     parts += [f"![views per second]({PLOTS['augment'][0]})", ""]
     for path, record in load_records(RESULTS).items():
         parts += [f"{record_text(record)}, [{path.name}](benchmarks/results/{path.name}).", ""]
@@ -118,22 +118,33 @@ def kind(result: Result) -> tuple[bool, str | None, str]:
 def publish(files: Sequence[Path]) -> None:
     """Copy complete files of results into benchmarks/results; older ones of the same device kind and suites go.
 
+    Nothing is touched before every file is known to be fit, and the README can be made of what will be there.
+
     Raises:
-        ValueError: a file has cases to go.
+        ValueError: a file is a rehearsal, has cases to go, or would replace one that has more suites.
     """
+    records = [file for file in files if file in load_records(file.parent)]
+    new = [load(file) for file in files if file not in records]
     for file in files:
         if file.parent.resolve() == RESULTS.resolve():
             raise ValueError(f"{file} is there already")
-        if file in load_records(file.parent):
-            shutil.copyfile(file, RESULTS / file.name)
-            continue
-        result = load(file)
+    there, gone = load_all(RESULTS), []
+    for result in new:
+        if result.machine.get("rehearsal") is not False:
+            raise ValueError(f"{result.path} is a rehearsal, or of a single question: publish what a suite measured")
         if result.missing:
-            raise ValueError(f"{file} has {len(result.missing)} case(s) to go: run its command again first")
-        for old in load_all(RESULTS):
-            covered = {row.suite for row in old.rows} <= {row.suite for row in result.rows}
-            if covered and kind(old) == kind(result):
-                old.path.unlink()
+            raise ValueError(f"{result.path} has {len(result.missing)} case(s) to go: run its command again first")
+        suites = {row.suite for row in result.rows}
+        for old in there:
+            lost = sorted({row.suite for row in old.rows} - suites)
+            if not lost and kind(old) == kind(result):
+                gone.append(old)
+            elif old.path.name == result.path.name:
+                raise ValueError(f"{result.path} lacks {', '.join(lost) or 'the machine'} of the file that it replaces")
+    readme_block(in_order([*(old for old in there if old not in gone), *new]))
+    for old in gone:
+        old.path.unlink(missing_ok=True)
+    for file in files:
         shutil.copyfile(file, RESULTS / file.name)
 
 
@@ -145,9 +156,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--publish", type=Path, nargs="+", metavar="FILE")
     options = parser.parse_args(arguments)
+    try:
+        return run(options)
+    except (ValueError, OSError) as error:
+        print(f"report: error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the options say."""
     if options.publish:
         publish(options.publish)
     results = load_all(options.results)
+    if not results:
+        raise ValueError(f"{options.results} holds no results")
     if options.page:
         options.page.parent.mkdir(parents=True, exist_ok=True)
         records = [record_text(record) for record in load_records(options.results).values()]

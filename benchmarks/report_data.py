@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,21 +45,40 @@ def load(path: Path) -> Result:
     Raises:
         ValueError: it holds no results.
     """
-    stored = json.loads(path.read_text())
+    stored = contents(path)
     if stored.get("format") == FORMAT:
         rows = [Row.from_json(row) for row in stored["rows"]]
         return Result(path, stored["machine"], rows, stored["ceilings"], stored["commands"], stored["missing"])
     raise ValueError(f"{path} holds no results of fastclr")
 
 
+def contents(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: the file is none.
+    """
+    try:
+        stored = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from error
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path} holds no results of fastclr")
+    return stored
+
+
 def load_all(folder: Path) -> list[Result]:
-    """Read the results of a folder, those of GPUs first, those where freed memory is kept last."""
-    found = {path: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    results = [load(path) for path, stored in found.items() if not {"curve", "tests", "tune"} & stored.keys()]
+    """Read the results of a folder, in order; records, outcomes of tests and times of tiles are not among them."""
+    found = {path: contents(path) for path in sorted(folder.glob("*.json"))}
+    return in_order([load(path) for path, stored in found.items() if not {"curve", "tests", "tune"} & stored.keys()])
+
+
+def in_order(results: Sequence[Result]) -> list[Result]:
+    """Sort: those of GPUs first, those where freed memory is kept last."""
     return sorted(results, key=lambda result: (not result.on_gpu, result.malloc != DEFAULT_MALLOC, result.path.name))
 
 
 def load_records(folder: Path) -> dict[Path, dict[str, Any]]:
     """Read the records of time to accuracy, without rehearsals."""
-    found = {path: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    found = {path: contents(path) for path in sorted(folder.glob("*.json"))}
     return {path: stored for path, stored in found.items() if "curve" in stored and not stored["rehearsal"]}

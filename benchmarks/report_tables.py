@@ -77,7 +77,10 @@ def augment_table(rows: Sequence[Row]) -> list[str]:
                 cells += ["-" if row is None else NOT_TIMED.get(row.status, row.status), ""]
                 continue
             mark = "~" if row.ratio.noisy else ""
-            cells += [rate(row.rate), "" if name == OURS else f"{mark}{row.ratio.median:.1f}x"]
+            cells += [
+                ("~" if row.time and row.time.noisy else "") + rate(row.rate),
+                "" if name == OURS else f"{mark}{row.ratio.median:.1f}x",
+            ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -152,7 +155,7 @@ def machine_text(machine: dict[str, Any]) -> str:
     return ", ".join(filter(None, [*parts, commit + dirty]))
 
 
-def caption(what: str, result: Result, rows: Sequence[Row], link: str) -> str:
+def caption(what: str, result: Result, rows: Sequence[Row], link: str, shown: str = "median [p20, p80]") -> str:
     """Where, with what and how the table above was made."""
     counts = [row.n for row in rows if row.time]
     n = f"n = {min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"n = {counts[0]}"
@@ -165,5 +168,5 @@ def caption(what: str, result: Result, rows: Sequence[Row], link: str) -> str:
         if any(r.time and (r.time.noisy or (r.ratio and r.ratio.noisy)) for r in rows)
         else ""
     )
-    parts = [what, f"median [p20, p80], {n}{noisy}", machine_text(result.machine), known]
+    parts = [what, f"{shown}, {n}{noisy}", machine_text(result.machine), known]
     return "; ".join(filter(None, parts)) + f"; `{result.commands[-1]}`, [{result.path.name}]({link})."

@@ -59,6 +59,8 @@ def test_record_is_cut_short_and_gone_on_with(tmp_path: Path, pictures: Path) ->
     assert len(found["elapsed_s"]) == 2 and found["rehearsal"] is True  # type: ignore[arg-type]
     again = run(*command)  # nothing is left to do
     assert "final kNN" in again and "epoch 1/2" not in again
+    real = ["benchmarks/record.py", "--data", str(pictures), "--out", str(tmp_path / "real"), "--work", str(work)]
+    assert "another configuration" in run(*real, expected=2) and not (tmp_path / "real").exists()
 
 
 @pytest.mark.slow

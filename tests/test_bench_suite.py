@@ -240,3 +240,32 @@ def test_views_have_the_memory_format_of_their_rung(rung: Rung) -> None:
     case = StepCase("resnet18", 0.125, 32, 4)
     views = our_views(case, rung.bf16)(None).flatten(0, 1)
     assert views.is_contiguous(memory_format=torch.channels_last) == rung.bf16
+
+
+def test_a_rehearsal_and_a_changed_tree_do_not_count_as_measurements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, case = tmp_path / "r.json", FakeCase("a")
+    run_suites(planned(case), CPU, path, Effort(toy=True), say=lambda _: None)
+    with pytest.raises(ValueError, match="rehearsal True"):
+        run_suites(planned(case), CPU, path, Effort(), say=lambda _: None)
+    state = machine.commit()
+    monkeypatch.setattr(machine, "commit", lambda: state | {"dirty": not state["dirty"]})
+    with pytest.raises(ValueError, match="dirty"):
+        run_suites(planned(case), CPU, path, Effort(toy=True), say=lambda _: None)
+    assert case.runs == ["a"]
+
+
+def test_measuring_again_keeps_the_other_cases_and_what_is_missing(tmp_path: Path) -> None:
+    path, found = tmp_path / "r.json", [FakeCase(name) for name in "abc"]
+    run_suites(planned(*found[:2]), CPU, path, Effort(toy=True), say=lambda _: None)
+    stored = json.loads(path.read_text()) | {"missing": ["fake/z"]}
+    path.write_text(json.dumps(stored))
+    rows = run_suites(planned(found[1], found[2]), CPU, path, Effort(toy=True), again=True, say=lambda _: None)
+    assert [row.case for row in rows] == ["a", "b", "c"] and [len(case.runs) for case in found] == [1, 2, 1]
+    assert json.loads(path.read_text())["missing"] == ["fake/z"]
+    broken = FakeCase("a", error=KeyboardInterrupt())  # type: ignore[arg-type]
+    before = path.read_text()
+    with pytest.raises(KeyboardInterrupt):
+        run_suites(planned(broken), CPU, path, Effort(toy=True), again=True, say=lambda _: None)
+    assert path.read_text() == before

@@ -19,6 +19,7 @@ from fastclr.bench.rows import versions
 # glibc's mallopt: numbers and values of M_MMAP_MAX and M_TRIM_THRESHOLD, and their names for processes that start later
 KEEP_FREED = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1)}
 DEFAULT_MALLOC = "default"
+BUSY = 0.3  # of the load average, as a share of the cores
 PACKAGES = ("torch", "triton", "torchvision", "timm", "numpy", "nvidia-dali-cuda130")
 
 
@@ -40,6 +41,16 @@ def malloc() -> str:
     """Return `keeps freed memory` or `DEFAULT_MALLOC`."""
     kept = all(os.environ.get(name) == str(value) for name, (_, value) in KEEP_FREED.items())
     return "keeps freed memory" if kept else DEFAULT_MALLOC
+
+
+def is_busy(here: dict[str, Any]) -> bool:
+    """Tell whether something else was running on the machine that `describe` described."""
+    return bool(here["load"] > BUSY * (here["cores"] or 1))
+
+
+def busy_text(here: dict[str, Any]) -> str:
+    """Say so."""
+    return f"the machine is busy (load {here['load']}): the times will be noisy, and worse for what uses all cores"
 
 
 def describe(device: torch.device) -> dict[str, Any]:

@@ -24,10 +24,9 @@ from fastclr.checkpoint import write_text_atomically
 FORMAT = 2
 # suite -> how many of its cases belong to the headlines, which all run before the rest
 SUITES = {"loss": 3, "augment": 2, "step": 1, "loader": 1, "distributed": 1, "overhead": 1}
-BUSY = 0.3  # share of the cores
 # headlines on a CPU: a shared machine changes its speed every ten seconds or so, which the samples have to outlast
 LONGER = 3.0
-SAME = ("device", "cpu", "gpu", "commit", "versions", "threads", "malloc")
+SAME = ("device", "cpu", "gpu", "commit", "dirty", "versions", "threads", "malloc", "rehearsal")
 
 
 class Case(Protocol):
@@ -80,6 +79,7 @@ def run_suites(
     effort: Effort,
     *,
     seconds: float = float("inf"),
+    again: bool = False,
     say: Callable[[str], None] = print,
 ) -> list[Row]:
     """Run what is planned and not in `path` yet; the file is complete after every case.
@@ -90,6 +90,7 @@ def run_suites(
         path: JSON file of results, new or of an earlier call.
         effort: time for each case.
         seconds: no case is started later than this after the call.
+        again: also run what is in `path` already; the other cases of the file stay.
         say: takes a line of progress.
 
     Returns:
@@ -100,15 +101,21 @@ def run_suites(
         RuntimeError: a case broke the CUDA device; the cases before it are in `path`.
     """
     begin = time.monotonic()
-    here = machine.describe(device)
+    here = machine.describe(device) | {"rehearsal": effort.toy}
+    asked = {(p.suite, p.case.name) for p in planned}
     stored = read(path) if path.exists() else None
+    if stored is not None and again:
+        stored["rows"] = [row for row in stored["rows"] if (row["suite"], row["case"]) not in asked]
+        stored = stored if stored["rows"] else None
     if stored is not None:
         check_same(path, stored["machine"], here)
     rows = [] if stored is None else [Row.from_json(row) for row in stored["rows"]]
+    # what an earlier call left and this one was not asked for
+    elsewhere = set(stored["missing"] if stored else []) - {f"{suite}/{case}" for suite, case in asked}
     ceilings = Ceilings(device, effort.toy, dict(stored["ceilings"]) if stored else {})
     commands = list(dict.fromkeys([*(stored["commands"] if stored else []), machine.command_line()]))
-    if here["load"] > BUSY * (here["cores"] or 1):
-        say(f"the machine is busy (load {here['load']}): the times will be noisy, and worse for what uses all cores")
+    if machine.is_busy(here):
+        say(machine.busy_text(here))
     done = {(row.suite, row.case) for row in rows}
     left = [p for p in planned if (p.suite, p.case.name) not in done]
     if len(left) < len(planned):
@@ -120,7 +127,7 @@ def run_suites(
         if broken:  # whatever ran after that is no result
             found = [failed(current, f"broke the device: {broken}")]
         rows += found
-        missing = [f"{p.suite}/{p.case.name}" for p in left]
+        missing = [f"{p.suite}/{p.case.name}" for p in left] + sorted(elsewhere)
         write(path, here, ceilings, commands, rows, missing)
         say(text_table(f"{current.suite}: {current.case.name}", found))
         if broken:
@@ -247,10 +254,8 @@ def main(arguments: list[str] | None = None) -> int:
             planned = list({(p.suite, p.case.toy().name): Planned(p.suite, p.case.toy()) for p in planned}.values())
         budget = options.budget or (3.0 if device.type == "cuda" else 20.0)
         path = results_path(options.out, device)
-        if options.again:
-            path.unlink(missing_ok=True)
         effort = Effort(budget, options.rehearse)
-        rows = run_suites(planned, device, path, effort, seconds=60 * options.minutes)
+        rows = run_suites(planned, device, path, effort, seconds=60 * options.minutes, again=options.again)
     except (ValueError, OSError) as error:
         print(f"fastclr.bench: error: {error}", file=sys.stderr)
         return 2

@@ -108,6 +108,8 @@ def main(arguments: list[str]) -> None:
     only = chosen(asked.against, known(case))
     ceilings, here = Ceilings(device), machine.describe(device)
     print(f"{here.get('gpu') or here['cpu']}, {here['threads']} threads, torch {torch.__version__}", flush=True)
+    if machine.is_busy(here):
+        print(machine.busy_text(here), flush=True)
     rows = case.run(ceilings, Effort(asked.seconds), only)
     print(text_table(case.name, rows))
     if asked.json is not None:

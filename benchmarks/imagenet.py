@@ -204,7 +204,7 @@ def main(arguments: list[str]) -> int:
         config = replace(PRESETS["imagenet"], batch_size=options.batch, loader="resident", device=device.type)
         if options.rehearse:
             augment = replace(config.augment, size=32)
-            config = replace(config, encoder="resnet18", width=0.125, augment=augment, batch_size=4, compile="off")
+            config = replace(config, encoder="resnet18", width=0.125, augment=augment, batch_size=4)
         data = photos(options.data or "shapes", 4 * config.batch_size)
         planned = cases(config, data, device.type)
         if options.rehearse:

@@ -77,14 +77,16 @@ def train(folder: Path, config: PretrainConfig, supervised_epochs: int) -> None:
     """
     from fastclr.training import load_data
 
-    if not (folder / "final.json").exists():
+    if (folder / "final.json").exists():
+        data = load_data(config)
+    else:
         from fastclr.pretrain import pretrain_in
 
         run = pretrain_in(folder, config, resume=(folder / "config.json").exists(), progress=False)
-        write_text_atomically(folder / "final.json", json.dumps(evaluate_exported(run, load_data(config), config)))
-    write_text_atomically(
-        folder / "supervised.json", json.dumps(train_ceiling(load_data(config), config, supervised_epochs))
-    )
+        data = load_data(config)
+        write_text_atomically(folder / "final.json", json.dumps(evaluate_exported(run, data, config)))
+    ceiling = train_ceiling(data, config, supervised_epochs)
+    write_text_atomically(folder / "supervised.json", json.dumps(ceiling))
 
 
 def evaluate_exported(run: Run, data: Splits, config: PretrainConfig) -> dict[str, Any]:

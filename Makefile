@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help install demo test test-unit test-interpret test-compile test-wheel test-bench test-oldest test-asan bench bench-compare publish \
-	site test-gpu bench-gpu record ladder imagenet tune lint types format wheel clean
+	site test-gpu bench-gpu record ladder imagenet tune tree lint types format wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -43,13 +43,13 @@ bench: $(READY)  ## the CPU benchmarks, with the machine otherwise idle: a table
 	$(BIN)/python -W ignore -m fastclr.bench --device cpu --again --out $(or $(OUT),build/bench)
 	$(BIN)/python -W ignore -m fastclr.bench --device cpu --again --out $(or $(OUT),build/bench) \
 		--suites loss --headlines --keep-freed
-	$(BIN)/python benchmarks/report.py --results $(or $(OUT),build/bench) --page $(or $(OUT),build/bench)/page.html
+	$(BIN)/python benchmarks/publish/report.py --results $(or $(OUT),build/bench) --page $(or $(OUT),build/bench)/page.html
 
 publish: $(READY)  ## take results over: make publish FROM="build/bench/*.json"; rewrites README and plots
-	$(BIN)/python benchmarks/report.py --publish $(FROM)
+	$(BIN)/python benchmarks/publish/report.py --publish $(FROM)
 
 bench-compare: $(READY)  ## this tree against another revision, in turns: make bench-compare BASE=v0.1.0
-	$(BIN)/python benchmarks/compare.py $(BASE)
+	$(BIN)/python benchmarks/publish/compare.py $(BASE)
 
 # For a machine with a GPU and no network, where nothing is installed: `make test-gpu OUT=DIR`, `make bench-gpu OUT=DIR`,
 # `make record ladder OUT=DIR DATA=CIFAR`, `make imagenet OUT=DIR DATA=PHOTOS`. Each stops after TIME minutes and goes on
@@ -65,7 +65,7 @@ ifeq ($(REHEARSE),1)
 RUN = $(PY) -W ignore
 TOY = --rehearse
 else
-RUN = PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(SITE):$(CURDIR)/benchmarks:$$PYTHONPATH $(PY) -W ignore
+RUN = PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(SITE):$(CURDIR)/benchmarks/publish:$$PYTHONPATH $(PY) -W ignore
 SITE_READY := site
 endif
 
@@ -84,13 +84,13 @@ bench-gpu: $(SITE_READY)  ## the benchmarks on the device at hand, the most impo
 	$(RUN) -m fastclr.bench --out $(DAY) --minutes $(TIME) $(TOY)
 
 record: $(SITE_READY)  ## time to 90% kNN accuracy on CIFAR-10 (DATA=PATH); keeps its checkpoint in WORK between calls
-	$(RUN) benchmarks/record.py --data "$(DATA)" --out $(DAY) --work $(WORK) --minutes $(TIME) $(TOY)
+	$(RUN) benchmarks/publish/record.py --data "$(DATA)" --out $(DAY) --work $(WORK) --minutes $(TIME) $(TOY)
 
 ladder: $(SITE_READY)  ## images per second from a plain PyTorch loop to fastclr (DATA=PATH)
-	$(RUN) benchmarks/ladder.py --data "$(DATA)" --out $(DAY) --minutes $(TIME) $(TOY)
+	$(RUN) benchmarks/publish/ladder.py --data "$(DATA)" --out $(DAY) --minutes $(TIME) $(TOY)
 
 imagenet: $(SITE_READY)  ## a step of ResNet-50 on photos by stage, the largest batch (DATA=PATH)
-	$(RUN) benchmarks/imagenet.py --data "$(DATA)" --out $(DAY) --minutes $(TIME) $(TOY)
+	$(RUN) benchmarks/publish/imagenet.py --data "$(DATA)" --out $(DAY) --minutes $(TIME) $(TOY)
 
 KIND ?= half
 WIDTH ?= 128
@@ -108,7 +108,7 @@ test-oldest:  ## build and test with the oldest versions that pyproject.toml pro
 		VENV=$(OLDEST)/venv CONSTRAINTS=constraints-oldest.txt
 
 ASAN := build/asan
-ASAN_TESTS := tests/test_augment*.py tests/test_philox.py
+ASAN_TESTS := tests/augment
 SANITIZE := -fsanitize=address,undefined
 test-asan: $(READY)  ## the augmentation's tests under AddressSanitizer and UBSan, in a copy of the tree
 	rm -rf $(ASAN) && mkdir -p $(ASAN)
@@ -121,13 +121,19 @@ test-asan: $(READY)  ## the augmentation's tests under AddressSanitizer and UBSa
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		$(abspath $(BIN)/python) -m pytest -p no:cacheprovider $(ASAN_TESTS)
 
+# imports and types are checked on the package as it is installed: in the checkout kernels/ and benchmarks/ lie elsewhere
+TREE := build/lint
+tree: $(READY)
+	rm -rf $(TREE)
+	$(BIN)/python setup.py -q build_py --build-lib $(TREE) 2> /dev/null
+
 lint: $(READY)  ## ruff and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	find csrc -type f | xargs $(BIN)/clang-format --dry-run --Werror
 
-types: $(READY)  ## mypy --strict
-	$(BIN)/mypy
+types: tree  ## mypy --strict
+	cd $(TREE) && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache fastclr
 
 format: $(READY)  ## rewrite the sources as `lint` wants them
 	$(BIN)/ruff check --fix .

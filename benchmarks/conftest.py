@@ -11,7 +11,7 @@ import torch
 
 from fastclr.bench.ceilings import Ceilings
 from fastclr.bench.rows import OURS
-from fastclr.bench.suite import Case, cases
+from fastclr.bench.suite import SUITES, Case, cases
 from fastclr.bench.table import text_table
 from fastclr.bench.timing import Effort
 
@@ -19,12 +19,13 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give every function `bench_SUITE` the cases of its suite."""
-    if "case" in metafunc.fixturenames:
-        found = cases(metafunc.function.__name__.removeprefix("bench_"), DEVICE)
-        if metafunc.config.getoption("benchmark_disable"):
-            found = list({case.toy().name: case.toy() for case in found}.values())
-        metafunc.parametrize("case", found, ids=[case.name for case in found])
+    """Parametrise with the cases of all suites."""
+    if "case" not in metafunc.fixturenames:
+        return
+    found = {f"{suite}-{case.name}": case for suite in SUITES for case in cases(suite, DEVICE)}
+    if metafunc.config.getoption("benchmark_disable"):
+        found = {f"{suite}-{case.toy().name}": case.toy() for suite in SUITES for case in cases(suite, DEVICE)}
+    metafunc.parametrize("case", list(found.values()), ids=list(found))
 
 
 @pytest.fixture

@@ -1,11 +1,38 @@
-"""fastclr: the fast way to do SimCLR."""
+"""fastclr: contrastive and self-supervised pretraining of image encoders, made fast."""
 
 from __future__ import annotations
 
-from fastclr.augment import AugmentConfig, AugmentParams, SimCLRAugment
-from fastclr.cached import cached_step
-from fastclr.images import RaggedImages
-from fastclr.losses import NTXentLoss, nt_xent
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastclr.augment import AugmentConfig, AugmentParams, RaggedImages, SimCLRAugment
+    from fastclr.losses import NTXentLoss, cached_step, nt_xent
 
 __all__ = ["AugmentConfig", "AugmentParams", "NTXentLoss", "RaggedImages", "SimCLRAugment", "cached_step", "nt_xent"]
 __version__ = "0.1.0"
+
+# loaded at first use (PEP 562), because torch takes seconds to import and `fastclr --help` needs none of it
+_PACKAGES = {
+    "AugmentConfig": "fastclr.augment",
+    "AugmentParams": "fastclr.augment",
+    "NTXentLoss": "fastclr.losses",
+    "RaggedImages": "fastclr.augment",
+    "SimCLRAugment": "fastclr.augment",
+    "cached_step": "fastclr.losses",
+    "nt_xent": "fastclr.losses",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use."""
+    if name not in _PACKAGES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PACKAGES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the names that are loaded already and those that can be."""
+    return sorted({*globals(), *__all__})

@@ -1,37 +1,84 @@
-"""Where a run was computed: versions, system and devices, kept as ``environment.json`` in its folder."""
+"""What this process runs on and with: packages, processor, devices; a run keeps it as ``environment.json``."""
 
 from __future__ import annotations
 
 import json
-import os
 import platform
+import re
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fastclr import __version__
-from fastclr.checkpoint import write_text_atomically
+from fastclr.device import available_cores
+from fastclr.files import write_text_atomically
 
-PACKAGES = ("triton", "torchvision", "timm", "numpy", "nvidia-dali-cuda130")
+# the packages that change what fastclr does or how fast, and what brings them
+PACKAGES = {
+    "torch": "fastclr",
+    "triton": "fastclr (on Linux)",
+    "numpy": "fastclr",
+    "torchvision": "fastclr[train]",
+    "timm": "fastclr[train]",
+    "tyro": "fastclr[train]",
+    "scikit-learn": "fastclr[train]",
+    "safetensors": "fastclr[train]",
+    "onnxruntime": "fastclr[export]",
+    "pyarrow": "fastclr[export]",
+    "nvidia-dali-cuda130": "fastclr[dali]",
+    "tensorboard": "fastclr[logging]",
+}
+# those that the numbers of a run or of a benchmark depend on
+RECORDED = ("torch", "triton", "torchvision", "timm", "numpy", "nvidia-dali-cuda130")
+
+
+def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Return the versions of those distributions that are installed."""
+    found = {}
+    for name in filter(None, names):
+        try:
+            found[name] = torch.__version__ if name == "torch" else metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_name() -> str:
+    """Return the model of the processor as the system names it."""
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        match = None
+    return match[1].strip() if match else platform.processor() or platform.machine()
+
+
+def gpu(index: int | None = None) -> dict[str, Any]:
+    """Return name, memory in bytes, compute capability and number of multiprocessors of a CUDA device."""
+    properties = torch.cuda.get_device_properties(index)
+    return {
+        "gpu": properties.name,
+        "gpu_memory": properties.total_memory,
+        "gpu_capability": f"{properties.major}.{properties.minor}",
+        "gpu_multiprocessors": properties.multi_processor_count,
+    }
 
 
 def environment() -> dict[str, str]:
     """Return the versions, the system and the devices of this process, as texts under short names."""
+    versions = package_versions(RECORDED)
     found = {
         "fastclr": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-        "torch": torch.__version__,
+        "cpu": cpu_name(),
+        "cores": str(available_cores()),
+        **{name: versions.get(name, "not installed") for name in RECORDED},
     }
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
     for index in range(torch.cuda.device_count()):
-        found[f"cuda:{index}"] = torch.cuda.get_device_name(index)
+        found[f"cuda:{index}"] = str(gpu(index)["gpu"])
     return found
 
 

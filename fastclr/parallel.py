@@ -1,23 +1,99 @@
-"""Several processes as one: the ranks that torchrun started, batch norm over all of them, and what they agree on."""
+"""Several processes as one: the ranks that torchrun started, what they gather, and what they agree on."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, distributed
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor, distributed, nn
-from torch.nn import functional as F
+from typing import TYPE_CHECKING
 
 from fastclr.device import resolve_device
-from fastclr.distributed import gather_rows
 
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+# what the ranks of a group last agreed on, for groups that can only exchange it through a device
+_agreed: WeakKeyDictionary[ProcessGroup, list[int]] = WeakKeyDictionary()
+
+
+def resolve_group(group: ProcessGroup | None) -> ProcessGroup | None:
+    """The group to gather over; None stands for the default group.
+
+    Returns:
+        The group, or None where it has one rank and there is nothing to gather.
+
+    Raises:
+        ValueError: torch.distributed is not available or not initialised, or this process is not a member of the group.
+    """
+    if not distributed.is_available():
+        raise ValueError(
+            "gathering needs a PyTorch built with torch.distributed; pass gather_distributed=False on one process"
+        )
+    if not distributed.is_initialized():
+        raise ValueError(
+            "gathering needs an initialised process group: call torch.distributed.init_process_group() first (torchrun "
+            "sets its environment variables), or pass gather_distributed=False on one process"
+        )
+    group = distributed.group.WORLD if group is None else group
+    if group is None or distributed.get_rank(group) < 0:
+        raise ValueError("this process is not a member of the process group it should gather over")
+    return group if distributed.get_world_size(group) > 1 else None
+
+
+def check_same_shape(batch: Tensor, group: ProcessGroup) -> None:
+    """Refuse batches that differ between ranks, before a gather could hang on them.
+
+    The ranks exchange three integers on the CPU at every call where the group has a CPU backend (gloo, or
+    ``init_process_group("cpu:gloo,cuda:nccl")``): no rank waits for its GPU. A group with NCCL alone has to wait for
+    the device to compare: it does so at the first call and when this rank's shape changes, so that with NCCL alone one
+    rank changing its batch by itself ends in the watchdog's timeout instead of this error.
+
+    Args:
+        batch: ``[N, D]`` on this rank.
+        group: the ranks to compare with.
+
+    Raises:
+        ValueError: shape or dtype differ, naming all of them.
+    """
+    mine = [*batch.shape, _DTYPES.index(batch.dtype)]
+    on_cpu = "cpu:" in distributed.get_backend_config(group)
+    if not on_cpu and _agreed.get(group) == mine:
+        return
+    message = torch.tensor(mine, device="cpu" if on_cpu else batch.device)
+    every = gather_rows(message[None], group).tolist()
+    if any(other != mine for other in every):
+        found = ", ".join(f"rank {rank}: [{n}, {d}] {_DTYPES[kind]}" for rank, (n, d, kind) in enumerate(every))
+        raise ValueError(f"gathering needs the same local batch on every rank (drop or pad the last one), got {found}")
+    _agreed[group] = mine
+
+
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def gather_rows(rows: Tensor, group: ProcessGroup) -> Tensor:
+    """Concatenate the rows of all ranks in rank order; the same shape on every rank, no gradient.
+
+    Args:
+        rows: ``[m, ...]``.
+        group: the ranks to gather from.
+
+    Returns:
+        ``[W m, ...]`` on every rank.
+    """
+    size = distributed.get_world_size(group)
+    gathered = rows.new_empty((size * len(rows), *rows.shape[1:]))
+    # renamed in torch 2.14
+    gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
+    gather(gathered, rows.detach().contiguous(), group=group)
+    return gathered
+
 
 TIMEOUT = timedelta(minutes=30)  # the longest that one rank may work alone, while it loads images for one
 
@@ -132,98 +208,3 @@ def open_world(device: str) -> Iterator[World]:
     yield World(distributed.get_rank(), size, chosen, group)
     if ours:
         distributed.destroy_process_group()
-
-
-def synchronise_batch_norm(model: nn.Module, world: World, group_size: int | None = None) -> nn.Module:
-    """Return ``model`` with batch norms whose statistics are those of all processes, or of groups of ``group_size``.
-
-    CUDA models take ``torch.nn.SyncBatchNorm``, which has no CPU implementation; on a CPU plain batch norms become
-    :class:`CpuSyncBatchNorm`. State dicts stay the same.
-
-    Raises:
-        ValueError: ``group_size`` does not divide the number of processes, or a batch norm with a fused activation is
-            to be synchronised on a CPU.
-    """
-    if world.group is None:
-        return model
-    group: Any = world.group
-    if group_size is not None:
-        if world.size % group_size:
-            raise ValueError(f"sync_bn_group must divide the {world.size} processes, got {group_size}")
-        ranks = range(world.size)
-        groups = [distributed.new_group(list(ranks[i : i + group_size])) for i in range(0, world.size, group_size)]
-        group = groups[world.rank // group_size]
-    if world.device.type == "cuda":
-        from timm.layers import convert_sync_batchnorm
-
-        converted: nn.Module = convert_sync_batchnorm(model, group)
-        return converted
-    _convert_for_cpu(model, group)
-    return model
-
-
-def _convert_for_cpu(module: nn.Module, group: Any) -> None:
-    for name, child in module.named_children():
-        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-            setattr(module, name, CpuSyncBatchNorm(child, group))
-        elif isinstance(child, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(
-                f"sync_bn on a CPU takes plain batch norms, got {type(child).__name__}: use a GPU, or sync_bn=False"
-            )
-        else:
-            _convert_for_cpu(child, group)
-
-
-class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm over all processes of a group on a CPU, in two passes: the mean first, then the variance around it.
-
-    y = (x - mean) / sqrt(var + eps) * weight + bias, mean and var over the samples of all ranks; the gradient flows
-    through both, over all ranks.
-
-    Args:
-        norm: the batch norm to take weights, statistics and options from.
-        group: the processes.
-    """
-
-    def __init__(self, norm: Any, group: ProcessGroup) -> None:
-        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-        self.weight, self.bias = norm.weight, norm.bias
-        self.running_mean, self.running_var = norm.running_mean, norm.running_var
-        self.num_batches_tracked = norm.num_batches_tracked
-        self.group = group
-        self.training = norm.training
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() < 2:
-            raise ValueError(f"batch norm needs [N, C, ...], got {list(input.shape)}")
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise ``[N, C, ...]``; with the running statistics in evaluation mode."""
-        self._check_input_dim(input)
-        if not (self.training or self.running_mean is None):
-            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        from torch.distributed.nn.functional import all_reduce
-
-        x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
-        over = [axis for axis in range(x.dim()) if axis != 1]
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        count = torch.tensor(x.numel() / x.shape[1], dtype=x.dtype)
-        distributed.all_reduce(count, group=self.group)
-        mean: Tensor = all_reduce(x.sum(over), group=self.group) / count
-        centred = x - mean.view(shape)
-        var: Tensor = all_reduce((centred * centred).sum(over), group=self.group) / count
-        if self.training and self.running_mean is not None:
-            self._track(mean.detach(), var.detach() * count / (count - 1))
-        y = centred * (var + self.eps).rsqrt().view(shape)
-        if self.affine:
-            y = y * self.weight.view(shape) + self.bias.view(shape)
-        return y.to(input.dtype)
-
-    def _track(self, mean: Tensor, var: Tensor) -> None:
-        counted: Any = self.num_batches_tracked
-        running: Any = self.running_mean, self.running_var
-        with torch.no_grad():
-            counted += 1
-            factor = 1.0 / float(counted) if self.momentum is None else self.momentum
-            for old, new in zip(running, (mean, var), strict=True):
-                old.lerp_(new.to(old.dtype), factor)

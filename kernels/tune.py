@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, astuple, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def gpu() -> torch.device | None:
 
 def milliseconds(run: Callable[[], object], repeats: int = 7) -> float:
     """Median time of ``run`` on the device."""
-    times = []
+    times: list[float] = []
     for _ in range(repeats):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
@@ -78,7 +79,7 @@ def rank(run: Callable[[Tile], torch.Tensor], tiles: Iterable[Tile]) -> list[tup
         if not error_norm < 1e-2:
             print(f"  wrong result (relative error {error_norm:.1e}): {tile}")
             continue
-        times.append((milliseconds(lambda tile=tile: run(tile)), tile))
+        times.append((milliseconds(partial(run, tile)), tile))
     return sorted(times, key=lambda pair: pair[0])
 
 
@@ -90,18 +91,20 @@ def launchers(rows: int, width: int, kind: str, device: torch.device) -> dict[st
 
     n = max(1, rows // 2)
     generator = torch.Generator(device).manual_seed(0)
-    views = [torch.randn(n, width, device=device, generator=generator).to(DTYPES[kind]) for _ in range(2)]
+    z0, z1 = (torch.randn(n, width, device=device, generator=generator).to(DTYPES[kind]) for _ in range(2))
     tau, scale = torch.tensor(0.1, device=device), torch.tensor(1.0 / n, device=device)
-    z, inv_norm, positive = ntxent_prologue(*views, True, kind)
+    z, inv_norm, positive = ntxent_prologue(z0, z1, True, kind)
     loss, lse, _, _ = ntxent_fwd(z, z, positive, tau, 0, "fixed", kind, True, False)
 
     def forward(tile: Tile, deterministic: bool) -> torch.Tensor:
-        options = {"tile": tile, "triangular": not deterministic}
-        return ntxent_fwd(z, z, positive, tau, 0, "fixed", kind, deterministic, False, **options)[0]
+        triangular = not deterministic
+        return ntxent_fwd(
+            z, z, positive, tau, 0, "fixed", kind, deterministic, False, tile=tile, triangular=triangular
+        )[0]
 
     def backward(tile: Tile) -> torch.Tensor:
-        saved = (z, z, inv_norm, positive, loss, lse)
-        return ntxent_bwd(*views, *saved, None, scale, tau, 0, True, "fixed", kind, tile=tile)[0]
+        saved = (z0, z1, z, z, inv_norm, positive, loss, lse)
+        return ntxent_bwd(*saved, None, scale, tau, 0, True, "fixed", kind, tile=tile)[0]
 
     return {
         "forward": lambda tile: forward(tile, True),

@@ -1,4 +1,4 @@
-"""Shared by all tests. One thread, because two busy processes on two cores wait for each other; a run of seconds."""
+"""Shared by all tests. One thread, because two busy processes on two cores wait for each other."""
 
 from __future__ import annotations
 
@@ -9,25 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_run import TINY
 
-from fastclr.augment import AugmentConfig
-from fastclr.config import PretrainConfig
 from fastclr.data import make_shapes
+from fastclr.training.config import PretrainConfig
 
 torch.set_num_threads(1)
-
-TINY = PretrainConfig(
-    width=0.125,
-    augment=AugmentConfig.cifar(32),
-    epochs=3,
-    batch_size=32,
-    lr=0.1,
-    knn_every=2,
-    log_every=2,
-    amp="off",
-    device="cpu",
-    deterministic=True,
-)
 
 
 @pytest.fixture(scope="session", autouse=True)

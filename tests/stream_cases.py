@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from fastclr.augment.images import RaggedImages
 from fastclr.data import Batch
-from fastclr.images import RaggedImages
 
 
 def photo(seed: int, height: int, width: int) -> Image.Image:

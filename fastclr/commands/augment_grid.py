@@ -2,11 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
 import tyro
 
-from fastclr.grid import GridOptions, draw_grid
+from fastclr.augment import AugmentConfig
+from fastclr.augment.contact_sheet import contact_sheet
+from fastclr.sources.decode import decode_image, pillow
 
 
 def main(arguments: list[str]) -> None:
     """Draw the sheet."""
     draw_grid(tyro.cli(GridOptions, args=arguments, prog="fastclr augment-grid"))
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """Draw a contact sheet: each image in a row, first as an evaluation sees it, then its random views."""
+
+    images: Annotated[list[Path], tyro.conf.Positional]
+    """Image files."""
+    augment: tyro.conf.OmitArgPrefixes[AugmentConfig] = field(default_factory=AugmentConfig)
+    out: Path = Path("grid.png")
+    """The PNG to write."""
+    views: int = 8
+    """Views of each image."""
+    seed: int = 0
+    """Seed of the randomness."""
+    epoch: int = 0
+    """Epoch of the randomness."""
+    show_params: bool = False
+    """Print the parameters of the views."""
+
+
+def draw_grid(options: GridOptions) -> None:
+    """Read the images, write the sheet, and print what was written."""
+    if options.out.suffix.lower() != ".png":
+        raise ValueError(f"--out must end with .png, got {options.out}")
+    if not options.out.absolute().parent.is_dir():
+        raise ValueError(f"--out is in a folder that does not exist: {options.out.absolute().parent}")
+    images = [torch.from_numpy(decode_image(path).copy()) for path in options.images]
+    sheet, params = contact_sheet(images, options.augment, options.views, options.seed, options.epoch)
+    if options.show_params:
+        print(params)
+    pillow().fromarray(sheet.numpy()).save(options.out)
+    print(f"{options.out}: {len(images)} images, {options.views} views of each, {options.augment.size} pixels")

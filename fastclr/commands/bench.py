@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from fastclr.bench import augment_peers, loss_peers, machine
-from fastclr.bench.augment import AugmentCase
+from fastclr.bench import machine
+from fastclr.bench.augment_cases import AugmentCase
 from fastclr.bench.ceilings import Ceilings
-from fastclr.bench.loss import LossCase
+from fastclr.bench.loss_cases import LossCase
 from fastclr.bench.rows import OURS, Contestant
-from fastclr.bench.suite import failures, write
+from fastclr.bench.suite import Joined, failures, write
 from fastclr.bench.table import text_table
 from fastclr.bench.timing import Effort
 from fastclr.device import resolve_device
@@ -105,22 +105,18 @@ def main(arguments: list[str]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     case = asked.case(device)
-    only = chosen(asked.against, known(case))
+    question = Joined(case)
+    only = chosen(asked.against, question.contestants())
     ceilings, here = Ceilings(device), machine.describe(device)
     print(f"{here.get('gpu') or here['cpu']}, {here['threads']} threads, torch {torch.__version__}", flush=True)
     if machine.is_busy(here):
         print(machine.busy_text(here), flush=True)
-    rows = case.run(ceilings, Effort(asked.seconds), only)
+    rows = question.run(ceilings, Effort(asked.seconds), only)
     print(text_table(case.name, rows))
     if asked.json is not None:
         write(asked.json, here, ceilings, [machine.command_line()], rows, [])
     if broken := failures(rows):
         raise ValueError("; ".join(f"{row.provider}: {row.status}: {row.note}" for row in broken))
-
-
-def known(case: LossCase | AugmentCase) -> list[Contestant]:
-    """Return everything that a workload can be compared with."""
-    return loss_peers.contestants(case) if isinstance(case, LossCase) else augment_peers.contestants(case)
 
 
 def chosen(against: tuple[str, ...], contestants: list[Contestant]) -> tuple[str, ...]:

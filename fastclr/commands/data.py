@@ -10,11 +10,10 @@ from typing import Annotated, Any
 import tyro
 
 from fastclr.data.cache import cache_folder, clear
-from fastclr.data.decode_rate import cores_for, dali_rate, pillow_rate
-from fastclr.data.gather import available_cores
-from fastclr.data.memory import available_memory
-from fastclr.data.named import locate
-from fastclr.data.survey import Copies, SplitSurvey, Spread, Survey, survey
+from fastclr.device import available_cores, available_memory
+from fastclr.report.data_survey import Copies, SplitSurvey, Spread, Survey, survey
+from fastclr.report.decode_rate import cores_for, dali_rate, pillow_rate
+from fastclr.sources.published import locate
 
 SHOWN_CLASSES = 20
 SHOWN_FILES = 10

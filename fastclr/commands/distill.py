@@ -8,10 +8,10 @@ from typing import Annotated
 
 import tyro
 
-from fastclr.classifier import Trained, check_free
-from fastclr.commands.few_labels import TrainingOptions
-from fastclr.distill import DistillConfig, distill, find_teacher
-from fastclr.finetune import percent
+from fastclr.commands.run_options import TrainingOptions
+from fastclr.transfer.classifier import Trained, check_free
+from fastclr.transfer.distill import DistillConfig, distill, find_teacher
+from fastclr.transfer.finetune import percent
 
 
 @dataclass

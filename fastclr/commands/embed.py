@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fastclr.data.listing import Split
-from fastclr.embed import Kind, embed
-from fastclr.run import Run
+from fastclr.data.source_images import Split
+from fastclr.training.run import Run
+from fastclr.transfer.embed import Kind, embed
 
 SHOWN = 10
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from fastclr.export import Format, export_run
-from fastclr.run import Run
+from fastclr.training.run import Run
+from fastclr.transfer.export import Format, export_run
 
 
 @dataclass

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from fastclr.classifier import check_free
-from fastclr.commands.few_labels import TrainingOptions
-from fastclr.finetune import FinetuneConfig, finetune, percent
+from fastclr.commands.run_options import TrainingOptions
+from fastclr.transfer.classifier import check_free
+from fastclr.transfer.finetune import FinetuneConfig, finetune, percent
 
 
 @dataclass

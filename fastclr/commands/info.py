@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from fastclr.info import report
+import platform
+
+import torch
+
+from fastclr import __version__
+from fastclr.augment import native
+from fastclr.data.cache import default_folder, usage
+from fastclr.device import uses_bf16
+from fastclr.environment import PACKAGES, cpu_name, gpu, package_versions
+from fastclr.losses.inputs import TRITON_FOUND
 
 
 def main(arguments: list[str]) -> None:
@@ -10,3 +19,53 @@ def main(arguments: list[str]) -> None:
     if arguments:
         raise ValueError(f"fastclr info takes no options, got {' '.join(arguments)}")
     print(report())
+
+
+def report() -> str:
+    """Return the report as text."""
+    lines = [f"fastclr {__version__}, Python {platform.python_version()}, {platform.platform()}", ""]
+    lines += ["devices", *(f"  {line}" for line in devices()), "", "native code"]
+    for part in native.status():
+        lines.append(f"  {part.target:<8}{'ok' if part.loaded else 'NO':<4}{part.reason}")
+        if part.remedy:
+            lines.append(f"{'':<14}mend it with: {part.remedy}")
+    lines += ["", "packages", *(f"  {line}" for line in packages()), "", "loss"]
+    lines += [f"  {line}" for line in implementations()]
+    lines += ["", "data", f"  {cache_line()}"]
+    return "\n".join(lines)
+
+
+def cache_line() -> str:
+    """Say where decoded images are kept, and how much that is."""
+    folder = default_folder()
+    count, size = usage(folder)
+    return f"decoded images  {folder}: {count} file(s), {size / 1e9:.3g} GB (`fastclr data --clear-cache` removes them)"
+
+
+def devices() -> list[str]:
+    """Describe the CPU and every CUDA device."""
+    bf16 = "bfloat16 instructions" if uses_bf16("auto", torch.device("cpu")) else "no bfloat16 instructions"
+    lines = [f"cpu     {cpu_name()}, {torch.get_num_threads()} threads, {bf16}"]
+    if not torch.cuda.is_available():
+        why = "this torch is a CPU build" if torch.version.cuda is None else "torch finds no usable NVIDIA driver"
+        return [*lines, f"cuda    none: {why}"]
+    for index in range(torch.cuda.device_count()):
+        found = gpu(index)
+        capability = found["gpu_capability"].replace(".", "")
+        lines.append(f"cuda:{index}  {found['gpu']}, {found['gpu_memory'] / 2**30:.0f} GiB, sm_{capability}")
+    return lines
+
+
+def packages() -> list[str]:
+    """List versions, and for what is missing the extra that brings it."""
+    versions = package_versions()
+    return [
+        f"{name:<22}{versions.get(name) or f'not installed: pip install {extra!r}'}" for name, extra in PACKAGES.items()
+    ]
+
+
+def implementations() -> list[str]:
+    """Say which implementation of the loss `impl="auto"` takes on each kind of tensor."""
+    chosen = "triton" if TRITON_FOUND else "blockwise (no triton)"
+    cuda = chosen if torch.cuda.is_available() else "no device"
+    return ["cpu tensors   blockwise", f"cuda tensors  {cuda}"]

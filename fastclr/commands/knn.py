@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from fastclr.commands.shared import EvaluateOptions
+from fastclr.commands.run_options import EvaluateOptions
 from fastclr.evaluate import knn_scores
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from fastclr.config import PretrainConfig
-from fastclr.presets import PRESETS
+from fastclr.training.config import PretrainConfig
+from fastclr.training.presets import PRESETS
 
 PRESET_HELP = f"Start from the values of a preset: {', '.join(PRESETS)}."
 

@@ -10,10 +10,10 @@ from typing import Annotated
 import tyro
 
 from fastclr.commands.preset import PRESET_HELP, base_config, early_option
-from fastclr.config import PretrainConfig
-from fastclr.pretrain import pretrain_in
-from fastclr.run import Run
-from fastclr.stopping import Interrupted
+from fastclr.training.config import PretrainConfig
+from fastclr.training.loop import pretrain_in
+from fastclr.training.run import Run
+from fastclr.training.stopping import Interrupted
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from fastclr.commands.shared import EvaluateOptions, Evaluation
+from fastclr.commands.run_options import EvaluateOptions, Evaluation
 from fastclr.evaluate import ProbeResult, augmented_probe, lbfgs_probe, precomputed_probe, summary
 from fastclr.evaluate.linear import check_schedule
 from fastclr.evaluate.logistic import check_l2

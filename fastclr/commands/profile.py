@@ -10,9 +10,9 @@ from typing import Annotated
 import tyro
 
 from fastclr.commands.preset import PRESET_HELP, base_config
-from fastclr.config import PretrainConfig
-from fastclr.profile import profile_training
-from fastclr.profile_report import advice, table
+from fastclr.training.config import PretrainConfig
+from fastclr.training.profile import profile_training
+from fastclr.training.profile_table import advice, table
 
 
 @dataclass

@@ -11,8 +11,8 @@ import tyro
 
 from fastclr.data import Splits
 from fastclr.report import Missing, write_comparison, write_report
-from fastclr.run import Run
-from fastclr.training import load_data
+from fastclr.training.build import load_data
+from fastclr.training.run import Run
 
 
 @dataclass

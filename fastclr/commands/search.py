@@ -10,12 +10,12 @@ import numpy as np
 import torch
 import tyro
 
-from fastclr.data.decode import decode_image
 from fastclr.device import resolve_device
-from fastclr.embed import compute, load_module
 from fastclr.evaluate import frozen, state_hash
-from fastclr.feature_file import Array, FeatureFile, nearest, read_features
-from fastclr.run import Run
+from fastclr.sources.decode import decode_image
+from fastclr.training.run import Run
+from fastclr.transfer.embed import compute, load_module
+from fastclr.transfer.feature_file import Array, FeatureFile, nearest, read_features
 
 
 @dataclass

@@ -10,12 +10,12 @@ from typing import Annotated
 import tyro
 
 from fastclr.commands.preset import PRESET_HELP, base_config
-from fastclr.config import PretrainConfig
-from fastclr.distill import DistillConfig
-from fastclr.finetune import FinetuneConfig
 from fastclr.parallel import check_single_process
-from fastclr.simclr_v2 import Plan, run_v2, table
-from fastclr.stopping import Interrupted
+from fastclr.training.config import PretrainConfig
+from fastclr.training.stopping import Interrupted
+from fastclr.transfer.distill import DistillConfig
+from fastclr.transfer.finetune import FinetuneConfig
+from fastclr.transfer.simclr_v2 import Plan, run_v2, table
 
 HEAD_LAYERS = 3  # Chen et al. 2020b; v1 and its presets have 2
 

@@ -1,15 +1,15 @@
-"""Data sets and loaders: everything that turns files into batches of uint8 images."""
+"""From sources to sets of images, and from sets to batches in an order that seed and position decide."""
 
 from fastclr.data.batch import Batch
-from fastclr.data.choose import LoaderKind
 from fastclr.data.dali_loader import DaliLoader
-from fastclr.data.dataset import ImageDataset, Splits
-from fastclr.data.index import ImageIndex
+from fastclr.data.decoded_set import ImageDataset, Splits
+from fastclr.data.indexed_set import ImageIndex
+from fastclr.data.label_subsets import stratified
+from fastclr.data.load import load_dataset, load_splits
 from fastclr.data.loader import Loader, make_loader
-from fastclr.data.order import stratified
+from fastclr.data.loader_choice import LoaderKind
 from fastclr.data.resident import ResidentLoader
 from fastclr.data.shapes import make_shapes
-from fastclr.data.splits import load_dataset, load_splits
 from fastclr.data.torch_loader import TorchLoader
 
 __all__ = [

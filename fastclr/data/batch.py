@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastclr.images import RaggedImages
+from fastclr.augment.images import RaggedImages
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Batch:
     """Decoded images with their ids and labels.
 
     Args:
-        images: uint8 ``[N, H, W, 3]`` when all images have one size, else :class:`~fastclr.images.RaggedImages`.
+        images: uint8 ``[N, H, W, 3]`` when all images have one size, else :class:`~fastclr.RaggedImages`.
         ids: int64 ``[N]``; the id of an image keys its augmentation and never changes between epochs or loaders.
         labels: int64 ``[N]``; -1 where the class is unknown.
 

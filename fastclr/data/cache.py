@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 
 from fastclr.data.cache_file import SUFFIX, TEMPORARY, Origin, read_origin, read_splits, write_splits
-from fastclr.data.dataset import Splits
-from fastclr.data.files import hidden
+from fastclr.data.decoded_set import Splits
+from fastclr.sources.folder import hidden
 
 VERSION = 1  # of what is stored: another decoder, another order or another layout needs another number
 HASHED_WHOLE = 4 * 2**30  # bytes of an archive up to which all of it is hashed

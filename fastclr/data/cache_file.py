@@ -18,8 +18,8 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from fastclr.data.dataset import ImageDataset, Splits
-from fastclr.images import RaggedImages
+from fastclr.augment.images import RaggedImages
+from fastclr.data.decoded_set import ImageDataset, Splits
 
 SUFFIX = ".fastclr.safetensors"
 TEMPORARY = ".fastclr.tmp"

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastclr.data.dataset import ImageDataset, Splits
-from fastclr.data.files import Files
+from fastclr.data.decoded_set import ImageDataset, Splits
+from fastclr.sources.folder import Files
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from fastclr.data.decode import pillow
+from fastclr.sources.decode import pillow
 
 # batches that DALI may work on at a time: the next begins while the last images of one are decoded
 DEPTH = 2

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastclr.data.ahead import Ahead
+from fastclr.augment.images import RaggedImages
 from fastclr.data.batch import Batch
 from fastclr.data.dali_decoder import DEPTH, DaliDecoder
-from fastclr.data.decode import Pixels, decode_image
-from fastclr.data.gather import pack
-from fastclr.data.index import ImageIndex
+from fastclr.data.decode_many import pack
+from fastclr.data.indexed_set import ImageIndex
 from fastclr.data.plan import Plan
-from fastclr.data.stream import Failures, check_stream, default_workers, first_readable, report, with_resize
-from fastclr.images import RaggedImages
+from fastclr.data.prefetch import Ahead
+from fastclr.data.unreadable import Failures, check_stream, default_workers, first_readable, report, with_resize
+from fastclr.sources.decode import Pixels, decode_image
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 
 from fastclr.data.batch import Batch
-from fastclr.data.choose import LoaderKind, check_kind, has_dali
 from fastclr.data.dali_loader import DaliLoader
-from fastclr.data.dataset import ImageDataset
-from fastclr.data.index import ImageIndex
+from fastclr.data.decoded_set import ImageDataset
+from fastclr.data.indexed_set import ImageIndex
+from fastclr.data.loader_choice import LoaderKind, check_kind, has_dali
 from fastclr.data.resident import ResidentLoader
 from fastclr.data.torch_loader import TorchLoader
 

@@ -32,29 +32,3 @@ def permutation(count: int, seed: int, stream: int) -> Tensor:
         ValueError: ``seed`` or ``stream`` is outside ``0 .. 2**64 - 1``.
     """
     return torch.from_numpy(np.argsort(raw_bits(count, seed, stream), kind="stable").astype(np.int64))
-
-
-def stratified(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """Return sorted int64 row indices of a random ``fraction`` of every class.
-
-    A class of ``n`` images gives ``round(fraction * n)`` of them, at least one and at most ``n - 1`` where ``n > 1``;
-    a class with a single image gives none. Images of unknown class (-1) are never taken.
-
-    Args:
-        labels: int64 ``[N]``.
-        fraction: between 0 and 1, both excluded.
-        seed: decides which images.
-
-    Raises:
-        ValueError: ``fraction`` is not between 0 and 1.
-    """
-    if not 0.0 < fraction < 1.0:
-        raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
-    order = permutation(len(labels), seed, UINT64_MAX)
-    shuffled = labels[order]
-    taken = []
-    for label in labels.unique().tolist():
-        members = order[shuffled == label]
-        if label >= 0 and len(members) > 1:
-            taken.append(members[: min(max(round(fraction * len(members)), 1), len(members) - 1)])
-    return torch.cat(taken).sort().values if taken else torch.empty(0, dtype=torch.int64)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastclr.data.batch import Batch
-from fastclr.data.dataset import ImageDataset
+from fastclr.data.decoded_set import ImageDataset
 from fastclr.data.plan import Plan
 
 

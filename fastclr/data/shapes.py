@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastclr.data.dataset import ImageDataset, Splits
+from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.order import UINT64_MAX, raw_bits
 
 Array = npt.NDArray[np.float64]

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastclr.data.archive import opened
-from fastclr.data.dataset import ImageDataset, Splits
-from fastclr.data.files import Files
-from fastclr.data.memory import available_memory
+from fastclr.data.decoded_set import ImageDataset, Splits
+from fastclr.device import available_memory
+from fastclr.sources.folder import Files
+from fastclr.sources.tar import opened
 
 # the order of the labels 1 to 10 in the published files
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")

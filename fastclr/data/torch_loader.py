@@ -15,12 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fastclr.data.batch import Batch
-from fastclr.data.decode import Pixels, decode_image, pillow
-from fastclr.data.gather import pack
-from fastclr.data.index import ImageIndex
+from fastclr.data.decode_many import pack
+from fastclr.data.indexed_set import ImageIndex
 from fastclr.data.plan import Plan
-from fastclr.data.storage import Storage
-from fastclr.data.stream import (
+from fastclr.data.unreadable import (
     Failures,
     UnreadableError,
     check_stream,
@@ -29,6 +27,8 @@ from fastclr.data.stream import (
     report,
     with_resize,
 )
+from fastclr.sources.byte_ranges import Storage
+from fastclr.sources.decode import Pixels, decode_image, pillow
 
 SHARED_MEMORY = Path("/dev/shm")
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from fastclr.augment import AugmentConfig, SimCLRAugment
+from fastclr.augment.fixed_view import crop_and_flip
 from fastclr.data import ImageDataset, ImageIndex, LoaderKind, make_loader
 from fastclr.evaluate.features import with_progress
-from fastclr.evaluate.guard import frozen
+from fastclr.evaluate.frozen import frozen
 from fastclr.evaluate.linear import LinearClassifier, check_schedule, class_count, finite, zero_linear
 
 REFERENCE_BATCH = 256  # of the linear learning rate rule
 LR_PER_REFERENCE = 0.1
 MOMENTUM = 0.9
-
-
-def crop_and_flip(config: AugmentConfig) -> AugmentConfig:
-    """Return `config` with its crops, flips, size, style and normalisation, and without any change of colour."""
-    return dataclasses.replace(config, jitter_p=0.0, gray_p=0.0, blur_p=0.0, solarize_p=0.0)
 
 
 def scaled_lr(batch_size: int) -> float:

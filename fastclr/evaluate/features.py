@@ -10,16 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastclr.augment import AugmentConfig, AugmentParams, SimCLRAugment
-from fastclr.config import PretrainConfig
+from fastclr.augment import AugmentConfig, SimCLRAugment
+from fastclr.augment.fixed_view import evaluation_params, image_sizes
+from fastclr.augment.images import RaggedImages
 from fastclr.data import Batch, ImageDataset, ImageIndex, LoaderKind, Splits, make_loader
 from fastclr.device import resolve_device, uses_bf16
-from fastclr.evaluate.guard import frozen
-from fastclr.images import RaggedImages
+from fastclr.evaluate.frozen import frozen
 from fastclr.parallel import World
+from fastclr.training.config import PretrainConfig
 
-CROP_ABOVE = 32  # pixels: google-research/simclr crops the centre of larger images only
-CROP_FRACTION = 0.875
 BATCH_SIZE = 512
 
 
@@ -66,31 +65,6 @@ def check_labelled(name: str, features: Tensor, labels: Tensor) -> None:
         raise ValueError(f"{name}: labels must be int64 [{len(features)}], got {labels.dtype} {tuple(labels.shape)}")
     if int(labels.min()) < 0:
         raise ValueError(f"{name}: labels must be known (>= 0); leave the unlabelled images out")
-
-
-def evaluation_params(sizes: Tensor, size: int) -> AugmentParams:
-    """Return the fixed view of an evaluation: whole image up to 32 px, else the centre 87.5% square.
-
-    Args:
-        sizes: int64 ``[N, 2]``, heights and widths.
-        size: side of the output in pixels.
-    """
-    short = sizes.amin(dim=1)
-    side = (short * CROP_FRACTION).round().clamp_min(1).long() if size > CROP_ABOVE else short
-    packed = torch.zeros(1, len(sizes), 16, device=sizes.device)
-    packed[0, :, 0] = ((sizes[:, 0] - side) // 2).float()
-    packed[0, :, 1] = ((sizes[:, 1] - side) // 2).float()
-    packed[0, :, 2] = packed[0, :, 3] = side.float()
-    packed[0, :, 5:8] = 1.0  # brightness, contrast and saturation of an unchanged image
-    packed[0, :, 9] = -1.0
-    return AugmentParams(packed)
-
-
-def image_sizes(images: Tensor | RaggedImages) -> Tensor:
-    """Return int64 ``[N, 2]`` heights and widths of a batch."""
-    if isinstance(images, RaggedImages):
-        return images.sizes
-    return torch.tensor(images.shape[1:3], device=images.device).expand(len(images), 2)
 
 
 def in_batches(

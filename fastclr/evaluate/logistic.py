@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastclr.data.order import stratified
+from fastclr.data.label_subsets import stratified
 from fastclr.device import full_float32
 from fastclr.evaluate.features import check_labelled
 from fastclr.evaluate.linear import BLOCK, LinearClassifier, class_count, finite

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastclr.config import PretrainConfig
 from fastclr.data import Splits
 from fastclr.device import resolve_device, uses_bf16
 from fastclr.evaluate.augmented import fit_augmented, scaled_lr
@@ -29,6 +28,7 @@ from fastclr.evaluate.features import (
 from fastclr.evaluate.linear import LinearClassifier, fit_adam
 from fastclr.evaluate.logistic import GRID, VALIDATION, fit_logistic, select_l2
 from fastclr.evaluate.scores import Scores, score
+from fastclr.training.config import PretrainConfig
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from fastclr.augment import SimCLRAugment
-from fastclr.config import PretrainConfig
+from fastclr.augment.fixed_view import evaluation_params, image_sizes
 from fastclr.data import ImageDataset, ImageIndex, Splits
 from fastclr.data.order import permutation
 from fastclr.device import resolve_device
-from fastclr.evaluate import Features, evaluation_params, extract_features, frozen, image_sizes
+from fastclr.evaluate import Features, extract_features, frozen
 from fastclr.report.pictures import to_bytes
-from fastclr.run import Run
+from fastclr.training.config import PretrainConfig
+from fastclr.training.run import Run
 
 SHOWN = 1000  # images of the map, the neighbours and the diagnostics: t-SNE of more is slow and no clearer
 PAIRED = 512  # images whose two views are compared

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastclr.checkpoint import write_atomically
 from fastclr.data import Splits
 from fastclr.evaluate import Features
-from fastclr.report.features import (
+from fastclr.files import write_atomically
+from fastclr.report.feature_sections import (
     confusion_section,
     diagnostics_section,
     map_section,
@@ -17,7 +17,7 @@ from fastclr.report.features import (
 )
 from fastclr.report.markup import GENERATOR, Html, join, page
 from fastclr.report.material import Material, Missing, collect
-from fastclr.report.training import (
+from fastclr.report.run_sections import (
     config_tables,
     difference_table,
     environment_table,
@@ -26,7 +26,7 @@ from fastclr.report.training import (
     tiles,
     training_charts,
 )
-from fastclr.run import Run
+from fastclr.training.run import Run
 
 NOT_READ = Missing("The images were not read for this page.")
 

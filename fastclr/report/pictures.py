@@ -8,8 +8,8 @@ import io
 import torch
 from torch import Tensor
 
-from fastclr.data.decode import pillow
 from fastclr.report.markup import Html, element
+from fastclr.sources.decode import pillow
 
 SHARP_UP_TO = 64  # pixels: smaller pictures are enlarged without blurring and stored without loss
 LARGEST = 144  # pixels of a side; the page shows half of it, for screens of high resolution

@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
 from fastclr.kernels import configs
 from fastclr.kernels.configs import ANY, Tile
 from fastclr.kernels.ntxent_backward import ntxent_bwd_kernel, ntxent_factor_kernel
@@ -26,8 +29,6 @@ from fastclr.kernels.ntxent_normalize import ntxent_prologue_kernel
 from fastclr.kernels.ntxent_project import ntxent_project_kernel
 from fastclr.kernels.ntxent_stats import ntxent_stats_kernel
 from fastclr.kernels.ntxent_triangular import ntxent_triangular_kernel
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}

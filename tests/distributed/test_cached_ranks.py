@@ -21,7 +21,7 @@ from cached_ranks import (
     run_rank,
 )
 
-from fastclr.reference import nt_xent
+from fastclr.losses.contrast_reference import nt_xent
 
 WORLDS = [2, 4]
 

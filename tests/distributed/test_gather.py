@@ -12,8 +12,7 @@ import torch
 from ranks import DIM, PAIRS, TEMPERATURE, Model, gradients, make_batch, run_rank
 from torch import Tensor
 
-from fastclr.reference import nt_xent
-from fastclr.reference.loss import nt_xent_stats
+from fastclr.losses.contrast_reference import nt_xent, nt_xent_stats
 
 WORLDS = [1, 2, 4]
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastclr.run import Run
+from fastclr.training.run import Run
 
 HERE = Path(__file__).parent
 # two busy threads of one process on two cores wait for those of the others

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from conftest import TINY
+from tiny_run import TINY
 
-import fastclr.training
+import fastclr.training.build
 from fastclr.evaluate import labelled_features
-from fastclr.models import build_model
+from fastclr.methods.model import build_model
 from fastclr.parallel import open_world
-from fastclr.pretrain import train_step
-from fastclr.training import build
+from fastclr.training.build import build
+from fastclr.training.step import train_step
 
 
 def main(folder: Path, images: str, optimizer: str, steps: int) -> None:
@@ -26,7 +26,7 @@ def main(folder: Path, images: str, optimizer: str, steps: int) -> None:
         TINY, data=images, optimizer=optimizer, epochs=10, learnable_temperature=True, clip_grad=0.5, head_bn=True
     )
     # in float32 the rounding of another order of summation grows fivefold with every step of so small a batch
-    fastclr.training.build_model = lambda config: build_model(config).double()
+    fastclr.training.build.build_model = lambda config: build_model(config).double()
     with open_world("cpu") as world:
         training = build(config, world)
         augment = training.augment

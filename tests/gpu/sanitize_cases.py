@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fastclr import nt_xent
 from fastclr.augment import AugmentConfig, SimCLRAugment
-from fastclr.images import RaggedImages
-from fastclr.ops import ntxent
+from fastclr.augment.images import RaggedImages
+from fastclr.losses import contrast_op
 
 Call = Callable[[], object]
 Case = tuple[str, Call]
@@ -75,17 +75,17 @@ def one_of_two_ranks(dtype: torch.dtype, device: str) -> None:
     """The rectangular kernels with an offset, as a rank of a distributed job calls them."""
     pairs = 45
     parts = [views(pairs, 37, dtype, device) for _ in range(2)]
-    rows = [ntxent.ntxent_prologue(*(view.detach() for view in part), True, "ieee", "triton") for part in parts]
+    rows = [contrast_op.ntxent_prologue(*(view.detach() for view in part), True, "ieee", "triton") for part in parts]
     columns, tau = torch.cat([row[0] for row in rows]), torch.tensor(0.2, device=device)
     forward = [
-        ntxent.ntxent_fwd(z, columns, positive, tau, 2 * pairs * r, "runtime", "ieee", False, False, "triton")
+        contrast_op.ntxent_fwd(z, columns, positive, tau, 2 * pairs * r, "runtime", "ieee", False, False, "triton")
         for r, (z, _, positive) in enumerate(rows)
     ]
     lse, scale = torch.cat([found[1] for found in forward]), torch.ones((), device=device)
     weight = torch.rand(4 * pairs, device=device)
     for r, (part, (z, inverse, positive)) in enumerate(zip(parts, rows, strict=True)):
         leaves = [view.detach() for view in part]
-        dz0, dz1, dot = ntxent.ntxent_bwd(
+        dz0, dz1, dot = contrast_op.ntxent_bwd(
             *leaves, z, columns, inverse, positive, forward[r][0], lse, weight, scale, tau, 2 * pairs * r, True,
             "runtime", "ieee", "triton",
         )  # fmt: skip

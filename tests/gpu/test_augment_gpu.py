@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastclr.augment import AugmentConfig, AugmentParams, SimCLRAugment
-from fastclr.images import RaggedImages
+from fastclr.augment.images import RaggedImages
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 TOLERANCE = 2e-6

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fastclr import NTXentLoss, cached_step
-from fastclr.config import PretrainConfig
-from fastclr.profile import STAGES, profile_training
+from fastclr.training.config import PretrainConfig
+from fastclr.training.profile import STAGES, profile_training
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

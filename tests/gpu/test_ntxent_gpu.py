@@ -8,9 +8,9 @@ from loss_cases import KINDS, TEMPERATURES, make_views, plain_nt_xent, relative_
 from torch import Tensor
 
 from fastclr import nt_xent
-from fastclr.ops import ntxent
-from fastclr.reference import nt_xent as reference_nt_xent
-from fastclr.reference.loss import nt_xent_stats
+from fastclr.losses import contrast_op
+from fastclr.losses.contrast_reference import nt_xent as reference_nt_xent
+from fastclr.losses.contrast_reference import nt_xent_stats
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -166,10 +166,12 @@ def test_one_rank_among_two(impl: str) -> None:
     """The rows of two ranks against the columns of both: the rectangular kernels with an offset."""
     pairs, tau = 150, torch.tensor(0.2, device="cuda")
     parts = [cuda_views("random", pairs, 48, torch.float32, seed) for seed in range(2)]
-    rows = [ntxent.ntxent_prologue(*part, True, "ieee", impl) for part in parts]
+    rows = [contrast_op.ntxent_prologue(*part, True, "ieee", impl) for part in parts]
     columns = torch.cat([row[0] for row in rows])
     whole = [torch.cat(views) for views in zip(*parts, strict=True)]
     truth = exact(*whole, tau)[0].view(2, 2, pairs).transpose(0, 1).reshape(2, -1)
     for rank, (z, _, positive) in enumerate(rows):
-        loss, *_ = ntxent.ntxent_fwd(z, columns, positive, tau, rank * 2 * pairs, "runtime", "ieee", False, False, impl)
+        loss, *_ = contrast_op.ntxent_fwd(
+            z, columns, positive, tau, rank * 2 * pairs, "runtime", "ieee", False, False, impl
+        )
         torch.testing.assert_close(loss.double(), truth[rank], rtol=1e-5, atol=1e-5)

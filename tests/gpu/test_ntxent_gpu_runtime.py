@@ -10,8 +10,8 @@ from loss_cases import make_views, relative_error
 from torch import Tensor
 
 from fastclr import NTXentLoss, nt_xent
-from fastclr.ops import ntxent
-from fastclr.reference import nt_xent as reference_nt_xent
+from fastclr.losses import contrast_op
+from fastclr.losses.contrast_reference import nt_xent as reference_nt_xent
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 MIB = 2**20
@@ -190,13 +190,13 @@ def test_a_million_rows() -> None:
 def test_columns_beyond_32_bit_offsets() -> None:
     pairs, dim, columns = 64, 2048, 2**20 + 256
     z0, z1 = (z.cuda() for z in make_views("random", pairs, dim, torch.bfloat16))
-    z, _, positive = ntxent.ntxent_prologue(z0, z1, True, "ieee", "triton")
+    z, _, positive = contrast_op.ntxent_prologue(z0, z1, True, "ieee", "triton")
     every = torch.empty(columns, dim, dtype=torch.bfloat16, device="cuda").normal_().mul_(dim**-0.5)
     offset = columns - 2 * pairs
     every[offset:] = z
     tau = torch.tensor(0.1, device="cuda")
-    loss, *_ = ntxent.ntxent_fwd(z, every, positive, tau, offset, "runtime", "ieee", False, False, "triton")
-    expected, *_ = ntxent.ntxent_fwd(
+    loss, *_ = contrast_op.ntxent_fwd(z, every, positive, tau, offset, "runtime", "ieee", False, False, "triton")
+    expected, *_ = contrast_op.ntxent_fwd(
         z.float(), every.float(), positive.double(), tau, offset, "runtime", "ieee", False, False, "blockwise"
     )
     torch.testing.assert_close(loss.double(), expected, rtol=1e-3, atol=1e-3)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from fastclr.kernels import ntxent_bwd, ntxent_fwd, ntxent_prologue
 from fastclr.kernels.configs import Tile
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-import fastclr.kernels
 import pytest
 import triton
 from gpu import sanitize_cases
+
+import fastclr.kernels
 
 
 def kernels() -> set[str]:

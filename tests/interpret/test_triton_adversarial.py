@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fastclr.kernels import ntxent_fwd, ntxent_prologue
 from oracle import TILE, check, computed, expected, make_views
+
+from fastclr.kernels import ntxent_fwd, ntxent_prologue
 
 
 def directions(kind: str, n: int = 20, width: int = 16) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fastclr.kernels.configs import Tile
 from oracle import TALL, TILE, check, computed, make_views
+
+from fastclr.kernels.configs import Tile
 
 PATHS = {
     "triangular": {},

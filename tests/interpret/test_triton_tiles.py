@@ -8,6 +8,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+
 from fastclr.kernels.tl_utils import count_tiles, expm1_neg, nth_tile, row_tile_specials, softplus
 
 

@@ -22,9 +22,9 @@ import torch
 from pathlib import Path
 import fastclr, fastclr.kernels
 from fastclr import NTXentLoss
-from fastclr.ops import library
+from fastclr.augment import native
 assert not Path(fastclr.__file__).is_relative_to(sys.argv[1]), fastclr.__file__
-host, cpu, cuda = library.status()
+host, cpu, cuda = native.status()
 assert host.loaded and cpu.loaded, (host, cpu)
 z0, z1 = torch.randn(2, 8, 16, dtype=torch.float64).unbind()
 loss = NTXentLoss(temperature=0.1)(z0, z1)

@@ -1,0 +1,235 @@
+"""Time to 90.0% on CIFAR-10: pretrain with the preset `cifar10` until the kNN accuracy on the test images passes it.
+
+The rules of the clock, which follow those of airbench:
+
+- It runs while the model is trained: from the first batch, with all images decoded and on the device and everything
+  imported, over all calls that the run is spread over. The augmentation counts.
+- The first step of every call, which compiles and tunes, is reported beside it (`compile_s`); so is everything else
+  that passes (`elapsed_s`).
+- It stands still during evaluations and checkpoints. A kNN evaluation (k = 10, cosine, the features h of the training
+  images as the bank) runs every few epochs; the time is that of the first one at or above the target. The schedule ends
+  where the preset says, whether the target is passed before it or not, and the last accuracies are reported too.
+- The last accuracies, kNN and a linear probe on frozen features, are those of the exported encoder: its file is read
+  back with the lines that the model card prints, without the network that was trained.
+- Beside them stands the ceiling: the same architecture trained with the labels of the same files, under the same
+  augmentation (one view) and settings, for fewer epochs.
+
+A call trains for at most --minutes and leaves the run in --work; the next call goes on from its last checkpoint. The
+checkpoint (weights and momentum in float32) takes about 95 MB: keep --work on the machine between calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fastclr.bench import machine
+from fastclr.bench.suite import check_same
+from fastclr.device import resolve_device
+from fastclr.files import write_text_atomically
+from fastclr.training.config import PretrainConfig
+from fastclr.training.presets import PRESETS
+from fastclr.training.run import Run
+
+if TYPE_CHECKING:
+    from fastclr.data import Splits
+
+TARGET, REHEARSED_TARGET = 0.90, 0.15
+KNN_EVERY, KNN_K = 10, 10
+SUPERVISED_EPOCHS, REHEARSED_EPOCHS = 100, 2
+STOPPED = 130
+GRACE_S = 60.0  # for the last checkpoint once a call is over
+
+
+def configuration(data: str, rehearse: bool, epochs: int | None, seed: int, mode: str = "default") -> PretrainConfig:
+    """Return the run: the preset, and what changes speed only."""
+    on_gpu = torch.cuda.is_available()
+    options: dict[str, Any] = {
+        "loader": "resident",
+        "amp": "bf16" if on_gpu else "off",
+        "compile": mode if on_gpu else "off",
+    }
+    options |= {"knn_every": KNN_EVERY, "knn_k": KNN_K, "knn_temperature": None, "log_every": 50, "seed": seed}
+    options["checkpoint_epochs"] = KNN_EVERY
+    if rehearse:
+        small = {"data": data or "shapes", "width": 0.125, "stem": "imagenet", "batch_size": 64}
+        small |= {"epochs": epochs or 2, "knn_every": 1}
+        return dataclasses.replace(PRESETS["cifar10"], **(options | small))
+    if not data:
+        raise ValueError("say where CIFAR-10 is: --data PATH")
+    return dataclasses.replace(PRESETS["cifar10"], data=data, epochs=epochs or PRESETS["cifar10"].epochs, **options)
+
+
+def train(folder: Path, config: PretrainConfig, supervised_epochs: int) -> None:
+    """Start or go on with the run in `folder`; then evaluate its exported encoder, then train the ceiling.
+
+    Each part leaves a file when it is done: `final.json` and `supervised.json`.
+    """
+    from fastclr.training.build import load_data
+
+    if (folder / "final.json").exists():
+        data = load_data(config)
+    else:
+        from fastclr.training.loop import pretrain_in
+
+        run = pretrain_in(folder, config, resume=(folder / "config.json").exists(), progress=False)
+        data = load_data(config)
+        write_text_atomically(folder / "final.json", json.dumps(evaluate_exported(run, data, config)))
+    ceiling = train_ceiling(data, config, supervised_epochs)
+    write_text_atomically(folder / "supervised.json", json.dumps(ceiling))
+
+
+def evaluate_exported(run: Run, data: Splits, config: PretrainConfig) -> dict[str, Any]:
+    """Export the encoder, load the file as someone without fastclr would, and evaluate what comes out of it."""
+    from fastclr.evaluate import knn_accuracy, labelled_features, probe_accuracy
+    from fastclr.transfer.export import export_run
+
+    exported = export_run(run, overwrite=True)
+    if exported.lines is None:
+        raise ValueError(f"timm alone cannot load {exported.path}")
+    scope: dict[str, Any] = {}
+    exec(exported.lines, scope)  # the lines that the model card prints
+    features = labelled_features(scope["encoder"], data, config)
+    final = {"knn": knn_accuracy(features, k=KNN_K, temperature=None), "probe": probe_accuracy(features)}
+    return {**final, "train_images": len(features.train), "test_images": len(features.test)}
+
+
+def train_ceiling(data: Splits, config: PretrainConfig, epochs: int) -> dict[str, Any]:
+    """Train the same architecture with labels and return its accuracy on the test images."""
+    from fastclr.evaluate.scores import score
+    from fastclr.methods.model import build_model
+    from fastclr.training.fit import check_test, fit, predict
+    from fastclr.transfer.classifier import build_classifier
+
+    config = dataclasses.replace(config, epochs=epochs)
+    torch.manual_seed(config.seed)
+    begin, test = time.monotonic(), check_test(data)
+    classifier = build_classifier(build_model(config), 0, len(data.train.classes), config.augment.size)
+    fit(classifier, data.train, config, title="supervised", progress=False)
+    answers = predict(classifier, test, config)
+    accuracy = score(answers.features, answers.labels).top1
+    return {"accuracy": accuracy, "epochs": epochs, "seconds": time.monotonic() - begin, "test_images": len(test)}
+
+
+def summarise(folder: Path, config: PretrainConfig, target: float) -> dict[str, Any]:
+    """Return what is known about the run so far: the curve, and the clock at the first evaluation that passes."""
+    path = folder / "metrics.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    clocks = {r["step"]: r["train_s"] for r in records if r["kind"] == "train"}  # one at the end of every epoch
+    found = [r for r in records if r["kind"] == "eval"]
+    curve = [{**{n: r[n] for n in ("epoch", "step", "knn")}, "train_s": clocks.get(r["step"])} for r in found]
+    passed = next((point for point in curve if point["knn"] >= target), None)
+    stored = {name: folder / f"{name}.json" for name in ("final", "supervised")}
+    return {
+        "target": target,
+        "epochs": config.epochs,
+        "epochs_done": max((r["epoch"] for r in records), default=0),
+        "passed": passed,
+        "clock_s": passed["train_s"] if passed else None,
+        "compile_s": max((r["first_step_s"] for r in records if r["kind"] == "train"), default=None),
+        "training_s": max(clocks.values(), default=None),
+        **{name: json.loads(file.read_text()) if file.exists() else None for name, file in stored.items()},
+        "curve": curve,
+    }
+
+
+def call(command: list[str], seconds: float) -> int | None:
+    """Run the training; at the end of the time ask it to stop, then end it. Return its status, None if time was up."""
+    child = subprocess.Popen(command, start_new_session=True)
+    try:
+        return child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        return None
+    except BaseException:  # Ctrl-C must not leave the training behind
+        os.killpg(child.pid, signal.SIGKILL)
+        raise
+
+
+def main(arguments: list[str]) -> int:
+    """Train for a while and write the record as far as it is known."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="", help="CIFAR-10: a folder or archive of JPEG files, or its own archive")
+    parser.add_argument("--out", type=Path, default=Path("build/record"), help="folder of the record")
+    parser.add_argument("--work", type=Path, default=Path("runs/record"), help="folder of the run between calls")
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--supervised-epochs", type=int, help=f"of the ceiling (default: {SUPERVISED_EPOCHS})")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compile", default="default", help="mode of torch.compile (default: %(default)s)")
+    parser.add_argument("--rehearse", action="store_true", help="a thin encoder on the built-in shapes, two epochs")
+    parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    try:
+        config = configuration(options.data, options.rehearse, options.epochs, options.seed, options.compile)
+        if options.train:
+            shortest = REHEARSED_EPOCHS if options.rehearse else SUPERVISED_EPOCHS
+            train(options.work, config, options.supervised_epochs or shortest)
+            return 0
+        return parent(options, config)
+    except KeyboardInterrupt:  # asked to stop: the checkpoint is written
+        return STOPPED
+    except (ValueError, OSError) as error:
+        print(f"record: error: {error}", file=sys.stderr)
+        return 2
+
+
+def parent(options: argparse.Namespace, config: PretrainConfig) -> int:
+    """Start the training in a process of its own, and write down what came of it."""
+    here, begin = machine.describe(resolve_device("auto")), time.monotonic()
+    path = options.out / f"record-{machine.slug(here)}.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    here["rehearsal"] = options.rehearse
+    if before:
+        check_same(path, before["machine"], here)
+    if (options.work / "config.json").exists():
+        Run.open(options.work, config)  # refuses a rehearsal, or another run
+    target = REHEARSED_TARGET if options.rehearse else TARGET
+    status: int | None = 0
+    if not (options.work / "supervised.json").exists():
+        status = call([sys.executable, __file__, "--train", *sys.argv[1:]], 60 * options.minutes)
+    elapsed = [*before.get("elapsed_s", []), time.monotonic() - begin]
+    commands = list(dict.fromkeys([*before.get("commands", []), machine.command_line()]))
+    record = {"format": 1, "machine": here, "commands": commands, "elapsed_s": elapsed, "rehearsal": options.rehearse}
+    record |= summarise(options.work, config, target) | {"config": dataclasses.asdict(config)}
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(path, json.dumps(record, indent=1) + "\n")
+    print(said(record))
+    print(path)
+    if status is None:
+        print("the time is up: run the command again to go on")
+        return 0
+    return status
+
+
+def said(record: dict[str, Any]) -> str:
+    """Return the record in one line."""
+    last = record["curve"][-1]["knn"] if record["curve"] else float("nan")
+    parts = [f"epoch {record['epochs_done']}/{record['epochs']}", f"kNN {100 * last:.2f}%"]
+    if record["passed"]:
+        clock, epoch = record["clock_s"], record["passed"]["epoch"]
+        parts.append(f"passed {100 * record['target']:.1f}% at epoch {epoch}, clock {clock:.1f} s")
+    if record["final"]:
+        parts.append(f"final kNN {100 * record['final']['knn']:.2f}%, probe {100 * record['final']['probe']:.2f}%")
+    if record["supervised"]:
+        parts.append(f"with labels {100 * record['supervised']['accuracy']:.2f}%")
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,191 @@
+"""Writes the results of the README, its plots, and a page, from the JSON files in benchmarks/results.
+
+python benchmarks/publish/report.py                     rewrite the README's tables and the plots in docs/
+python benchmarks/publish/report.py --check             exit status 1 if they say something else than the files
+python benchmarks/publish/report.py --page OUT.html     one page with everything, of --results FOLDER
+python benchmarks/publish/report.py --publish FILE...   take files over into benchmarks/results, then rewrite
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from report_data import Result, in_order, load, load_all, load_records
+from report_page import TITLES, page
+from report_plots import augment_plot, augment_shown, digest_of, loss_plot, loss_shown, stored_digest
+from report_tables import augment_table, caption, headline_losses, loss_table, malloc_text, record_text
+
+from fastclr.bench.machine import DEFAULT_MALLOC
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- written by benchmarks/publish/report.py -->", "<!-- end -->"
+PLOTS = {"loss": ("docs/bench-loss.svg", loss_plot, loss_shown)}
+PLOTS["augment"] = ("docs/bench-augment.svg", augment_plot, augment_shown)  # type: ignore[assignment]
+
+
+def best(results: Sequence[Result], suite: str) -> Result:
+    """Return the result that the README shows: a GPU's if there is one."""
+    found = [result for result in results if any(row.time for row in result.suite(suite))]
+    if not found:
+        raise ValueError(f"benchmarks/results has no {suite} results")
+    return found[0]
+
+
+def readme_block(results: Sequence[Result]) -> str:
+    """Return what stands between the marks of the README."""
+    parts = []
+    loss = best(results, "loss")
+    rows = headline_losses(loss.suite("loss"))
+    dtype = rows[0].parameters["dtype"]
+    what = f"NT-Xent, forward and backward, D = 128, {dtype}, tau 0.1"
+    parts += [*loss_table(rows), "", caption(what, loss, rows, link(loss)), ""]
+    for other in kept_memory(results, loss):
+        parts += [f"{malloc_text(headline_losses(other.suite('loss')))}, [{other.path.name}]({link(other)}).", ""]
+    parts += [f"![time and memory of NT-Xent over the number of rows]({PLOTS['loss'][0]})", ""]
+    augment = best(results, "augment")
+    rows = augment.suite("augment")
+    photos = all(row.parameters.get("photos", True) for row in rows if "photos" in row.case)
+    what = f"SimCLR's augmentation; 224 px from {'photos' if photos and not augment.on_gpu else 'noise of their size'}"
+    parts += [*augment_table(rows), "", caption(what, augment, rows, link(augment), "medians"), ""]
+    parts += [f"![views per second]({PLOTS['augment'][0]})", ""]
+    for path, record in load_records(RESULTS).items():
+        parts += [f"{record_text(record)}, [{path.name}](benchmarks/results/{path.name}).", ""]
+    parts.append(not_on_gpu(results))
+    return "\n".join(parts)
+
+
+def kept_memory(results: Sequence[Result], shown: Result) -> list[Result]:
+    """Return the results beside those of `shown` for which a CPU's C library kept freed memory."""
+    cpus = [] if shown.on_gpu else [result for result in results if not result.on_gpu and result is not shown]
+    return [result for result in cpus if result.malloc != DEFAULT_MALLOC and result.suite("loss")]
+
+
+def not_on_gpu(results: Sequence[Result]) -> str:
+    """Say plainly what has no number from a GPU."""
+    measured = {row.suite for result in results if result.on_gpu for row in result.rows if row.time}
+    missing = [title.lower() for suite, title in TITLES.items() if suite not in measured]
+    if not missing:
+        return "Every suite has been measured on a GPU."
+    if not measured:
+        return (
+            "**Not measured on a GPU: everything.** No number above or elsewhere in this project comes from a GPU yet."
+        )
+    return f"**Not measured on a GPU:** {'; '.join(missing)}."
+
+
+def link(result: Result) -> str:
+    """Return the path of a file of results from the README."""
+    return f"benchmarks/results/{result.path.name}"
+
+
+def stale(results: Sequence[Result], readme: str) -> list[str]:
+    """Return what does not say what the files say."""
+    found = [] if split(readme)[1] == readme_block(results) else ["README.md"]
+    for suite, (name, _, shown) in PLOTS.items():
+        path = ROOT / name
+        rows = best(results, suite).suite(suite)
+        if not path.is_file() or stored_digest(path.read_text()) != digest_of(shown(rows)):
+            found.append(name)
+    return found
+
+
+def split(readme: str) -> tuple[str, str, str]:
+    """Return what stands before, between and after the marks."""
+    before, rest = readme.split(BEGIN + "\n")
+    inside, after = rest.split("\n" + END)
+    return before, inside, after
+
+
+def rewrite(results: Sequence[Result]) -> None:
+    """Write the README's block and the plots."""
+    readme = ROOT / "README.md"
+    before, _, after = split(readme.read_text())
+    readme.write_text(f"{before}{BEGIN}\n{readme_block(results)}\n{END}{after}")
+    for suite, (name, draw, _) in PLOTS.items():
+        (ROOT / name).write_text(draw(best(results, suite).suite(suite)))
+
+
+def kind(result: Result) -> tuple[bool, str | None, str]:
+    """Return what a newer file has to share with an older one to take its place."""
+    return result.on_gpu, result.machine.get("gpu"), result.malloc
+
+
+def publish(files: Sequence[Path]) -> None:
+    """Copy complete files of results into benchmarks/results; older ones of the same device kind and suites go.
+
+    Nothing is touched before every file is known to be fit, and the README can be made of what will be there.
+
+    Raises:
+        ValueError: a file is a rehearsal, has cases to go, or would replace one that has more suites.
+    """
+    records = [file for file in files if file in load_records(file.parent)]
+    new = [load(file) for file in files if file not in records]
+    for file in files:
+        if file.parent.resolve() == RESULTS.resolve():
+            raise ValueError(f"{file} is there already")
+    there, gone = load_all(RESULTS), []
+    for result in new:
+        if result.machine.get("rehearsal") is not False:
+            raise ValueError(f"{result.path} is a rehearsal, or of a single question: publish what a suite measured")
+        if result.missing:
+            raise ValueError(f"{result.path} has {len(result.missing)} case(s) to go: run its command again first")
+        suites = {row.suite for row in result.rows}
+        for old in there:
+            lost = sorted({row.suite for row in old.rows} - suites)
+            if not lost and kind(old) == kind(result):
+                gone.append(old)
+            elif old.path.name == result.path.name:
+                raise ValueError(f"{result.path} lacks {', '.join(lost) or 'the machine'} of the file that it replaces")
+    readme_block(in_order([*(old for old in there if old not in gone), *new]))
+    for old in gone:
+        old.path.unlink(missing_ok=True)
+    for file in files:
+        shutil.copyfile(file, RESULTS / file.name)
+
+
+def main(arguments: list[str]) -> int:
+    """Rewrite, check, or make a page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--page", type=Path)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--publish", type=Path, nargs="+", metavar="FILE")
+    options = parser.parse_args(arguments)
+    try:
+        return run(options)
+    except (ValueError, OSError) as error:
+        print(f"report: error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the options say."""
+    if options.publish:
+        publish(options.publish)
+    results = load_all(options.results)
+    if not results:
+        raise ValueError(f"{options.results} holds no results")
+    if options.page:
+        options.page.parent.mkdir(parents=True, exist_ok=True)
+        records = [record_text(record) for record in load_records(options.results).values()]
+        options.page.write_text(page(results, records))
+        print(options.page)
+        return 0
+    if options.check:
+        found = stale(results, (ROOT / "README.md").read_text())
+        print(
+            "\n".join(f"{name} differs from benchmarks/results: run benchmarks/publish/report.py" for name in found),
+            end="",
+        )
+        return int(bool(found))
+    rewrite(results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

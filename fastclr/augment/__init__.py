@@ -1,0 +1,7 @@
+"""Random views of a batch, and the fixed view of an evaluation."""
+
+from fastclr.augment.config import AugmentConfig, AugmentParams
+from fastclr.augment.images import RaggedImages
+from fastclr.augment.simclr import SimCLRAugment
+
+__all__ = ["AugmentConfig", "AugmentParams", "RaggedImages", "SimCLRAugment"]

@@ -1,0 +1,30 @@
+"""Losses with the call conventions of other libraries, one module a library, loaded at first use.
+
+lightly's conventions are those of :class:`fastclr.NTXentLoss` itself. All are two-view NT-Xent; cases of an original
+that are no two-view NT-Xent are refused.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastclr.compat.google_simclr import add_contrastive_loss
+    from fastclr.compat.pytorch_metric_learning import MetricLearningNTXentLoss
+    from fastclr.compat.solo_learn import simclr_loss_func
+
+__all__ = ["MetricLearningNTXentLoss", "add_contrastive_loss", "simclr_loss_func"]
+
+_MODULES = {
+    "MetricLearningNTXentLoss": "fastclr.compat.pytorch_metric_learning",
+    "add_contrastive_loss": "fastclr.compat.google_simclr",
+    "simclr_loss_func": "fastclr.compat.solo_learn",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import an adaptor at its first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,0 +1,32 @@
+"""NT-Xent with the call conventions of solo-learn."""
+
+from __future__ import annotations
+
+from torch import Tensor, distributed
+
+from fastclr.compat.view_pairs import pair_rows
+from fastclr.losses import nt_xent
+
+
+def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Tensor:
+    """``solo.losses.simclr.simclr_loss_func`` for two views, ``-mean_i log(pos_i / (pos_i + neg_i))``.
+
+    With more than two views the original puts the sum of the positives inside the logarithm, which is another loss. It
+    gathers over all ranks whenever torch.distributed is initialised, and so does this. It takes exp without a shift,
+    which overflows in float16; this does not.
+
+    Args:
+        z: ``[2N, D]`` floating, in any order.
+        indexes: ``[2N]`` integers, every sample exactly twice. Samples of other ranks are taken to be different ones.
+        temperature: tau.
+
+    Returns:
+        0-dim tensor.
+
+    Raises:
+        TypeError: indexes that are no integer tensor.
+        ValueError: a sample that does not occur exactly twice.
+    """
+    first, second = pair_rows(indexes, len(z))
+    running = distributed.is_available() and distributed.is_initialized()
+    return nt_xent(z[first], z[second], temperature, group=distributed.group.WORLD if running else None)

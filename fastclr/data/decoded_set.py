@@ -1,0 +1,118 @@
+"""A whole data set in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fastclr.augment.images import RaggedImages
+from fastclr.data.batch import check_fields, check_label_range
+from fastclr.data.indexed_set import ImageIndex
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Decoded images in CPU memory with ids, labels and names.
+
+    Args:
+        images: uint8 ``[N, H, W, 3]`` when all images have one size, else :class:`~fastclr.RaggedImages`.
+        ids: int64 ``[N]``; the place of the image among all image files of its source, sorted by relative path.
+            Files that cannot be decoded keep their place, so ids depend on neither the decoder nor the root's name.
+        labels: int64 ``[N]``, an index into ``classes``; -1 where the class is unknown.
+        classes: class names in label order; empty for unlabelled data.
+        names: path of each image relative to the folder of its split, with ``/`` between folders.
+        source: where the images came from, for people.
+        skipped: ``(name, reason)`` of each file that was left out.
+
+    Raises:
+        TypeError: a tensor has the wrong dtype.
+        ValueError: a shape is wrong, the lengths differ, or a label is outside ``-1 .. len(classes) - 1``.
+    """
+
+    images: Tensor | RaggedImages
+    ids: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    source: str
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check dtypes, shapes, lengths and the range of the labels."""
+        check_fields(type(self).__name__, self.images, self.ids, self.labels)
+        if len(self.names) != len(self.ids):
+            raise ValueError(f"ImageDataset.names must have {len(self.ids)} entries, got {len(self.names)}")
+        check_label_range(self.labels, self.classes)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.ids)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every image has a known class."""
+        return len(self) > 0 and bool((self.labels >= 0).all())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of pixels that the images' storage holds."""
+        return self.images.numel() if isinstance(self.images, Tensor) else self.images.data.numel()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of names, ids, labels, classes, sizes and pixels; equal for equal data.
+
+        It does not depend on where the data lies, so a resumed run can check that it sees the same images.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        header = [self.classes, self.names, self.ids.tolist(), self.labels.tolist()]
+        digest.update(ascii(header).encode())
+        if isinstance(self.images, Tensor):
+            digest.update(ascii([list(self.images.shape[1:3])] * len(self)).encode())
+            digest.update(self.images.cpu().contiguous().numpy().data)
+        else:
+            digest.update(ascii(self.images.sizes.tolist()).encode())
+            for index in range(len(self)):
+                digest.update(self.images.image(index).cpu().numpy().data)
+        return digest.hexdigest()
+
+    def select(self, indices: Tensor) -> ImageDataset:
+        """Return the images at int64 row ``indices`` ``[n]``; their ids, names and labels stay with them.
+
+        Raises:
+            TypeError: ``indices`` is not int64.
+            IndexError: an index is outside ``0 .. N - 1``.
+        """
+        if indices.dtype != torch.int64:
+            raise TypeError(f"indices must be torch.int64, got {indices.dtype}")
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
+            raise IndexError(
+                f"indices must be in 0 .. {len(self) - 1}, got {int(indices.min())} .. {int(indices.max())}"
+            )
+        images = self.images[indices] if isinstance(self.images, Tensor) else self.images.select(indices)
+        names = tuple(self.names[i] for i in indices.tolist())
+        return replace(self, images=images, ids=self.ids[indices], labels=self.labels[indices], names=names)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Images to learn from and, where there are labels, images to test on.
+
+    Args:
+        train: decoded images, or an index of images that a loader decodes.
+        test: likewise; None where there are none.
+        held_out: whether ``test`` was drawn from the training images, so that it depends on a seed.
+        loader: how :func:`~fastclr.data.make_loader` serves the images that are not decoded; ``resident`` if all are.
+        reason: why, in a sentence for people.
+    """
+
+    train: ImageDataset | ImageIndex
+    test: ImageDataset | ImageIndex | None
+    held_out: bool = False
+    loader: Literal["resident", "dali", "torch"] = "resident"
+    reason: str = "the images are decoded already"

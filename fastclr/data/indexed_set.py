@@ -1,0 +1,175 @@
+"""Images that are listed but not decoded."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fastclr.augment.images import RaggedImages
+from fastclr.data.batch import check_label_range
+from fastclr.data.decode_many import check_memory, explain, pack, progress_bar
+from fastclr.device import available_cores, available_memory
+from fastclr.sources.byte_ranges import Storage
+from fastclr.sources.decode import Header, decode_image, pillow, quiet_pillow, read_header, resized
+
+# headers are read by more threads than there are cores, because a thread mostly waits for the disk
+HEADER_THREADS = 16
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """Encoded images in files, with ids, labels and names; what :class:`~fastclr.data.ImageDataset` is before decoding.
+
+    Args:
+        storage: where the encoded images lie.
+        sizes: int64 ``[N, 2]``, height and width as the headers state them.
+        plain: bool ``[N]``: JPEGs with grey or YCbCr pixels, which all decoders decode alike.
+        ids: int64 ``[N]``; the place of the image among all image files of its source, sorted by relative path, or
+            among the samples of WebDataset shards. Files that cannot be read keep their place.
+        labels: int64 ``[N]``, an index into ``classes``; -1 where the class is unknown.
+        classes: class names in label order; empty for unlabelled data.
+        names: path of each image relative to the folder of its split.
+        source: where the images came from, for people.
+        skipped: ``(name, reason)`` of each file that was left out.
+        resize_shorter: a loader brings the shorter side of larger images down to this many pixels; None keeps all.
+
+    Raises:
+        ValueError: the lengths differ, or a label is outside ``-1 .. len(classes) - 1``.
+    """
+
+    storage: Storage
+    sizes: Tensor
+    plain: Tensor
+    ids: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    source: str
+    skipped: tuple[tuple[str, str], ...] = ()
+    resize_shorter: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the lengths and the range of the labels."""
+        for name in ("storage", "sizes", "plain", "labels", "names"):
+            if len(getattr(self, name)) != len(self.ids):
+                raise ValueError(f"ImageIndex.{name} must have {len(self.ids)} entries, got {len(getattr(self, name))}")
+        check_label_range(self.labels, self.classes)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.ids)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every image has a known class."""
+        return len(self) > 0 and bool((self.labels >= 0).all())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of pixels that all images have when decoded, as their headers state them."""
+        sizes = self.sizes.double()
+        if self.resize_shorter is not None:
+            sizes = sizes * (self.resize_shorter / sizes.amin(dim=1, keepdim=True)).clamp_max(1)
+        return int(3 * sizes.prod(dim=1).sum())
+
+    @property
+    def images(self) -> Tensor | RaggedImages:
+        """The decoded images, decoded at every access: for the few of a selection. A loader streams the others.
+
+        Raises:
+            ValueError: they take more than half of the free memory.
+            Exception: whatever Pillow raises for a damaged file.
+        """
+        check_memory(self.source, self.nbytes, len(self), available_memory() // 2)
+        with quiet_pillow():
+            return pack([decode_image(self.read(row), self.resize_shorter) for row in range(len(self))])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of names, ids, labels, classes and file sizes; the files are not read.
+
+        It does not depend on where the data lies. It is not the fingerprint that the decoded images have.
+        """
+        header = [self.classes, self.names, self.ids.tolist(), self.labels.tolist(), self.storage.sizes.tolist()]
+        return hashlib.blake2b(ascii(header).encode(), digest_size=16).hexdigest()
+
+    def read(self, row: int) -> bytes:
+        """Return the encoded image at ``row``; safe in threads and in other processes.
+
+        Raises:
+            OSError: the file is gone, or has become shorter since it was listed.
+        """
+        return self.storage.read(row)
+
+    def decoded_size(self, row: int) -> tuple[int, int]:
+        """Return height and width that a loader gives the image at ``row``."""
+        height, width = self.sizes[row].tolist()
+        return resized(height, width, self.resize_shorter)
+
+    def select(self, indices: Tensor) -> ImageIndex:
+        """Return the images at int64 row ``indices`` ``[n]``; their ids, names and labels stay with them.
+
+        Raises:
+            TypeError: ``indices`` is not int64.
+            IndexError: an index is outside ``0 .. N - 1``.
+        """
+        if indices.dtype != torch.int64:
+            raise TypeError(f"indices must be torch.int64, got {indices.dtype}")
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
+            raise IndexError(
+                f"indices must be in 0 .. {len(self) - 1}, got {int(indices.min())} .. {int(indices.max())}"
+            )
+        return replace(
+            self,
+            storage=self.storage.select(indices),
+            sizes=self.sizes[indices],
+            plain=self.plain[indices],
+            ids=self.ids[indices],
+            labels=self.labels[indices],
+            names=tuple(self.names[i] for i in indices.tolist()),
+        )
+
+
+def check_headers(storage: Storage, workers: int | None = None) -> list[Header | str]:
+    """Return the header of every image of ``storage``, or the reason why it is none.
+
+    A progress bar shows on a terminal.
+
+    Args:
+        storage: the images.
+        workers: threads; None is one per core, and at least 16.
+
+    Raises:
+        ModuleNotFoundError: Pillow or tqdm is not installed.
+    """
+    pillow()  # when it is missing, say so once and not for every file
+
+    def check(rows: range) -> list[Header | str]:
+        return [attempt(storage, row) for row in rows]
+
+    headers: list[Header | str] = []
+    chunks = [range(start, min(start + CHUNK, len(storage))) for start in range(0, len(storage), CHUNK)]
+    threads = workers or max(available_cores(), HEADER_THREADS)
+    with (
+        progress_bar(len(storage), "indexing") as bar,
+        quiet_pillow(),
+        ThreadPoolExecutor(threads, thread_name_prefix="fastclr-index") as pool,
+    ):
+        for found in pool.map(check, chunks):
+            headers += found
+            bar.update(len(found))
+    return headers
+
+
+def attempt(storage: Storage, row: int) -> Header | str:
+    """Return the header of an image, or in a few words why it cannot be read."""
+    try:
+        return read_header(storage, row)
+    except Exception as error:
+        return explain(error)

@@ -1,0 +1,151 @@
+"""Make data sets of listed files: decoded ones, and indices of files to decode later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastclr.data.decode_many import DecodeOptions, check_readable, decode_files, pack
+from fastclr.data.decoded_set import ImageDataset, Splits
+from fastclr.data.indexed_set import ImageIndex, check_headers
+from fastclr.sources.decode import Header
+from fastclr.sources.entries import Entry
+from fastclr.sources.folder import Files
+from fastclr.sources.label_file import Labels, check_classes, check_names
+
+Groups = list[tuple[str, list[Entry]]]
+
+
+def class_names(entries: list[Entry]) -> tuple[str, ...]:
+    """Return the sorted names of the classes."""
+    return tuple(sorted({entry.kind for entry in entries if entry.kind is not None}))
+
+
+def class_labels(entries: list[Entry], classes: tuple[str, ...]) -> Tensor:
+    """Return the index into ``classes`` of every entry, int64 ``[N]``; -1 where the class is unknown."""
+    index = {name: i for i, name in enumerate(classes)}
+    return torch.tensor([-1 if e.kind is None else index[e.kind] for e in entries], dtype=torch.int64)
+
+
+def decode_entries(
+    files: Files, groups: Groups, classes: tuple[str, ...], options: DecodeOptions
+) -> list[ImageDataset]:
+    """Decode several named groups of entries in one pass and return a data set for each.
+
+    Raises:
+        ValueError: a group has classes outside ``classes`` or no readable image, or decoding fails as a whole.
+    """
+    for _, entries in groups:
+        check_classes(class_names(entries), classes, files.source)
+    decoded, failed = decode_files(files, [entry.path for _, entries in groups for entry in entries], options)
+    sets = []
+    for good, fields in readable(files, groups, classes, failed):
+        sets.append(ImageDataset(images=pack([decoded.pop(entry.path) for entry in good]), **fields))
+    return sets
+
+
+def index_entries(files: Files, groups: Groups, classes: tuple[str, ...], options: DecodeOptions) -> list[ImageIndex]:
+    """Check the headers of several named groups of entries and return an index for each.
+
+    Raises:
+        ValueError: a group has classes outside ``classes`` or no readable image, more than half of all images cannot be
+            read, or the source allows no random access.
+    """
+    for _, entries in groups:
+        check_classes(class_names(entries), classes, files.source)
+    paths = [entry.path for _, entries in groups for entry in entries]
+    storage = files.storage(paths)
+    headers: dict[str, Header] = {}
+    failed: dict[str, str] = {}
+    for path, header in zip(paths, check_headers(storage, options.workers), strict=True):
+        if isinstance(header, Header):
+            headers[path] = header
+        else:
+            failed[path] = header
+    check_readable(files.source, failed, len(paths))
+    row = {path: index for index, path in enumerate(paths)}
+    sets = []
+    for good, fields in readable(files, groups, classes, failed):
+        found = [headers[entry.path] for entry in good]
+        part = storage.select(torch.tensor([row[entry.path] for entry in good]))
+        index = ImageIndex(
+            storage=replace(part, sizes=np.array([header.size for header in found], dtype=np.int64)),
+            sizes=torch.tensor([(header.height, header.width) for header in found], dtype=torch.int64),
+            plain=torch.tensor([header.plain for header in found]),
+            resize_shorter=options.resize_shorter,
+            **fields,
+        )
+        sets.append(index)
+    return sets
+
+
+def readable(
+    files: Files, groups: Groups, classes: tuple[str, ...], failed: dict[str, str]
+) -> list[tuple[list[Entry], dict[str, Any]]]:
+    """Return for every group the entries that did not fail, and the fields that all data sets have.
+
+    Raises:
+        ValueError: nothing of a group is left.
+    """
+    parts = []
+    refused = files.skipped
+    for name, entries in groups:
+        good = [entry for entry in entries if entry.path not in failed]
+        if not good:
+            raise ValueError(f"none of the {len(entries)} {name} images in {files.source} can be read")
+        bad = tuple((entry.name, failed[entry.path]) for entry in entries if entry.path in failed)
+        fields = {
+            "ids": torch.tensor([entry.id for entry in good], dtype=torch.int64),
+            "labels": class_labels(good, classes),
+            "classes": classes,
+            "names": tuple(entry.name for entry in good),
+            "source": f"{files.source} ({name})",
+            "skipped": bad + refused,
+        }
+        parts.append((good, fields))
+        refused = ()
+    return parts
+
+
+Listed = TypeVar("Listed", bound=ImageDataset | ImageIndex)
+
+
+def label_splits(splits: Splits, mapping: Labels) -> Splits:
+    """Return `splits` with the classes of `mapping`; a split of which it names no image keeps its own.
+
+    Raises:
+        ValueError: `mapping` names an image that neither split has, or the test images have other classes.
+    """
+    sets = [splits.train] + ([] if splits.test is None else [splits.test])
+    check_names(mapping, {name for dataset in sets for name in dataset.names}, splits.train.source)
+    train, *tests = (
+        numbered(dataset, [mapping.get(name) for name in dataset.names])
+        if any(name in mapping for name in dataset.names)
+        else dataset
+        for dataset in sets
+    )
+    return Splits(train, renumbered(tests[0], train.classes) if tests else None)
+
+
+def numbered(dataset: Listed, kinds: Sequence[str | None]) -> Listed:
+    """Return `dataset` with the class `kinds[i]` for image i."""
+    classes = tuple(sorted({kind for kind in kinds if kind is not None}))
+    index: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
+    labels = torch.tensor([index.get(kind, -1) for kind in kinds], dtype=torch.int64)
+    return replace(dataset, labels=labels, classes=classes)
+
+
+def renumbered(dataset: Listed, classes: tuple[str, ...]) -> Listed:
+    """Return `dataset` with its labels as indices into `classes`.
+
+    Raises:
+        ValueError: it has classes outside `classes`.
+    """
+    check_classes(dataset.classes, classes, dataset.source)
+    order = torch.tensor([*(classes.index(name) for name in dataset.classes), -1])  # -1 picks the last: unknown
+    return replace(dataset, labels=order[dataset.labels], classes=classes)

@@ -1,0 +1,167 @@
+"""What every loss accepts, and which implementation, precision and range of exponents that means."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Reduction = Literal["mean", "sum", "none"]
+Precision = Literal["auto", "ieee", "tf32", "tf32x3", "bf16"]
+Impl = Literal["auto", "triton", "blockwise", "reference"]
+REDUCTIONS, PRECISIONS, IMPLS = get_args(Reduction), get_args(Precision), get_args(Impl)
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+SMALLEST_TEMPERATURE = 1e-8
+
+
+# 2/|tau| + ln M <= 175 fits the exponents of float32 without running maxima; this is it for any M up to 2^32
+FIXED_SHIFT_TEMPERATURE = 2.0 / (175.0 - 32.0 * math.log(2.0))
+MATMUL_PRECISION = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
+TRITON_FOUND = find_spec("triton") is not None
+
+
+def check_views(z0: Tensor, z1: Tensor) -> None:
+    """Raise unless both are ``[N, D]`` with N and D at least 1, of one floating dtype, on one device."""
+    for name, view in (("z0", z0), ("z1", z1)):
+        if not isinstance(view, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(view).__name__}")
+        if view.dtype not in DTYPES or view.layout != torch.strided:
+            raise TypeError(
+                f"{name} must be a dense float32, float64, float16 or bfloat16 tensor, got {view.dtype} {view.layout}"
+            )
+    if z0.dim() != 2 or z0.shape != z1.shape or 0 in z0.shape:
+        raise ValueError(f"z0 and z1 must both be [N, D] with N, D >= 1, got {list(z0.shape)} and {list(z1.shape)}")
+    if z0.dtype != z1.dtype:
+        raise TypeError(f"z0 and z1 must have the same dtype, got {z0.dtype} and {z1.dtype}")
+    if z0.device != z1.device:
+        raise ValueError(f"z0 and z1 must be on the same device, got {z0.device} and {z1.device}")
+
+
+def check_option(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise a ValueError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise unless `temperature` is a finite number that is not (almost) 0."""
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+        raise TypeError(f"temperature must be a number or a 0-dim tensor, got {type(temperature).__name__}")
+    if not SMALLEST_TEMPERATURE <= abs(temperature) < math.inf:
+        raise ValueError(f"temperature must be finite with |temperature| >= {SMALLEST_TEMPERATURE}, got {temperature}")
+
+
+def temperature_tensor(temperature: float | Tensor, z0: Tensor, on_cpu: bool) -> Tensor:
+    """The temperature as a 0-dim tensor in the dtype of the computation, numbers on the CPU or on the device of z0."""
+    dtype = torch.float64 if z0.dtype == torch.float64 else torch.float32
+    if not isinstance(temperature, Tensor):
+        check_temperature(temperature)
+        return torch.full((), temperature, dtype=dtype, device="cpu" if on_cpu else z0.device)
+    if temperature.dim() != 0 or not temperature.is_floating_point():
+        raise ValueError(
+            f"a temperature tensor must be 0-dim and floating, got {list(temperature.shape)} {temperature.dtype}"
+        )
+    if temperature.device != z0.device:
+        raise ValueError(f"temperature must be on the device of z0, {z0.device}, got {temperature.device}")
+    return temperature.to(dtype)
+
+
+def choose_impl(impl: str, z0: Tensor) -> str:
+    """The implementation to run; raises if an explicit choice cannot."""
+    check_option("impl", impl, IMPLS)
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if impl == "auto":
+        return "triton" if TRITON_FOUND and z0.is_cuda and z0.dtype != torch.float64 else "blockwise"
+    if impl == "triton":
+        if not TRITON_FOUND:
+            raise ValueError("impl='triton' needs the triton package (pip install triton), or use impl='blockwise'")
+        if z0.dtype == torch.float64:
+            raise ValueError(
+                "impl='triton' takes float32, float16 or bfloat16, got torch.float64; use impl='blockwise'"
+            )
+        if not z0.is_cuda and not (z0.device.type == "cpu" and interpreted):
+            raise ValueError(
+                f"impl='triton' needs CUDA tensors, or CPU tensors with TRITON_INTERPRET=1 set before Python starts, "
+                f"got {z0.device}; use impl='blockwise'"
+            )
+    return impl
+
+
+def matmul_precision(precision: str, dtype: torch.dtype) -> str:
+    """What the kernels may do to float32 inputs; the other dtypes are multiplied exactly."""
+    if dtype != torch.float32:
+        return "ieee"
+    return MATMUL_PRECISION[global_precision()] if precision == "auto" else precision
+
+
+def global_precision() -> str:
+    """``torch.get_float32_matmul_precision()``; a compiled function keeps what it was when it was compiled."""
+    return torch.get_float32_matmul_precision()
+
+
+# Dynamo cannot trace it. What torch.compiler.assume_constant_result does, without importing Dynamo with fastclr
+global_precision._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def exponent_shift(temperature: float | Tensor, normalize: bool) -> str:
+    """How to keep exponents in range: "fixed" where that is known to do, else "online", or chosen on the device."""
+    if not normalize:
+        return "online"
+    if isinstance(temperature, Tensor):
+        return "runtime"
+    return "fixed" if abs(temperature) >= FIXED_SHIFT_TEMPERATURE else "online"
+
+
+def bank_shape(size: int | Sequence[int]) -> tuple[int, int] | None:
+    """(K, D) of a memory bank, None for none.
+
+    Raises:
+        ValueError: anything but 0 or two numbers, K >= 0 and D >= 1; the length of an embedding cannot be guessed.
+    """
+    shape = (size,) if isinstance(size, int) else tuple(size)
+    if shape == (0,):
+        return None
+    if len(shape) != 2 or shape[0] < 0 or shape[1] < 1:
+        raise ValueError(f"memory_bank_size must be 0 or (number of embeddings, length of an embedding), got {size}")
+    return (shape[0], shape[1]) if shape[0] else None
+
+
+EPS = 1e-12
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Divide every row by its length: ``u / max(|u|, 1e-12)``.
+
+    Args:
+        rows: ``[M, D]`` of any floating dtype, on any device; no square leaves the range of the dtype.
+
+    Returns:
+        ``[M, D]`` like the input. Rows no longer than 1e-12 are divided by 1e-12 and get no gradient: the direction of
+        (almost) nothing is noise. ``torch.nn.functional.normalize`` has the same value and a gradient
+        1e12 times the incoming one.
+    """
+    # the peak is a constant to autograd: it cancels, and keeps the squares inside the range of the dtype
+    peak = rows.detach().abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+    scaled = rows / peak
+    length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    floor = EPS / peak
+    below = length <= floor
+    return torch.where(below, (scaled / floor).detach(), scaled / length.masked_fill(below, 1.0))
+
+
+def reduce_rows(loss: Tensor, reduction: str) -> Tensor:
+    """Mean or sum of the losses per row, or the losses themselves.
+
+    Raises:
+        ValueError: unknown reduction.
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    if reduction == "none":
+        return loss
+    return loss.mean() if reduction == "mean" else loss.sum()

@@ -1,0 +1,277 @@
+"""The NT-Xent loss: what is checked, which implementation runs, and the module that replaces lightly's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor, nn
+
+from fastclr.losses import contrast_reference as reference
+from fastclr.losses.contrast_op import NTXentFunction, NTXentOptions
+from fastclr.losses.info_nce import QueueFunction
+from fastclr.losses.inputs import (
+    IMPLS,
+    PRECISIONS,
+    REDUCTIONS,
+    Impl,
+    Precision,
+    Reduction,
+    bank_shape,
+    check_option,
+    check_temperature,
+    check_views,
+    choose_impl,
+    exponent_shift,
+    matmul_precision,
+    reduce_rows,
+    temperature_tensor,
+    unit_rows,
+)
+from fastclr.losses.memory_bank import MemoryBank
+from fastclr.parallel import check_same_shape, gather_rows, resolve_group
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+class NTXentStats(NamedTuple):
+    """Statistics of every row over the N candidates of the other view, without gradient (SimCLR paper, Table 5)."""
+
+    accuracy: Tensor
+    """``[2N]``: 1 where no candidate is more similar than the positive, else 0."""
+    entropy: Tensor
+    """``[2N]``: entropy of the softmax over the candidates, in nats."""
+
+
+@overload
+def nt_xent(
+    z0: Tensor,
+    z1: Tensor,
+    temperature: float | Tensor = ...,
+    *,
+    normalize: bool = ...,
+    reduction: Reduction = ...,
+    precision: Precision = ...,
+    impl: Impl = ...,
+    deterministic: bool | None = ...,
+    return_stats: Literal[False] = ...,
+    group: ProcessGroup | None = ...,
+) -> Tensor:
+    """Return the loss."""
+
+
+@overload
+def nt_xent(
+    z0: Tensor,
+    z1: Tensor,
+    temperature: float | Tensor = ...,
+    *,
+    normalize: bool = ...,
+    reduction: Reduction = ...,
+    precision: Precision = ...,
+    impl: Impl = ...,
+    deterministic: bool | None = ...,
+    return_stats: Literal[True],
+    group: ProcessGroup | None = ...,
+) -> tuple[Tensor, NTXentStats]:
+    """Return the loss and its statistics."""
+
+
+def nt_xent(
+    z0: Tensor,
+    z1: Tensor,
+    temperature: float | Tensor = 0.5,
+    *,
+    normalize: bool = True,
+    reduction: Reduction = "mean",
+    precision: Precision = "auto",
+    impl: Impl = "auto",
+    deterministic: bool | None = None,
+    return_stats: bool = False,
+    group: ProcessGroup | None = None,
+) -> Tensor | tuple[Tensor, NTXentStats]:
+    """NT-Xent, ``loss_i = log sum_{j != i} exp(s_ij) - s_ip`` with ``s_ij = <z_i, z_j> / tau``, in O(N D) memory.
+
+    Args:
+        z0: ``[N, D]`` embeddings of the first view: float32, float64, float16 or bfloat16, any strides, any device.
+        z1: ``[N, D]`` embeddings of the second view, same dtype and device; ``z1[i]`` is the positive of ``z0[i]``.
+        temperature: tau, a finite number with ``|tau| >= 1e-8`` (negative is allowed), or a 0-dim tensor on the device
+            of z0, with or without gradient. The value of a tensor is not checked: that would wait for the device.
+        normalize: divide every row by ``max(|u|, 1e-12)`` first; rows no longer than 1e-12 get no gradient.
+        reduction: "mean" over the 2N rows, "sum", or "none" (``[2N]``: view 0, then view 1).
+        precision: of the matrix products of float32 inputs: "ieee", "tf32", "tf32x3" or "bf16"; "auto" follows
+            ``torch.get_float32_matmul_precision()`` ("highest" ieee, "high" tf32, "medium" bf16). Other dtypes are
+            multiplied as they are and accumulated in float32. On a CPU it is the least precision that may be used.
+        impl: "triton" (CUDA; CPU tensors under TRITON_INTERPRET=1), "blockwise" (plain PyTorch, any device),
+            "reference" (dense, differentiable twice), or "auto": triton for CUDA tensors but float64, else blockwise.
+        deterministic: same bits at every call; None follows ``torch.are_deterministic_algorithms_enabled()``.
+        return_stats: also return :class:`NTXentStats`.
+        group: gather the rows of all ranks of this process group (``torch.distributed.group.WORLD`` for all). The value
+            is over the local rows; the gradient is the one of the whole batch times the world size, which
+            DistributedDataParallel divides by. Nothing is communicated in the backward.
+
+    Returns:
+        The loss, float64 for float64 inputs and float32 otherwise, inside autocast too; statistics if asked for.
+
+    Raises:
+        TypeError: inputs that are not dense floating tensors of one dtype, a temperature that is no number.
+        ValueError: shapes, devices, temperature or options are wrong, or the implementation cannot run here.
+
+    Source: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020. Same value as
+    ``lightly.loss.NTXentLoss``.
+    """
+    check_views(z0, z1)
+    check_option("reduction", reduction, REDUCTIONS)
+    check_option("precision", precision, PRECISIONS)
+    chosen = choose_impl(impl, z0)
+    tau = temperature_tensor(temperature, z0, on_cpu=chosen != "triton")
+    if group is not None:
+        group = resolve_group(group)
+    if group is not None:
+        if chosen == "reference" or reduction == "none":
+            raise ValueError(
+                f"gathering over a process group needs impl 'triton' or 'blockwise' and reduction 'mean' or 'sum', "
+                f"got impl={chosen!r}, reduction={reduction!r}"
+            )
+        check_same_shape(z0, group)
+    if chosen == "reference":
+        return _run_reference(z0, z1, tau, normalize, reduction, return_stats)
+    options = NTXentOptions(
+        impl=chosen,
+        normalize=normalize,
+        reduction=reduction,
+        precision=matmul_precision(precision, z0.dtype) if chosen == "triton" else precision,
+        shift=exponent_shift(temperature, normalize),
+        deterministic=torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic,
+        stats=return_stats,
+        group=group,
+    )
+    loss, accuracy, entropy = NTXentFunction.apply(z0, z1, tau, options)
+    return (loss, NTXentStats(accuracy, entropy)) if return_stats else loss
+
+
+def _run_reference(
+    z0: Tensor, z1: Tensor, temperature: Tensor, normalize: bool, reduction: str, return_stats: bool
+) -> Tensor | tuple[Tensor, NTXentStats]:
+    with torch.autocast(z0.device.type, enabled=False):
+        loss = reference.nt_xent(z0, z1, temperature, normalize=normalize, reduction=reduction)
+        if not return_stats:
+            return loss
+        return loss, NTXentStats(*reference.nt_xent_stats(z0, z1, temperature, normalize=normalize))
+
+
+class NTXentLoss(nn.Module):
+    """:func:`nt_xent` as a module: takes the place of ``lightly.loss.NTXentLoss``, with the same first three arguments.
+
+    With a memory bank of K keys the loss is MoCo's, over the N rows of out0:
+    ``loss_i = log(1 + sum_k exp((<z0_i, b_k> - <z0_i, z1_i>) / tau))``. The bank takes up out1 if out0
+    requires a gradient.
+    """
+
+    log_temperature: nn.Parameter | None
+    memory_bank: MemoryBank | None
+
+    def __init__(
+        self,
+        temperature: float = 0.5,
+        memory_bank_size: int | Sequence[int] = 0,
+        gather_distributed: bool = False,
+        *,
+        learnable_temperature: bool = False,
+        normalize: bool = True,
+        reduction: Reduction = "mean",
+        precision: Precision = "auto",
+        impl: Impl = "auto",
+        deterministic: bool | None = None,
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        """Check and keep the options.
+
+        Args:
+            temperature: tau, finite with ``|tau| >= 1e-8``; negative only if not learnable.
+            memory_bank_size: 0 for none, or (K, D): K past embeddings of length D as the negatives.
+            gather_distributed: gather the rows (with a memory bank: the keys) of all ranks.
+            learnable_temperature: make ``log_temperature`` a parameter, ``tau = exp(log_temperature)``, which stays
+                positive and moves by ratios. Keep weight decay off it, which would pull tau to 1.
+            normalize, reduction, precision, impl, deterministic: as in :func:`nt_xent`.
+            process_group: the ranks to gather over; None for all of them.
+
+        Raises:
+            TypeError: a temperature that is no number.
+            ValueError: any other argument out of its range; says what was expected.
+        """
+        super().__init__()
+        check_temperature(temperature)
+        check_option("reduction", reduction, REDUCTIONS)
+        check_option("precision", precision, PRECISIONS)
+        check_option("impl", impl, IMPLS)
+        if learnable_temperature and temperature < 0:
+            raise ValueError(f"a learnable temperature must be positive, got {temperature}")
+        if process_group is not None and not gather_distributed:
+            raise ValueError("process_group is the group to gather over: pass gather_distributed=True with it")
+        size = bank_shape(memory_bank_size)
+        if size is not None and impl not in ("auto", "blockwise"):
+            raise ValueError(
+                f"a memory bank runs in blocks of PyTorch: impl must be 'auto' or 'blockwise', got {impl!r}"
+            )
+        self._temperature = float(temperature)
+        self.memory_bank = None if size is None else MemoryBank(*size)
+        self.gather_distributed = gather_distributed
+        self.normalize = normalize
+        self.reduction: Reduction = reduction
+        self.precision: Precision = precision
+        self.impl: Impl = impl
+        self.deterministic = deterministic
+        self.process_group = process_group
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learnable_temperature else None
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """tau: a number, or ``exp(log_temperature)`` with its gradient if learnable."""
+        return self._temperature if self.log_temperature is None else self.log_temperature.exp()
+
+    def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
+        """Loss of two views ``[N, D]``: 0-dim, or per row for reduction "none"; errors as in :func:`nt_xent`.
+
+        Raises:
+            ValueError: gather_distributed without an initialised process group.
+        """
+        group = resolve_group(self.process_group) if self.gather_distributed else None
+        if self.memory_bank is not None:
+            return self._forward_bank(out0, out1, self.memory_bank, group)
+        return nt_xent(
+            out0,
+            out1,
+            self.temperature,
+            normalize=self.normalize,
+            reduction=self.reduction,
+            precision=self.precision,
+            impl=self.impl,
+            deterministic=self.deterministic,
+            group=group,
+        )
+
+    def _forward_bank(self, out0: Tensor, out1: Tensor, bank: MemoryBank, group: ProcessGroup | None) -> Tensor:
+        check_views(out0, out1)
+        if out0.shape[1] != bank.bank.shape[1]:
+            raise ValueError(f"the memory bank holds embeddings of length {bank.bank.shape[1]}, got {out0.shape[1]}")
+        if group is not None:
+            check_same_shape(out1, group)
+        tau = temperature_tensor(self.temperature, out0, on_cpu=True)
+        with torch.autocast(out0.device.type, enabled=False):
+            queries, keys = out0.to(tau.dtype), out1.to(tau.dtype)
+            if self.normalize:
+                queries, keys = unit_rows(queries), unit_rows(keys)
+            # a copy: the backward needs the bank as it was
+            loss: Tensor = QueueFunction.apply(queries, keys, bank.bank.to(queries, copy=True), tau, self.precision)
+            if queries.requires_grad:
+                bank.push(keys if group is None else gather_rows(keys, group))
+            return reduce_rows(loss, self.reduction)
+
+    def extra_repr(self) -> str:
+        """The options that differ most between uses."""
+        tau = self._temperature if self.log_temperature is None else "learnable"
+        return f"temperature={tau}, gather_distributed={self.gather_distributed}, impl={self.impl!r}"

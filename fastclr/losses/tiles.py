@@ -1,0 +1,99 @@
+"""Tiles of similarities in blocks of PyTorch: their size, their operands, and the elements that do not count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+# one tile of similarities: it stays in the second-level cache of a CPU, and fills any other device
+CPU_TILE_BYTES = 1 << 20
+DEVICE_TILE_BYTES = 1 << 26
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 stays, everything else is computed in float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def vector_dtype(device: torch.device) -> torch.dtype:
+    """Of what there is one per row: float64 costs nothing there, and keeps exp(s - lse) exact to the rounding of s."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def block_size(columns: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Edge of a square tile: the largest that fits the cache, evened out over the blocks."""
+    tile = CPU_TILE_BYTES if device.type == "cpu" else DEVICE_TILE_BYTES
+    largest = math.isqrt(tile // dtype.itemsize)
+    blocks = -(-columns // largest)
+    return min(largest, (-(-columns // blocks) + 15) // 16 * 16)
+
+
+def unshifted(temperature: Tensor, columns: int, dtype: torch.dtype, shift: str) -> bool:
+    """Whether exp(s) can be summed as it is: unit rows, and ``1/|tau| + ln M`` inside the exponents of the dtype.
+
+    A temperature on a device is not looked at, which would wait for the device.
+    """
+    if shift == "online" or temperature.device.type != "cpu":
+        return False
+    tau = abs(temperature.item())
+    return 1.0 + tau * math.log(columns) <= -math.log(torch.finfo(dtype).tiny) * tau
+
+
+def logit_operands(z: Tensor, columns: Tensor, temperature: Tensor, unit: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Rows and columns whose products are the similarities, ``sign(tau) z / sqrt|tau|`` and ``k / sqrt|tau|``.
+
+    `unit` divides them: ln 2 is for ``exp2``, which takes a third to two thirds of the time of ``exp`` on a CPU.
+    Sharing the temperature makes the products symmetric to the last bit, so that the backward meets the similarities
+    that the log-sum-exp was made of, whichever of the two tiles it takes them from.
+    """
+    root = (temperature.to(vector_dtype(z.device)).abs() * unit).rsqrt()
+    high = root.to(z.dtype)
+    # in two parts: the rounding of one would be the same in every similarity, and add up
+    low = (root - high).to(z.dtype)
+    scaled = (columns * high).add_(columns * low)
+    rows = scaled if z is columns else (z * high).add_(z * low)
+    return rows * temperature.sign(), scaled
+
+
+@contextmanager
+def matrix_products(precision: str) -> Iterator[None]:
+    """Keep oneDNN from rounding float32 products to bfloat16 where the caller asked for more.
+
+    "auto" follows ``torch.set_float32_matmul_precision`` as ``torch.mm`` does, and "bf16" permits what it does.
+    """
+    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    previous = setting.fp32_precision
+    if precision in ("auto", "bf16") or previous != "bf16":
+        yield
+        return
+    setting.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = previous
+
+
+def tiles(rows: int, columns: int, block: int, triangular: bool) -> Iterator[tuple[int, int, int, int]]:
+    """Row and column bounds of the tiles, row by row; triangular: those on and above the diagonal."""
+    for i in range(0, rows, block):
+        for j in range(i if triangular else 0, columns, block):
+            yield i, min(i + block, rows), j, min(j + block, columns)
+
+
+def fill_diagonal(tile: Tensor, lag: int, value: float) -> None:
+    """Write the value where column - row == lag, if the tile has such elements."""
+    if -tile.shape[0] < lag < tile.shape[1]:
+        tile.diagonal(lag).fill_(value)
+
+
+def fill_special(tile: Tensor, row: int, column: int, pairs: int, offset: int, value: float) -> None:
+    """Write the value on the self and positive columns of the tile whose corner is (row, column)."""
+    lag = offset + row - column
+    fill_diagonal(tile, lag, value)
+    first = min(max(pairs - row, 0), tile.shape[0])
+    fill_diagonal(tile[:first], lag + pairs, value)
+    fill_diagonal(tile[first:], lag + first - pairs, value)

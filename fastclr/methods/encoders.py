@@ -1,0 +1,73 @@
+"""Encoders: timm's models, and ResNets of any width and stem."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    pass
+
+
+def build_encoder(
+    name: str, *, width: float = 1.0, stem: str = "auto", size: int = 224, patch_size: int | None = None
+) -> nn.Module:
+    """Create an encoder without classifier; batch norms have momentum 0.1 and eps 1e-5 as in the paper's code.
+
+    Args:
+        name: any name of `timm.list_models()`, or ``simclr_skresnet50``, ``simclr_skresnet101``,
+            ``simclr_skresnet152``: the selective-kernel ResNets of SimCLR v2.
+        width: multiplies the channels of a ResNet, its stem included.
+        stem: ``imagenet`` keeps the model's; ``cifar`` puts a 3x3 stride-1 convolution and no pooling in its place
+            (ResNets only); ``auto`` takes ``cifar`` for ResNets up to 64 px.
+        size: side of the input in pixels; models with a fixed input size are built for it.
+        patch_size: side of a ViT's patches in pixels; None: the model's.
+
+    Raises:
+        ValueError: the name is unknown, width, stem or patch_size is asked of a model that has none, or the patches
+            do not tile the input.
+    """
+    import timm
+
+    from fastclr.methods.resnets import build_resnet, is_resnet
+
+    if is_resnet(name):
+        if patch_size is not None:
+            raise ValueError(f"patch_size must be None for {name!r}, which has no patches, got {patch_size}")
+        return build_resnet(name, width=width, stem=stem, size=size)
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name}*")[:5]
+        raise ValueError(
+            f"encoder must be the name of a timm model, got {name!r}" + (f"; near: {near}" if near else "")
+        )
+    if width != 1.0:
+        raise ValueError(f"width must be 1 for {name!r}: only ResNets can be widened, got {width}")
+    if stem == "cifar":
+        raise ValueError(f"stem='cifar' needs a ResNet, got {name!r}")
+    options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
+    patches = {} if patch_size is None else {"patch_size": patch_size}
+    try:
+        encoder: Any = timm.create_model(name, **options, **patches, img_size=size)
+    except TypeError as error:  # convolutional models take any size and no such argument
+        if patches:
+            raise ValueError(f"patch_size must be None for {name!r}, which has no patches, got {patch_size}") from error
+        encoder = timm.create_model(name, **options)
+    sides = getattr(getattr(encoder, "patch_embed", None), "patch_size", None)
+    if isinstance(sides, tuple) and any(size % side for side in sides):
+        raise ValueError(f"size must be a multiple of the patch size {sides[0]} of {name!r}, got {size}")
+    return encoder  # type: ignore[no-any-return]
+
+
+def feature_dim(encoder: nn.Module, size: int) -> int:
+    """Return F of an encoder from images ``[N, 3, size, size]`` to features ``[N, F]``."""
+    was_training = encoder.training
+    encoder.eval()
+    with torch.no_grad():
+        weight = next(encoder.parameters())
+        shape = encoder(torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype)).shape
+    encoder.train(was_training)
+    if len(shape) != 2:
+        raise ValueError(f"the encoder must return features [N, F], got shape {tuple(shape)}")
+    return int(shape[1])

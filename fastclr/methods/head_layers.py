@@ -1,0 +1,44 @@
+"""Features from the encoder, from a layer of the projection head, or from its end."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fastclr.methods.model import SimCLRModel
+
+
+class HeadLayer(nn.Module):
+    """A model that ends after layer `index` of its projection head, from images to features.
+
+    Args:
+        model: encoder and head.
+        index: 1 is the first layer of the head.
+    """
+
+    def __init__(self, model: SimCLRModel, index: int) -> None:
+        super().__init__()
+        self.model, self.index = model, index
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features ``[N, width of the layer]``."""
+        return self.model.head_features(self.model.encoder(images))[self.index]
+
+
+def feature_module(model: SimCLRModel, layer: str) -> nn.Module:
+    """Return the module from images to the features called `layer`.
+
+    Args:
+        model: encoder and head.
+        layer: ``h`` is the encoder's output, ``z`` the head's before normalisation, ``1``, ``2``, ``3`` the output of
+            that layer of the head (batch norm and ReLU included), ``0`` is ``h``.
+
+    Raises:
+        ValueError: the head has no such layer.
+    """
+    count = 0
+    if isinstance(model.head, nn.Sequential):
+        count = sum(isinstance(module, nn.Linear) for module in model.head)
+    names = {"h": 0, "z": count, **{str(index): index for index in range(count + 1)}}
+    if layer not in names:
+        raise ValueError(f"features must be one of {', '.join(names)} (the head has {count} layer(s)), got {layer!r}")
+    return model.encoder if names[layer] == 0 else HeadLayer(model, names[layer])

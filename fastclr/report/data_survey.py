@@ -1,0 +1,324 @@
+"""What a source of images holds: counts, sizes, damage, copies."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+from torch import Tensor
+
+from fastclr.data.decode_many import explain
+from fastclr.data.decoded_set import Splits
+from fastclr.data.make_sets import label_splits
+from fastclr.data.open_source import labelled, open_source
+from fastclr.device import available_cores
+from fastclr.sources.decode import FORMATS, decode_image, pillow, quiet_pillow, resized
+from fastclr.sources.entries import TEST_SPLITS, Entry
+from fastclr.sources.folder import Files
+from fastclr.sources.label_file import label_entries, read_labels
+
+Result = TypeVar("Result")
+DECODED_PIXELS = 2 * 10**10  # decoded to find damage: 100,000 photos of 500 x 400, all of CIFAR
+SAMPLES = 256  # images on which the speed of decoding is measured
+CHUNK = 16
+HELD_OUT = "a part of every class of train (--holdout)"
+GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Smallest, median and largest of some numbers."""
+
+    min: float
+    median: float
+    max: float
+
+
+@dataclass(frozen=True)
+class SplitSurvey:
+    """One split.
+
+    Args:
+        images: readable images.
+        unlabelled: those of unknown class.
+        classes: images of each class.
+        per_class: spread of these counts, None without classes.
+    """
+
+    images: int
+    unlabelled: int
+    classes: dict[str, int]
+    per_class: Spread | None
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Exact copies.
+
+    Args:
+        of: what was compared: `files` byte by byte, or `pixels`.
+        images: images that another one before them equals.
+        shared_with_train: for each other split, its images that are also in the training split.
+    """
+
+    of: str
+    images: int
+    shared_with_train: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a source holds; the same for the same source on every machine.
+
+    Args:
+        source: what was looked at.
+        splits: its splits by name.
+        test_images: where pretraining would take its test images from.
+        held_out: whether it would take them from the training images.
+        height: in pixels as stored, of the readable images.
+        width: the same.
+        formats: images of each file format; empty where the source holds pixels and not files.
+        grey: images without colour channels.
+        cmyk: images in CMYK.
+        unreadable: ``(name, reason)`` of image files that cannot be used.
+        not_read: ``(name, reason)`` of links, pipes and the like.
+        decoded: images that were decoded to find damage; of the others only the header was read.
+        all_decoded: whether there are no others.
+        copies: exact copies.
+        decoded_bytes: bytes of all readable images as pixels, after `resize_shorter`.
+        resize_shorter: what the shorter side is brought down to, None for no change.
+    """
+
+    source: str
+    splits: dict[str, SplitSurvey]
+    test_images: str
+    held_out: bool
+    height: Spread
+    width: Spread
+    formats: dict[str, int]
+    grey: int
+    cmyk: int
+    unreadable: tuple[tuple[str, str], ...]
+    not_read: tuple[tuple[str, str], ...]
+    decoded: int
+    all_decoded: bool
+    copies: Copies
+    decoded_bytes: int
+    resize_shorter: int | None
+
+    @property
+    def images(self) -> int:
+        """Number of readable images."""
+        return sum(split.images for split in self.splits.values())
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one image: its split and class, its size, its kind, and a digest of its content."""
+
+    split: str
+    kind: str | None
+    height: int
+    width: int
+    format: str
+    mode: str
+    digest: bytes
+
+
+def survey(
+    source: str | Path, *, labels: str | Path | None = None, resize_shorter: int | None = None
+) -> tuple[Survey, list[bytes]]:
+    """Look at everything in `source`: a folder, an archive, or one of the built-in kinds.
+
+    Every file is read. Images are decoded to find damage: all of them up to 20 billion pixels, evenly spaced ones of
+    larger sets. A progress bar shows on a terminal.
+
+    Args:
+        source: as in :func:`fastclr.data.load_splits`; names of data sets must be looked up before.
+        labels: CSV file with the classes.
+        resize_shorter: for the estimate of the memory that the images take.
+
+    Returns:
+        the survey, and up to 256 evenly spaced images as they are stored, to measure how fast they decode.
+
+    Raises:
+        ValueError: there is no such source, no image in it, or none that can be read.
+        ModuleNotFoundError: Pillow or tqdm is not installed.
+    """
+    mapping = None if labels is None else read_labels(labels)
+    opened = open_source(source)
+    if isinstance(opened, Splits):
+        return survey_splits(opened if mapping is None else label_splits(opened, mapping), str(source)), []
+    files, groups = opened.files, opened.groups
+    groups = groups if mapping is None else label_entries(groups, mapping, files.source)
+    return survey_files(files, groups, resize_shorter)
+
+
+def survey_splits(splits: Splits, source: str) -> Survey:
+    """Look at images that are pixels already."""
+    facts = []
+    sets = {"train": splits.train} | ({} if splits.test is None else {"test": splits.test})
+    for name, dataset in sets.items():
+        for row, label in enumerate(dataset.labels.tolist()):
+            images = dataset.images
+            image = images[row] if isinstance(images, Tensor) else images.image(row)
+            kind = None if label < 0 else dataset.classes[label]
+            digest = hashlib.blake2b(image.contiguous().numpy().data, digest_size=16).digest()
+            facts.append(Facts(name, kind, image.shape[0], image.shape[1], "", "RGB", digest))
+    test = "none" if splits.test is None else "the test split"
+    return summarize(source, facts, test, "pixels")
+
+
+def survey_files(
+    files: Files, groups: dict[str, list[Entry]], resize_shorter: int | None
+) -> tuple[Survey, list[bytes]]:
+    """Look at image files: at the header and content of each, and decode as many as `DECODED_PIXELS` allows."""
+    pillow()
+    entries = {entry.path: (split, entry) for split, group in groups.items() for entry in group}
+    facts: dict[str, Facts] = {}
+    bad: dict[str, str] = {}
+
+    def look(path: str, data: bytes | Path) -> Facts:
+        split, entry = entries[path]
+        return examine(split, entry.kind, data)
+
+    with quiet_pillow():
+        for path, found in spread_out(files, list(entries), look, "reading"):
+            if isinstance(found, str):
+                bad[path] = found
+            else:
+                facts[path] = found
+        step = 1 + sum(fact.height * fact.width for fact in facts.values()) // DECODED_PIXELS
+        chosen = [path for path in entries if path in facts][::step]
+        kept = dict.fromkeys(evenly(chosen, SAMPLES), b"")
+
+        def decode(path: str, data: bytes | Path) -> bytes:
+            content = data.read_bytes() if isinstance(data, Path) else data
+            decode_image(content)
+            return content if path in kept else b""
+
+        for path, content in spread_out(files, chosen, decode, "decoding"):
+            if isinstance(content, str):
+                bad[path] = content
+                del facts[path]
+                kept.pop(path, None)
+            elif path in kept:
+                kept[path] = content
+    if not facts:
+        listed = "; ".join(f"{path!a}: {reason}" for path, reason in sorted(bad.items())[:5])
+        raise ValueError(f"none of the {len(bad)} images in {files.source} can be read: {listed}")
+    ordered = [facts[path] for path in entries if path in facts]
+    result = summarize(files.source, ordered, describe_test(groups), "files", resize_shorter)
+    unreadable = tuple(sorted(bad.items()))
+    result = replace(result, unreadable=unreadable, not_read=files.skipped)
+    return replace(result, decoded=len(chosen), all_decoded=step == 1), list(kept.values())
+
+
+def examine(split: str, kind: str | None, data: bytes | Path) -> Facts:
+    """Read the header and the content of an image file; errors are those of Pillow and of the file system."""
+    content = data.read_bytes() if isinstance(data, Path) else data
+    with pillow().open(io.BytesIO(content), formats=FORMATS) as image:
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        return Facts(split, kind, image.height, image.width, image.format or "", image.mode, digest)
+
+
+def spread_out(
+    files: Files, paths: Collection[str], work: Callable[[str, bytes | Path], Result], title: str
+) -> Iterator[tuple[str, Result | str]]:
+    """Do `work` on files in several threads with a few in flight; yield results, or the reason why there is none."""
+    from tqdm import tqdm
+
+    def attempt(chunk: list[tuple[str, bytes | Path]]) -> list[tuple[str, Result | str]]:
+        results: list[tuple[str, Result | str]] = []
+        for path, data in chunk:
+            try:
+                results.append((path, work(path, data)))
+            except Exception as error:  # Pillow raises many types for a damaged file
+                results.append((path, explain(error)))
+        return results
+
+    workers = available_cores()
+    window: deque[Future[list[tuple[str, Result | str]]]] = deque()
+    stream = files.read(paths)
+    bar = tqdm(total=len(paths), desc=title, unit=" images", disable=not sys.stderr.isatty())
+    with bar, ThreadPoolExecutor(workers, thread_name_prefix="fastclr-survey") as pool:
+        while True:
+            chunk = list(islice(stream, CHUNK))
+            if chunk:
+                window.append(pool.submit(attempt, chunk))
+            while window and (not chunk or len(window) > 2 * workers):
+                done = window.popleft().result()
+                bar.update(len(done))
+                yield from done
+            if not chunk:
+                return
+
+
+def evenly(items: list[str], count: int) -> list[str]:
+    """Return `count` of the items, evenly spaced, or all if there are not so many."""
+    if len(items) <= count:
+        return items
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def describe_test(groups: dict[str, list[Entry]]) -> str:
+    """Say where :func:`fastclr.data.load_splits` takes the test images from."""
+    if not labelled(groups["train"]):
+        return "none: the training images are unlabelled"
+    found = next((name for name in TEST_SPLITS if labelled(groups.get(name, []))), None)
+    return HELD_OUT if found is None else f"the folder {found}"
+
+
+def summarize(source: str, facts: list[Facts], test: str, of: str, resize_shorter: int | None = None) -> Survey:
+    """Count."""
+    splits = {}
+    for name in dict.fromkeys(fact.split for fact in facts):
+        kinds = [fact.kind for fact in facts if fact.split == name]
+        classes = Counter(kind for kind in kinds if kind is not None)
+        unlabelled = len(kinds) - classes.total()
+        per_class = spread(classes.values()) if classes else None
+        splits[name] = SplitSurvey(len(kinds), unlabelled, dict(sorted(classes.items())), per_class)
+    pixels = [resized(fact.height, fact.width, resize_shorter) for fact in facts]
+    return Survey(
+        source=source,
+        splits=splits,
+        test_images=test,
+        held_out=test == HELD_OUT,
+        height=spread(fact.height for fact in facts),
+        width=spread(fact.width for fact in facts),
+        formats=dict(sorted(Counter(fact.format for fact in facts if fact.format).items())),
+        grey=sum(fact.mode in GREY_MODES for fact in facts),
+        cmyk=sum(fact.mode == "CMYK" for fact in facts),
+        unreadable=(),
+        not_read=(),
+        decoded=len(facts),
+        all_decoded=True,
+        copies=find_copies(facts, of),
+        decoded_bytes=sum(3 * height * width for height, width in pixels),
+        resize_shorter=resize_shorter,
+    )
+
+
+def find_copies(facts: list[Facts], of: str) -> Copies:
+    """Count images of equal content, and how many of each other split are also in the training split."""
+    train = {fact.digest for fact in facts if fact.split == "train"}
+    others = dict.fromkeys((fact.split for fact in facts if fact.split != "train"), 0)
+    for fact in facts:
+        if fact.split != "train" and fact.digest in train:
+            others[fact.split] += 1
+    return Copies(of, len(facts) - len({fact.digest for fact in facts}), others)
+
+
+def spread(numbers: Iterable[int]) -> Spread:
+    """Return the spread of at least one number."""
+    values = list(numbers)
+    return Spread(min(values), median(values), max(values))

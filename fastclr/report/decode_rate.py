@@ -1,0 +1,72 @@
+"""How fast this machine decodes images, and what a GPU asks for."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastclr.sources.decode import decode_image, quiet_pillow
+
+SECONDS = 5.0  # after this long a measurement ends
+DALI_BATCH = 16
+
+
+def pillow_rate(samples: Sequence[bytes], resize_shorter: int | None = None) -> float:
+    """Return images per second that one core decodes with Pillow, as the loaders do.
+
+    Args:
+        samples: encoded images that can be decoded, at least one.
+        resize_shorter: bring the shorter side down to this many pixels.
+    """
+    with quiet_pillow():
+        decode_image(samples[0], resize_shorter)  # imports Pillow's plugin
+        return measure(samples, 1, lambda batch: decode_image(batch[0], resize_shorter))
+
+
+def dali_rate(samples: Sequence[bytes], resize_shorter: int | None = None) -> float:
+    """Return images per second that one core decodes with NVIDIA DALI's CPU decoder; arguments as `pillow_rate`.
+
+    Raises:
+        ModuleNotFoundError: DALI is not installed.
+        RuntimeError: DALI cannot decode one of the samples.
+    """
+    dali: Any = importlib.import_module("nvidia.dali")
+    fn = dali.fn
+    pipeline = dali.Pipeline(
+        DALI_BATCH, num_threads=1, device_id=None, exec_async=False, exec_pipelined=False, prefetch_queue_depth=1
+    )
+    with pipeline:
+        images = fn.decoders.image(fn.external_source(name="encoded"), device="cpu", output_type=dali.types.RGB)
+        if resize_shorter is not None:
+            images = fn.resize(images, resize_shorter=resize_shorter)
+        pipeline.set_outputs(images)
+
+    def decode(batch: Sequence[bytes]) -> None:
+        pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8) for data in batch])
+        pipeline.run()
+
+    decode(samples[:DALI_BATCH])  # builds the pipeline
+    return measure(samples, DALI_BATCH, decode)
+
+
+def measure(samples: Sequence[bytes], size: int, decode: Callable[[Sequence[bytes]], object]) -> float:
+    """Return images per second over all samples, or those that are done after a few seconds."""
+    done = 0
+    start = time.perf_counter()
+    for first in range(0, len(samples), size):
+        batch = samples[first : first + size]
+        decode(batch)
+        done += len(batch)
+        if time.perf_counter() - start > SECONDS:
+            break
+    return done / (time.perf_counter() - start)
+
+
+def cores_for(images_per_s: float, rate: float) -> int:
+    """Return the number of cores that decode `images_per_s` at `rate` images per second each."""
+    return math.ceil(images_per_s / rate)

@@ -1,0 +1,233 @@
+"""The sections of a page that show images and features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastclr.evaluate import alignment, effective_rank, spectrum, uniformity
+from fastclr.report.charts import Series, line_chart, scatter_chart
+from fastclr.report.markup import Html, element, join, missing, paragraph, table
+from fastclr.report.material import Material, Missing, Sample, Sheet
+from fastclr.report.pictures import image
+from fastclr.training.results import percent, read_results
+
+NEIGHBOURS = 5
+QUERIES = 8
+COLOURED = 10  # classes; more colours cannot be told apart
+MATRIX_UP_TO = 20  # classes; a larger matrix cannot be read, so that only the confusions are listed
+LISTED = 20
+COLLAPSED = 2.0  # effective rank below which the features lie on little more than a line
+
+
+def sheet_section(sheet: Sheet | Missing) -> Html:
+    """Return a few images and the two views that training made of them."""
+    if isinstance(sheet, Missing):
+        return missing(sheet.reason)
+    rows = []
+    for what, pictures in (("image", sheet.originals), ("view 1", sheet.views[0]), ("view 2", sheet.views[1])):
+        cells = [image(pixels, f"{what} of {name}") for pixels, name in zip(pictures, sheet.names, strict=True)]
+        rows.append((what, *cells))
+    head = ("", *(str(number + 1) for number in range(len(sheet.names))))
+    caption = "Images as an evaluation sees them, and their two views in the first epoch."
+    return table(head, rows, caption, class_="pictures")
+
+
+def map_section(sample: Sample | Missing) -> Html:
+    """Return the features in two dimensions, coloured by class where classes are known."""
+    if isinstance(sample, Missing):
+        return missing(sample.reason)
+    if len(sample.features) < 5:
+        return missing(f"A map needs at least 5 images; there are {len(sample.features)}.")
+    unit = F.normalize(sample.features, dim=1)
+    if float(unit.std(dim=0).max()) < 1e-6:
+        return missing("There is nothing to map: all features are the same.")
+    charts = [pca_chart(sample, unit), tsne_chart(sample, unit), umap_chart(sample, unit)]
+    return element("div", *charts, class_="charts")
+
+
+def pca_chart(sample: Sample, unit: Tensor) -> Html:
+    """Return the first two principal components."""
+    from sklearn.decomposition import PCA
+
+    model = PCA(n_components=2, random_state=0)
+    places = model.fit_transform(unit.numpy())
+    shares = " and ".join(f"{share:.0%}" for share in model.explained_variance_ratio_)
+    text = f"PCA of the features of {sample.what}, each of length 1; the components hold {shares} of the variance."
+    return scatter_chart("PCA", grouped(sample, places), text)
+
+
+def tsne_chart(sample: Sample, unit: Tensor) -> Html:
+    """Return a t-SNE map."""
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, (len(unit) - 1) / 3)
+    places = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(unit.numpy())
+    text = f"t-SNE (perplexity {perplexity:.0f}) of the same features; distances between groups mean little."
+    return scatter_chart("t-SNE", grouped(sample, places), text)
+
+
+def umap_chart(sample: Sample, unit: Tensor) -> Html:
+    """Return a UMAP map if umap-learn is there; it is no part of any extra, so its absence is no gap."""
+    try:
+        import umap
+    except ImportError:
+        return Html("")
+    places = umap.UMAP(metric="cosine", random_state=0).fit_transform(unit.numpy())
+    return scatter_chart("UMAP", grouped(sample, places), "UMAP (cosine) of the same features.")
+
+
+def grouped(sample: Sample, places: Any) -> list[tuple[str, list[tuple[float, float]]]]:
+    """Return the points of each class, the classes with most points by name, the rest together without one."""
+    labels, classes = sample.dataset.labels.tolist(), sample.dataset.classes
+    counts = {label: labels.count(label) for label in set(labels) if label >= 0}
+    named = sorted(sorted(counts, key=lambda label: (-counts[label], label))[:COLOURED])
+    groups: list[tuple[str, list[tuple[float, float]]]] = [(classes[label], []) for label in named]
+    others: list[tuple[float, float]] = []
+    index = {label: number for number, label in enumerate(named)}
+    for label, (x, y) in zip(labels, places.tolist(), strict=True):
+        (groups[index[label]][1] if label in index else others).append((x, y))
+    if not groups:
+        return [("images", others)]
+    return [*groups, ("", others)] if others else groups
+
+
+def neighbours_section(sample: Sample | Missing) -> Html:
+    """Return sample images with the images whose features are most similar."""
+    if isinstance(sample, Missing):
+        return missing(sample.reason)
+    count = min(NEIGHBOURS, len(sample.features) - 1)
+    if count < 1:
+        return missing("Neighbours need at least 2 images.")
+    unit = F.normalize(sample.features, dim=1)
+    queries = query_rows(sample.dataset.labels)
+    cosines = unit[queries] @ unit.T
+    cosines[torch.arange(len(queries)), torch.tensor(queries)] = -math.inf
+    best, found = cosines.topk(count, dim=1)
+    rows = []
+    for query, values, neighbours in zip(queries, best.tolist(), found.tolist(), strict=True):
+        own = int(sample.dataset.labels[query])
+        cells = [cell(sample, query, "query")]
+        for value, row in zip(values, neighbours, strict=True):
+            label = int(sample.dataset.labels[row])
+            cells.append(cell(sample, row, f"{value:.3f}", None if own < 0 or label < 0 else own == label))
+        rows.append(cells)
+    head = ("image", *(f"neighbour {rank + 1}" for rank in range(count)))
+    caption = f"The most similar among {sample.what} under the cosine, which is the number below each"
+    if bool((sample.dataset.labels >= 0).any()):
+        caption += "; a check mark or a cross says whether the class is the same"
+    return table(head, rows, f"{caption}.", class_="pictures")
+
+
+def query_rows(labels: Tensor) -> list[int]:
+    """Return rows of images to search with: the first of each class, or without classes spread over all."""
+    classes = [label for label in labels.unique().tolist() if label >= 0]
+    if classes:
+        return [int((labels == label).nonzero()[0]) for label in classes[:QUERIES]]
+    count = min(QUERIES, len(labels))
+    return [index * len(labels) // count for index in range(count)]
+
+
+def cell(sample: Sample, row: int, text: str, same: bool | None = None) -> Html:
+    """Return a picture with its class and a text below."""
+    dataset = sample.dataset
+    label, name = int(dataset.labels[row]), dataset.names[row]
+    kind = dataset.classes[label] if label >= 0 else "no class"
+    images = dataset.images
+    pixels = images[row] if isinstance(images, Tensor) else images.image(row)
+    mark = Html("")
+    if same is not None:
+        sign, words = ("\N{CHECK MARK}", "same class") if same else ("\N{MULTIPLICATION X}", "other class")
+        mark = element("span", f" {sign}", class_="right" if same else "wrong", title=words)
+    below = [kind, element("br"), text, mark] if label >= 0 else [text]
+    return join([image(pixels, f"{name}, {kind}"), *below])
+
+
+def confusion_section(material: Material) -> Html:
+    """Return which class is taken for which, by a stored probe or by one that is fitted here."""
+    for name, result in read_results(material.run).items():
+        if isinstance(result, dict) and result.get("confusion") and result.get("classes"):
+            caption = f"Rows: true class; columns: predicted class; test images. From the result {name}."
+            return confusion_table(torch.tensor(result["confusion"]), list(result["classes"]), caption)
+    sample = material.sample
+    if isinstance(sample, Missing):
+        return missing(sample.reason)
+    if sample.bank is None:
+        return missing("There is no confusion matrix: the images have no labels, or there are no test images.")
+    vectors, labels = sample.bank
+    if labels.unique().numel() < 2:
+        return missing("There is no confusion matrix: a probe needs at least 2 classes.")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=1000.0 / len(labels), max_iter=300))
+    probe.fit(vectors.numpy(), labels.numpy())
+    predicted = torch.from_numpy(probe.predict(sample.features.numpy()))
+    classes = sample.dataset.classes
+    counts = torch.bincount(sample.dataset.labels * len(classes) + predicted, minlength=len(classes) ** 2)
+    counts = counts.view(len(classes), len(classes))
+    accuracy = float(counts.diagonal().sum() / counts.sum())
+    caption = (
+        f"Rows: true class; columns: predicted class; {sample.what}. Logistic regression on the features of "
+        f"{len(labels)} training images, {percent(accuracy)} right: a sketch for this page, not a protocol."
+    )
+    return confusion_table(counts, list(classes), caption)
+
+
+def confusion_table(counts: Tensor, classes: Sequence[str], caption: str) -> Html:
+    """Return the matrix, shaded, or of many classes the commonest confusions."""
+    if len(classes) > MATRIX_UP_TO:
+        wrong = counts.clone().fill_diagonal_(0)
+        values, places = wrong.flatten().topk(min(LISTED, wrong.numel()))
+        rows = [
+            (classes[place // len(classes)], classes[place % len(classes)], str(value))
+            for value, place in zip(values.tolist(), places.tolist(), strict=True)
+            if value > 0
+        ]
+        if not rows:
+            return missing("No test image was put into a wrong class.")
+        return table(("true class", "taken for", "images"), rows, f"{caption} The commonest confusions.")
+    shares = (counts / counts.sum(dim=1, keepdim=True).clamp_min(1)).tolist()
+    cells = [(name, *map(str, row)) for name, row in zip(classes, counts.tolist(), strict=True)]
+    return table(("true class", *classes), cells, caption, class_="counts", shades=shares)
+
+
+def diagnostics_section(sample: Sample | Missing) -> Html:
+    """Return whether the features have collapsed: rank, spectrum, alignment, uniformity."""
+    if isinstance(sample, Missing):
+        return missing(sample.reason)
+    features = sample.features
+    if len(features) < 3:
+        return missing(f"The diagnostics need at least 3 images; there are {len(features)}.")
+    rank, most = effective_rank(features), min(features.shape)
+    first, second = sample.pairs
+    rows = [
+        ("effective rank", f"{rank:.1f}", f"1 to {most}", "How many directions the features use; near 1: collapsed."),
+        ("alignment", f"{alignment(first, second):.3f}", "0 to 4", "Mean squared distance of two views; 0: the same."),
+        (
+            "uniformity",
+            f"{uniformity(features):.3f}",
+            "about -4 to 0",
+            "How evenly the sphere is covered; 0: one point.",
+        ),
+    ]
+    caption = f"Of h, the encoder's features, of {sample.what}; alignment of {len(first)} pairs of new views."
+    parts = [table(("measure", "value", "range", "meaning"), rows, caption, class_="text")]
+    if rank < COLLAPSED:
+        warning = f"The features have collapsed: their effective rank is {rank:.2f} of {most}."
+        parts.insert(0, element("p", warning, class_="missing warning"))
+    values = spectrum(features)
+    values = (values / values.sum().clamp_min(1e-30)).clamp_min(1e-12)[: min(len(features) - 1, features.shape[1])]
+    line = Series("share of the variance", range(1, len(values) + 1), values.tolist())
+    text = "Eigenvalues of the covariance of the features, as shares of their sum; a cliff: unused dimensions."
+    chart = line_chart("Spectrum", [line], "rank of the eigenvalue", text, log=True)
+    sources = paragraph(
+        "Effective rank: RankMe (Garrido et al., ICML 2023). Alignment and uniformity: Wang and Isola, ICML 2020."
+    )
+    return join([*parts, element("div", chart, class_="charts"), sources])

@@ -1,0 +1,131 @@
+"""Random access to encoded images: files of a folder, or parts of uncompressed archives."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+Integers = npt.NDArray[np.int64]
+MAX_FILE_BYTES = 2**30
+
+
+# an entry that became a link or a pipe after it was listed must not lead out of the folder, nor hang
+OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+class Paths:
+    """Many paths in one block of bytes.
+
+    A forked worker that reads a tuple of strings changes their reference counts and so copies the memory that holds
+    them; one block stays shared, and is pickled at once.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        """Take the paths."""
+        encoded = [os.fsencode(path) for path in paths]
+        self._block = b"".join(encoded)
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        """Return the number of paths."""
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        """Return a path."""
+        return os.fsdecode(self._block[self._ends[index] : self._ends[index + 1]])
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where the bytes of each image lie. It holds no open file: threads, forked and spawned processes may share it.
+
+    Args:
+        files: absolute paths.
+        file: int64 ``[N]``, which of ``files`` an image is in.
+        offsets: int64 ``[N]``, its first byte there.
+        sizes: int64 ``[N]``, its number of bytes; -1 is the whole file.
+    """
+
+    files: Paths
+    file: Integers
+    offsets: Integers
+    sizes: Integers
+
+    @staticmethod
+    def of_files(paths: Iterable[str]) -> Storage:
+        """Return the storage of whole files."""
+        files = Paths(paths)
+        count = len(files)
+        return Storage(files, np.arange(count), np.zeros(count, dtype=np.int64), np.full(count, -1, dtype=np.int64))
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.file)
+
+    def select(self, rows: Tensor) -> Storage:
+        """Return the storage of the images at int64 ``rows`` ``[n]``."""
+        index = rows.numpy()
+        return replace(self, file=self.file[index], offsets=self.offsets[index], sizes=self.sizes[index])
+
+    def read(self, row: int) -> bytes:
+        """Return the bytes of an image.
+
+        Raises:
+            OSError: the file is gone, is no regular file any more, has become shorter since it was listed, or is
+                longer than ``MAX_FILE_BYTES``.
+        """
+        with self._opened(row) as (descriptor, start, size):
+            return read_at(descriptor, start, size)
+
+    def read_ends(self, row: int, head: int, tail: int) -> tuple[bytes, bytes, int]:
+        """Return the first ``head`` and the last ``tail`` bytes of an image and its number of bytes.
+
+        Raises:
+            OSError: as :meth:`read`.
+        """
+        with self._opened(row) as (descriptor, start, size):
+            first = read_at(descriptor, start, min(head, size))
+            last = min(tail, size)
+            return first, read_at(descriptor, start + size - last, last), size
+
+    @contextmanager
+    def _opened(self, row: int) -> Iterator[tuple[int, int, int]]:
+        """Open the file of an image; yield the descriptor, the first byte and the number of bytes."""
+        start, size = int(self.offsets[row]), int(self.sizes[row])
+        descriptor = os.open(self.files[int(self.file[row])], OPEN_FLAGS)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError("not a regular file")
+            if size < 0:
+                size = status.st_size
+            elif start + size > status.st_size:
+                raise OSError(f"changed since it was listed: {start + size} bytes then, {status.st_size} now")
+            if size > MAX_FILE_BYTES:
+                raise OSError(f"larger than {MAX_FILE_BYTES} bytes")
+            yield descriptor, start, size
+        finally:
+            os.close(descriptor)
+
+
+def read_at(descriptor: int, start: int, size: int) -> bytes:
+    """Return ``size`` bytes of an open file from byte ``start`` on.
+
+    Raises:
+        OSError: the file ends before.
+    """
+    parts = []
+    while size > 0:
+        part = os.pread(descriptor, size, start)
+        if not part:
+            raise OSError(f"ends {size} bytes early")
+        parts.append(part)
+        start, size = start + len(part), size - len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,0 +1,194 @@
+"""One encoded image to its header, or to RGB bytes, with Pillow."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastclr.sources.byte_ranges import Storage
+
+Pixels = npt.NDArray[np.uint8]
+
+
+# what photos are kept in; left to itself Pillow also tries formats that start other programs (EPS runs Ghostscript)
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+ORIENTATION = 0x0112  # EXIF tag
+
+
+def pillow() -> ModuleType:
+    """Return the module ``PIL.Image``.
+
+    Raises:
+        ModuleNotFoundError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("reading images needs Pillow: pip install 'fastclr[train]'", name="PIL") from error
+    return Image
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Silence Pillow's warnings on odd files, also in threads started meanwhile: they name no file and help nobody."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether the suffix of ``name`` is that of an image file."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def image_size(file: Path | IO[bytes]) -> tuple[int, int] | None:
+    """Return height and width in pixels as the header states them, None when it cannot be read."""
+    try:
+        with quiet_pillow(), pillow().open(file, formats=FORMATS) as image:
+            return image.height, image.width
+    except ModuleNotFoundError:
+        raise
+    except Exception:
+        return None
+
+
+def resized(height: int, width: int, resize_shorter: int | None) -> tuple[int, int]:
+    """Return height and width after the shorter side is brought down to ``resize_shorter``; it is never enlarged."""
+    shorter = min(height, width)
+    if resize_shorter is None or shorter <= resize_shorter:
+        return height, width
+    return round(height * resize_shorter / shorter), round(width * resize_shorter / shorter)
+
+
+def decode_image(data: bytes | Path, resize_shorter: int | None = None) -> Pixels:
+    """Decode an image to RGB, uint8 ``[H, W, 3]``.
+
+    The EXIF orientation is applied. Grey, palette, CMYK and bilevel images are converted, 16-bit grey is scaled by
+    255 / 65535, and an alpha channel is dropped. Of an animation the first frame counts.
+
+    Args:
+        data: the encoded file, or its path.
+        resize_shorter: bring the shorter side down to this many pixels (antialiased, bilinear); None keeps the size.
+
+    Raises:
+        OSError: the file cannot be read, is no image of a known format, or ends early.
+        ValueError: the pixels are floating-point numbers, whose range is unknown.
+        PIL.Image.DecompressionBombError: the header announces more pixels than Pillow admits (about 179 million).
+        Exception: whatever else Pillow raises for a damaged file.
+    """
+    with pillow().open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as image:
+        height, width = resized(image.height, image.width, resize_shorter)
+        if (height, width) != image.size[::-1]:
+            # lets a JPEG decode at 1/2, 1/4 or 1/8 where that is still at least the size asked for
+            image.draft(image.mode, (width, height))
+        image.load()
+        orientation = image.getexif().get(ORIENTATION, 1)  # after loading, because Pillow turns a TIFF by itself
+        rgb = to_rgb(image)
+        if rgb.size != (width, height):
+            rgb = rgb.resize((width, height), pillow().Resampling.BILINEAR)
+        return np.ascontiguousarray(upright(np.asarray(rgb, dtype=np.uint8), orientation))
+
+
+def to_rgb(image: Image) -> Image:
+    """Return ``image`` as 8-bit RGB.
+
+    Raises:
+        ValueError: the pixels are floating-point numbers.
+    """
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit values at 255
+        values = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+        converted: Image = pillow().fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        return converted.convert("RGB")
+    return image.convert("RGB")
+
+
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Return ``pixels`` ``[H, W, 3]`` turned as EXIF orientation 1 to 8 asks; other values change nothing."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+HEAD_BYTES = 32768  # holds the header of nearly all files; of the others, more is read
+END_OF_IMAGE = b"\xff\xd9"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image before it is decoded.
+
+    Args:
+        height: pixels of the image; a JPEG's after it is turned as its EXIF orientation asks.
+        width: likewise.
+        plain: it is a JPEG with grey or YCbCr pixels, which all decoders decode alike.
+        size: bytes of the encoded image.
+    """
+
+    height: int
+    width: int
+    plain: bool
+    size: int
+
+
+def read_header(storage: Storage, row: int) -> Header:
+    """Return what the header of an image says.
+
+    A JPEG that does not end with its end marker is decoded once, to see whether it is cut short.
+
+    Raises:
+        OSError: the image cannot be read, is of no known format, or ends early.
+        PIL.Image.DecompressionBombError: the header announces more pixels than Pillow admits (about 179 million).
+        Exception: whatever else Pillow raises for a damaged header.
+    """
+    head, tail, size = storage.read_ends(row, HEAD_BYTES, len(END_OF_IMAGE))
+    bomb: type[Exception] = pillow().DecompressionBombError
+    try:
+        header = parse(head, size)
+    except bomb:
+        raise
+    except Exception:
+        if size <= len(head):
+            raise
+        header = parse(storage.read(row), size)
+    if head.startswith(b"\xff\xd8") and tail != END_OF_IMAGE:
+        decode_image(storage.read(row))
+    return header
+
+
+def parse(data: bytes, size: int) -> Header:
+    """Return the header of the image of ``size`` bytes that begins with ``data``."""
+    with pillow().open(io.BytesIO(data), formats=FORMATS) as image:
+        height, width = image.height, image.width
+        # asking other formats for their orientation may decode them
+        if image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8):
+            height, width = width, height
+        return Header(height, width, is_plain(image), size)
+
+
+def is_plain(image: Image) -> bool:
+    """Return whether a JPEG is grey or YCbCr, as nearly all are, and not RGB, CMYK or something rarer."""
+    if image.format != "JPEG" or image.mode not in ("L", "RGB"):
+        return False
+    components = bytes(layer[0] for layer in getattr(image, "layer", ()))
+    return components != b"RGB" and (image.mode == "L" or image.info.get("adobe_transform", 1) == 1)

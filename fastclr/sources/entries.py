@@ -1,0 +1,82 @@
+"""Split and class of an image file from its path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from fastclr.sources.folder import Files
+
+# names of a split to test on, in the order in which they are looked for
+TEST_SPLITS = ("test", "val", "valid", "validation")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image file.
+
+    Args:
+        path: where it lies in its source.
+        name: the same relative to the folder of its split, without folders that wrap everything.
+        id: its place among the files of its split, sorted by name.
+        kind: name of its class, None if unknown.
+    """
+
+    path: str
+    name: str
+    id: int
+    kind: str | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a source and what they are.
+
+    Args:
+        files: all files.
+        groups: the images of each split; there is always ``train``.
+        classes: names of the classes where the source numbers them; None where they are those of the training images.
+    """
+
+    files: Files
+    groups: dict[str, list[Entry]]
+    classes: tuple[str, ...] | None = None
+
+
+def arrange(paths: Iterable[str]) -> dict[str, list[Entry]]:
+    """Group image files by split.
+
+    Folders that wrap everything else are passed over. With a ``train`` folder at the top, it and its neighbours named
+    in ``TEST_SPLITS`` are the splits, and files elsewhere do not count; without, everything is ``train``. Within a
+    split the first folder is the class. Training images in a single folder are unlabelled, since it tells nothing
+    apart, and so are images beside the class folders.
+
+    Args:
+        paths: relative paths of image files.
+
+    Returns:
+        the entries of each split, sorted by name.
+    """
+    files = {path: path for path in sorted(paths)}
+    while all("/" in name for name in files) and len({name.split("/")[0] for name in files}) == 1:
+        files = {name.split("/", 1)[1]: path for name, path in files.items()}
+    splits = {"train": files}
+    if any(name.startswith("train/") for name in files):
+        splits = {split: below(split, files) for split in ("train", *TEST_SPLITS)}
+    groups = {split: label(found) for split, found in splits.items() if found}
+    if len({entry.kind for entry in groups["train"]} - {None}) < 2:
+        groups["train"] = [replace(entry, kind=None) for entry in groups["train"]]
+    return groups
+
+
+def below(folder: str, files: dict[str, str]) -> dict[str, str]:
+    """Return the files in ``folder``, named relative to it."""
+    return {name[len(folder) + 1 :]: path for name, path in files.items() if name.startswith(f"{folder}/")}
+
+
+def label(files: dict[str, str]) -> list[Entry]:
+    """Number the files of a split and read their classes."""
+    return [
+        Entry(path, name, index, name.split("/")[0] if "/" in name else None)
+        for index, (name, path) in enumerate(files.items())
+    ]

@@ -1,0 +1,86 @@
+"""The files of a folder, and what a folder and an archive have in common: names and a way to read them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastclr.sources.byte_ranges import Storage
+from fastclr.sources.decode import image_size, is_image_name
+
+# the decoded size of a data set is estimated from one image header in this many
+SAMPLE_EVERY = 64
+Reader = Callable[[Collection[str]], Iterator[tuple[str, "bytes | Path"]]]
+
+
+@dataclass(frozen=True)
+class Files:
+    """The regular files of a folder or archive.
+
+    Args:
+        source: path of the folder or archive.
+        names: relative paths with ``/`` between folders, sorted; hidden files and folders are left out.
+        skipped: ``(name, reason)`` of what is no regular file inside the source: links, pipes, unsafe names.
+        sizes: height and width of a sample of the images, as their headers state them.
+        read: yields ``(name, content or path)`` of the files asked for, in the order in which they are stored.
+        storage: returns random access to the image files asked for, in the order asked for; a ValueError says so where
+            there is none, as in a compressed archive.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    sizes: tuple[tuple[int, int], ...]
+    read: Reader
+    storage: Callable[[Sequence[str]], Storage]
+
+
+def hidden(name: str) -> bool:
+    """Return whether a part of the path begins with a dot or belongs to macOS's archive metadata."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def index_folder(root: Path) -> Files:
+    """List the regular files below ``root``; nothing outside it is touched.
+
+    Symbolic links are not followed, so that a loop cannot hang the walk and a link cannot lead out of the folder.
+    They are reported, as are pipes, sockets, devices and folders that may not be read.
+    """
+    names: list[str] = []
+    skipped: list[tuple[str, str]] = []
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        try:
+            entries = list(os.scandir(root / folder))
+        except OSError as error:
+            skipped.append((folder or str(root), f"folder cannot be read: {error.strerror}"))
+            continue
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if hidden(entry.name):
+                continue
+            if entry.is_symlink():
+                skipped.append((name, "symbolic link, not followed"))
+            elif entry.is_dir(follow_symlinks=False):
+                pending.append(name)
+            elif entry.is_file(follow_symlinks=False):
+                names.append(name)
+            else:
+                skipped.append((name, "not a regular file"))
+    names.sort()
+    images = [name for name in names if is_image_name(name)]
+    sizes = [size for name in images[::SAMPLE_EVERY] if (size := image_size(root / name))]
+
+    def read(wanted: Collection[str]) -> Iterator[tuple[str, bytes | Path]]:
+        for name in sorted(wanted):
+            yield name, root / name
+
+    def storage(wanted: Sequence[str]) -> Storage:
+        # absolute, for a worker process may be started in another folder
+        return Storage.of_files(f"{absolute}/{name}" for name in wanted)
+
+    absolute = root.absolute()
+    return Files(str(root), tuple(names), tuple(sorted(skipped)), tuple(sizes), read, storage)

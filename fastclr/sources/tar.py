@@ -1,0 +1,126 @@
+"""Read a tar archive as a stream; nothing is written to disk."""
+
+from __future__ import annotations
+
+import lzma
+import tarfile
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from fastclr.sources.byte_ranges import Paths, Storage
+from fastclr.sources.decode import image_size, is_image_name
+from fastclr.sources.folder import SAMPLE_EVERY, Files, hidden
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # what gzip, bzip2 and xz files begin with
+MAX_MEMBER_BYTES = 2**30
+
+
+# which archive a member is in, its first byte there, its number of bytes
+Place = tuple[int, int, int]
+
+
+def index_tar(path: Path) -> Files:
+    """List the regular files of the tar archive at ``path``.
+
+    Links, devices, names that are absolute or climb with ``..``, sparse or very large members and second members of
+    the same name are refused and reported.
+
+    Raises:
+        ValueError: the archive is damaged, cut short, or no tar archive.
+    """
+    names: list[str] = []
+    skipped: list[tuple[str, str]] = []
+    sizes: list[tuple[int, int]] = []
+    places: dict[str, Place] = {}
+    with opened(path) as archive:
+        for member, name, refusal in members(archive):
+            if refusal:
+                skipped.append((member.name, refusal))
+                continue
+            names.append(name)
+            if is_image_name(name):
+                file = archive.extractfile(member) if len(places) % SAMPLE_EVERY == 0 else None
+                places[name] = (0, member.offset_data, member.size)
+                if file and (size := image_size(file)):
+                    sizes.append(size)
+
+    def read(wanted: Collection[str]) -> Iterator[tuple[str, bytes | Path]]:
+        remaining = set(wanted)
+        with opened(path) as archive:
+            for member, name, refusal in members(archive):
+                if not refusal and name in remaining and (file := archive.extractfile(member)):
+                    yield name, file.read()
+                    remaining.remove(name)
+                    if not remaining:
+                        return
+
+    def storage(wanted: Sequence[str]) -> Storage:
+        return archive_storage([path], places, wanted)
+
+    return Files(str(path), tuple(sorted(names)), tuple(sorted(skipped)), tuple(sizes), read, storage)
+
+
+def archive_storage(archives: Sequence[Path], places: Mapping[str, Place], wanted: Sequence[str]) -> Storage:
+    """Return random access to members of uncompressed archives, in the order of ``wanted``.
+
+    Raises:
+        ValueError: one of the archives is compressed, so that its members can only be read one after the other.
+    """
+    for path in archives:
+        with path.open("rb") as file:
+            compressed = file.read(6).startswith(COMPRESSED)
+        if compressed:
+            raise ValueError(
+                f"{path} is compressed: images can be streamed from an uncompressed archive or a folder only; unpack "
+                "it, or keep all images in memory (loader resident)"
+            )
+    columns = np.array([places[name] for name in wanted], dtype=np.int64).reshape(-1, 3)
+    return Storage(Paths(str(path.absolute()) for path in archives), *columns.T.copy())
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tarfile.TarFile]:
+    """Open a tar archive of any compression; damage becomes a ValueError that names the archive.
+
+    Raises:
+        ValueError: the archive is damaged, cut short, or no tar archive.
+    """
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            yield archive
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        raise ValueError(f"{path} is damaged, cut short, or no tar archive: {error}") from error
+
+
+def members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
+    """Yield every file of the archive with its clean name and the reason why it is refused, empty if it is not."""
+    seen: set[str] = set()
+    for member in archive:
+        name = "/".join(part for part in member.name.split("/") if part not in ("", "."))
+        refusal = refuse(member)
+        if member.isdir() or (not refusal and hidden(name)):
+            continue
+        if not refusal and name in seen:
+            refusal = "second file of the same name"
+        seen.add(name)
+        yield member, name, refusal
+
+
+def refuse(member: tarfile.TarInfo) -> str:
+    """Return why a member must not be read, empty if it may."""
+    if member.issym() or member.islnk():
+        return "link, not followed"
+    if not member.isreg():
+        return "not a regular file"
+    if member.name.startswith("/") or ".." in member.name.split("/"):
+        return "unsafe name: it leads out of the archive"
+    if member.issparse():
+        return "sparse file"
+    if member.size > MAX_MEMBER_BYTES:
+        return f"larger than {MAX_MEMBER_BYTES} bytes"
+    return ""

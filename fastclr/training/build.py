@@ -1,0 +1,238 @@
+"""The parts of a training run, and how a configuration becomes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastclr.augment import SimCLRAugment
+from fastclr.data import Loader, Splits, load_splits, make_loader
+from fastclr.data.order import raw_bits
+from fastclr.device import resolve_device, set_deterministic, uses_bf16
+from fastclr.evaluate import OnlineProbe
+from fastclr.losses import NTXentLoss
+from fastclr.methods.encoders import feature_dim
+from fastclr.methods.model import PerView, SimCLRModel, build_model
+from fastclr.methods.sync_bn import synchronise_batch_norm
+from fastclr.parallel import World
+from fastclr.training.config import PretrainConfig
+from fastclr.training.optim import build_optimizer, build_schedule
+
+
+@dataclass
+class Clock:
+    """Seconds of training on this process, the first step apart: it compiles and tunes."""
+
+    device: torch.device
+    training: float = 0.0
+    first_step: float = 0.0
+    since: float = field(default_factory=time.perf_counter)
+    started: bool = False
+
+    @property
+    def total(self) -> float:
+        """Seconds in all."""
+        return self.training + self.first_step
+
+    def start(self) -> None:
+        """Begin to count; what came since the last lap is forgotten."""
+        self.since = time.perf_counter()
+
+    def lap(self) -> None:
+        """Wait for the device, and add the time since `start` or the last lap."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        elapsed, self.since = now - self.since, now
+        if self.started:
+            self.training += elapsed
+        else:
+            self.first_step += elapsed
+            self.started = True
+
+
+@dataclass
+class Training:
+    """The parts of a training run, and its position: `step_in_epoch` batches of `epoch` are done."""
+
+    config: PretrainConfig
+    world: World
+    autocast: bool
+    data: Splits
+    loader: Loader
+    augment: SimCLRAugment
+    model: SimCLRModel
+    project: nn.Module  # the model as it is called: per view, compiled, distributed
+    probe: OnlineProbe | None
+    loss: NTXentLoss
+    optimizer: torch.optim.Optimizer
+    schedule: Any  # timm.scheduler.CosineLRScheduler
+    totals: (
+        Tensor  # sums since the last log record: loss, contrastive accuracy, entropy, steps, finite steps, online probe
+    )
+    clock: Clock
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.world.device
+
+
+def build(config: PretrainConfig, world: World | None = None, data: Splits | None = None) -> Training:
+    """Load the data and build model, loss, optimiser and schedule as `config` says.
+
+    Args:
+        config: the run.
+        world: the processes that share it; None for this one alone.
+        data: the images, in place of those that `config` names.
+
+    Raises:
+        ValueError: the configuration or the data do not fit.
+    """
+    world = world or World(0, 1, resolve_device(config.device), None)
+    device, share = world.device, world.share(config.batch_size)
+    if config.deterministic:
+        set_deterministic()
+    if data is None:
+        if not world.is_main and config.download:
+            world.barrier()  # the first process downloads, the others find what it got
+        data = load_data(config)
+        if world.is_main and config.download:
+            world.barrier()
+    check_same_images(data, world)
+    # `auto` depends on the free memory: a resumed run must take what the first one took
+    config = dataclasses.replace(config, loader=data.loader)
+    loader = make_loader(
+        data.train,
+        data.loader,
+        share,
+        seed=config.seed,
+        device=augment_device(device),
+        rank=world.rank,
+        world_size=world.size,
+        workers=config.workers,
+        prefetch=config.prefetch,
+    )
+    torch.manual_seed(config.seed)
+    model = build_model(config)
+    if config.sync_bn:
+        synchronise_batch_norm(model, world, config.sync_bn_group)
+    model = model.to(device)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    loss = NTXentLoss(config.temperature, learnable_temperature=config.learnable_temperature).to(device)
+    optimizer = build_optimizer(config, model, loss)
+    return Training(
+        config=config,
+        world=world,
+        autocast=uses_bf16(config.amp, device),
+        data=data,
+        loader=loader,
+        augment=SimCLRAugment(config.augment, views=2, seed=config.seed, channels_last=config.channels_last),
+        model=model,
+        project=wrap(model, config, world),
+        probe=build_probe(config, model, data, device),
+        loss=loss,
+        optimizer=optimizer,
+        schedule=build_schedule(config, optimizer, len(loader)),
+        totals=torch.zeros(7, device=device, dtype=torch.float64),
+        clock=Clock(device),
+    )
+
+
+def wrap(model: SimCLRModel, config: PretrainConfig, world: World) -> nn.Module:
+    """Return the model as the loop calls it: view by view if asked for, compiled, with its gradients averaged."""
+    project: nn.Module = PerView(model) if config.bn_per_view else model
+    if config.compile != "off":
+        project = torch.compile(project, mode=config.compile)  # type: ignore[assignment]
+    if world.group is not None:
+        options: dict[str, Any] = {"gradient_as_bucket_view": True}
+        if config.sync_bn and config.sync_bn_group is None:  # equal statistics on all ranks need no broadcast
+            renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # in torch 2.14
+            options["forward_sync_buffers" if renamed else "broadcast_buffers"] = False
+        project = DistributedDataParallel(project, **options)
+    return project
+
+
+def build_probe(config: PretrainConfig, model: SimCLRModel, data: Splits, device: torch.device) -> OnlineProbe | None:
+    """Return a linear classifier that learns beside the encoder and does not touch it, if `config` asks for one.
+
+    Raises:
+        ValueError: the training images have fewer than two classes.
+    """
+    if not config.online_probe:
+        return None
+    classes = len(data.train.classes)
+    if classes < 2:
+        raise ValueError(f"online_probe needs training images of at least 2 classes, got {classes}")
+    return OnlineProbe(feature_dim(model.encoder, config.augment.size), classes).to(device)
+
+
+def augment_device(device: torch.device) -> torch.device:
+    """Return where to hold the images and augment them: on `device` if the operator is built for it, else the CPU."""
+    return device if SimCLRAugment.supports(device) else torch.device("cpu")
+
+
+def load_data(config: PretrainConfig) -> Splits:
+    """Load the images that `config` names.
+
+    Raises:
+        ValueError: it names none, or test images beside training images without classes.
+    """
+    if not config.data:
+        raise ValueError("data must be shapes, cifar10, cifar100, stl10, a folder or a tar: give it with --data PATH")
+    splits = load_splits(
+        config.data,
+        config.test_data,
+        holdout=config.holdout,
+        seed=config.seed,
+        resize_shorter=config.resize_shorter,
+        labels=config.labels,
+        data_root=config.data_root,
+        download=config.download,
+        cache=config.cache,
+        loader=config.loader,
+        device=augment_device(resolve_device(config.device)),
+        workers=config.workers or None,
+    )
+    if config.test_data is not None and splits.test is None:
+        raise ValueError(
+            f"test_data={config.test_data!r} cannot be used: the training images in {config.data!r} have no classes to "
+            "compare with. Leave it out, or give them classes by folders or with labels"
+        )
+    return splits
+
+
+def check_same_images(data: Splits, world: World) -> None:
+    """See that all processes have the same images and the same loader: their shares of a step would not fit otherwise.
+
+    Raises:
+        ValueError: they do not, on every process.
+    """
+    if world.group is None:
+        return
+    sets = [images for images in (data.train, data.test) if images is not None]
+    names = " ".join([data.loader, *(images.fingerprint for images in sets)])
+    digest = int.from_bytes(hashlib.blake2b(names.encode(), digest_size=7).digest(), "big")
+    if world.any(digest) != -world.any(-digest):
+        raise ValueError(
+            f"the processes do not have the same images: this one has {len(data.train)} of {data.train.source} "
+            f"(fingerprint {data.train.fingerprint[:12]}, loader {data.loader}). Every machine needs the same files; "
+            "where --loader auto chose differently, name a loader"
+        )
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch for one step of one process, so that dropout resumes from the position alone."""
+    torch.manual_seed(int(raw_bits(1, seed, (step << 16) | rank)[0]))

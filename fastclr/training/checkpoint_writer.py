@@ -1,0 +1,211 @@
+"""Writes checkpoints on a thread of its own, keeps the last few, and never gives up the last good one."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import os
+import shutil
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from fastclr.files import lock, sync_folder
+from fastclr.training.checkpoint import Checkpoint, checkpoint_path, find_fault, list_checkpoints, save_checkpoint
+
+T = TypeVar("T")
+OVERHEAD = 2**20  # of a file beyond its tensors: the archive's directory and the pickled structure
+
+
+class CheckpointWriter:
+    """Writes ``step-00001234.pt`` files into one folder while training goes on.
+
+    `save` copies everything to the CPU and returns; one thread then runs `before`, writes a temporary file, forces it
+    to disk, renames it and forces the folder to disk, and only then deletes what is too old. A kill between any two of
+    these steps leaves the previous checkpoints as they were, and at most a temporary file, which the next writer
+    removes. At most one copy is in memory: a `save` waits for the one before it. While a writer is open, no other
+    process can open one on the same folder.
+
+    Args:
+        folder: made if it is not there.
+        keep: how many checkpoints to keep, at least 1.
+        before: called with the copied checkpoint on the writing thread, before the checkpoint is written: it writes
+            what must be on disk when the checkpoint is.
+
+    Raises:
+        ValueError: `keep` is below 1.
+        OSError: the folder cannot be made.
+        BlockingIOError: another process writes to it.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, before: Callable[[Checkpoint], object] | None = None) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep}")
+        self.folder = folder
+        self.keep = keep
+        self._before = before
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._closed = False
+        folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
+        self._lock = lock(folder / ".lock")
+        for leftover in folder.glob("step-*.pt.tmp"):
+            leftover.unlink()
+        # a program that ends without `close` waits for the thread, and its error is shown
+        atexit.register(self.close)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Copy `checkpoint` and begin to write it.
+
+        Raises:
+            FloatingPointError: weights or the temperature are NaN or infinite; nothing is written.
+            OSError: the checkpoint before this one could not be written, or there is too little space for this one.
+                What was on disk is intact.
+            ValueError: the writer is closed.
+        """
+        if self._closed:
+            raise ValueError(f"the writer of {self.folder} is closed")
+        self.wait()
+        copied = Checkpoint(**copy_to_cpu(vars(checkpoint)))
+        self._check_finite(copied)
+        needed = count_bytes(vars(copied)) + OVERHEAD
+        if self._before is not None:
+            needed += count_bytes(copied.model)  # what it exports is made of the weights
+        self._make_room(needed)
+        # not a daemon: the interpreter waits for it
+        self._thread = threading.Thread(target=self._write, args=(copied,), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until what was saved is on disk.
+
+        Raises:
+            OSError: it could not be written; the checkpoints before it are intact.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def close(self) -> None:
+        """Wait as `wait` does, and take no more checkpoints."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        try:
+            self.wait()
+        finally:
+            os.close(self._lock)
+
+    def __enter__(self) -> CheckpointWriter:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; an error that is on its way already is not replaced by a failed write, which becomes a warning."""
+        try:
+            self.close()
+        except Exception as failed:
+            if error is None:
+                raise
+            warnings.warn(str(failed), RuntimeWarning, stacklevel=2)
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        try:
+            if self._before is not None:
+                self._before(checkpoint)
+            save_checkpoint(checkpoint_path(self.folder, checkpoint.step), checkpoint)
+            self._delete_old(checkpoint.step)
+        except OSError as error:
+            self._error = OSError(f"{error}; {self._what_is_left()}")
+            self._error.__cause__ = error
+        except Exception as error:  # raised by the next `save` or `wait`
+            self._error = error
+
+    def _delete_old(self, step: int) -> None:
+        """Delete all but the last `keep` checkpoints up to `step`, which is on disk.
+
+        Those of later steps are deleted too: the run was taken up before them, because they were damaged.
+        """
+        found = list_checkpoints(self.folder)
+        older = [path for other, path in found if other < step]
+        for path in [path for other, path in found if other > step] + older[self.keep - 1 :]:
+            path.unlink(missing_ok=True)
+
+    def _check_finite(self, checkpoint: Checkpoint) -> None:
+        for part in ("model", "loss"):
+            for name, value in getattr(checkpoint, part).items():
+                if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+                    raise FloatingPointError(
+                        f"{part}.{name} is not finite at step {checkpoint.step}: this state is not saved; "
+                        f"{self._what_is_left()}"
+                    )
+
+    def _make_room(self, needed: int) -> None:
+        """See that `needed` bytes are free; the newest checkpoint that verifies is never deleted for that."""
+        if shutil.disk_usage(self.folder).free >= needed:
+            return
+        paths = [path for _, path in list_checkpoints(self.folder)]
+        good = next((path for path in paths if is_whole(path)), None)
+        spare = [path for path in paths if good not in (None, path)]
+        # only if that is enough: otherwise the older ones would be lost for nothing
+        if shutil.disk_usage(self.folder).free + sum(path.stat().st_size for path in spare) >= needed:
+            for path in spare:
+                path.unlink()
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise OSError(
+                f"too little space for a checkpoint in {self.folder}: it needs {needed / 1e6:.1f} MB, "
+                f"{free / 1e6:.1f} MB are free; {self._what_is_left()}"
+            )
+
+    def _what_is_left(self) -> str:
+        """Return a clause on the newest checkpoint on disk."""
+        found = list_checkpoints(self.folder)
+        return f"the checkpoint of step {found[0][0]} is kept" if found else "there is no checkpoint before it"
+
+
+def copy_to_cpu(value: T) -> T:
+    """Copy nested dicts, lists and tuples of tensors to the CPU, so that nothing that happens to them later shows."""
+    copied: Any = value
+    if isinstance(value, Tensor):
+        copied = value.detach().to("cpu", copy=True)
+    elif isinstance(value, dict):
+        copied = copy.copy(value)  # a state_dict has a version number as an attribute
+        for key, item in value.items():
+            copied[key] = copy_to_cpu(item)
+    elif isinstance(value, list | tuple):
+        copied = type(value)(copy_to_cpu(item) for item in value)
+    result: T = copied
+    return result
+
+
+def count_bytes(value: Any) -> int:
+    """Return the bytes of all tensors in nested dicts, lists and tuples."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(count_bytes(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return sum(count_bytes(item) for item in value)
+    return 0
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether a checkpoint can be read and has the bytes that it was written with."""
+    try:
+        with open(path, "rb") as file:
+            return find_fault(file) is None
+    except OSError:
+        return False

@@ -1,0 +1,212 @@
+"""The training loop: build -> for epoch -> for batch -> augment -> encode -> loss -> step -> log -> checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from fastclr.data import Splits
+from fastclr.environment import record_environment
+from fastclr.evaluate import Features, knn_accuracy, labelled_features
+from fastclr.parallel import open_world
+from fastclr.report import write_report
+from fastclr.training.build import Training, build
+from fastclr.training.checkpoint_writer import CheckpointWriter
+from fastclr.training.config import PretrainConfig
+from fastclr.training.metrics import check_hooks, open_hooks
+from fastclr.training.optim import peak_lr
+from fastclr.training.run import Run
+from fastclr.training.save import is_checkpoint_due, is_evaluation_due, restore, write_checkpoint
+from fastclr.training.step import explain_step, read_totals, train_step
+from fastclr.training.stopping import Interrupted, StopRequest
+
+SHOWN_SKIPPED = 10
+
+
+def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, progress: bool = True) -> Run:
+    """Pretrain an encoder with SimCLR and leave everything about it in `folder`.
+
+    Under torchrun, or with an initialised process group, all processes train one model on the same global batch; the
+    first one writes, into a folder that all of them can read.
+
+    Args:
+        folder: a new folder; with `resume` the folder of a run with the same configuration.
+        config: the run.
+        resume: go on from the last checkpoint in `folder`, on any number of processes.
+        progress: show progress bars where the output is a terminal.
+
+    Raises:
+        FileExistsError: `folder` exists and `resume` is off.
+        FileNotFoundError: there is nothing to resume.
+        ValueError: the configuration, the data or the checkpoint do not fit.
+        FloatingPointError: the loss became NaN or infinite; the last checkpoint is kept.
+        BlockingIOError: another process is training in `folder`.
+        Interrupted: SIGTERM or SIGINT came; the checkpoint of this very step was written.
+    """
+    check_hooks(tensorboard=config.tensorboard, wandb=config.wandb)
+    with open_world(config.device) as world, ExitStack() as files:
+        run = Run.open(folder, config) if resume else None
+        writer = None
+        if run is None:
+            Run.check_free(folder)
+        elif world.is_main:
+            # before the checkpoint is read, so that no other process can write a newer one
+            writer = files.enter_context(run.checkpoint_writer())
+        checkpoint = run.latest_checkpoint() if run else None
+        training = build(config, world)
+        if checkpoint is not None:
+            restore(training, checkpoint, folder)
+        world.barrier()  # all have seen that the folder is free, before one fills it
+        if run is None:
+            run = (Run.create if world.is_main else Run)(folder, training.config)
+            writer = files.enter_context(run.checkpoint_writer()) if world.is_main else None
+        elif world.is_main:
+            training.config.save(run.folder / "config.json")  # where the images are may have changed
+        if world.is_main:
+            record_environment(run.folder)
+            open_log(training, run, files)
+        say(training, run, describe(training))
+        report_data(training, run)
+        features = train(training, run, writer, progress)
+        training.loader.close()
+        if world.is_main:
+            write_report(run, training.data, features)
+        world.barrier()
+        return run
+
+
+def open_log(training: Training, run: Run, files: ExitStack) -> None:
+    """Cut the log back to where the training is, and open TensorBoard and Weights & Biases if asked for."""
+    config = training.config
+    metrics = files.enter_context(closing(run.metrics))
+    metrics.keep_up_to(training.step, training.epoch)  # killed before its first checkpoint, a run starts over
+    metrics.hooks = open_hooks(
+        run.folder,
+        tensorboard=config.tensorboard,
+        wandb=config.wandb,
+        config=dataclasses.asdict(config),
+        step=training.step,
+    )
+
+
+def train(training: Training, run: Run, writer: CheckpointWriter | None, progress: bool) -> Features | None:
+    """Train from the current position to the last epoch, with evaluations and checkpoints between the epochs.
+
+    Returns:
+        The features of the last evaluation, if there was one.
+    """
+    config, features, stop = training.config, None, StopRequest()
+    while training.epoch < config.epochs:
+        with stop.watch():
+            train_epoch(training, run, writer, stop, progress)
+            # before the evaluation, which then is all that a kill during it costs
+            if is_checkpoint_due(training):
+                write_checkpoint(training, writer)
+        if can_evaluate(training.data) and is_evaluation_due(config, training.epoch):
+            features = evaluate_epoch(training, run)
+        training.epoch, training.step_in_epoch = training.epoch + 1, 0
+        if training.epoch == config.epochs:
+            write_checkpoint(training, writer)
+    return features
+
+
+def train_epoch(
+    training: Training, run: Run, writer: CheckpointWriter | None, stop: StopRequest, progress: bool
+) -> None:
+    """Train on what is left of the current epoch.
+
+    Raises:
+        Interrupted: `stop` was asked for on any rank; the position is saved.
+        FloatingPointError: the loss is not finite.
+    """
+    config, loader, world = training.config, training.loader, training.world
+    training.model.train()
+    title = f"epoch {training.epoch + 1}/{config.epochs}"
+    bar = run.bar(len(loader), training.step_in_epoch, title, progress and world.is_main)
+    text, rate, clock = "", 0.0, training.clock
+    logged = training.step, clock.total
+    clock.start()
+    for batch in loader.epoch(training.epoch, start_step=training.step_in_epoch):
+        train_step(training, batch)
+        training.step_in_epoch += 1
+        training.step += 1
+        bar.update()
+        if not clock.started:
+            clock.lap()
+        at_end = training.step_in_epoch == len(loader)
+        if training.step % config.log_every == 0 or at_end:
+            try:
+                record = read_totals(training)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error}\n{explain_step(training, batch, run)}") from None
+            clock.lap()
+            rate = (training.step - logged[0]) * config.batch_size / (clock.total - logged[1])
+            logged = training.step, clock.total
+            record |= {"images_per_s": rate, "train_s": clock.training, "first_step_s": clock.first_step}
+            if world.is_main:
+                run.metrics.append(record)
+            text = f"loss {record['loss']:.3f}, contrastive accuracy {record['contrastive_accuracy']:.2f}"
+            bar.set_postfix_str(text)
+        signal = world.any(stop.number)
+        if signal or (config.checkpoint_every and training.step % config.checkpoint_every == 0 and not at_end):
+            clock.lap()
+            write_checkpoint(training, writer)
+            clock.start()
+        if signal:
+            bar.close()
+            raise Interrupted(signal, f"stopped at step {training.step}, epoch {training.epoch + 1}")
+    bar.close()
+    if text:
+        say(training, run, f"{title}: {text}, {rate:.0f} images/s")
+
+
+def can_evaluate(data: Splits) -> bool:
+    """Tell whether both splits have labels."""
+    return data.test is not None and int(data.train.labels.max()) >= 0 and int(data.test.labels.max()) >= 0
+
+
+def evaluate_epoch(training: Training, run: Run) -> Features:
+    """Compute kNN accuracy on frozen features, log it, and return the features."""
+    config = training.config
+    features = labelled_features(training.model.encoder, training.data, config, training.world)
+    k = min(config.knn_k, len(features.train))
+    accuracy = knn_accuracy(features, k=k, temperature=config.knn_temperature)
+    if training.world.is_main:
+        run.metrics.append({"kind": "eval", "epoch": training.epoch + 1, "step": training.step, "knn": accuracy})
+    say(training, run, f"epoch {training.epoch + 1}/{config.epochs}: kNN {100 * accuracy:.1f}%")
+    return features
+
+
+def say(training: Training, run: Run, text: str) -> None:
+    """Print a line, on the first process only."""
+    if training.world.is_main:
+        run.say(text)
+
+
+def report_data(training: Training, run: Run) -> None:
+    """Say which loader serves the images, and which files could not be used, the first few by name."""
+    data = training.data
+    say(training, run, f"loader: {data.loader}, because {data.reason}")
+    skipped = [item for split in (data.train, data.test) if split is not None for item in split.skipped]
+    if skipped:
+        say(training, run, f"{len(skipped)} file(s) left out:")
+        for name, reason in skipped[:SHOWN_SKIPPED]:
+            say(training, run, f"  {name!a}: {reason}")  # names may hold what a terminal cannot show
+
+
+def describe(training: Training) -> str:
+    """Return one line on what is about to be trained, on what, and how."""
+    config, world = training.config, training.world
+    parameters = sum(p.numel() for p in training.model.encoder.parameters())
+    precision = "bfloat16 autocast" if training.autocast else "float32"
+    if training.epoch == config.epochs:
+        where = ", finished before"
+    else:
+        where = f" from epoch {training.epoch + 1}" if training.step else ""
+    device = f"{world.size} x {world.device.type}" if world.size > 1 else str(world.device)
+    return (
+        f"SimCLR{where}: {config.encoder} x{config.width:g} ({parameters / 1e6:.2f} M parameters), "
+        f"{len(training.data.train)} images of {config.data}, {config.epochs} epochs of {len(training.loader)} steps "
+        f"of {config.batch_size}, {config.optimizer} at {peak_lr(config):g}, {device}, {precision}"
+    )

@@ -1,0 +1,353 @@
+"""How long each stage of a training step takes, beside the step of the loop itself."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastclr import __version__
+from fastclr.augment.images import RaggedImages
+from fastclr.data import Batch, ImageDataset, ImageIndex, Splits
+from fastclr.device import uses_bf16
+from fastclr.parallel import check_single_process
+from fastclr.training.build import Training, augment_device, build, seed_step
+from fastclr.training.config import PretrainConfig
+from fastclr.training.step import contrast, train_step
+
+STAGES = (
+    "loading",
+    "augmentation",
+    "copy to device",
+    "encoder forward",
+    "head forward",
+    "loss forward",
+    "loss backward",
+    "head backward",
+    "encoder backward",
+    "optimiser",
+)
+WARMUP_STEPS = 3
+SMALL_IMAGES_UP_TO = 64  # pixels: presets of this size stand for sets of small images, larger ones for photos
+PHOTO_SHAPES = ((3, 4), (4, 3), (2, 3), (3, 2), (1, 1), (9, 16))  # height to width
+PHOTOS = 96  # distinct photos; more images share their pixels
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and 20th and 80th percentile over the steps, in milliseconds."""
+
+    median: float
+    p20: float
+    p80: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        """Summarise one value per step, with linear interpolation between them."""
+        p20, median, p80 = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8]).double())
+        return Spread(median.item(), p20.item(), p80.item())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What was measured, and what the advice depends on; times in milliseconds, memory in bytes."""
+
+    encoder: str
+    parameters: int
+    device: str
+    device_name: str
+    autocast: bool
+    data: str
+    """Where the images came from, and what that leaves out."""
+    batch_size: int
+    steps: int
+    stages: dict[str, Spread]
+    stage_sum: Spread
+    step: Spread
+    """The step of the loop: the next batch and `train_step`."""
+    overhead: Spread
+    """`step` minus `stage_sum`, of neighbouring steps."""
+    encoder_share: float
+    """Forward and backward of the encoder over the sum of the stages."""
+    images_per_s: float
+    peak_memory: int
+    """Most bytes allocated on a CUDA device; on a CPU the most that was ever resident in the process."""
+    device_memory: int | None
+    """Bytes of a CUDA device."""
+    host_ms: float | None
+    """Time until a step of the loop is submitted to an idle CUDA device."""
+    host_syncs: int | None
+    """How often the host waits for the CUDA device in one step of the loop."""
+    loader: str
+    augment_device: str
+    native_augmentation: bool
+    bf16_available: bool
+    cuda_available: bool
+    channels_last: bool
+    convolutional: bool
+    threads: int
+    torch: str
+    fastclr: str
+
+    def share(self, stage: str) -> float:
+        """Return the part that a stage has of the sum of all."""
+        return self.stages[stage].median / self.stage_sum.median
+
+
+class Clock:
+    """Times the stages of one step: CUDA events in the stream, which make nothing wait, or the clock of the host."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Start the first stage."""
+        self._on_cuda = device.type == "cuda"
+        self._names: list[str] = []
+        self._times = [self._now()]
+
+    def _now(self) -> Any:
+        if not self._on_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def mark(self, stage: str) -> None:
+        """End a stage and start the next."""
+        self._names.append(stage)
+        self._times.append(self._now())
+
+    def read(self) -> dict[str, float]:
+        """Return milliseconds by stage; on CUDA after the device has been synchronised."""
+        found: dict[str, float] = {}
+        for name, start, end in zip(self._names, self._times[:-1], self._times[1:], strict=True):
+            took = start.elapsed_time(end) if self._on_cuda else 1000.0 * (end - start)
+            found[name] = found.get(name, 0.0) + took
+        return found
+
+
+def stages(training: Training) -> tuple[Callable[[Batch], None], Callable[[Batch, Clock], None]]:
+    """Return the step of the loop, and the same step cut into stages; both leave the same weights.
+
+    The second cuts the graph at the encoder's and the head's output, so that every backward is timed by itself; where
+    the model is compiled, so are they, each by itself.
+    """
+    encoder: nn.Module = training.model.encoder
+    head: nn.Module = training.model.head
+    if training.config.compile != "off":
+        mode = training.config.compile
+        encoder, head = (torch.compile(part, mode=mode) for part in (encoder, head))  # type: ignore[assignment]
+
+    def whole(batch: Batch) -> None:
+        train_step(training, batch)
+        training.step += 1
+
+    def staged(batch: Batch, clock: Clock) -> None:
+        model, optimizer = training.model, training.optimizer
+        seed_step(training.config.seed, training.step, 0)
+        views = training.augment(batch.images, batch.ids, training.epoch)
+        clock.mark("augmentation")
+        views = views.to(training.device)
+        clock.mark("copy to device")
+        with torch.autocast(training.device.type, torch.bfloat16, enabled=training.autocast):
+            h = encoder(views.flatten(0, 1))
+            clock.mark("encoder forward")
+            h_cut = h.detach().requires_grad_()
+            z = head(h_cut)
+            clock.mark("head forward")
+        z_cut = z.detach().requires_grad_()
+        z0, z1 = z_cut.chunk(2)
+        loss, stats = contrast(training, z0, z1)
+        clock.mark("loss forward")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        clock.mark("loss backward")
+        z.backward(z_cut.grad)
+        clock.mark("head backward")
+        h.backward(h_cut.grad)
+        clock.mark("encoder backward")
+        if training.config.clip_grad is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), training.config.clip_grad)
+        training.schedule.step_update(training.step)
+        optimizer.step()
+        value = loss.detach()
+        finite = (value + training.totals[0]).isfinite()
+        sums = [value, stats.accuracy.mean(), stats.entropy.mean(), torch.ones_like(value), finite]
+        training.totals[: len(sums)] += torch.stack([s.double() for s in sums])
+        clock.mark("optimiser")
+        training.step += 1
+
+    return whole, staged
+
+
+def profile_training(config: PretrainConfig, steps: int = 20) -> Profile:
+    """Build a training as `fastclr pretrain` does and measure its step, whole and by stage.
+
+    The two kinds of step alternate, so that a machine that is busy for a while slows down both. The training is
+    thrown away.
+
+    Args:
+        config: the training; without data it gets random images in memory.
+        steps: measured steps of each kind, after three unmeasured ones.
+
+    Raises:
+        ValueError: the configuration or `steps` are wrong, or this is one of several processes.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_single_process("fastclr profile")
+    data = None if config.data else synthetic(config)
+    training = build(config, data=data)
+    with torch.cuda.device(training.device) if training.device.type == "cuda" else nullcontext():
+        return measure(training, steps, describe_data(config, training.data.train))
+
+
+def measure(training: Training, steps: int, data: str) -> Profile:
+    """Measure `training`, which goes on meanwhile."""
+    from tqdm import trange
+
+    device = training.device
+    training.model.train()
+    whole, staged = stages(training)
+    batches = endless(training)
+
+    def step_whole() -> Clock:
+        clock = Clock(device)
+        whole(next(batches))
+        clock.mark("step")
+        return clock
+
+    def step_staged() -> Clock:
+        clock = Clock(device)
+        batch = next(batches)
+        clock.mark("loading")
+        staged(batch, clock)
+        return clock
+
+    for _ in range(WARMUP_STEPS):
+        step_whole(), step_staged()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    clocks = []
+    for index in trange(steps, desc="profiling", leave=False, disable=not sys.stderr.isatty()):
+        # neither kind always runs in the wake of the other
+        if index % 2:
+            clocks.append((step_whole(), step_staged()))
+        else:
+            clocks.append((step_staged(), step_whole())[::-1])
+    peak = peak_memory(device)
+    wholes = [clock.read()["step"] for clock, _ in clocks]
+    parts = [clock.read() for _, clock in clocks]
+    sums = [sum(part.values()) for part in parts]
+    by_stage = {name: Spread.of([part[name] for part in parts]) for name in STAGES}
+    stage_sum, step = Spread.of(sums), Spread.of(wholes)
+    encoder = by_stage["encoder forward"].median + by_stage["encoder backward"].median
+    batch_size = training.config.batch_size
+    on_cuda = device.type == "cuda"
+    return Profile(
+        encoder=f"{training.config.encoder} x{training.config.width:g}",
+        parameters=sum(p.numel() for p in training.model.encoder.parameters()),
+        device=str(device),
+        device_name=torch.cuda.get_device_name(device) if on_cuda else "CPU",
+        autocast=training.autocast,
+        data=data,
+        batch_size=batch_size,
+        steps=steps,
+        stages=by_stage,
+        stage_sum=stage_sum,
+        step=step,
+        overhead=Spread.of([a - b for a, b in zip(wholes, sums, strict=True)]),
+        encoder_share=encoder / stage_sum.median,
+        images_per_s=1000.0 * batch_size / step.median,
+        peak_memory=peak,
+        device_memory=torch.cuda.get_device_properties(device).total_memory if on_cuda else None,
+        host_ms=host_time(lambda: whole(next(batches))) if on_cuda else None,
+        host_syncs=count_syncs(lambda: whole(next(batches))) if on_cuda else None,
+        loader=type(training.loader).__name__.removesuffix("Loader").lower(),
+        augment_device=str(augment_device(device)),
+        native_augmentation=training.augment.supports(augment_device(device)),
+        bf16_available=uses_bf16("auto", device),
+        cuda_available=torch.cuda.is_available(),
+        channels_last=training.config.channels_last,
+        convolutional=sum(isinstance(m, nn.Conv2d) for m in training.model.modules()) > 1,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        fastclr=__version__,
+    )
+
+
+def endless(training: Training) -> Iterator[Batch]:
+    """Yield the batches of one epoch after the other."""
+    while True:
+        yield from training.loader.epoch(training.epoch)
+        training.epoch += 1
+
+
+def peak_memory(device: torch.device) -> int:
+    """Wait for the device and return the peak, in bytes, that `Profile.peak_memory` describes."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def host_time(step: Callable[[], None], repeats: int = 5) -> float:
+    """Return the median milliseconds after which `step` returns, begun with an idle CUDA device."""
+    took = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        took.append(1000.0 * (time.perf_counter() - start))
+    return Spread.of(took).median
+
+
+def count_syncs(step: Callable[[], None]) -> int:
+    """Return how often `step` makes the host wait for the CUDA device, as torch's debug mode counts."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
+
+
+def synthetic(config: PretrainConfig) -> Splits:
+    """Return random images for four steps: small ones as the views are, or photos with the usual shapes."""
+    generator = torch.Generator().manual_seed(config.seed)
+    count, size = 4 * config.batch_size, config.augment.size
+    images: torch.Tensor | RaggedImages
+    if size <= SMALL_IMAGES_UP_TO:
+        images = torch.randint(256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
+    else:
+        shorter = config.resize_shorter or 256
+        shapes = [(shorter * h // min(h, w), shorter * w // min(h, w)) for h, w in PHOTO_SHAPES]
+        sizes = torch.tensor(shapes * (PHOTOS // len(shapes)))
+        lengths = 3 * sizes.prod(dim=1)
+        data = torch.randint(256, (int(lengths.sum()),), dtype=torch.uint8, generator=generator)
+        images = RaggedImages(data, lengths.cumsum(0) - lengths, sizes).select(torch.arange(count) % len(sizes))
+    ids = torch.arange(count)
+    names = tuple(str(index) for index in range(count))
+    return Splits(ImageDataset(images, ids, torch.full_like(ids, -1), (), names, "random images"), None)
+
+
+def describe_data(config: PretrainConfig, images: ImageDataset | ImageIndex) -> str:
+    """Say what the images are, and what the time to load them leaves out."""
+    if config.data:
+        return f"{len(images)} images of {config.data}"
+    if isinstance(images.images, torch.Tensor):
+        size = f"{images.images.shape[1]}x{images.images.shape[2]}"
+    else:
+        size = f"about {int(images.images.sizes.min())} px"
+    return f"{len(images)} random images of {size} in memory: reading files is not measured (give --data PATH)"

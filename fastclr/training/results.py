@@ -1,0 +1,75 @@
+"""The scores in a run's ``results.json`` as rows of a table, whatever evaluations wrote them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastclr.training.run import Run
+
+# evaluations that every reader looks for, and parts of the names under which they are stored
+EXPECTED = {"kNN": ("knn",), "linear probe": ("probe", "linear"), "fine-tuning": ("finetune", "fine-tune")}
+SHARES = ("accuracy", "top1", "top5", "knn", "linear", "mean", "std")
+DETAILS = {"per_class", "confusion", "seeds", "by_k"}  # scores, but none of the whole
+MAX_LISTED = 20  # a longer list (a confusion matrix, the scores of many classes) is no protocol
+NOT_EVALUATED = "not evaluated"
+
+
+def read_results(run: Run) -> dict[str, Any]:
+    """Return the contents of ``results.json``; empty if there is none."""
+    path = run.folder / "results.json"
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text())
+    return found if isinstance(found, dict) else {}
+
+
+def score_rows(run: Run) -> list[tuple[str, str, str]]:
+    """Return (evaluation, score, protocol) of every result, and `NOT_EVALUATED` for the expected ones that are absent.
+
+    A mapping of mappings, as the demo's table, gives a row for each inner one.
+    """
+    rows: list[tuple[str, str, str]] = []
+    results = read_results(run)
+    for name, result in results.items():
+        if isinstance(result, dict) and result and all(isinstance(value, dict) for value in result.values()):
+            rows += [(f"{name}: {inner}", *describe(value)) for inner, value in result.items()]
+        else:
+            rows.append((name, *describe(result if isinstance(result, dict) else {"value": result})))
+    last = next((r for r in reversed(run.metrics.read()) if r.get("kind") == "eval" and "knn" in r), None)
+    if last is not None:
+        config = run.config
+        protocol = f"after epoch {last['epoch']} of {config.epochs}, "
+        protocol += f"k={config.knn_k}, temperature={config.knn_temperature}"
+        rows.append(("kNN while training, last", percent(last["knn"]), protocol))
+    present = f"{json.dumps(results)} {'knn' if last is not None else ''}"
+    for label, names in EXPECTED.items():
+        if not any(name in present for name in names):
+            rows.append((label, NOT_EVALUATED, ""))
+    return rows
+
+
+def describe(result: dict[str, Any]) -> tuple[str, str]:
+    """Return the scores and the rest of one result."""
+    scores = {n: v for n, v in result.items() if n.partition("_")[0] in SHARES and isinstance(v, (int, float))}
+    rest = {name: value for name, value in result.items() if name not in {*scores, *DETAILS} and is_short(value)}
+    if list(scores) == ["accuracy"]:
+        score = percent(scores["accuracy"])
+    else:
+        score = ", ".join(f"{name} {percent(value)}" for name, value in scores.items())
+    return score, ", ".join(f"{name}={short(value)}" for name, value in rest.items())
+
+
+def is_short(value: Any) -> bool:
+    """Tell whether a value fits into a line."""
+    return not isinstance(value, (list, dict)) or len(json.dumps(value)) <= 4 * MAX_LISTED
+
+
+def short(value: Any) -> str:
+    """Return a value as text."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def percent(share: float) -> str:
+    """Return a share in per cent."""
+    return f"{100 * share:.2f}%"

@@ -1,0 +1,203 @@
+"""The folder of a run: what is in it, under which name, and how it is found again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from fastclr.files import sync_folder, write_atomically, write_text_atomically
+from fastclr.training.checkpoint import Checkpoint, load_latest
+from fastclr.training.checkpoint_writer import CheckpointWriter
+from fastclr.training.config import PretrainConfig, difference
+from fastclr.training.metrics import MetricsLog
+
+if TYPE_CHECKING:
+    from fastclr.methods.model import SimCLRModel
+
+
+# these change where and how often, not what is learnt
+FREE_TO_CHANGE = {
+    "device",
+    "log_every",
+    "checkpoint_every",
+    "data",
+    "workers",
+    "prefetch",
+    "test_data",
+    "labels",
+    "data_root",
+    "download",
+    "cache",
+    "checkpoint_epochs",
+    "keep_checkpoints",
+    "tensorboard",
+    "wandb",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: config, environment, metrics, checkpoints, encoder, results and report, each a file of its folder."""
+
+    folder: Path
+    config: PretrainConfig
+
+    @cached_property
+    def metrics(self) -> MetricsLog:
+        """The log of losses and accuracies."""
+        return MetricsLog(self.folder / "metrics.jsonl")
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """Load the newest checkpoint that verifies, and say which newer ones do not; None if there are none.
+
+        Raises:
+            ValueError: there are checkpoints, but none can be used.
+        """
+        checkpoint = load_latest(self.checkpoints, self.say)
+        old = self.folder / "checkpoint.pt"
+        if checkpoint is None and old.exists():
+            raise ValueError(
+                f"{old} is a checkpoint of format 1, of a fastclr before 0.1.0, which this version does not read: "
+                "start a new run"
+            )
+        return checkpoint
+
+    def checkpoint_writer(self) -> CheckpointWriter:
+        """Return the writer of this run's checkpoints, as a context manager.
+
+        Before a checkpoint is written, the log up to its step and the encoder's file are on disk.
+        """
+        return CheckpointWriter(self.checkpoints, self.config.keep_checkpoints, self._before_checkpoint)
+
+    def _before_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self.metrics.sync()
+        self.save_encoder(checkpoint)
+
+    @staticmethod
+    def check_free(folder: Path) -> None:
+        """Raise a FileExistsError if there is something at `folder` already."""
+        # a run that was killed before its configuration was written has left nothing but a temporary file
+        if folder.exists() and (not folder.is_dir() or any(path.suffix != ".tmp" for path in folder.iterdir())):
+            raise FileExistsError(
+                f"{folder} exists already: go on with `fastclr pretrain --resume {folder}`, or give another --out"
+            )
+
+    @staticmethod
+    def create(folder: Path, config: PretrainConfig) -> Run:
+        """Make the folder of a new run.
+
+        Raises:
+            FileExistsError: there is something at `folder` already.
+        """
+        Run.check_free(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config.save(folder / "config.json")
+        sync_folder(folder.parent)
+        return Run(folder, config)
+
+    @staticmethod
+    def open(folder: Path, config: PretrainConfig | None = None) -> Run:
+        """Open the folder of a run, to go on with `config` if one is given.
+
+        Raises:
+            FileNotFoundError: `folder` holds no run.
+            ValueError: `config` means another run than the one that is there.
+        """
+        path = folder / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.json")
+        stored = PretrainConfig.load(path)
+        if config is not None and config.loader == "auto":
+            config = dataclasses.replace(config, loader=stored.loader)
+        changed = {k: v for k, v in difference(stored, config or stored).items() if k not in FREE_TO_CHANGE}
+        if changed:
+            listed = ", ".join(f"{name}: {old!r} there, {new!r} now" for name, (old, new) in changed.items())
+            raise ValueError(
+                f"{folder} was made with another configuration ({listed}): drop these options, or give --out"
+            )
+        return Run(folder, config or stored)
+
+    def say(self, message: str) -> None:
+        """Print a line, above the progress bar if there is one."""
+        from tqdm import tqdm
+
+        tqdm.write(message, file=sys.stderr)
+        sys.stderr.flush()
+
+    def bar(self, total: int, initial: int, title: str, progress: bool) -> Any:
+        """Return a tqdm bar for one epoch, silent where the output is no terminal."""
+        from tqdm import tqdm
+
+        silent = not (progress and sys.stderr.isatty())
+        return tqdm(total=total, initial=initial, desc=title, leave=False, disable=silent, unit="step")
+
+    def save_encoder(self, checkpoint: Checkpoint) -> None:
+        """Write the encoder's weights as safetensors, with the step and what is needed to rebuild it as metadata."""
+        from safetensors.torch import save
+
+        state = {name: tensor.contiguous() for name, tensor in encoder_state(checkpoint).items()}
+        about = {name: getattr(self.config, name) for name in ("encoder", "width", "stem", "patch_size")}
+        metadata = {"fastclr": json.dumps({**about, "size": self.config.augment.size, "step": checkpoint.step})}
+        contents = save(state, metadata)
+        write_atomically(self.folder / "encoder.safetensors", lambda file: file.write(contents))
+
+    def load_encoder(self) -> nn.Module:
+        """Rebuild the encoder with the weights of the last checkpoint; errors are those of `load_model`."""
+        from fastclr.methods.model import encoder_from
+
+        encoder = encoder_from(self.config)
+        encoder.load_state_dict(encoder_state(self._existing_checkpoint()))
+        return encoder
+
+    def load_model(self) -> SimCLRModel:
+        """Rebuild encoder and projection head with the weights of the last checkpoint.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint yet.
+            ValueError: there are checkpoints, but none can be used.
+        """
+        from fastclr.methods.model import build_model
+
+        model = build_model(self.config)
+        model.load_state_dict(self._existing_checkpoint().model)
+        return model
+
+    def _existing_checkpoint(self) -> Checkpoint:
+        checkpoint = self.latest_checkpoint()
+        if checkpoint is None:
+            raise FileNotFoundError(f"there is no checkpoint in {self.checkpoints}")
+        return checkpoint
+
+    def add_result(self, name: str, result: dict[str, Any]) -> None:
+        """Store a result under `name` in ``results.json``, beside those already there and those of other processes."""
+        path = self.folder / "results.json"
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            results = json.loads(path.read_text()) if path.exists() else {}
+            results[name] = result
+            write_text_atomically(path, json.dumps(results, indent=2) + "\n")
+        finally:
+            os.close(descriptor)
+
+
+def encoder_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the state of the encoder alone."""
+    prefix = "encoder."
+    return {name[len(prefix) :]: value for name, value in checkpoint.model.items() if name.startswith(prefix)}

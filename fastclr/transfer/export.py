@@ -1,0 +1,260 @@
+"""Give an encoder away: one file, the lines that load it where fastclr is not installed, and a model card."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from fastclr.augment import AugmentConfig
+from fastclr.augment.fixed_view import CROP_ABOVE, CROP_FRACTION
+from fastclr.files import write_atomically, write_text_atomically
+from fastclr.training.run import Run
+from fastclr.transfer.loading_code import COMPUTATIONS, filled, timm_lines, torchvision_lines
+from fastclr.transfer.model_card import MARK, model_card
+
+Format = Literal["safetensors", "torchvision", "torchscript", "pt2", "onnx"]
+SUFFIXES: dict[str, str] = {
+    "safetensors": ".safetensors",
+    "torchvision": ".pth",
+    "torchscript": ".pt",
+    "pt2": ".pt2",
+    "onnx": ".onnx",
+}
+TOLERANCE = 1e-5  # of the largest feature: other kernels and another order of summation, in float32
+CHECK_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export_run` wrote.
+
+    Args:
+        path: the file.
+        card: the model card beside it.
+        lines: Python that makes `encoder` of the file without fastclr; None if only fastclr can build this encoder.
+        difference: largest difference of a feature in the check, as a share of the largest feature; None: not checked.
+    """
+
+    path: Path
+    card: Path
+    lines: str | None
+    difference: float | None
+
+
+def export_run(
+    run: Run,
+    kind: Format = "safetensors",
+    out: Path | None = None,
+    *,
+    check: bool = True,
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> Exported:
+    """Write the encoder of the last checkpoint for use without fastclr, and a model card ``README.md`` beside it.
+
+    Args:
+        run: a run with a checkpoint.
+        kind: ``safetensors``: weights under timm's names. ``torchvision``: a state dict for torchvision's ResNets.
+            ``torchscript``, ``pt2`` (`torch.export`), ``onnx``: the computation too, float32 ``[batch, 3, S, S]`` to
+            ``[batch, F]`` for any batch.
+        out: the file. Default: ``export/KIND/encoder.SUFFIX`` in the folder of the run.
+        check: run the printed lines in a fresh process where fastclr cannot be imported, and compare features.
+        licence: of the weights, for the card.
+        overwrite: replace a file that is there.
+
+    Raises:
+        ValueError: the kind, the suffix or the place does not fit; the encoder has no counterpart in torchvision; or
+            the check found other features. Then nothing was written.
+        FileNotFoundError: the run has no checkpoint.
+        ModuleNotFoundError: a package of ``fastclr[export]`` is missing.
+    """
+    path = check_request(run, kind, out, overwrite)
+    encoder = run.load_encoder().cpu().float().eval()
+    lines = loading_lines(encoder, run, kind)
+    beside = None if lines is None else filled(lines, Path(path.name))
+    inputs = preprocessing(run.config.augment)
+    contents = serialise(encoder, kind, run.config.augment.size, about(run, inputs, beside))
+    error = None
+    if check and beside is not None:
+        error = compare(encoder, contents, path.name, beside, kind, run.config.augment)
+    card = model_card(run, kind, beside, inputs, licence)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write(contents))
+    readme = path.parent / "README.md"
+    write_text_atomically(readme, card)
+    return Exported(path, readme, None if lines is None else filled(lines, path), error)
+
+
+def check_request(run: Run, kind: str, out: Path | None, overwrite: bool) -> Path:
+    """Return where to write, after everything that can be refused before the work is done."""
+    if kind not in get_args(Format):
+        raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {kind!r}")
+    suffix = SUFFIXES[kind]
+    path = out or run.folder / "export" / kind / f"encoder{suffix}"
+    if path.suffix != suffix:
+        raise ValueError(f"a file of format {kind} must end in {suffix}, got {path}")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise ValueError(f"{path} exists already: give another --out, or --overwrite")
+    readme = path.parent / "README.md"
+    if readme.exists() and MARK not in readme.read_text(errors="replace"):
+        raise ValueError(f"{readme} is no model card of fastclr and would be lost: give an --out in another folder")
+    if kind == "onnx":
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            require(name)
+    return path
+
+
+def require(name: str) -> Any:
+    """Import a package of the extra `export`."""
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"this needs {name}: pip install 'fastclr[export]'", name=name) from error
+
+
+def loading_lines(encoder: nn.Module, run: Run, kind: str) -> str | None:
+    """Return the Python that makes `encoder` of the file; see `fastclr.transfer.loading_code`."""
+    if kind == "torchvision":
+        return torchvision_lines(encoder, run.config.encoder)
+    if kind == "safetensors":
+        return timm_lines(encoder, run.config.encoder, run.config.augment.size)
+    return COMPUTATIONS[kind]
+
+
+def preprocessing(augment: AugmentConfig) -> dict[str, Any]:
+    """Return what must be done to an image before the encoder sees it, under the names that timm uses."""
+    return {
+        "input_size": [3, augment.size, augment.size],
+        "crop": "centre square",
+        "crop_pct": CROP_FRACTION if augment.size > CROP_ABOVE else 1.0,
+        "interpolation": "bilinear, antialiased" if augment.style == "torchvision" else "bicubic, not antialiased",
+        "colours": "RGB",
+        "range": [0.0, 1.0],
+        "mean": list(augment.mean) if augment.mean is not None else None,
+        "std": list(augment.std) if augment.std is not None else None,
+    }
+
+
+def about(run: Run, inputs: dict[str, Any], lines: str | None) -> dict[str, str]:
+    """Return the metadata that travels inside of the file."""
+    config = run.config
+    encoder = {"encoder": config.encoder, "width": config.width, "stem": config.stem, "size": config.augment.size}
+    described = {"fastclr": json.dumps(encoder), "preprocessing": json.dumps(inputs)}
+    return described if lines is None else {**described, "load": lines}
+
+
+def serialise(encoder: nn.Module, kind: str, size: int, metadata: dict[str, str]) -> bytes:
+    """Return the file of one format as bytes."""
+    if kind == "safetensors":
+        from safetensors.torch import save
+
+        return save(state_of(encoder), {"format": "pt", **metadata})
+    buffer = io.BytesIO()
+    if kind == "torchvision":
+        torch.save(state_of(encoder), buffer)  # tensors only: loads with weights_only=True
+        return buffer.getvalue()
+    example = torch.zeros(2, 3, size, size)
+    with torch.no_grad(), quiet():
+        if kind == "torchscript":
+            traced: Any = torch.jit.trace(encoder, example)
+            torch.jit.save(traced, buffer, _extra_files=metadata)
+            return buffer.getvalue()
+        batch = ({0: torch.export.Dim("batch")},)
+        if kind == "pt2":
+            program = torch.export.export(encoder, (example,), dynamic_shapes=batch)
+            torch.export.save(program, buffer, extra_files=metadata)
+            return buffer.getvalue()
+        names: dict[str, Any] = {"input_names": ["images"], "output_names": ["features"]}
+        exported = torch.onnx.export(encoder, (example,), dynamic_shapes=batch, dynamo=True, verbose=False, **names)
+    if exported is None:
+        raise ValueError("torch.onnx.export returned no model")
+    exported.model.metadata_props.update(metadata)
+    with tempfile.TemporaryDirectory() as folder:
+        exported.save(str(Path(folder) / "encoder.onnx"), external_data=False)
+        return (Path(folder) / "encoder.onnx").read_bytes()
+
+
+def state_of(encoder: nn.Module) -> dict[str, Tensor]:
+    """Return the weights and buffers, contiguous."""
+    return {name: tensor.detach().contiguous() for name, tensor in encoder.state_dict().items()}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what tracing and the ONNX exporter say about themselves."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def compare(encoder: nn.Module, contents: bytes, name: str, lines: str, kind: str, augment: AugmentConfig) -> float:
+    """Load the file in a fresh process without fastclr and compare its features with those of `encoder`.
+
+    Returns:
+        max |difference| / max |feature| over a few random images.
+
+    Raises:
+        ValueError: the lines do not run, or the difference is above `TOLERANCE`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(CHECK_IMAGES, 3, augment.size, augment.size, generator=generator)
+    if augment.mean is not None and augment.std is not None:
+        images = (images - torch.tensor(augment.mean).view(3, 1, 1)) / torch.tensor(augment.std).view(3, 1, 1)
+    with torch.no_grad():
+        expected = encoder(images).numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / name).write_bytes(contents)
+        np.save(Path(folder) / "images.npy", images.numpy())
+        found = features_elsewhere(Path(folder), lines, kind)
+    if found.shape != expected.shape:
+        raise ValueError(f"the exported file gives features {found.shape}, the run's encoder {expected.shape}")
+    error = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+    if not error <= TOLERANCE:
+        raise ValueError(f"the exported file gives other features: they differ by {error:.1e}, allowed {TOLERANCE:.0e}")
+    return error
+
+
+def features_elsewhere(folder: Path, lines: str, kind: str) -> npt.NDArray[np.float32]:
+    """Run `lines` in a fresh process that cannot import fastclr; return its features of ``images.npy``."""
+    apply = "encoder.run(None, {'images': images})[0]"
+    script = [
+        "import sys",
+        "sys.modules['fastclr'] = None",
+        lines,
+        "import numpy",
+        "images = numpy.load('images.npy')",
+        f"features = {apply if kind == 'onnx' else 'encoder(torch.from_numpy(images)).detach().numpy()'}",
+        "numpy.save('features.npy', features)",
+    ]
+    if kind != "onnx":
+        script.insert(2, "import torch")
+    command = [sys.executable, "-c", "\n".join(script)]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        reason = result.stderr.strip().splitlines()[-1:] or [f"status {result.returncode}"]
+        raise ValueError(f"the exported file does not load without fastclr by:\n{lines}\n{reason[0]}")
+    loaded: npt.NDArray[np.float32] = np.load(folder / "features.npy")
+    return loaded

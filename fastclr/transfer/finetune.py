@@ -1,0 +1,234 @@
+"""Fine-tuning the whole network on few labels, from any layer of the projection head (SimCLR v1 and v2)."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+
+from fastclr.augment.fixed_view import crop_and_flip
+from fastclr.data import Splits
+from fastclr.data.label_subsets import labelled_rows, parse_share, subset_name
+from fastclr.evaluate import score
+from fastclr.methods.heads import head_depth
+from fastclr.methods.model import build_model
+from fastclr.training.config import PretrainConfig
+from fastclr.training.fit import check_test, describe, fit, predict
+from fastclr.training.run import Run
+from fastclr.transfer.classifier import Classifier, Trained, build_classifier, check_free
+
+Recipe = Literal["v1", "v2"]
+RECIPES: dict[str, dict[str, Any]] = {
+    # Chen et al. 2020, B.5: nesterov, 0.05 B / 256, no decay, no warm-up. Their B is 4096; the rate follows B
+    "v1": {"optimizer": "sgd", "nesterov": True, "lr": 0.05, "lr_scaling": "linear", "batch_size": 256},
+    # google-research/simclr, README: LARS, 0.005 sqrt(B), no decay, no warm-up, B 1024
+    "v2": {"optimizer": "lars", "nesterov": False, "lr": 0.005, "lr_scaling": "sqrt", "batch_size": 1024},
+}
+FEW = 0.05  # share of labels up to which the papers' 60 epochs for 1% are taken, above it their 30 for 10%
+MIN_STEPS = 1000  # of a training; both papers take about that many, on far more images than a small data set has
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """What a fine-tuning is.
+
+    Raises:
+        ValueError: a value is outside of its range.
+    """
+
+    labels: str = "10%"
+    """Labels to use: a share of every class (`1%`, `10%`, `100%`), or a file with the name of an image on each line."""
+    from_layer: int | None = None
+    """Layer of the projection head under the classifier, 0 for the encoder's features. Default: 1, as in SimCLR v2; 0
+    with all labels, or where the head has no hidden layer."""
+    recipe: Recipe = "v1"
+    """`v1`: SGD with Nesterov momentum at 0.05 B / 256. `v2`: LARS at 0.005 sqrt(B). Both without decay and warm-up."""
+    from_scratch: bool = False
+    """Start from random weights instead: the control."""
+    epochs: int | None = None
+    """Passes over the chosen images. Default: 60 with up to 5% of the labels, else 30; more if those are few steps."""
+    batch_size: int | None = None
+    """Images per step, at most those that are chosen. Default: 256 (v1) or 1024 (v2)."""
+    lr: float | None = None
+    """Base learning rate, scaled by the batch as in the recipe. Default: the recipe's."""
+    seed: int = 0
+    """Decides which labels, the order and the crops; from scratch the weights too."""
+    seeds: int = 1
+    """Repeat with this many seeds, from `seed` on."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        parse_share(self.labels)
+        checks = [
+            ("recipe", self.recipe in get_args(Recipe), f"one of {get_args(Recipe)}"),
+            ("from_layer", self.from_layer is None or self.from_layer >= 0, "at least 0"),
+            ("seed", self.seed >= 0, "at least 0"),
+        ]
+        check_training(self, checks)
+
+    def layer(self, head_layers: int) -> int:
+        """Return the layer of a head of that many layers."""
+        if self.from_layer is not None:
+            return self.from_layer
+        return 0 if parse_share(self.labels) == 1.0 or head_layers < 2 else 1
+
+    @property
+    def name(self) -> str:
+        """Name of the folder and of the result."""
+        return f"{'scratch' if self.from_scratch else 'finetune'}-{subset_name(self.labels)}"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what is stored beside the network, which is that of the first seed, to tell what was asked for."""
+        return {**dataclasses.asdict(self), "label_seed": self.seed}
+
+
+def check_training(config: Any, checks: list[tuple[str, bool, str]]) -> None:
+    """Raise a ValueError for the first of `checks`, or of those that all trainings share, that fails."""
+    shared = [
+        ("epochs", config.epochs is None or config.epochs >= 1, "at least 1"),
+        ("batch_size", config.batch_size is None or config.batch_size >= 2, "at least 2"),
+        ("lr", config.lr is None or 0 < config.lr < float("inf"), "a positive number"),
+        ("seeds", config.seeds >= 1, "at least 1"),
+    ]
+    for name, good, expected in [*checks, *shared]:
+        if not good:
+            raise ValueError(f"{name} must be {expected}, got {getattr(config, name)!r}")
+
+
+def finetune(
+    run: Run, data: Splits, config: FinetuneConfig, *, name: str | None = None, overwrite: bool = False
+) -> Trained:
+    """Fine-tune the network of `run`, score it on the test images after the last epoch, and store both.
+
+    The network of the first seed goes to the folder `name` of the run, the scores of all seeds to ``results.json``.
+
+    Args:
+        run: whose last checkpoint to start from, on the device and with the precision of its configuration.
+        data: its images, with labels.
+        config: the fine-tuning.
+        name: of folder and result. Default: ``finetune-1pct``, or ``scratch-1pct``.
+        overwrite: replace what is in that folder.
+
+    Raises:
+        FileExistsError: the folder exists.
+        ValueError: there are no labelled test images, or the labels or the layer do not fit.
+        Interrupted: SIGTERM or SIGINT came; nothing was written.
+    """
+    name = name or config.name
+    check_free(run.folder / name, overwrite)
+    check_test(data)
+    layer = config.layer(head_depth(run.load_model().head))
+    known = int((data.train.labels >= 0).sum())
+
+    def train(seed: int) -> tuple[Classifier, PretrainConfig, int]:
+        rows = labelled_rows(data.train, config.labels, seed)
+        settings = training_config(run.config, config, len(rows), len(rows) / known, seed)
+        torch.manual_seed(seed)
+        model = build_model(run.config) if config.from_scratch else run.load_model()
+        classifier = build_classifier(model, layer, len(data.train.classes), run.config.augment.size)
+        run.say(describe("from scratch" if config.from_scratch else "fine-tuning", settings, len(rows)))
+        fit(classifier, data.train.select(rows), settings, title=f"{name}, seed {seed}")
+        return classifier, settings, len(rows)
+
+    first, settings, scores = repeat(run, data, train, range(config.seed, config.seed + config.seeds))
+    result = {**summary(scores), "from_layer": layer, "recipe": config.recipe, "labels": config.labels}
+    trained_with = dataclasses.replace(settings, seed=run.config.seed)
+    stored = Trained(
+        "finetune", trained_with, layer, data.train.classes, first, config.settings(), {**result, "name": name}
+    )
+    stored.save(run.folder / name)
+    run.add_result(name, result)
+    return stored
+
+
+def training_config(
+    pretrained: PretrainConfig, config: FinetuneConfig, images: int, share: float, seed: int
+) -> PretrainConfig:
+    """Return the configuration of the training on `images` labelled images, `share` of all.
+
+    Raises:
+        ValueError: there is only one image.
+    """
+    if images < 2:
+        raise ValueError(f"fine-tuning needs at least 2 labelled images, got {images}: its batch norms see them all")
+    recipe = RECIPES[config.recipe]
+    batch = min(config.batch_size or recipe["batch_size"], images)
+    fewest = -(-MIN_STEPS // (images // batch))
+    return dataclasses.replace(
+        pretrained,
+        augment=crop_and_flip(pretrained.augment),
+        optimizer=recipe["optimizer"],
+        nesterov=recipe["nesterov"],
+        momentum=0.9,
+        lr=config.lr or recipe["lr"],
+        lr_scaling=recipe["lr_scaling"],
+        weight_decay=0.0,
+        warmup_epochs=0.0,
+        warmup_share=None,
+        clip_grad=None,
+        batch_size=batch,
+        epochs=config.epochs or max(60 if share <= FEW else 30, fewest),
+        seed=seed,
+    )
+
+
+def repeat(
+    run: Run,
+    data: Splits,
+    train: Callable[[int], tuple[Classifier, PretrainConfig, int]],
+    seeds: Sequence[int],
+) -> tuple[Classifier, PretrainConfig, list[dict[str, Any]]]:
+    """Train once for each seed and score each network on the test images, once.
+
+    Args:
+        run: says what comes out.
+        data: with labelled test images.
+        train: returns the network for a seed, the configuration of its training, and the number of labels it used.
+        seeds: at least one.
+
+    Returns:
+        Network and configuration of the first seed, and for every seed the scores and what they come from.
+    """
+    test = check_test(data)
+    first: tuple[Classifier, PretrainConfig] | None = None
+    scores: list[dict[str, Any]] = []
+    for seed in seeds:
+        model, config, labels = train(seed)
+        answers = predict(model, test, config)
+        found = score(answers.features, answers.labels)
+        run.say(f"seed {seed}: {100 * found.top1:.2f}% of {len(test)} test images")
+        scores.append({"seed": seed, "accuracy": found.top1, "top5": found.top5, "n_labels": labels})
+        scores[-1] |= {"test_images": len(test), "epochs": config.epochs, "batch_size": config.batch_size}
+        first = first or (model, config)
+    if first is None:
+        raise ValueError("seeds must be at least one, got none")
+    return *first, scores
+
+
+def summary(scores: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return mean and standard deviation (n - 1; None of one seed) of `scores`, the seeds, and what they share."""
+    accuracies = [each["accuracy"] for each in scores]
+    top5 = [each["top5"] for each in scores if each["top5"] is not None]
+    return {
+        "accuracy": statistics.fmean(accuracies),
+        "std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        "top5": statistics.fmean(top5) if top5 else None,
+        "n_labels": scores[0]["n_labels"],
+        "test_images": scores[0]["test_images"],
+        "epochs": scores[0]["epochs"],
+        "batch_size": scores[0]["batch_size"],
+        "seeds": [each["seed"] for each in scores],
+        "accuracies": accuracies,
+    }
+
+
+def percent(result: dict[str, Any]) -> str:
+    """Return an accuracy with what it was measured on, for people."""
+    spread = "" if result["std"] is None else f" +- {100 * result['std']:.2f} ({len(result['seeds'])} seeds)"
+    top5 = "" if result["top5"] is None else f", top-5 {100 * result['top5']:.2f}%"
+    counts = f"{result['n_labels']} labels, {result['test_images']} test images"
+    return f"{100 * result['accuracy']:.2f}%{spread}{top5}, {counts}"

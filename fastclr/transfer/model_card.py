@@ -1,0 +1,98 @@
+"""The model card of an exported encoder: what is known about it, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from fastclr import __version__
+from fastclr.environment import read_environment
+from fastclr.training.results import score_rows
+from fastclr.training.run import Run
+
+MARK = "<!-- model card written by fastclr -->"
+USE = """\
+Features of images: nearest neighbours, clustering, linear classifiers, fine-tuning. The encoder is no classifier, and
+it has the biases of the images that it was trained on. Nothing beyond the scores above was evaluated."""
+
+
+def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], licence: str | None) -> str:
+    """Return the card as Markdown with the YAML head that model hubs read.
+
+    Args:
+        run: where the encoder comes from; its ``results.json`` and ``environment.json`` are read.
+        kind: the format of the file.
+        lines: the Python that loads it, or None.
+        inputs: what is done to an image before, see `fastclr.transfer.export.preprocessing`.
+        licence: of the weights; None: not stated.
+    """
+    config = run.config
+    head = ["---", *([f"license: {json.dumps(licence)}"] if licence else []), "tags: [simclr, self-supervised]", "---"]
+    load = (
+        f"```python\n{lines}\n```"
+        if lines is not None
+        else "Only fastclr builds this encoder: `fastclr.training.run.Run.open(folder).load_encoder()`."
+    )
+    environment = read_environment(run.folder)
+    trained = (
+        "Not recorded."
+        if environment is None
+        else "\n".join(["| | |", "|---|---|", *(row(name, value) for name, value in environment.items())])
+    )
+    blocks = [
+        "\n".join(head),
+        MARK,
+        f"# {config.encoder}, SimCLR",
+        f"An image encoder, trained without labels by contrasting two views of each image (SimCLR) with fastclr "
+        f"{__version__}; format: {kind}.",
+        f"## Load\n\n{load}",
+        f"## Input\n\n{input_text(kind, inputs)}",
+        f"## Training data\n\n`{Path(config.data).name}`, without its labels.",
+        f"## Scores\n\n{scores_text(run)}",
+        f"## Configuration\n\n```json\n{json.dumps(without_paths(run), indent=2)}\n```",
+        f"## Training environment\n\n{trained}",
+        f"## Intended use\n\n{USE}",
+        f"## Licence\n\n{licence or 'Not stated.'}",
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def input_text(kind: str, inputs: dict[str, Any]) -> str:
+    """Say in words what is done to an image before the encoder sees it."""
+    size = inputs["input_size"][-1]
+    share = "the whole shorter side" if inputs["crop_pct"] == 1.0 else f"{inputs['crop_pct']:.1%} of the shorter side"
+    normalise = (
+        "no normalisation"
+        if inputs["mean"] is None
+        else f"then minus mean {inputs['mean']}, divided by std {inputs['std']}"
+    )
+    name = "`images` (the features come out as `features`)" if kind == "onnx" else "The input"
+    return (
+        f"{name}: float32 `[batch, 3, {size}, {size}]`, RGB in [0, 1], {normalise}. From a picture: the centre square "
+        f"of {share}, resized to {size} x {size} pixels ({inputs['interpolation']}).\n\n"
+        f"```json\n{json.dumps(inputs)}\n```"
+    )
+
+
+def scores_text(run: Run) -> str:
+    """Return a table of the results of the run, with their protocols."""
+    rows = score_rows(run)
+    table = ["| evaluation | score | protocol |", "|---|---|---|"]
+    table += [row(*entry) for entry in rows]
+    return "\n".join(table)
+
+
+def row(*cells: str) -> str:
+    """Return a row of a Markdown table."""
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def without_paths(run: Run) -> dict[str, Any]:
+    """Return the configuration; of paths only the last part, since the folders of a machine are nobody's business."""
+    values = dataclasses.asdict(run.config)
+    for name in ("data", "test_data"):
+        if values[name]:
+            values[name] = Path(values[name]).name
+    return values

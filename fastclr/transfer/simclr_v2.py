@@ -1,0 +1,151 @@
+"""SimCLR v2 as one run: pretrain, fine-tune on few labels, distil into a student; each stage once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastclr.data import Splits
+from fastclr.data.label_subsets import labelled_rows
+from fastclr.methods.heads import first_layers, head_depth
+from fastclr.methods.model import build_model
+from fastclr.training.build import load_data
+from fastclr.training.config import PretrainConfig
+from fastclr.training.fit import check_test
+from fastclr.training.loop import pretrain_in
+from fastclr.training.run import Run
+from fastclr.transfer.classifier import Trained, is_pretrained, is_trained
+from fastclr.transfer.distill import DistillConfig, distill
+from fastclr.transfer.finetune import FinetuneConfig, finetune
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The stages after the pretraining.
+
+    Args:
+        finetune: how to fine-tune the pretrained network.
+        distill: the student, and how it learns.
+        self_first: distil the teacher into its own architecture before the student learns from that, as in the paper
+            for students that are smaller.
+        controls: also train from scratch on the same labels, and the student without a teacher.
+
+    Raises:
+        ValueError: a control is asked for as a stage.
+    """
+
+    finetune: FinetuneConfig
+    distill: DistillConfig
+    self_first: bool
+    controls: bool
+
+    def __post_init__(self) -> None:
+        """Refuse controls as stages."""
+        if self.finetune.from_scratch or self.distill.no_teacher:
+            raise ValueError("v2 fine-tunes a pretrained network and distils from it: for the controls give --controls")
+
+
+def run_v2(folder: Path, config: PretrainConfig, plan: Plan) -> list[Trained]:
+    """Run the stages that are not finished in `folder`, and return the networks of all of them.
+
+    Args:
+        folder: new, or of an earlier call with the same configuration, which goes on where that one stopped.
+        config: the pretraining.
+        plan: what follows.
+
+    Raises:
+        ValueError: the plan does not fit the data, or a finished stage was made with other settings.
+        Interrupted: SIGTERM or SIGINT came; finished stages and the pretraining's checkpoint are kept.
+    """
+    known = (folder / "config.json").is_file()
+    run = Run.open(folder, config) if known else None
+    if run is None:
+        Run.check_free(folder)
+    data = load_data(config)
+    check_plan(config, plan, data)
+    if run is None or not is_pretrained(run):
+        del data  # the pretraining loads its own: one copy in memory at a time
+        run = pretrain_in(folder, config, resume=known)
+        data = load_data(config)
+    return follow(run, data, plan)
+
+
+def check_plan(config: PretrainConfig, plan: Plan, data: Splits) -> None:
+    """Raise a ValueError for what a later stage would refuse, before the first one is computed."""
+    check_test(data)
+    labelled_rows(data.train, plan.finetune.labels, plan.finetune.seed)
+    if plan.distill.labels is not None:
+        labelled_rows(data.train, plan.distill.labels, plan.finetune.seed)
+    student = plan.distill.student_config(config, config)
+    if plan.self_first and (student.encoder, student.width) == (config.encoder, config.width):
+        raise ValueError(
+            f"--self-first needs a student other than {config.encoder} x{config.width:g}, which is the teacher"
+        )
+    with torch.random.fork_rng():
+        head = build_model(config).head
+        build_model(student)
+    first_layers(head, plan.finetune.layer(head_depth(head)))
+
+
+def follow(run: Run, data: Splits, plan: Plan) -> list[Trained]:
+    """Run the stages after the pretraining, but those that are finished."""
+    tuned = tune(run, data, plan.finetune)
+    stages, teacher = [tuned], tuned
+    if plan.controls:
+        stages.append(tune(run, data, dataclasses.replace(plan.finetune, from_scratch=True)))
+    if plan.self_first:
+        alone = dataclasses.replace(plan.distill, student=None, student_width=None)
+        teacher = teach(run, data, tuned, alone)
+        stages.append(teacher)
+    stages.append(teach(run, data, teacher, plan.distill))
+    if plan.controls:
+        stages.append(teach(run, data, teacher, dataclasses.replace(plan.distill, no_teacher=True)))
+    return stages
+
+
+def tune(run: Run, data: Splits, config: FinetuneConfig) -> Trained:
+    """Fine-tune, unless that is done."""
+    name = config.name
+    return stage(run, name, config.settings(), lambda: finetune(run, data, config, name=name, overwrite=True))
+
+
+def teach(run: Run, data: Splits, teacher: Trained, config: DistillConfig) -> Trained:
+    """Distil, unless that is done."""
+    name, settings = config.name(teacher.settings["labels"], teacher.config), config.settings(teacher)
+    return stage(run, name, settings, lambda: distill(run, data, teacher, config, name=name, overwrite=True))
+
+
+def stage(run: Run, name: str, settings: dict[str, Any], train: Callable[[], Trained]) -> Trained:
+    """Return the network in the folder `name` of the run if it is finished, else train it.
+
+    Raises:
+        ValueError: it was made with other settings.
+    """
+    folder = run.folder / name
+    if not is_trained(folder):
+        return train()
+    found = Trained.load(folder)
+    if changed := {key for key, value in settings.items() if found.settings.get(key) != value}:
+        listed = ", ".join(
+            f"{key}: {found.settings.get(key)!r} there, {settings[key]!r} now" for key in sorted(changed)
+        )
+        raise ValueError(f"{folder} was made with other settings ({listed}): remove it, or give another --out")
+    run.say(f"{name} is there already")
+    return found
+
+
+def table(stages: list[Trained]) -> str:
+    """Lay out the accuracies of all stages as text."""
+    lines = [f"{'network':<34}{'encoder':<22}{'labels':>8}{'accuracy':>20}"]
+    for trained in stages:
+        result, config = trained.result, trained.config
+        spread = "" if result["std"] is None else f" +- {100 * result['std']:.2f}"
+        encoder = f"{config.encoder} x{config.width:g}"
+        accuracy = f"{100 * result['accuracy']:.2f}%{spread}"
+        lines.append(f"{result['name']:<34}{encoder:<22}{result['n_labels']:>8}{accuracy:>20}")
+    return "\n".join(lines)

@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from html_pages import cells, pixels, read_page, section
+from PIL import Image
+from tiny_run import TINY
+from torch.nn import functional as F
+
+import fastclr.report.material
+from fastclr.augment import SimCLRAugment
+from fastclr.cli import main
+from fastclr.data import load_splits
+from fastclr.evaluate import labelled_features
+from fastclr.report import Missing, write_comparison, write_report
+from fastclr.training.build import load_data
+from fastclr.training.loop import pretrain_in
+from fastclr.training.run import Run
+
+SECTIONS = [
+    "overview",
+    "training",
+    "views",
+    "map",
+    "neighbours",
+    "confusion",
+    "collapse",
+    "configuration",
+    "environment",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """The folder of a whole run on labelled images."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    augment = dataclasses.replace(TINY.augment, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    pretrain_in(folder, dataclasses.replace(TINY, data=str(pictures), augment=augment))
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that folder to change."""
+    shutil.copytree(finished, tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Show few images, to save time."""
+    monkeypatch.setattr(fastclr.report.material, "SHOWN", 24)
+    yield
+
+
+def test_a_finished_run_has_every_section(finished: Path) -> None:
+    page = read_page(finished / "report.html")
+    assert [s.attributes["id"] for s in page.all("section")] == SECTIONS
+    assert page.all("h1")[0].text == "whole"
+    assert not page.all("p", **{"class": "missing"})
+    overview = section(page, "overview")
+    records = Run.open(finished).metrics.read()
+    knn = next(r["knn"] for r in reversed(records) if r["kind"] == "eval")
+    assert f"{100 * knn:.2f}%" in overview.text and "finished, 3 epochs" in overview.text
+    assert "fine-tuning" in overview.text and "not evaluated" in overview.text
+    assert len(section(page, "training").all("svg")) == 5
+    assert len(section(page, "map").all("svg")) >= 2
+    assert torch.__version__ in section(page, "environment").text
+
+
+def test_results_appear_with_their_protocols(copied: Path, few: None, pictures: Path) -> None:
+    run = Run.open(copied)
+    confusion = [[5, 2], [1, 9]]
+    run.add_result(
+        "probe-lbfgs",
+        {"protocol": "lbfgs", "accuracy": 14 / 17, "accuracy_std": None, "classes": ["a", "b"], "confusion": confusion},
+    )
+    write_report(run, load_splits(pictures))
+    page = read_page(copied / "report.html")
+    rows = {row[0]: row[1:] for row in cells(section(page, "overview").all("table")[0])}
+    assert rows["probe-lbfgs"][0] == "82.35%" and "protocol=lbfgs" in rows["probe-lbfgs"][1]
+    assert "linear probe" not in rows  # it was evaluated
+    (matrix,) = section(page, "confusion").all("table")
+    assert cells(matrix) == [["a", "5", "2"], ["b", "1", "9"]] and "probe-lbfgs" in matrix.all("caption")[0].text
+
+
+def test_the_sheet_shows_the_views_of_the_first_epoch(finished: Path) -> None:
+    run = Run.open(finished)
+    dataset = load_data(run.config).train
+    (table,) = section(read_page(finished / "report.html"), "views").all("table")
+    first, second, third = (row.all("img") for row in table.all("tbody")[0].all("tr"))
+    names = [picture.attributes["alt"].partition(" of ")[2] for picture in first]
+    chosen = dataset.select(torch.tensor([dataset.names.index(name) for name in names]))
+    views = SimCLRAugment(run.config.augment, 2, run.config.seed, impl="reference")(chosen.images, chosen.ids, 0)
+    mean, std = torch.tensor(run.config.augment.mean), torch.tensor(run.config.augment.std)
+    for row, view in zip((second, third), views, strict=True):
+        for picture, expected in zip(row, view, strict=True):
+            shown = (expected.permute(1, 2, 0) * std + mean).clamp(0, 1).numpy() * 255
+            assert np.abs(pixels(picture) - shown).max() <= 1.01
+    for picture, image in zip(first, chosen.images, strict=True):
+        assert np.abs(pixels(picture).astype(int) - image.numpy()).max() <= 1  # 32 px: not even cropped
+
+
+def test_neighbours_equal_scikit_learn(finished: Path) -> None:
+    from sklearn.neighbors import NearestNeighbors
+
+    run = Run.open(finished)
+    data = load_data(run.config)
+    assert data.test is not None
+    features = labelled_features(run.load_encoder(), data, run.config).test.numpy()
+    (table,) = section(read_page(finished / "report.html"), "neighbours").all("table")
+    for row in table.all("tbody")[0].all("tr"):
+        names = [picture.attributes["alt"].rpartition(", ")[0] for picture in row.all("img")]
+        query = data.test.names.index(names[0])
+        finder = NearestNeighbors(n_neighbors=6, metric="cosine").fit(features)
+        found = finder.kneighbors(features[query : query + 1], return_distance=False)[0].tolist()
+        assert [data.test.names[i] for i in found if i != query][:5] == names[1:]
+        classes = [name.split("/")[0] for name in names]
+        marks = [span.text for cell in row.children[1:] for span in cell.all("span")]
+        assert marks == ["\N{CHECK MARK}" if c == classes[0] else "\N{MULTIPLICATION X}" for c in classes[1:]]
+
+
+def test_the_confusion_counts_every_test_image(finished: Path) -> None:
+    data = load_data(Run.open(finished).config)
+    assert data.test is not None
+    (matrix,) = section(read_page(finished / "report.html"), "confusion").all("table")
+    counted = {row[0]: sum(map(int, row[1:])) for row in cells(matrix)}
+    names, counts = np.unique([name.split("/")[0] for name in data.test.names], return_counts=True)
+    assert counted == dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+def test_changed_options_stand_out(finished: Path) -> None:
+    everything = section(read_page(finished / "report.html"), "configuration").all("details")[0].all("table")[0]
+    rows = everything.all("tbody")[0].all("tr")
+    marked = {row.children[0].text for row in rows if row.attributes.get("class") == "marked"}
+    differing = {row[0] for row in cells(everything) if row[1] != row[2]}
+    assert marked == differing and {"width", "epochs", "lr"} <= marked and len(rows) > 40
+
+
+def test_an_unlabelled_run(tmp_path: Path, few: None) -> None:
+    folder = tmp_path / "<script>alert(1)"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(12):
+        array = generator.integers(0, 256, (40 + index, 48, 3), dtype=np.uint8)
+        Image.fromarray(array).save(folder / f"<img src=x onerror=alert({index})>&'\".png")
+    (folder / "bad\udcff.png").write_bytes((folder / "<img src=x onerror=alert(3)>&'\".png").read_bytes())
+    config = dataclasses.replace(TINY, data=str(folder), epochs=1, batch_size=4)
+    run = pretrain_in(tmp_path / "run", config)
+    page = read_page(run.folder / "report.html")
+    assert [s.attributes["id"] for s in page.all("section")] == SECTIONS
+    assert "have no labels" in section(page, "confusion").text
+    assert "13 training images" in section(page, "map").text
+    assert "no class" in section(page, "neighbours").all("img")[0].attributes["alt"]
+    assert not section(page, "neighbours").all("span")
+    alts = " ".join(picture.attributes["alt"] for picture in page.all("img"))
+    assert "<img src=x onerror=alert(3)>&'\".png" in alts and "bad\\udcff.png" in alts
+
+
+def test_a_run_killed_halfway(copied: Path, few: None, pictures: Path) -> None:
+    shutil.rmtree(copied / "checkpoints")
+    (copied / "environment.json").unlink()
+    lines = (copied / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (copied / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
+    assert main(["report", str(copied), "--device", "cpu"]) == 0
+    page = read_page(copied / "report.html")
+    assert "stopped in epoch 2 of 3" in section(page, "overview").text
+    for name in ("map", "neighbours", "confusion", "collapse"):
+        assert "no checkpoint" in section(page, name).text
+    assert section(page, "views").all("img")
+    assert "has not recorded its environment" in section(page, "environment").text
+
+
+def test_a_run_that_recorded_nothing(copied: Path, few: None) -> None:
+    (copied / "metrics.jsonl").unlink()
+    write_report(Run.open(copied), Missing("The images are at the sea."))
+    page = read_page(copied / "report.html")
+    assert "nothing recorded yet" in section(page, "overview").text
+    assert section(page, "training").text.count("Nothing was recorded.") == 5
+    for name in ("views", "map", "neighbours", "confusion", "collapse"):
+        assert "The images are at the sea." in section(page, name).text
+
+
+def test_images_that_are_gone(copied: Path, few: None, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "data": "no/such/place"}))
+    assert main(["report", str(copied)]) == 0
+    assert "without pictures" in capsys.readouterr().out
+    page = read_page(copied / "report.html")
+    assert not page.all("img") and "no/such/place" in section(page, "views").text
+    assert len(section(page, "training").all("svg")) == 5
+    assert main(["report", str(copied), "--data", str(pictures), "--device", "cpu"]) == 0
+    assert read_page(copied / "report.html").all("img")
+
+
+def test_collapsed_and_broken_features_are_named(
+    copied: Path, few: None, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.open(copied)
+    whole = run.load_encoder()
+    values = {"collapsed": 1.0, "broken": float("nan")}
+    for name, value in values.items():
+        encoder = torch.nn.Sequential(whole, torch.nn.Linear(64, 64, bias=False), torch.nn.Flatten())
+        torch.nn.init.zeros_(encoder[1].weight)
+        encoder[1].register_parameter("bias", torch.nn.Parameter(torch.full((64,), value)))
+        monkeypatch.setattr(Run, "load_encoder", lambda _, encoder=encoder: encoder)
+        write_report(run, load_splits(pictures))
+        page = read_page(copied / "report.html")
+        if name == "collapsed":
+            assert "have collapsed: their effective rank is 1.00" in section(page, "collapse").text
+            assert "all features are the same" in section(page, "map").text
+        else:
+            assert "NaN" in section(page, "collapse").text and "NaN" in section(page, "map").text
+
+
+def test_a_comparison_of_runs(finished: Path, copied: Path, tmp_path: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "lr": 0.25, "knn_k": 7}))
+    Run.open(copied).add_result("knn", {"accuracy": 0.123, "k": 7})
+    out = tmp_path / "compare.html"
+    assert main(["report", str(finished), str(copied), "--out", str(out)]) == 0
+    page = read_page(out)
+    (differing,) = section(page, "configuration").all("table")
+    assert [row[0] for row in cells(differing)] == ["lr", "knn_k"]
+    assert [row[1:] for row in cells(differing)] == [["0.1", "0.25"], ["20", "7"]]
+    names = [cell.text for cell in differing.all("thead")[0].all("th")][1:]
+    assert len(set(names)) == 2 and all(name.endswith("/whole") for name in names)
+    scores = {row[0]: row[1:] for row in cells(section(page, "scores").all("table")[0])}
+    assert scores["knn"][0] == "\N{EM DASH}" and scores["knn"][1].startswith("12.30%")
+    for drawing in section(page, "training").all("svg"):
+        assert (
+            len({path.attributes["class"] for path in drawing.all("path") if "series" in path.attributes["class"]}) == 2
+        )
+    assert main(["report", str(finished), str(copied), "--out", str(out)]) == 0  # a report may be written anew
+
+
+def test_comparisons_that_make_no_sense_are_refused(finished: Path, copied: Path, tmp_path: Path) -> None:
+    one, other = Run.open(finished), Run.open(copied)
+    (tmp_path / "mine.html").write_text("<html>my page</html>")
+    for runs, out, message in (
+        ([one], "a.html", "at least 2"),
+        ([one, one], "a.html", "given twice"),
+        ([one, other], "a.pdf", "must end in .html"),
+        ([one, other], "no/such/a.html", "does not exist"),
+        ([one, other], "mine.html", "no report of fastclr"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_comparison(runs, tmp_path / out)
+    assert (tmp_path / "mine.html").read_text() == "<html>my page</html>" and not (tmp_path / "a.html").exists()
+
+
+def test_given_features_are_used_as_they_are(copied: Path, pictures: Path) -> None:
+    """Features of one class of vectors each: every neighbour is of the same class, every test image is right."""
+    run, data = Run.open(copied), load_splits(pictures)
+    assert data.test is not None
+    count = len(data.train.classes)
+    generator = torch.Generator().manual_seed(0)
+
+    def fake(labels: torch.Tensor) -> torch.Tensor:
+        noise = 0.01 * torch.randn(len(labels), count + 4, generator=generator)
+        return F.pad(F.one_hot(labels, count).float(), (0, 4)) + noise
+
+    from fastclr.evaluate import Features
+
+    features = Features(fake(data.train.labels), data.train.labels, fake(data.test.labels), data.test.labels)
+    write_report(run, data, features)
+    page = read_page(copied / "report.html")
+    assert "100.00% right" in section(page, "confusion").text
+    assert {span.text for span in section(page, "neighbours").all("span")} == {"\N{CHECK MARK}"}

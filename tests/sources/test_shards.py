@@ -1,0 +1,171 @@
+"""WebDataset shards: samples, labels, ids, and what people's shards also contain."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from stream_cases import encode, photo, picture, write_tar
+
+from fastclr.data import ImageDataset, ImageIndex, load_splits, make_loader
+from fastclr.sources.shards import expand
+
+
+def sample(number: int, **files: bytes) -> dict[str, bytes]:
+    """Return an image and what stands beside it."""
+    return {f"{number:04d}.jpg": encode(photo(number, 20 + number % 3, 30), "JPEG")} | {
+        f"{number:04d}.{suffix}": content for suffix, content in files.items()
+    }
+
+
+def merge(*parts: dict[str, bytes]) -> dict[str, bytes]:
+    """Join samples."""
+    return {name: content for part in parts for name, content in part.items()}
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Three shards of four samples, with class number modulo three."""
+    root = tmp_path / "shards"
+    root.mkdir()
+    for shard in range(3):
+        numbers = range(4 * shard, 4 * shard + 4)
+        write_tar(root / f"x-{shard:03d}.tar", merge(*(sample(n, cls=b"%d\n" % (n % 3)) for n in numbers)))
+    return root
+
+
+def index_of(source: str | Path) -> ImageIndex:
+    """Return the index of all samples."""
+    train = load_splits(source, holdout=0, loader="torch").train
+    assert isinstance(train, ImageIndex)
+    return train
+
+
+def test_folder_and_pattern(shards: Path) -> None:
+    """Ids count the samples through the sorted shards; labels come from .cls; both ways to name them agree."""
+    index = index_of(shards)
+    assert index.ids.tolist() == list(range(12)) and index.labels.tolist() == [n % 3 for n in range(12)]
+    assert index.classes == ("0", "1", "2") and index.names[5] == "x-001.tar/0005.jpg"
+    assert [index.read(row) for row in range(12)] == [sample(n)[f"{n:04d}.jpg"] for n in range(12)]
+    pattern = index_of(f"{shards}/x-{{000..002}}.tar")
+    assert pattern.names == index.names and pattern.fingerprint == index.fingerprint
+    part = index_of(f"{shards}/x-{{001..002}}.tar")
+    assert part.ids.tolist() == list(range(8)) and part.read(0) == index.read(4)
+    with pytest.raises(ValueError, match=r"2 of the 5 shards of .* do not exist, the first is .*x-003\.tar"):
+        load_splits(f"{shards}/x-{{000..004}}.tar")
+    with pytest.raises(ValueError, match=r"\{5\.\.2\} .* runs backwards"):
+        load_splits(f"{shards}/x-{{5..2}}.tar")
+
+
+@pytest.mark.parametrize("kind", ["resident", "dali", "torch"])
+def test_every_loader_reads_shards(kind: str, shards: Path) -> None:
+    """The images are those that Pillow decodes from the members."""
+    if kind == "dali":
+        pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed: pip install 'fastclr[dali]'")
+    train = load_splits(shards, holdout=0, loader=kind).train  # type: ignore[arg-type]
+    loader = make_loader(train, kind, 5, seed=1, drop_last=False, workers=1)  # type: ignore[arg-type]
+    seen = []
+    for batch in loader.epoch(0):
+        for i, key in enumerate(batch.ids.tolist()):
+            expected = np.asarray(Image.open(io.BytesIO(sample(key)[f"{key:04d}.jpg"]))).astype(int)
+            assert np.abs(picture(batch.images, i).astype(int) - expected).max() <= 2
+            assert batch.labels[i] == key % 3
+            seen.append(key)
+    assert sorted(seen) == list(range(12))
+    loader.close()
+
+
+def test_a_single_shard(shards: Path) -> None:
+    """A tar with .cls files is a shard, not a folder of images."""
+    index = index_of(shards / "x-001.tar")
+    assert index.labels.tolist() == [n % 3 for n in range(4, 8)] and index.ids.tolist() == [0, 1, 2, 3]
+
+
+def test_splits_by_folder(tmp_path: Path) -> None:
+    """Shards in train and val are those splits; each counts its ids from zero."""
+    for split, numbers in (("train", range(6)), ("val", range(6, 9))):
+        (tmp_path / split).mkdir()
+        write_tar(tmp_path / split / "0.tar", merge(*(sample(n, cls=b"%d" % (n % 2)) for n in numbers)))
+    splits = load_splits(tmp_path, loader="torch")
+    assert splits.test is not None and splits.test.ids.tolist() == [0, 1, 2]
+    assert splits.train.names[0] == "0.tar/0000.jpg" and splits.test.labels.tolist() == [0, 1, 0]
+
+
+def test_labels(tmp_path: Path) -> None:
+    """.cls counts before .json; a .json without an integer label, or no label file, means unknown."""
+    path = write_tar(
+        tmp_path / "a-0.tar",
+        merge(
+            sample(0, cls=b" 2 ", json=json.dumps({"label": 1}).encode()),
+            sample(1, json=json.dumps({"label": 1}).encode()),
+            sample(2, json=json.dumps({"label": "cat"}).encode()),
+            sample(3, json=b"[1, 2]"),
+            sample(4),
+            sample(5, cls=b"-1"),
+            sample(6, json=json.dumps({"label": 11}).encode(), txt=b"a caption"),
+        ),
+    )
+    index = index_of(path)
+    assert index.labels.tolist() == [2, 1, -1, -1, -1, -1, 11] and len(index.classes) == 12
+    for content, message in (
+        ({"cls": b"cat"}, r"a-0\.tar/0000\.cls must hold an integer"),
+        ({"json": b"{"}, r"0000\.json must hold JSON"),
+        ({"cls": b"-2"}, "must be in -1 .. 999999, got -2"),
+        ({"cls": b"1000000"}, "must be in -1 .. 999999, got 1000000"),
+    ):
+        write_tar(path, merge(sample(0, **content), sample(1, cls=b"0")))
+        with pytest.raises(ValueError, match=message):
+            load_splits(path)
+
+
+def test_samples(tmp_path: Path) -> None:
+    """The key ends at the first dot of the file's name; without an image there is no id, and a second has none."""
+    picture_bytes = encode(photo(0, 20, 30), "PNG")
+    tree = {
+        "a.b/x.left.png": picture_bytes,
+        "a.b/x.cls": b"1",
+        "a.b/x.right.png": picture_bytes,
+        "note.txt": b"no image",
+        "note.cls": b"0",
+        "y.PNG": picture_bytes,
+        "y.json": b'{"label": 0}',
+        "broken.jpg": b"",
+        "z.png": picture_bytes,
+    }
+    (tmp_path / "shards").mkdir()
+    write_tar(tmp_path / "shards" / "s.tar", tree)
+    index = index_of(tmp_path / "shards")
+    assert index.names == ("s.tar/a.b/x.left.png", "s.tar/y.PNG", "s.tar/z.png")
+    assert index.ids.tolist() == [0, 1, 3] and index.labels.tolist() == [1, 0, -1]
+    assert dict(index.skipped) == {
+        "s.tar/a.b/x.right.png": "second image of its sample",
+        "s.tar/broken.jpg": "no image of a known format",
+    }
+
+
+def test_compressed_shards_are_resident_only(tmp_path: Path) -> None:
+    """Members of a compressed shard can only be read in order."""
+    (tmp_path / "shards").mkdir()
+    write_tar(tmp_path / "shards" / "s.tar.gz", merge(*(sample(n, cls=b"%d" % n) for n in range(3))))
+    assert isinstance(load_splits(tmp_path / "shards", holdout=0).train, ImageDataset)
+    with pytest.raises(ValueError, match=r"s\.tar\.gz is compressed"):
+        index_of(tmp_path / "shards")
+
+
+def test_no_samples(tmp_path: Path) -> None:
+    """Shards without an image say so."""
+    (tmp_path / "shards").mkdir()
+    write_tar(tmp_path / "shards" / "s.tar", {"a.txt": b"x", "a.cls": b"1"})
+    with pytest.raises(ValueError, match="no images in"):
+        load_splits(tmp_path / "shards")
+
+
+def test_expand() -> None:
+    """Ranges keep the width of their first number, and several multiply."""
+    assert expand("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
+    assert expand("{0..1}/{9..10}.tar") == ["0/9.tar", "0/10.tar", "1/9.tar", "1/10.tar"]
+    assert expand("plain.tar") == ["plain.tar"]

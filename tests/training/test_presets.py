@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import tyro
+from torch import nn
+
+from fastclr.cli import main
+from fastclr.commands.pretrain import PretrainOptions
+from fastclr.methods.model import build_model
+from fastclr.training.config import PretrainConfig
+from fastclr.training.optim import peak_lr, warmup_steps
+from fastclr.training.presets import PRESETS
+
+# peak lr as it is and with --batch-size 256, by hand; warm-up in epochs; encoder's parameters in millions (published)
+EXPECTED = {
+    "demo": (0.5, 0.5, 2, None),
+    "cifar10": (0.06, 0.03, 0, 11.17),  # 0.03 * 512 / 256
+    "cifar10-short": (0.12, 0.06, 0, 11.17),
+    "imagenet-100ep": (4.8, 1.2, 10, 23.5),  # 0.075 * 64, 0.075 * 16
+    "imagenet-1000ep": (4.8, 1.2, 10, 23.5),
+    "imagenet": (4.8, 1.2, 10, 23.5),
+    "simclr-v2": (6.4, 1.6, 40, 23.5),  # 0.1 * 64, 0.1 * 16; 5% of 800
+}
+
+
+def parsed(name: str, *arguments: str) -> PretrainConfig:
+    """The configuration that the command line makes."""
+    return tyro.cli(PretrainOptions, args=["--preset", name, *arguments], default=PretrainOptions(PRESETS[name])).config
+
+
+def test_every_preset_is_checked_here() -> None:
+    assert set(EXPECTED) == set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_give_the_published_rates_warmups_and_models(name: str) -> None:
+    peak, peak_at_256, warmup, millions = EXPECTED[name]
+    config = parsed(name)
+    assert config == PRESETS[name]
+    assert peak_lr(config) == pytest.approx(peak, rel=1e-12)
+    assert peak_lr(parsed(name, "--batch-size", "256")) == pytest.approx(peak_at_256, rel=1e-12)
+    assert warmup_steps(config, 100) == 100 * warmup
+    with torch.device("meta"):
+        model = build_model(config)
+    if millions is not None:
+        assert sum(p.numel() for p in model.encoder.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+    size = config.augment.size
+    assert model(torch.empty(2, 3, size, size, device="meta")).shape == (2, config.head_dim)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    # decay 0.9 and epsilon 1e-5 of google-research/simclr (run.py, resnet.py)
+    assert {(m.momentum, m.eps) for m in norms} == {(0.1, 1e-5)}
+
+
+def test_the_imagenet_presets_are_the_papers_setting() -> None:
+    config = PRESETS["imagenet-100ep"]
+    assert (config.encoder, config.epochs, config.batch_size, config.temperature) == ("resnet50", 100, 4096, 0.1)
+    assert (config.optimizer, config.momentum, config.weight_decay, config.nesterov) == ("lars", 0.9, 1e-6, False)
+    assert (config.lars_eta, config.head_layers, config.head_dim, config.head_bn) == (0.001, 2, 128, True)
+    assert config.augment.jitter == (0.8, 0.8, 0.8, 0.2) and config.augment.blur_p == 0.5
+    assert PRESETS["imagenet-1000ep"] == dataclasses.replace(config, epochs=1000)
+    v2 = PRESETS["simclr-v2"]
+    assert (v2.epochs, v2.weight_decay, v2.head_layers, v2.optimizer) == (800, 1e-4, 3, "lars")
+
+
+def test_the_help_lists_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"values of a preset: {', '.join(PRESETS)}." in text

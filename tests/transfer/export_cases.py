@@ -1,0 +1,62 @@
+"""Runs with encoders of every kind, and features computed in a process that cannot import fastclr."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tiny_run import TINY
+from torch import nn
+
+from fastclr.augment import AugmentConfig
+from fastclr.methods.encoders import build_encoder
+from fastclr.training.run import Run
+
+
+class StoredRun(Run):
+    """A run whose encoder is given instead of read from a checkpoint."""
+
+    def load_encoder(self) -> nn.Module:
+        """Build the encoder that the configuration describes, with statistics and shifts as after a training."""
+        config = self.config
+        torch.manual_seed(7)
+        encoder = build_encoder(config.encoder, width=config.width, stem=config.stem, size=config.augment.size)
+        for module in encoder.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)  # a zero-initialised branch would hide a wrong block
+                nn.init.normal_(module.bias, std=0.1)
+                module.running_mean.normal_(std=0.1)  # type: ignore[union-attr]
+                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+        return encoder
+
+
+def stored_run(folder: Path, encoder: str, size: int, *, width: float = 1.0, stem: str = "auto") -> Run:
+    """Make the folder of a run with an encoder."""
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+    augment = AugmentConfig(size, mean=mean, std=std)
+    config = dataclasses.replace(TINY, encoder=encoder, width=width, stem=stem, augment=augment, data="a/b/pictures")
+    return StoredRun(Run.create(folder, config).folder, config)
+
+
+def features_of_lines(cases: list[tuple[str, str, torch.Tensor]], folder: Path) -> list[npt.NDArray[np.float32]]:
+    """Return what a fresh Python without fastclr computes; each case is (lines that load, how to apply, images).
+
+    It runs in another folder and without PYTHONPATH; one process for all cases, because importing takes seconds.
+    """
+    parts = ['import sys; sys.modules["fastclr"] = None']
+    for number, (lines, apply, images) in enumerate(cases):
+        np.save(folder / f"in{number}.npy", images.numpy())
+        parts += [
+            lines,
+            "import numpy, torch",
+            f"images = numpy.load('in{number}.npy')",
+            f"with torch.no_grad(): numpy.save('out{number}.npy', {apply})",
+        ]
+    parts.append('assert sys.modules["fastclr"] is None')
+    subprocess.run([sys.executable, "-I", "-c", "\n".join(parts)], cwd=folder, check=True)
+    return [np.load(folder / f"out{number}.npy") for number in range(len(cases))]

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from export_cases import StoredRun, stored_run
+from PIL import Image
+
+import fastclr.transfer.embed
+from fastclr.cli import main
+from fastclr.data import load_dataset
+from fastclr.data.source_images import list_images
+from fastclr.evaluate import extract_features
+from fastclr.training.run import Run
+from fastclr.transfer.embed import embed
+from fastclr.transfer.feature_file import FeatureFile, nearest, read_features, write_features
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run with random weights, small parts and small batches."""
+    monkeypatch.setattr(fastclr.transfer.embed, "PART", 32)
+    return stored_run(tmp_path / "run", "resnet18", 32, width=0.125)
+
+
+def test_features_ids_names_and_labels_are_those_of_the_images(run: Run, pictures: Path, tmp_path: Path) -> None:
+    done = embed(run, pictures, tmp_path / "f.npz", split="train", batch_size=24, device="cpu")
+    assert done is not None and done.images == 128 and not done.skipped and done.resumed == 0
+    table = read_features(tmp_path / "f.npz")
+    dataset = load_dataset(pictures, "train")
+    expected = extract_features(run.load_encoder(), dataset.images, run.config.augment).features
+    np.testing.assert_allclose(table.features, expected.numpy(), atol=1e-5)
+    assert table.features.dtype == np.float32
+    assert table.ids.tolist() == dataset.ids.tolist() and table.labels.tolist() == dataset.labels.tolist()
+    assert tuple(table.names) == tuple(f"train/{name}" for name in dataset.names) and table.classes == dataset.classes
+    assert not (tmp_path / "f.npz.parts").exists()
+    with np.load(tmp_path / "f.npz") as plain:  # NumPy alone reads it
+        assert set(plain.files) == {"features", "ids", "names", "labels", "classes", "settings", "skipped"}
+
+
+def test_a_tar_gives_what_its_folder_gives(run: Run, pictures: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "pictures.tar.gz", "w:gz") as archive:
+        for path in sorted(pictures.rglob("*.png"), reverse=True):  # stored in another order
+            archive.add(path, path.relative_to(pictures))
+    embed(run, pictures, tmp_path / "folder.npz", device="cpu")
+    embed(run, tmp_path / "pictures.tar.gz", tmp_path / "tar.parquet", device="cpu")
+    folder, tar = read_features(tmp_path / "folder.npz"), read_features(tmp_path / "tar.parquet")
+    assert len(folder) == 192 and folder.ids.tolist() == list(range(192))
+    assert folder.names.tolist() == tar.names.tolist() and folder.labels.tolist() == tar.labels.tolist()
+    np.testing.assert_allclose(folder.features, tar.features, atol=1e-6)
+    assert folder.settings == tar.settings and folder.classes == tar.classes
+
+
+def test_parquet_has_one_row_per_image(run: Run, tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    embed(run, "shapes", tmp_path / "f.parquet", split="test", half=True, device="cpu")
+    columns = pyarrow.parquet.read_table(tmp_path / "f.parquet").to_pydict()
+    assert list(columns) == ["id", "name", "label", "features"]
+    dataset = load_dataset("shapes", "test")
+    assert columns["label"] == dataset.labels.tolist()
+    expected = extract_features(run.load_encoder(), dataset.images[:8], run.config.augment).features
+    np.testing.assert_allclose(columns["features"][:8], expected.numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_z_goes_through_the_head(tmp_path: Path, pictures: Path) -> None:
+    folder = str(tmp_path / "run")
+    tiny = ["--width", "0.125", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "32", "--device", "cpu"]
+    assert main(["pretrain", "--preset", "demo", "--data", str(pictures), "--out", folder, *tiny]) == 0
+    out = tmp_path / "z.npz"
+    command = ["embed", folder, str(pictures), "--out", str(out), "--features", "z", "--split", "test"]
+    assert main([*command, "--device", "cpu"]) == 0
+    run = Run.open(Path(folder))
+    h = extract_features(run.load_encoder(), load_dataset(pictures, "test").images, run.config.augment).features
+    weights = run.latest_checkpoint().model  # the head of the demo: linear, ReLU, linear
+    hidden = torch.relu(h @ weights["head.0.weight"].T + weights["head.0.bias"])
+    expected = hidden @ weights["head.2.weight"].T + weights["head.2.bias"]
+    np.testing.assert_allclose(read_features(out).features, expected.numpy(), atol=1e-4)
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = [sys.argv[1], os.path.dirname(sys.argv[1])]
+from pathlib import Path
+from export_cases import StoredRun
+import fastclr.training.checkpoint, fastclr.transfer.embed
+from fastclr.training.run import Run
+
+fastclr.transfer.embed.PART = 32
+whole = fastclr.transfer.embed.write_atomically
+count = 0
+
+def dying(path, write):
+    global count
+    count += 1
+    if count == int(sys.argv[5]):
+        path.with_name(path.name + ".tmp").write_bytes(b"torn")
+        os.kill(os.getpid(), signal.SIGKILL)
+    whole(path, write)
+
+fastclr.transfer.embed.write_atomically = dying
+run = Run.open(Path(sys.argv[2]))
+stored = StoredRun(run.folder, run.config)
+fastclr.transfer.embed.embed(stored, sys.argv[3], Path(sys.argv[4]), batch_size=16, device="cpu")
+"""
+
+
+def test_a_killed_call_goes_on_and_ends_with_the_same_file(run: Run, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "f.npz"
+    (pictures_here := tmp_path / "images").mkdir()
+    shutil.copytree(pictures, pictures_here, dirs_exist_ok=True)
+    (pictures_here / "train" / "square" / "broken.png").write_bytes(b"no picture")
+    arguments = [str(Path(__file__).parent), str(run.folder), str(pictures_here), str(out), "3"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False, capture_output=True)
+    assert killed.returncode == -9 and not out.exists()
+    assert len(list((tmp_path / "f.npz.parts").glob("part-*.npz"))) == 2  # killed in the third
+    seen: list[int] = []
+    compute = fastclr.transfer.embed.compute
+
+    def counting(module, pixels, augment, device):  # type: ignore[no-untyped-def]
+        seen.append(len(pixels))
+        return compute(module, pixels, augment, device)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fastclr.transfer.embed, "compute", counting)
+        done = embed(run, pictures_here, out, batch_size=16, device="cpu")
+    assert done is not None and done.resumed in (64, 65)  # with or without the broken one
+    assert sum(seen) == 192 - 2 * 32
+    assert [name for name, _ in done.skipped] == ["train/square/broken.png"]
+    embed(run, pictures_here, tmp_path / "whole.npz", batch_size=16, device="cpu")
+    one, other = read_features(out), read_features(tmp_path / "whole.npz")
+    assert one.ids.tolist() == other.ids.tolist() and one.skipped == other.skipped
+    np.testing.assert_allclose(one.features, other.features, atol=1e-6)
+
+
+def test_existing_files_and_parts_of_other_settings_are_refused(run: Run, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "f.npz"
+    assert embed(run, pictures, out, split="test", device="cpu") is not None
+    before = out.read_bytes()
+    assert embed(run, pictures, out, split="test", device="cpu") is None  # the same: nothing to do
+    with pytest.raises(ValueError, match=r"other settings \(dtype: 'float32' there, 'float16' now\)"):
+        embed(run, pictures, out, split="test", half=True, device="cpu")
+    with pytest.raises(ValueError, match="images: "):
+        embed(run, pictures, out, split="train", device="cpu")
+    assert out.read_bytes() == before
+    (tmp_path / "notes.npz").write_text("mine")
+    with pytest.raises(ValueError, match="no file of features"):
+        embed(run, pictures, tmp_path / "notes.npz", device="cpu")
+    assert (tmp_path / "notes.npz").read_text() == "mine"
+    (tmp_path / "g.npz.parts").mkdir()
+    (tmp_path / "g.npz.parts" / "settings.json").write_text(json.dumps({"features": "z"}))
+    with pytest.raises(ValueError, match="features: 'z' there, 'h' now"):
+        embed(run, pictures, tmp_path / "g.npz", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"out": "f.csv"}, r"ends in \.npz or \.parquet"),
+        ({"out": "no/such/folder/f.npz"}, "folder that does not exist"),
+        ({"source": "no/such/place"}, "does not exist"),
+        ({"split": "val"}, "all, train or test"),
+        ({"features": "y"}, "must be h"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_bad_arguments_are_refused(
+    change: dict[str, str], message: str, run: Run, pictures: Path, tmp_path: Path
+) -> None:
+    arguments = {"source": str(pictures), "out": "f.npz", **change}
+    out = tmp_path / arguments.pop("out")
+    with pytest.raises(ValueError, match=message):
+        embed(run, arguments.pop("source"), out, **arguments)  # type: ignore[arg-type]
+    assert not out.exists()
+
+
+def test_mostly_unreadable_images_are_an_error_and_can_be_mended(run: Run, tmp_path: Path) -> None:
+    folder, out = tmp_path / "images", tmp_path / "f.npz"
+    folder.mkdir()
+    for index in range(3):
+        (folder / f"{index}.png").write_bytes(b"no picture")
+    Image.new("RGB", (40, 50), (200, 0, 0)).save(folder / "3.png")
+    with pytest.raises(ValueError, match="3 of 4 images"):
+        embed(run, folder, out, device="cpu")
+    assert not out.exists()
+    for index in range(2):
+        Image.new("RGB", (40 + index, 50), (0, 200, 0)).save(folder / f"{index}.png")
+    done = embed(run, folder, out, device="cpu")
+    assert done is not None and done.images == 3
+    table = read_features(out)
+    assert table.ids.tolist() == [0, 1, 3] and table.labels.tolist() == [-1] * 3 and table.classes == ()
+    assert [name for name, _ in table.skipped] == ["2.png"]
+
+
+def test_listing_keeps_splits_apart(pictures: Path) -> None:
+    everything, train, test = (list_images(pictures, split) for split in ("all", "train", "test"))
+    assert everything.names == train.names + test.names
+    assert (len(train.names), len(test.names)) == (128, 64)
+    with pytest.raises(ValueError, match="no images of the split test"):
+        list_images(pictures / "train", "test")
+
+
+def test_nearest_equals_scikit_learn() -> None:
+    from sklearn.neighbors import NearestNeighbors
+
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(200, 16)).astype(np.float32)
+    distances, rows = NearestNeighbors(n_neighbors=8, metric="cosine").fit(features).kneighbors(features[5:6])
+    cosines, found = nearest(features, features[5], 8)
+    assert found.tolist() == rows[0].tolist()
+    np.testing.assert_allclose(cosines, 1 - distances[0], atol=1e-6)
+    features.flags.writeable = False  # as parquet gives it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cosines, others = nearest(features, features[5], 7, without=5)
+    assert others.tolist() == rows[0, 1:].tolist()
+    with pytest.raises(ValueError, match="between 1 and the 199"):
+        nearest(features, features[5], 200, without=5)
+    with pytest.raises(ValueError, match=r"\[N, F\] and \[F\]"):
+        nearest(features, features[5, :8], 3)
+
+
+def test_names_that_are_no_text_survive(tmp_path: Path) -> None:
+    names = np.array(["caf\u00e9.png", "bad\udcff.png"])
+    rows = np.arange(2, dtype=np.int64)
+    table = FeatureFile(np.eye(2, dtype=np.float32), rows, names, rows - 1, ("a", "b"), {"features": "h"})
+    for suffix, second in ((".npz", "bad\udcff.png"), (".parquet", "bad\\udcff.png")):
+        write_features(tmp_path / f"f{suffix}", table)
+        found = read_features(tmp_path / f"f{suffix}")
+        assert found.names.tolist() == ["caf\u00e9.png", second]
+        np.testing.assert_array_equal(found.features, table.features)
+
+
+def test_search(
+    run: Run, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "load_encoder", StoredRun.load_encoder)
+    out = str(tmp_path / "f.npz")
+    assert main(["embed", str(run.folder), str(pictures), "--out", out, "--device", "cpu"]) == 0
+    assert "192 images of 64 features" in capsys.readouterr().out
+    table = read_features(Path(out))
+    cosines, rows = nearest(table.features, table.features[7], 3, without=7)
+    assert main(["search", out, "7", "--k", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and all(str(table.names[row]) in line for row, line in zip(rows, lines[1:], strict=True))
+    assert f"{cosines[0]:.4f}" in lines[1]
+    assert main(["search", out, str(table.names[7]), "--k", "3"]) == 0
+    assert capsys.readouterr().out.splitlines() == lines
+    picture = str(pictures / str(table.names[7]))
+    assert main(["search", out, picture, "--k", "1", "--run", str(run.folder), "--device", "cpu"]) == 0
+    assert str(table.names[7]) in capsys.readouterr().out.splitlines()[1]  # itself
+    assert main(["search", out, picture]) == 2
+    assert "--run" in capsys.readouterr().err
+    assert main(["search", out, "no-such-image"]) == 2
+    assert "neither the id nor the name" in capsys.readouterr().err
+    other = stored_run(tmp_path / "other", "resnet18", 32, width=0.25)
+    assert main(["search", out, picture, "--run", str(other.folder)]) == 2
+    assert "not made by the encoder" in capsys.readouterr().err

@@ -28,6 +28,7 @@ from fastclr.device import resolve_device, uses_bf16
 from fastclr.environment import package_versions
 from fastclr.losses import nt_xent
 from fastclr.losses.cached_step import cached_step
+from fastclr.methods import parameter_groups
 from fastclr.methods.model import build_model
 from fastclr.training.config import PretrainConfig
 from fastclr.training.optim import build_optimizer
@@ -120,7 +121,7 @@ class LargestCase:
         device = torch.device(self.device)
         torch.manual_seed(0)
         model = build_model(self.config).to(device, memory_format=torch.channels_last)
-        optimizer = build_optimizer(self.config, model, nn.Identity())
+        optimizer = build_optimizer(self.config, parameter_groups(model, self.config.optimizer))
         autocast = uses_bf16(self.config.amp, device)
         row = Row(suite="photos", case=self.name, provider=self.kind, status="ok", unit="images")
         row.versions = package_versions(("timm",))
@@ -155,14 +156,15 @@ class LargestCase:
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
             torch.cuda.synchronize(device)
+        temperature = self.config.options.temperature
         begin = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             if self.micro is None:
                 z0, z1 = model(both.flatten(0, 1)).chunk(2)
-                value = self.loss(z0, z1, self.config.temperature)
+                value = self.loss(z0, z1, temperature)
             else:
-                value = cached_step(model, both, lambda z0, z1: self.loss(z0, z1, self.config.temperature), self.micro)
+                value = cached_step(model, both, lambda z0, z1: self.loss(z0, z1, temperature), self.micro)
         if self.micro is None:
             value.backward()
         optimizer.step()

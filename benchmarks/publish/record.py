@@ -82,8 +82,7 @@ def train(folder: Path, config: PretrainConfig, supervised_epochs: int) -> None:
     else:
         from fastclr.training.loop import pretrain_in
 
-        run = pretrain_in(folder, config, resume=(folder / "config.json").exists(), progress=False)
-        data = load_data(config)
+        run, data, _ = pretrain_in(folder, config, resume=(folder / "config.json").exists(), progress=False)
         write_text_atomically(folder / "final.json", json.dumps(evaluate_exported(run, data, config)))
     ceiling = train_ceiling(data, config, supervised_epochs)
     write_text_atomically(folder / "supervised.json", json.dumps(ceiling))
@@ -91,7 +90,8 @@ def train(folder: Path, config: PretrainConfig, supervised_epochs: int) -> None:
 
 def evaluate_exported(run: Run, data: Splits, config: PretrainConfig) -> dict[str, Any]:
     """Export the encoder, load the file as someone without fastclr would, and evaluate what comes out of it."""
-    from fastclr.evaluate import knn_accuracy, labelled_features, probe_accuracy
+    from fastclr.evaluate import knn_accuracy, probe_accuracy
+    from fastclr.training.evaluation import run_features
     from fastclr.transfer.export import export_run
 
     exported = export_run(run, overwrite=True)
@@ -99,7 +99,7 @@ def evaluate_exported(run: Run, data: Splits, config: PretrainConfig) -> dict[st
         raise ValueError(f"timm alone cannot load {exported.path}")
     scope: dict[str, Any] = {}
     exec(exported.lines, scope)  # the lines that the model card prints
-    features = labelled_features(scope["encoder"], data, config)
+    features = run_features(scope["encoder"], data, config)
     final = {"knn": knn_accuracy(features, k=KNN_K, temperature=None), "probe": probe_accuracy(features)}
     return {**final, "train_images": len(features.train), "test_images": len(features.test)}
 
@@ -206,7 +206,7 @@ def parent(options: argparse.Namespace, config: PretrainConfig) -> int:
     elapsed = [*before.get("elapsed_s", []), time.monotonic() - begin]
     commands = list(dict.fromkeys([*before.get("commands", []), machine.command_line()]))
     record = {"format": 1, "machine": here, "commands": commands, "elapsed_s": elapsed, "rehearsal": options.rehearse}
-    record |= summarise(options.work, config, target) | {"config": dataclasses.asdict(config)}
+    record |= summarise(options.work, config, target) | {"config": config.as_dict()}
     options.out.mkdir(parents=True, exist_ok=True)
     write_text_atomically(path, json.dumps(record, indent=1) + "\n")
     print(said(record))

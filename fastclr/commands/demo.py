@@ -13,10 +13,11 @@ from torch import nn
 
 from fastclr.data import Splits
 from fastclr.device import resolve_device
-from fastclr.evaluate import Features, knn_accuracy, labelled_features, probe_accuracy
+from fastclr.evaluate import Features, knn_accuracy, probe_accuracy
 from fastclr.methods.model import build_model
-from fastclr.training.build import load_data
+from fastclr.report import write_report
 from fastclr.training.config import PretrainConfig
+from fastclr.training.evaluation import run_features
 from fastclr.training.fit import fit
 from fastclr.training.loop import pretrain_in
 from fastclr.training.presets import PRESETS
@@ -49,16 +50,16 @@ def run_demo(options: DemoOptions) -> Path:
     start = time.perf_counter()
     warmup = min(PRESETS["demo"].warmup_epochs, options.epochs / 2)
     config = dataclasses.replace(PRESETS["demo"], epochs=options.epochs, warmup_epochs=warmup, device=options.device)
-    run = pretrain_in(free_folder(options.out), config)
-    data = load_data(config)
+    run, data, features = pretrain_in(free_folder(options.out), config)
+    write_report(run, data, features)
     run.say("evaluating on frozen features")
     torch.manual_seed(config.seed)
     untrained = build_model(config).encoder  # the weights that the pretraining started from
     rows = {
-        "raw pixels": labelled_features(nn.Flatten(), data, config),
-        "untrained encoder": labelled_features(untrained, data, config),
-        "SimCLR encoder": labelled_features(run.load_encoder(), data, config),
-        "supervised encoder": labelled_features(train_supervised(config, data), data, config),
+        "raw pixels": run_features(nn.Flatten(), data, config),
+        "untrained encoder": run_features(untrained, data, config),
+        "SimCLR encoder": run_features(run.load_encoder(), data, config),
+        "supervised encoder": run_features(train_supervised(config, data), data, config),
     }
     scores = {name: score(features, config) for name, features in rows.items()}
     run.add_result("demo", scores)

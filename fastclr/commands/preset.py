@@ -1,13 +1,23 @@
-"""The options that decide the defaults of all others, and so are read before them."""
+"""From the command line to a `PretrainConfig`: the options that decide the defaults of all others, then the others."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from dataclasses import field, fields, make_dataclass
+from typing import Annotated, Any, TypeVar, get_type_hints
 
+import tyro
+
+from fastclr.methods import METHODS, MethodOptions
 from fastclr.training.config import PretrainConfig
 from fastclr.training.presets import PRESETS
 
 PRESET_HELP = f"Start from the values of a preset: {', '.join(PRESETS)}."
+# options of a method that have a flag without its name, too: nearly every method has them
+SHORT = ("temperature", "learnable_temperature")
+
+Options = TypeVar("Options")
 
 
 def early_option(arguments: list[str], name: str) -> str | None:
@@ -28,3 +38,49 @@ def base_config(arguments: list[str]) -> PretrainConfig:
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     return PretrainConfig() if preset is None else PRESETS[preset]
+
+
+def parse(options: type[Options], base: PretrainConfig, arguments: list[str], prog: str) -> Options:
+    """Parse the options of a command that has a field ``config``, whose defaults are `base`.
+
+    The flags of a configuration are flat. Those of the method are ``--METHOD.option``, and ``--temperature`` is the
+    method's. They depend on ``--method``, which is read before the others.
+
+    Raises:
+        ValueError: there is no such method, or a value is out of range.
+    """
+    method = early_option(arguments, "--method") or base.method
+    if method not in METHODS:
+        raise ValueError(f"--method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method != base.method:
+        base = dataclasses.replace(base, method=method, options=MethodOptions())
+    own = flags_of_method(method)
+    # checked as a whole once everything is parsed, hence not as it is made
+    unchecked: dict[str, Any] = {"__post_init__": lambda self: None}
+    asked: list[Any] = [("options", Annotated[own, tyro.conf.arg(name=method)], field(default_factory=own))]
+    bases: tuple[type[Any], ...] = (PretrainConfig,)
+    config: Any = make_dataclass("Config", asked, bases=bases, namespace=unchecked, frozen=True, kw_only=True)
+    flat: list[Any] = [("config", Annotated[config, tyro.conf.OmitArgPrefixes])]
+    command: Any = make_dataclass(options.__name__, flat, bases=(options,), kw_only=True)
+    command.__doc__ = options.__doc__
+    default = command(config=config(**{**shallow(base), "options": own(**shallow(base.options))}))
+    parsed = tyro.cli(command, args=arguments, default=default, prog=prog)
+    found = {**shallow(parsed.config), "options": METHODS[method].Options(**shallow(parsed.config.options))}
+    return options(**{**shallow(parsed), "config": PretrainConfig(**found)})
+
+
+def flags_of_method(method: str) -> type[Any]:
+    """Return the options of a method as a class whose flags carry the name of the method."""
+    own = METHODS[method].Options
+    hints = get_type_hints(own)
+    flags: list[Any] = []
+    for each in fields(own):
+        short = [f"--{each.name.replace('_', '-')}"] if each.name in SHORT else []
+        flag = tyro.conf.arg(name=f"{method}.{each.name}", aliases=short)
+        flags.append((each.name, Annotated[hints[each.name], flag], field(default=each.default)))
+    return make_dataclass(own.__name__, flags, bases=(own,), frozen=True, kw_only=True)
+
+
+def shallow(instance: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name."""
+    return {each.name: getattr(instance, each.name) for each in fields(instance)}

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from fastclr.commands.preset import PRESET_HELP, base_config, early_option
+from fastclr.commands.preset import PRESET_HELP, base_config, early_option, parse
+from fastclr.report import write_report
 from fastclr.training.config import PretrainConfig
 from fastclr.training.loop import pretrain_in
 from fastclr.training.run import Run
@@ -18,9 +19,9 @@ from fastclr.training.stopping import Interrupted
 
 @dataclass
 class PretrainOptions:
-    """Pretrain an encoder with SimCLR."""
+    """Pretrain an encoder without labels."""
 
-    config: tyro.conf.OmitArgPrefixes[PretrainConfig]
+    config: PretrainConfig
     preset: Annotated[str | None, tyro.conf.arg(help=PRESET_HELP)] = None
     out: Path | None = None
     """Folder of the run. Default: runs/ and the preset's name, or the data's."""
@@ -36,15 +37,16 @@ def main(arguments: list[str]) -> None:
         raise ValueError("--resume takes the configuration of the run: drop --preset")
     if resume:
         base = Run.open(Path(resume)).config
-    options = tyro.cli(PretrainOptions, args=arguments, default=PretrainOptions(base), prog="fastclr pretrain")
+    options = parse(PretrainOptions, base, arguments, "fastclr pretrain")
     if options.resume is not None and options.out not in (None, options.resume):
         raise ValueError(f"--resume goes on in {options.resume}: drop --out {options.out}")
     name = options.preset or Path(options.config.data).name.partition(".")[0]
     folder = options.resume or options.out or Path("runs") / name
     try:
-        run = pretrain_in(folder, options.config, resume=options.resume is not None)
+        run, data, features = pretrain_in(folder, options.config, resume=options.resume is not None)
     except Interrupted as interrupt:
         interrupt.args = (f"{interrupt}; go on with: fastclr pretrain --resume {folder}",)
         raise
     if os.environ.get("RANK", "0") == "0":
+        write_report(run, data, features)
         print(f"done: {run.folder} (evaluate it with: fastclr knn {run.folder}; fastclr probe {run.folder})")

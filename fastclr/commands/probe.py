@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from fastclr.commands.run_options import EvaluateOptions, Evaluation
+from fastclr.device import uses_bf16
 from fastclr.evaluate import ProbeResult, augmented_probe, lbfgs_probe, precomputed_probe, summary
 from fastclr.evaluate.linear import check_schedule
 from fastclr.evaluate.logistic import check_l2
@@ -82,8 +83,10 @@ def main(arguments: list[str]) -> None:
 def protocol(name: str, evaluation: Evaluation, settings: dict[str, Any]) -> Callable[[int], ProbeResult]:
     """Return the function from a seed to a probe; features that no seed changes are extracted once, here."""
     if name == "augmented":
+        config, device = evaluation.config, evaluation.device
+        place: dict[str, Any] = {"device": device, "autocast": uses_bf16(config.amp, device)}
         return lambda seed: augmented_probe(
-            evaluation.encoder, evaluation.data, evaluation.config, seed=seed, **settings
+            evaluation.encoder, evaluation.data, config.augment, seed=seed, **place, **settings
         )
     features = evaluation.features()
     fit = lbfgs_probe if name == "lbfgs" else precomputed_probe

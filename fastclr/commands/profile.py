@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from fastclr.commands.preset import PRESET_HELP, base_config
+from fastclr.commands.preset import PRESET_HELP, base_config, parse
 from fastclr.training.config import PretrainConfig
 from fastclr.training.profile import profile_training
 from fastclr.training.profile_table import advice, table
@@ -19,7 +19,7 @@ from fastclr.training.profile_table import advice, table
 class ProfileOptions:
     """Measure a training step by stage. Without data it runs on random images in memory."""
 
-    config: tyro.conf.OmitArgPrefixes[PretrainConfig]
+    config: PretrainConfig
     preset: Annotated[str | None, tyro.conf.arg(help=PRESET_HELP)] = None
     steps: int = 20
     """Steps to measure."""
@@ -30,7 +30,7 @@ class ProfileOptions:
 def main(arguments: list[str]) -> None:
     """Read the options, measure, and print."""
     base = base_config(arguments)
-    options = tyro.cli(ProfileOptions, args=arguments, default=ProfileOptions(base), prog="fastclr profile")
+    options = parse(ProfileOptions, base, arguments, "fastclr profile")
     profile = profile_training(options.config, options.steps)
     if options.json:
         print(json.dumps({**dataclasses.asdict(profile), "advice": advice(profile)}, indent=2))

@@ -11,12 +11,13 @@ from torch import nn
 
 from fastclr.data import Splits
 from fastclr.device import resolve_device
-from fastclr.evaluate import Features, labelled_features
+from fastclr.evaluate import Features
 from fastclr.evaluate.scores import CONFUSION_UP_TO
 from fastclr.methods.head_layers import feature_module
 from fastclr.parallel import check_single_process
 from fastclr.training.build import load_data
 from fastclr.training.config import PretrainConfig
+from fastclr.training.evaluation import run_features
 from fastclr.training.run import Run
 
 
@@ -43,7 +44,7 @@ class Evaluation:
 
     def features(self) -> Features:
         """Return the features of the labelled images."""
-        return labelled_features(self.encoder, self.data, self.config)
+        return run_features(self.encoder, self.data, self.config)
 
     def result_name(self, kind: str) -> str:
         """Return the name of a result in ``results.json``; that of features other than h has the layer in it."""

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from fastclr.commands.preset import PRESET_HELP, base_config
+from fastclr.commands.preset import PRESET_HELP, base_config, parse
 from fastclr.parallel import check_single_process
+from fastclr.report import write_report
 from fastclr.training.config import PretrainConfig
 from fastclr.training.stopping import Interrupted
 from fastclr.transfer.distill import DistillConfig
@@ -28,7 +29,7 @@ class V2Options:
     its first.
     """
 
-    config: tyro.conf.OmitArgPrefixes[PretrainConfig]
+    config: PretrainConfig
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     preset: Annotated[str | None, tyro.conf.arg(help=PRESET_HELP)] = None
@@ -43,7 +44,7 @@ class V2Options:
 def main(arguments: list[str]) -> None:
     """Run what is left of the three stages, and print a table."""
     base = dataclasses.replace(base_config(arguments), head_layers=HEAD_LAYERS)
-    options = tyro.cli(V2Options, args=arguments, default=V2Options(base), prog="fastclr v2")
+    options = parse(V2Options, base, arguments, "fastclr v2")
     name = options.preset or Path(options.config.data).name.partition(".")[0]
     folder = options.out or Path("runs") / f"v2-{name}"
     plan = Plan(
@@ -54,9 +55,10 @@ def main(arguments: list[str]) -> None:
     )
     check_single_process("fastclr v2")
     try:
-        stages = run_v2(folder, options.config, plan)
+        run, data, stages = run_v2(folder, options.config, plan)
     except Interrupted as interrupt:
         interrupt.args = (f"{interrupt}; the same command goes on in {folder}",)
         raise
+    write_report(run, data)
     print(table(stages))
     print(f"\n{folder}: {', '.join(stage.result['name'] for stage in stages)}")

@@ -14,10 +14,8 @@ from fastclr.augment import AugmentConfig, SimCLRAugment
 from fastclr.augment.fixed_view import evaluation_params, image_sizes
 from fastclr.augment.images import RaggedImages
 from fastclr.data import Batch, ImageDataset, ImageIndex, LoaderKind, Splits, make_loader
-from fastclr.device import resolve_device, uses_bf16
 from fastclr.evaluate.frozen import frozen
 from fastclr.parallel import World
-from fastclr.training.config import PretrainConfig
 
 BATCH_SIZE = 512
 
@@ -184,40 +182,49 @@ def has_room(device: torch.device, count: int) -> bool:
     return device.type != "cuda" or count <= torch.cuda.mem_get_info(device)[0]
 
 
-def labelled_features(encoder: nn.Module, data: Splits, config: PretrainConfig, world: World | None = None) -> Features:
+def labelled_features(
+    encoder: nn.Module,
+    data: Splits,
+    augment: AugmentConfig,
+    world: World,
+    *,
+    autocast: bool = False,
+    workers: int | None = None,
+) -> Features:
     """Return the features of all labelled images of `data` under a frozen `encoder`.
 
     Args:
-        encoder: module from images to features.
+        encoder: module from images to features; it is moved to the device of `world`.
         data: both splits; unlabelled images are left out.
-        config: gives augmentation, device and precision.
+        augment: gives the size, mean and std that the encoder was trained with.
         world: processes that share the work; each gets all features. All of them must call this.
+        autocast: compute in bfloat16.
+        workers: threads or processes that decode images.
 
     Raises:
         ValueError: there is no test split, or a split has no labels.
     """
-    train, test = labelled_splits(data, config.data)
-    world = world or World(0, 1, resolve_device(config.device), None)
+    train, test = labelled_splits(data)
     encoder = encoder.to(world.device)
-    autocast = uses_bf16(config.amp, world.device)
     found: list[Tensor] = []
     with frozen(encoder):
         for name, split in (("training", train), ("test", test)):
             part = world.part(len(split))
             own = split if world.size == 1 else split.select(part)
-            batches = evaluation_batches(own, world.device, loader=data.loader, workers=config.workers)
+            batches = evaluation_batches(own, world.device, loader=data.loader, workers=workers)
             total = -(-len(own) // BATCH_SIZE)
-            features = collect(encoder, with_progress(batches, total, f"{name} features"), config.augment, autocast)
+            features = collect(encoder, with_progress(batches, total, f"{name} features"), augment, autocast)
             found += [world.join(features.features, len(split)), world.join(features.labels, len(split))]
     return Features(*found)
 
 
-def labelled_splits(data: Splits, source: str) -> tuple[ImageDataset | ImageIndex, ImageDataset | ImageIndex]:
-    """Return the labelled images of both splits of `data`, which came from `source`.
+def labelled_splits(data: Splits) -> tuple[ImageDataset | ImageIndex, ImageDataset | ImageIndex]:
+    """Return the labelled images of both splits of `data`.
 
     Raises:
         ValueError: there is no test split, or a split has no labels.
     """
+    source = data.train.source
     if not data.train.classes:
         raise ValueError(
             f"{source!r} has no labelled images to learn the classes from: give a folder of them with --data, and with "

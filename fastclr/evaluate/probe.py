@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastclr.augment import AugmentConfig
 from fastclr.data import Splits
-from fastclr.device import resolve_device, uses_bf16
 from fastclr.evaluate.augmented import fit_augmented, scaled_lr
 from fastclr.evaluate.features import (
     BATCH_SIZE,
@@ -28,7 +28,6 @@ from fastclr.evaluate.features import (
 from fastclr.evaluate.linear import LinearClassifier, fit_adam
 from fastclr.evaluate.logistic import GRID, VALIDATION, fit_logistic, select_l2
 from fastclr.evaluate.scores import Scores, score
-from fastclr.training.config import PretrainConfig
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,10 @@ def precomputed_probe(
 def augmented_probe(
     encoder: nn.Module,
     data: Splits,
-    config: PretrainConfig,
+    augment: AugmentConfig,
     *,
+    autocast: bool = False,
+    device: torch.device | str = "cpu",
     epochs: int = 100,
     batch_size: int = 512,
     lr: float | None = None,
@@ -133,7 +134,9 @@ def augmented_probe(
     Args:
         encoder: module from images to features.
         data: both splits; unlabelled images are left out.
-        config: gives augmentation, device and precision.
+        augment: of the pretraining; see `fit_augmented`.
+        autocast: let the encoder compute in bfloat16.
+        device: computes.
         epochs: passes over the training images.
         batch_size: images per step.
         lr: peak learning rate. Default: 0.1 batch_size / 256.
@@ -144,16 +147,15 @@ def augmented_probe(
         ValueError: a split has no labels, there are fewer than two classes, or an argument is out of range.
         RuntimeError: the encoder changed.
     """
-    train, test = labelled_splits(data, config.data)
-    device = resolve_device(config.device)
+    train, test = labelled_splits(data)
+    device = torch.device(device)
     encoder = encoder.to(device)
-    autocast = uses_bf16(config.amp, device)
     lr = scaled_lr(batch_size) if lr is None else lr
     settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay}
     classifier = fit_augmented(
         encoder,
         train,
-        config.augment,
+        augment,
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
@@ -166,7 +168,7 @@ def augmented_probe(
     batches = with_progress(
         evaluation_batches(test, device, loader=data.loader), -(-len(test) // BATCH_SIZE), "test features"
     )
-    seen = extract_features(encoder, batches, config.augment, autocast=autocast)
+    seen = extract_features(encoder, batches, augment, autocast=autocast)
     scores = score(classifier.logits(seen.features), seen.labels)
     return ProbeResult("augmented", settings, seed, {}, scores, len(train), len(test), classifier)
 

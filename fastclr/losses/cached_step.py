@@ -17,22 +17,56 @@ Extra = TypeVar("Extra")
 MOST_DRIFT = 0.1
 
 
+Embed = Callable[[nn.Module, tuple[Tensor, ...]], Sequence[Tensor]]
+
+
+def rows_of_views(model: nn.Module, views: tuple[Tensor, ...]) -> Sequence[Tensor]:
+    """Return the embeddings of every view, all views in one pass: ``model(cat(views))``, cut into V parts.
+
+    Raises:
+        TypeError: the model returns no tensor.
+        ValueError: it returns another number of rows than it got.
+    """
+    rows = torch.cat(views)  # unlike a reshape this keeps channels_last
+    z = model(rows)
+    if not isinstance(z, Tensor):
+        raise TypeError(f"the model must return a tensor [n, ...], got {type(z).__name__}")
+    if z.dim() == 0 or len(z) != len(rows):
+        raise ValueError(f"the model must return {len(rows)} rows for as many images, got {list(z.shape)}")
+    return z.chunk(len(views))
+
+
 @overload
 def cached_step(
-    model: nn.Module, views: Tensor | Sequence[Tensor], loss: Callable[..., Tensor], micro_batch: int
+    model: nn.Module,
+    views: Tensor | Sequence[Tensor],
+    loss: Callable[..., Tensor],
+    micro_batch: int,
+    *,
+    embed: Embed = ...,
 ) -> Tensor:
     """Return the loss."""
 
 
 @overload
 def cached_step(
-    model: nn.Module, views: Tensor | Sequence[Tensor], loss: Callable[..., tuple[Tensor, Extra]], micro_batch: int
+    model: nn.Module,
+    views: Tensor | Sequence[Tensor],
+    loss: Callable[..., tuple[Tensor, Extra]],
+    micro_batch: int,
+    *,
+    embed: Embed = ...,
 ) -> tuple[Tensor, Extra]:
     """Return the loss and what came with it."""
 
 
 def cached_step(
-    model: nn.Module, views: Tensor | Sequence[Tensor], loss: Callable[..., Any], micro_batch: int
+    model: nn.Module,
+    views: Tensor | Sequence[Tensor],
+    loss: Callable[..., Any],
+    micro_batch: int,
+    *,
+    embed: Embed = rows_of_views,
 ) -> Tensor | tuple[Tensor, Any]:
     """Add the gradient of ``loss(model(view_0), ..., model(view_V-1))`` to ``.grad``, a micro-batch at a time.
 
@@ -60,6 +94,10 @@ def cached_step(
             own parameters get their gradient. It may gather over ranks, as `fastclr.NTXentLoss` does.
         micro_batch: images per forward, at least 1. Their views go through the model together, view after view:
             ``V * micro_batch`` rows, fewer in the last forward if N does not divide.
+        embed: calls the model on V views of some images, ``[n, ...]`` each, and returns any number of embeddings
+            ``[n, ...]``, which the loss takes in that order. Default: one for each view, from a model as above. Given
+            one's own, the model may be any module; what it returns without gradient, such as the keys of a momentum
+            encoder, is a constant.
 
     Returns:
         The loss without graph, or ``(loss, extra)`` with the extra as it came.
@@ -79,7 +117,7 @@ def cached_step(
     batch = _check(model, views, micro_batch)
     parts = [slice(start, start + micro_batch) for start in range(0, len(batch[0]), micro_batch)]
     devices = sorted({t.get_device() for t in (*model.parameters(), *batch) if t.is_cuda})
-    embeddings, states = _embed(model, batch, parts, devices)
+    embeddings, states = _embed(model, batch, parts, devices, embed)
     leaves = [z.detach().requires_grad_() for z in embeddings]
     result = loss(*leaves)
     value = result[0] if isinstance(result, tuple) and len(result) == 2 else result
@@ -97,12 +135,16 @@ def cached_step(
                 _set_random_state(state, devices)
                 # gradients add up on every rank; the backward of the last micro-batch reduces the sum
                 with model.no_sync() if is_ddp and part is not parts[-1] else nullcontext():  # type: ignore[operator]
-                    z = model(_rows(batch, part))
-                    if not z.requires_grad:
+                    again = embed(model, _part(batch, part))
+                    moving = [index for index, z in enumerate(again) if z.requires_grad]
+                    if not moving:
                         raise ValueError("the model has trainable parameters, but its output does not depend on them")
-                    drifts.append(_drift(z.detach(), _rows(embeddings, part)))
+                    before = _part(embeddings, part)
+                    drifts += [_drift(z.detach(), kept) for z, kept in zip(again, before, strict=True)]
                     with no_autocast:
-                        z.backward(_rows(gradients, part))
+                        torch.autograd.backward(
+                            [again[index] for index in moving], [gradients[index][part] for index in moving]
+                        )
         if (drift := float(torch.stack(drifts).max())) > MOST_DRIFT:
             raise ValueError(
                 f"the gradient is wrong: computed again, the embeddings of a micro-batch differ by {100 * drift:.0f}%. "
@@ -113,9 +155,9 @@ def cached_step(
 
 
 def _embed(
-    model: nn.Module, batch: Sequence[Tensor], parts: list[slice], devices: list[int]
+    model: nn.Module, batch: Sequence[Tensor], parts: list[slice], devices: list[int], embed: Embed
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """Return the embeddings of every view, and the state of the generators before every micro-batch."""
+    """Return the embeddings of the whole batch, and the state of the generators before every micro-batch."""
     # the wrapper would broadcast buffers, which are put back below
     inner = model.module if isinstance(model, DistributedDataParallel) else model
     embeddings: list[Tensor] = []
@@ -123,15 +165,10 @@ def _embed(
     with torch.no_grad(), _kept_buffers(inner):
         for part in parts:
             states.append(_random_state(devices))
-            rows = _rows(batch, part)
-            z = inner(rows)
-            if not isinstance(z, Tensor):
-                raise TypeError(f"the model must return a tensor [n, ...], got {type(z).__name__}")
-            if z.dim() == 0 or len(z) != len(rows):
-                raise ValueError(f"the model must return {len(rows)} rows for as many images, got {list(z.shape)}")
+            found = embed(inner, _part(batch, part))
             if not embeddings:
-                embeddings = [z.new_empty((len(view), *z.shape[1:])) for view in batch]
-            for kept, new in zip(embeddings, z.chunk(len(batch)), strict=True):
+                embeddings = [z.new_empty((len(batch[0]), *z.shape[1:])) for z in found]
+            for kept, new in zip(embeddings, found, strict=True):
                 kept[part] = new
     return embeddings, states
 
@@ -143,9 +180,9 @@ def _drift(z: Tensor, before: Tensor) -> Tensor:
     return drift
 
 
-def _rows(batch: Sequence[Tensor], part: slice) -> Tensor:
-    """Put the rows of all views behind one another; unlike a reshape this keeps channels_last."""
-    return torch.cat([view[part] for view in batch])
+def _part(batch: Sequence[Tensor], part: slice) -> tuple[Tensor, ...]:
+    """Return the same images of every view, or the same rows of every embedding."""
+    return tuple(rows[part] for rows in batch)
 
 
 @contextmanager

@@ -1,1 +1,24 @@
 """What is trained: networks, and one file for each method, from views to a loss."""
+
+from fastclr.methods.base import Facts, Method, ViewPlan, Views
+from fastclr.methods.groups import Group, parameter_groups
+from fastclr.methods.options import MethodOptions, ModelOptions
+from fastclr.methods.simclr import SimCLR, SimCLROptions
+
+METHODS: dict[str, type[Method]] = {
+    "simclr": SimCLR,
+}
+
+__all__ = [
+    "METHODS",
+    "Facts",
+    "Group",
+    "Method",
+    "MethodOptions",
+    "ModelOptions",
+    "SimCLR",
+    "SimCLROptions",
+    "ViewPlan",
+    "Views",
+    "parameter_groups",
+]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastclr.methods.model import SimCLRModel
+from fastclr.methods.heads import split_layers
+from fastclr.methods.model import EncoderHead
 
 
 class HeadLayer(nn.Module):
@@ -15,7 +16,7 @@ class HeadLayer(nn.Module):
         index: 1 is the first layer of the head.
     """
 
-    def __init__(self, model: SimCLRModel, index: int) -> None:
+    def __init__(self, model: EncoderHead, index: int) -> None:
         super().__init__()
         self.model, self.index = model, index
 
@@ -24,7 +25,7 @@ class HeadLayer(nn.Module):
         return self.model.head_features(self.model.encoder(images))[self.index]
 
 
-def feature_module(model: SimCLRModel, layer: str) -> nn.Module:
+def feature_module(model: EncoderHead, layer: str) -> nn.Module:
     """Return the module from images to the features called `layer`.
 
     Args:
@@ -35,9 +36,7 @@ def feature_module(model: SimCLRModel, layer: str) -> nn.Module:
     Raises:
         ValueError: the head has no such layer.
     """
-    count = 0
-    if isinstance(model.head, nn.Sequential):
-        count = sum(isinstance(module, nn.Linear) for module in model.head)
+    count = len(split_layers(model.head))
     names = {"h": 0, "z": count, **{str(index): index for index in range(count + 1)}}
     if layer not in names:
         raise ValueError(f"features must be one of {', '.join(names)} (the head has {count} layer(s)), got {layer!r}")

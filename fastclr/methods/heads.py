@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import nn
-
-if TYPE_CHECKING:
-    pass
 
 
 def build_head(kind: str, features: int, dim: int, layers: int, hidden: int, bn: bool) -> nn.Module:
@@ -34,20 +29,40 @@ def build_head(kind: str, features: int, dim: int, layers: int, hidden: int, bn:
     return nn.Sequential(*modules)
 
 
-def head_depth(head: nn.Module) -> int:
-    """Return the number of layers of a projection head."""
-    return sum(isinstance(module, nn.Linear) for module in head) if isinstance(head, nn.Sequential) else 0
+def split_layers(head: nn.Module) -> list[nn.Sequential]:
+    """Return the layers of a projection head: each a linear map with the batch norm and ReLU after it.
+
+    A head without layers (``none``) gives none.
+
+    Raises:
+        TypeError: the head was not made by `build_head`.
+    """
+    if isinstance(head, nn.Identity):
+        return []
+    if not isinstance(head, nn.Sequential):
+        raise TypeError(f"the head must be one of build_head, got {type(head).__name__}")
+    modules = list(head)
+    starts = [index for index, module in enumerate(modules) if isinstance(module, nn.Linear)]
+    ends = [*starts[1:], len(modules)]
+    return [nn.Sequential(*modules[start:end]) for start, end in zip(starts, ends, strict=True)]
 
 
 def first_layers(head: nn.Module, count: int) -> nn.Sequential:
-    """Return the first `count` layers of a projection head, each with the batch norm and ReLU after it.
+    """Return the first `count` layers of a projection head as one flat sequence.
 
     Raises:
-        ValueError: the head has fewer layers.
+        TypeError: the head was not made by `build_head`.
+        ValueError: it has fewer layers.
     """
-    depth = head_depth(head)
-    if not 0 <= count <= depth:
-        raise ValueError(f"from_layer must be from 0 (the encoder's features) to {depth} (the head's end), got {count}")
-    modules = list(head) if isinstance(head, nn.Sequential) else []
-    starts = [index for index, module in enumerate(modules) if isinstance(module, nn.Linear)]
-    return nn.Sequential(*modules[: [*starts, len(modules)][count]])
+    layers = split_layers(head)
+    if not 0 <= count <= len(layers):
+        raise ValueError(
+            f"from_layer must be from 0 (the encoder's features) to {len(layers)} (the head's end), got {count}"
+        )
+    return nn.Sequential(*(module for layer in layers[:count] for module in layer))
+
+
+def output_width(layers: nn.Sequential) -> int | None:
+    """Return the number of features that come out of some layers, None if there are none."""
+    widths = [module.out_features for module in layers if isinstance(module, nn.Linear)]
+    return widths[-1] if widths else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from fastclr.data import Splits
 from fastclr.evaluate import Features
 from fastclr.files import write_atomically
+from fastclr.methods import METHODS
 from fastclr.report.feature_sections import (
     confusion_section,
     diagnostics_section,
@@ -73,7 +74,8 @@ def write_comparison(runs: Sequence[Run], out: Path) -> None:
 def run_page(material: Material) -> bytes:
     """Return the page of one run."""
     config = material.run.config
-    lead = f"SimCLR, {config.encoder} x{config.width:g} at {config.augment.size} px on {config.data}"
+    title = METHODS[config.method].title
+    lead = f"{title}, {config.encoder} x{config.width:g} at {config.augment.size} px on {config.data}"
     curves = training_charts([material], ["this run"], "step")
     sections = [
         ("overview", "Overview", join([tiles(material), results_table(material)])),

@@ -9,12 +9,24 @@ import statistics
 from collections.abc import Sequence
 
 from fastclr.environment import environment, read_environment
+from fastclr.methods import METHODS
 from fastclr.report.charts import Series, line_chart
 from fastclr.report.markup import Html, element, join, missing, paragraph, table
 from fastclr.report.material import Material
-from fastclr.training.config import PretrainConfig
+from fastclr.training.config import PretrainConfig, difference, flat
 from fastclr.training.presets import PRESETS
 from fastclr.training.results import percent, score_rows
+
+# what every training logs; the rest is the method's own
+COMMON = ("kind", "epoch", "step", "loss", "lr", "images_per_s", "train_s", "first_step_s")
+CAPTIONS = {
+    "contrastive_accuracy": "Share of views that find their partner first among all views of the batch.",
+    "contrastive_entropy": "Entropy of the softmax over all other views, in nats; high: many views look alike to the "
+    "encoder.",
+    "temperature": "Learnt with the weights.",
+}
+KNN_CAPTION = "Test images classified by their nearest training images."
+ABSENT = "\N{EM DASH}"  # an option of one method that another does not have
 
 
 def tiles(material: Material) -> Html:
@@ -23,10 +35,8 @@ def tiles(material: Material) -> Html:
     entries = [("state", state(material))]
     if train:
         rates = [r["images_per_s"] for r in train if "images_per_s" in r]
-        entries += [
-            ("loss, last record", f"{train[-1]['loss']:.3f}"),
-            ("contrastive accuracy", percent(train[-1]["contrastive_accuracy"])),
-        ]
+        entries.append(("loss, last record", f"{train[-1]['loss']:.3f}"))
+        entries += [(in_words(name), percent(train[-1][name])) for name in train[-1] if name.endswith("_accuracy")]
         entries += [("images per second, median", f"{statistics.median(rates):,.0f}")] if rates else []
     if evaluations:
         entries.append((f"kNN after epoch {evaluations[-1]['epoch']}", percent(evaluations[-1]["knn"])))
@@ -67,35 +77,48 @@ def training_charts(materials: Sequence[Material], names: Sequence[str], axis: s
             found.append(Series(name, x, [factor * r[key] for r in records], colour, dots=kind == "eval"))
         return found
 
-    accuracy, knn = lines("contrastive_accuracy", factor=100), lines("knn", "eval", 100)
+    recorded = dict.fromkeys(name for material in materials for record in material.train for name in record)
+    shares = [name for name in recorded if name.endswith("_accuracy")]
+    knn = lines("knn", "eval", 100)
     if single:
-        both = [
-            dataclasses.replace(accuracy[0], name="contrastive accuracy, training", colour=0),
-            dataclasses.replace(knn[0], name="kNN accuracy, test", colour=1),
-        ]
-        caption = "Share of views that find their partner first among all views of the batch; and kNN on test images."
-        if any("online_probe_accuracy" in record for record in materials[0].train):
-            online = lines("online_probe_accuracy", factor=100)[0]
-            both.append(dataclasses.replace(online, name="online probe, training", colour=2))
-        accuracies = [line_chart("Accuracy", both, axis, caption, from_zero=True, unit="%")]
+        found = [(f"{in_words(name)}, training", lines(name, factor=100)[0]) for name in shares]
+        found.append(("kNN accuracy, test", knn[0]))
+        both = [dataclasses.replace(line, name=name, colour=colour) for colour, (name, line) in enumerate(found)]
+        caption = " ".join(CAPTIONS[name] for name in shares if name in CAPTIONS) + f" kNN: {KNN_CAPTION}"
+        accuracies = [line_chart("Accuracy", both, axis, caption.strip(), from_zero=True, unit="%")]
     else:
-        caption = "Share of views that find their partner first among all views of the batch."
-        knn_caption = "Test images classified by their nearest training images."
-        accuracies = [
-            line_chart("Contrastive accuracy", accuracy, axis, caption, from_zero=True, unit="%"),
-            line_chart("kNN accuracy", knn, axis, knn_caption, from_zero=True, unit="%"),
-        ]
-    entropy = "Entropy of the softmax over all other views, in nats; high: many views look alike to the encoder."
+        accuracies = [own_chart(name, lines(name, factor=100), axis, from_zero=True, unit="%") for name in shares]
+        accuracies.append(line_chart("kNN accuracy", knn, axis, KNN_CAPTION, from_zero=True, unit="%"))
+    others = [name for name in recorded if name not in COMMON and name not in shares and moves(materials, name)]
     charts = [
-        line_chart("NT-Xent loss", lines("loss"), axis, "Mean over the steps of each record."),
+        line_chart("Loss", lines("loss"), axis, f"{losses(materials)}; mean over the steps of each record."),
         *accuracies,
-        line_chart("Contrastive entropy", lines("contrastive_entropy"), axis, entropy),
+        *(own_chart(name, lines(name), axis) for name in others),
         line_chart("Learning rate", lines("lr"), axis, "Of the first parameter group.", from_zero=True),
         line_chart("Throughput", lines("images_per_s"), axis, "Images per second while training.", from_zero=True),
     ]
-    if any(material.run.config.learnable_temperature for material in materials):
-        charts.append(line_chart("Temperature", lines("temperature"), axis, "Learnt with the weights."))
     return element("div", *charts, class_="charts")
+
+
+def own_chart(name: str, lines: Sequence[Series], axis: str, *, from_zero: bool = False, unit: str = "") -> Html:
+    """Return the chart of something that a method logs under `name`."""
+    caption = CAPTIONS.get(name, "Mean over the steps of each record.")
+    return line_chart(in_words(name).capitalize(), lines, axis, caption, from_zero=from_zero, unit=unit)
+
+
+def in_words(name: str) -> str:
+    """Return the name of a logged number as people write it."""
+    return name.replace("_", " ")
+
+
+def moves(materials: Sequence[Material], name: str) -> bool:
+    """Tell whether a logged number is more than a constant, as a temperature that is not learnt is."""
+    return any(len({record[name] for record in material.train if name in record}) > 1 for material in materials)
+
+
+def losses(materials: Sequence[Material]) -> str:
+    """Return the names of the methods whose loss is shown."""
+    return ", ".join(dict.fromkeys(METHODS[material.run.config.method].title for material in materials))
 
 
 def steps_per_epoch(material: Material) -> float:
@@ -116,28 +139,24 @@ def results_table(material: Material) -> Html:
     return table(("evaluation", "score", "protocol"), rows, "Scores on test images.", class_="text")
 
 
-def flat(config: PretrainConfig) -> dict[str, str]:
-    """Return the fields of a configuration as texts, those of the augmentation under ``augment.``."""
-    values = dataclasses.asdict(config)
-    augment = values.pop("augment")
-    values |= {f"augment.{name}": value for name, value in augment.items()}
-    return {name: json.dumps(value) if not isinstance(value, str) else value for name, value in values.items()}
+def texts(config: PretrainConfig) -> dict[str, str]:
+    """Return the values of a configuration as texts."""
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in flat(config).items()}
 
 
 def closest_preset(config: PretrainConfig) -> str:
     """Return the name of the preset with the fewest fields that differ."""
-    mine = flat(config)
-    return min(PRESETS, key=lambda name: sum(mine[field] != value for field, value in flat(PRESETS[name]).items()))
+    return min(PRESETS, key=lambda name: len(difference(PRESETS[name], config)))
 
 
 def config_tables(config: PretrainConfig) -> Html:
     """Return the configuration beside the preset that it is closest to; what differs stands out."""
     name = closest_preset(config)
-    mine, theirs = flat(config), flat(PRESETS[name])
-    changed = [(field, value, theirs[field]) for field, value in mine.items() if value != theirs[field]]
+    mine, theirs = texts(config), texts(PRESETS[name])
+    rows = [(field, value, theirs.get(field, ABSENT)) for field, value in mine.items()]
+    changed = [row for row in rows if row[1] != row[2]]
     head = ("option", "this run", f"preset {name}")
     text = f"The closest preset is {name}; {len(changed)} of {len(mine)} options differ from it."
-    rows = [(field, value, theirs[field]) for field, value in mine.items()]
     marked = [index for index, (_, value, other) in enumerate(rows) if value != other]
     parts = [paragraph(text)]
     if changed:
@@ -157,12 +176,10 @@ def environment_table(material: Material) -> Html:
 
 def difference_table(materials: Sequence[Material], names: Sequence[str]) -> Html:
     """Return the options in which several runs differ."""
-    configs = [flat(material.run.config) for material in materials]
-    rows = [
-        (field, *(config[field] for config in configs))
-        for field in configs[0]
-        if len({config[field] for config in configs}) > 1
-    ]
+    configs = [texts(material.run.config) for material in materials]
+    fields = dict.fromkeys(field for config in configs for field in config)
+    every = [(field, *(config.get(field, ABSENT) for config in configs)) for field in fields]
+    rows = [row for row in every if len(set(row[1:])) > 1]
     if not rows:
         return missing("The runs have the same configuration.")
     return table(("option", *names), rows, "Options that differ; all others are the same.", class_="text")

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import inspect
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,17 +15,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastclr.augment import SimCLRAugment
-from fastclr.data import Loader, Splits, load_splits, make_loader
+from fastclr.data import Batch, Loader, Splits, load_splits, make_loader
 from fastclr.data.order import raw_bits
 from fastclr.device import resolve_device, set_deterministic, uses_bf16
 from fastclr.evaluate import OnlineProbe
-from fastclr.losses import NTXentLoss
+from fastclr.methods import METHODS, Facts, Method
 from fastclr.methods.encoders import feature_dim
-from fastclr.methods.model import PerView, SimCLRModel, build_model
 from fastclr.methods.sync_bn import synchronise_batch_norm
 from fastclr.parallel import World
 from fastclr.training.config import PretrainConfig
 from fastclr.training.optim import build_optimizer, build_schedule
+from fastclr.training.totals import Totals
 
 
 @dataclass
@@ -69,15 +70,12 @@ class Training:
     data: Splits
     loader: Loader
     augment: SimCLRAugment
-    model: SimCLRModel
-    project: nn.Module  # the model as it is called: per view, compiled, distributed
+    method: Method
+    forward: nn.Module  # the method as it is called: compiled, distributed
     probe: OnlineProbe | None
-    loss: NTXentLoss
     optimizer: torch.optim.Optimizer
     schedule: Any  # timm.scheduler.CosineLRScheduler
-    totals: (
-        Tensor  # sums since the last log record: loss, contrastive accuracy, entropy, steps, finite steps, online probe
-    )
+    totals: Totals
     clock: Clock
     epoch: int = 0
     step_in_epoch: int = 0
@@ -85,12 +83,21 @@ class Training:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Where the method computes."""
         return self.world.device
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.config.epochs * len(self.loader)
+
+    def loss_of(self, batch: Batch) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+        """Return the loss of the current step as a function of the embeddings."""
+        return lambda *embeddings: self.method.loss(embeddings, batch, self.step, self.total_steps)
 
 
 def build(config: PretrainConfig, world: World | None = None, data: Splits | None = None) -> Training:
-    """Load the data and build model, loss, optimiser and schedule as `config` says.
+    """Load the data and build method, optimiser and schedule as `config` says.
 
     Args:
         config: the run.
@@ -125,47 +132,49 @@ def build(config: PretrainConfig, world: World | None = None, data: Splits | Non
         prefetch=config.prefetch,
     )
     torch.manual_seed(config.seed)
-    model = build_model(config)
+    facts = Facts(images=len(data.train), classes=len(data.train.classes), world_size=world.size)
+    method = METHODS[config.method].build(config, facts)
     if config.sync_bn:
-        synchronise_batch_norm(model, world, config.sync_bn_group)
-    model = model.to(device)
+        synchronise_batch_norm(method, world, config.sync_bn_group)
+    method = method.to(device)
     if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    loss = NTXentLoss(config.temperature, learnable_temperature=config.learnable_temperature).to(device)
-    optimizer = build_optimizer(config, model, loss)
+        method = method.to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(config, method.groups(config.optimizer))
+    views = method.views
     return Training(
         config=config,
         world=world,
         autocast=uses_bf16(config.amp, device),
         data=data,
         loader=loader,
-        augment=SimCLRAugment(config.augment, views=2, seed=config.seed, channels_last=config.channels_last),
-        model=model,
-        project=wrap(model, config, world),
-        probe=build_probe(config, model, data, device),
-        loss=loss,
+        augment=SimCLRAugment(views.config, views.count, seed=config.seed, channels_last=config.channels_last),
+        method=method,
+        forward=wrap(method, config, world),
+        probe=build_probe(config, method, data, device),
         optimizer=optimizer,
         schedule=build_schedule(config, optimizer, len(loader)),
-        totals=torch.zeros(7, device=device, dtype=torch.float64),
+        totals=Totals(device),
         clock=Clock(device),
     )
 
 
-def wrap(model: SimCLRModel, config: PretrainConfig, world: World) -> nn.Module:
-    """Return the model as the loop calls it: view by view if asked for, compiled, with its gradients averaged."""
-    project: nn.Module = PerView(model) if config.bn_per_view else model
+def wrap(method: Method, config: PretrainConfig, world: World) -> nn.Module:
+    """Return the method as the loop calls it: compiled, with the gradients of its networks averaged."""
     if config.compile != "off":
-        project = torch.compile(project, mode=config.compile)  # type: ignore[assignment]
-    if world.group is not None:
-        options: dict[str, Any] = {"gradient_as_bucket_view": True}
-        if config.sync_bn and config.sync_bn_group is None:  # equal statistics on all ranks need no broadcast
-            renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # in torch 2.14
-            options["forward_sync_buffers" if renamed else "broadcast_buffers"] = False
-        project = DistributedDataParallel(project, **options)
-    return project
+        method.compile(mode=config.compile)
+    if world.group is None:
+        return method
+    # the criterion computes outside of the forward. Inside of DistributedDataParallel its gradients would be reduced
+    # once in a direct step, and in a cached one not with those of the networks: the ranks would drift apart
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(method, method.criterion_names())
+    options: dict[str, Any] = {"gradient_as_bucket_view": True}
+    if config.sync_bn and config.sync_bn_group is None:  # equal statistics on all ranks need no broadcast
+        renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # in torch 2.14
+        options["forward_sync_buffers" if renamed else "broadcast_buffers"] = False
+    return DistributedDataParallel(method, **options)
 
 
-def build_probe(config: PretrainConfig, model: SimCLRModel, data: Splits, device: torch.device) -> OnlineProbe | None:
+def build_probe(config: PretrainConfig, method: Method, data: Splits, device: torch.device) -> OnlineProbe | None:
     """Return a linear classifier that learns beside the encoder and does not touch it, if `config` asks for one.
 
     Raises:
@@ -176,7 +185,7 @@ def build_probe(config: PretrainConfig, model: SimCLRModel, data: Splits, device
     classes = len(data.train.classes)
     if classes < 2:
         raise ValueError(f"online_probe needs training images of at least 2 classes, got {classes}")
-    return OnlineProbe(feature_dim(model.encoder, config.augment.size), classes).to(device)
+    return OnlineProbe(feature_dim(method.encoder, config.augment.size), classes).to(device)
 
 
 def augment_device(device: torch.device) -> torch.device:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fastclr.files import write_atomically
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, 3)
 PATTERN = re.compile(r"step-(\d{8,})\.pt")
 
 
@@ -41,11 +42,10 @@ class Checkpoint:
     epoch: int
     step_in_epoch: int
     step: int
-    model: dict[str, Any]
-    loss: dict[str, Any]
+    method: dict[str, Any]
     optimizer: dict[str, Any]
     probe: dict[str, Any]
-    totals: Tensor
+    totals: dict[str, Tensor]
     seconds: tuple[float, float]
 
 
@@ -100,11 +100,38 @@ def load_checkpoint(path: Path) -> Checkpoint:
             contents = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many types
             raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+    contents = upgraded(contents)
     expected = {field.name for field in dataclasses.fields(Checkpoint)}
     if not isinstance(contents, dict) or set(contents) != expected:
         found = sorted(contents) if isinstance(contents, dict) else type(contents).__name__
         raise ValueError(f"{path} must hold {sorted(expected)}, got {found}: it was made by another version of fastclr")
     return Checkpoint(**contents)
+
+
+# the places of the sums in a checkpoint of format 2
+FORMAT_2_SUMS = (
+    "loss",
+    "contrastive_accuracy",
+    "contrastive_entropy",
+    "steps",
+    "finite",
+    "online_right",
+    "online_labelled",
+)
+
+
+def upgraded(contents: Any) -> Any:
+    """Return the contents of a checkpoint of format 2 as those of the present format; others come back as they are.
+
+    Format 2 had encoder and head under ``model``, the temperature under ``loss``, and the sums in one vector.
+    """
+    if not isinstance(contents, dict) or not {"model", "loss", "totals"} <= set(contents):
+        return contents
+    contents = dict(contents)
+    model, loss, totals = contents.pop("model"), contents.pop("loss"), contents.pop("totals")
+    names = FORMAT_2_SUMS if contents.get("probe") else FORMAT_2_SUMS[:5]
+    method = {**model, **{f"criterion.{name}": value for name, value in loss.items()}}
+    return {**contents, "method": method, "totals": {name: totals[index] for index, name in enumerate(names)}}
 
 
 def find_fault(file: BinaryIO) -> str | None:
@@ -118,8 +145,8 @@ def find_fault(file: BinaryIO) -> str | None:
             f"must end in the line that ends a fastclr checkpoint of format {FORMAT}, and does not: "
             f"it is cut off, or another kind of file ({size} bytes)"
         )
-    if int(record[1]) != FORMAT:
-        return f"must be a fastclr checkpoint of format {FORMAT}, got {int(record[1])}"
+    if int(record[1]) not in READABLE:
+        return f"must be a fastclr checkpoint of format {' or '.join(map(str, READABLE))}, got {int(record[1])}"
     file.seek(0)
     sha256, left = hashlib.sha256(), payload
     while left and (chunk := file.read(min(CHUNK, left))):

@@ -76,7 +76,7 @@ class CheckpointWriter:
         self._check_finite(copied)
         needed = count_bytes(vars(copied)) + OVERHEAD
         if self._before is not None:
-            needed += count_bytes(copied.model)  # what it exports is made of the weights
+            needed += count_bytes(copied.method)  # what it exports is made of the weights
         self._make_room(needed)
         # not a daemon: the interpreter waits for it
         self._thread = threading.Thread(target=self._write, args=(copied,), name="checkpoint")
@@ -144,13 +144,11 @@ class CheckpointWriter:
             path.unlink(missing_ok=True)
 
     def _check_finite(self, checkpoint: Checkpoint) -> None:
-        for part in ("model", "loss"):
-            for name, value in getattr(checkpoint, part).items():
-                if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
-                    raise FloatingPointError(
-                        f"{part}.{name} is not finite at step {checkpoint.step}: this state is not saved; "
-                        f"{self._what_is_left()}"
-                    )
+        for name, value in checkpoint.method.items():
+            if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+                raise FloatingPointError(
+                    f"{name} is not finite at step {checkpoint.step}: this state is not saved; {self._what_is_left()}"
+                )
 
     def _make_room(self, needed: int) -> None:
         """See that `needed` bytes are free; the newest checkpoint that verifies is never deleted for that."""

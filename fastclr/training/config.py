@@ -1,115 +1,27 @@
-"""What a pretraining run is: one dataclass, its checks, and the presets."""
+"""What a pretraining run is: the options of its parts in one dataclass, their checks, and its file."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fastclr.augment import AugmentConfig
-from fastclr.data import LoaderKind
+from fastclr.data.options import DataOptions
 from fastclr.files import write_text_atomically
+from fastclr.methods import METHODS, MethodOptions, ModelOptions
+from fastclr.methods.options import Check
+from fastclr.training.optim import OptimizerOptions
 
-HeadKind = Literal["none", "linear", "mlp"]
-StemKind = Literal["auto", "imagenet", "cifar"]
-OptimizerKind = Literal["lars", "sgd", "adamw"]
-LrScaling = Literal["none", "linear", "sqrt"]
 AmpKind = Literal["auto", "bf16", "off"]
 CompileKind = Literal["off", "default", "reduce-overhead", "max-autotune"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """A SimCLR pretraining run; every field is an option of ``fastclr pretrain``.
-
-    Raises:
-        ValueError: a value is outside of its range; the message names the field, what it takes and what it got.
-    """
-
-    data: str = ""
-    """Images: `shapes`, `cifar10`, `cifar100`, `stl10`, a folder, a tar, or WebDataset shards `x-{00..99}.tar`."""
-    test_data: str | None = None
-    """Labelled images to evaluate on. Default: the test split of `data`, or a held-out share of it."""
-    holdout: float = 0.1
-    """Share of `data` kept from training for evaluation when it is labelled and has no test split."""
-    resize_shorter: int | None = None
-    """Shrink larger images to this shorter side while loading, so that the set fits into memory."""
-    labels: str | None = None
-    """CSV file with the columns name and label that gives the classes; without it, folders do."""
-    data_root: str = "data"
-    """Folder with the files of `cifar10`, `cifar100` and `stl10`."""
-    download: bool = False
-    """Fetch them when they are not there."""
-    cache: str = "auto"
-    """Where decoded images are kept for the next run: `auto` is ~/.cache/fastclr, `off` nowhere, or a folder."""
-    loader: LoaderKind = "auto"
-    """`resident` keeps decoded images; `dali`, `torch` decode every epoch; `auto`: resident if it fits, else dali."""
-    workers: int | None = None
-    """Threads (resident, dali) or processes (torch) that decode. Default: one per core."""
-    prefetch: int = 2
-    """Batches that dali, or each worker of torch, decodes ahead of the training step."""
-
-    encoder: str = "resnet18"
-    """Name of a timm model, or simclr_skresnet50, 101 or 152: the selective-kernel ResNets of SimCLR v2."""
-    width: float = 1.0
-    """Multiplies the channels of a ResNet, its stem included."""
-    stem: StemKind = "auto"
-    """First layers of a ResNet: `cifar` is a 3x3 convolution without pooling; `auto` takes it up to 64 px."""
-    patch_size: int | None = None
-    """Side of a ViT's patches in pixels. Default: the model's, which is for 224 px; 4 is usual at 32 px."""
-    head: HeadKind = "mlp"
-    """Projection head."""
-    head_layers: int = 2
-    """Layers of an mlp head, 1 to 3."""
-    head_hidden: int | None = None
-    """Hidden width of an mlp head. Default: the encoder's."""
-    head_dim: int = 128
-    """Dimension of the projection z."""
-    head_bn: bool = True
-    """Batch normalisation after every layer of the head, as in the paper's code."""
-
-    augment: AugmentConfig = field(default_factory=lambda: AugmentConfig.cifar(32))
-    """The augmentation of both views."""
-
-    temperature: float = 0.5
-    """Temperature of NT-Xent."""
-    learnable_temperature: bool = False
-    """Train the temperature too."""
-
-    epochs: int = 100
-    """Passes over the data."""
-    batch_size: int = 256
-    """Images per step over all processes; each gives two views."""
-    micro_batch: int | None = None
-    """Images per forward pass: the gradient of the whole batch in the memory of a small one. Default: all at once."""
-    sync_bn: bool = True
-    """Batch norm over all processes; off: each process by itself."""
-    sync_bn_group: int | None = None
-    """Processes that share batch norm statistics. Default: all of them."""
-    bn_per_view: bool = False
-    """Run the views through the model one after the other, so that batch norm sees each by itself."""
-    optimizer: OptimizerKind = "sgd"
-    """`sgd` decays every parameter; `adamw` leaves biases and norms undecayed; `lars` has the rules of the paper."""
-    lr: float = 0.06
-    """Base learning rate; lr_scaling makes the peak from it."""
-    lr_scaling: LrScaling = "none"
-    """The peak is lr (`none`), lr B / 256 (`linear`) or lr sqrt(B) (`sqrt`), with B the global batch_size."""
-    momentum: float = 0.9
-    """Momentum of LARS and SGD."""
-    nesterov: bool = False
-    """Nesterov momentum, of LARS and SGD."""
-    lars_eta: float = 0.001
-    """Trust coefficient of LARS."""
-    weight_decay: float = 5e-4
-    """Weight decay."""
-    warmup_epochs: float = 0.0
-    """Linear warm-up from zero, in epochs; the cosine to zero follows, step by step."""
-    warmup_share: float | None = None
-    """The same as a share of all epochs, in place of warmup_epochs."""
-    clip_grad: float | None = None
-    """Clip the gradient's norm to this value."""
+class RunOptions:
+    """Where a run computes, how exactly, and how often it looks back."""
 
     seed: int = 0
     """Seeds the weights, the order of the data and the augmentation."""
@@ -123,7 +35,6 @@ class PretrainConfig:
     """Mode of torch.compile for encoder and head; `reduce-overhead` replays CUDA graphs."""
     deterministic: bool = False
     """Bit-reproducible on the same machine and number of threads; may be slower."""
-
     online_probe: bool = False
     """Train a linear classifier on the features meanwhile, behind a stopped gradient, and log its accuracy."""
     knn_every: int = 10
@@ -145,41 +56,9 @@ class PretrainConfig:
     wandb: str | None = None
     """Log to this project of Weights & Biases too."""
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        share = self.warmup_share
-        alone = share is None or not self.warmup_epochs
-        may_look_ahead = self.optimizer != "adamw" and self.momentum > 0
-        checks: list[tuple[str, bool, str]] = [
-            ("holdout", 0.0 <= self.holdout < 1.0, "a number in [0, 1)"),
-            ("resize_shorter", self.resize_shorter is None or self.resize_shorter >= 1, "a positive number or None"),
-            ("loader", self.loader in get_args(LoaderKind), f"one of {get_args(LoaderKind)}"),
-            ("workers", self.workers is None or self.workers >= 0, "at least 0 or None"),
-            ("prefetch", self.prefetch >= 1, "at least 1"),
-            ("width", self.width > 0, "a positive number"),
-            ("stem", self.stem in get_args(StemKind), f"one of {get_args(StemKind)}"),
-            ("patch_size", self.patch_size is None or self.patch_size >= 1, "a positive number or None"),
-            ("head", self.head in get_args(HeadKind), f"one of {get_args(HeadKind)}"),
-            ("head_layers", 1 <= self.head_layers <= 3, "1, 2 or 3"),
-            ("head_hidden", self.head_hidden is None or self.head_hidden >= 1, "a positive number or None"),
-            ("head_dim", self.head_dim >= 1, "a positive number"),
-            ("temperature", 1e-8 <= abs(self.temperature) < float("inf"), "a finite number other than 0"),
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 2, "at least 2: the loss contrasts images"),
-            ("micro_batch", self.micro_batch is None or self.micro_batch >= 1, "a positive number or None"),
-            ("online_probe", not (self.online_probe and self.micro_batch), "off with micro_batch"),
-            ("sync_bn_group", self.sync_bn_group is None or self.sync_bn_group >= 1, "a positive number or None"),
-            ("optimizer", self.optimizer in get_args(OptimizerKind), f"one of {get_args(OptimizerKind)}"),
-            ("lr", 0 < self.lr < float("inf"), "a positive number"),
-            ("lr_scaling", self.lr_scaling in get_args(LrScaling), f"one of {get_args(LrScaling)}"),
-            ("momentum", 0 <= self.momentum < 1, "a number in [0, 1)"),
-            ("nesterov", not self.nesterov or may_look_ahead, "False for adamw and without momentum"),
-            ("lars_eta", 0 < self.lars_eta < float("inf"), "a positive number"),
-            ("weight_decay", 0 <= self.weight_decay < float("inf"), "a number of at least 0"),
-            ("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, f"at least 0 and below epochs={self.epochs}"),
-            ("warmup_share", share is None or 0 <= share < 1, "a number in [0, 1) or None"),
-            ("warmup_share", alone, f"None beside warmup_epochs={self.warmup_epochs}"),
-            ("clip_grad", self.clip_grad is None or self.clip_grad > 0, "a positive number or None"),
+    def checks(self) -> list[Check]:
+        """Return what must hold of the values."""
+        return [
             ("seed", 0 <= self.seed < 2**63, "an integer in [0, 2**63)"),
             ("amp", self.amp in get_args(AmpKind), f"one of {get_args(AmpKind)}"),
             ("compile", self.compile in get_args(CompileKind), f"one of {get_args(CompileKind)}"),
@@ -192,13 +71,48 @@ class PretrainConfig:
             ("keep_checkpoints", self.keep_checkpoints >= 1, "at least 1"),
             ("wandb", self.wandb != "", "the name of a project or None"),
         ]
-        for name, good, expected in checks:
+
+
+# the bases come in reverse: a dataclass lists the fields of its last base first
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
+    """A pretraining run; every field is an option of ``fastclr pretrain``.
+
+    Each part of a run owns its options and their checks, and takes a `PretrainConfig` where it asks for its own.
+
+    Raises:
+        TypeError: the method's options are those of another method.
+        ValueError: a value is outside of its range; the message names the field, what it takes and what it got.
+    """
+
+    def __post_init__(self) -> None:
+        """Fill in the method's options, and check ranges."""
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        expected = METHODS[self.method].Options
+        if type(self.options) is MethodOptions:
+            object.__setattr__(self, "options", expected())
+        if type(self.options) is not expected:
+            raise TypeError(
+                f"options of method {self.method} must be {expected.__name__}, got {type(self.options).__name__}"
+            )
+        own = [(self.options, check) for check in self.options.checks()]
+        parts: tuple[Any, ...] = (DataOptions, ModelOptions, OptimizerOptions, RunOptions)
+        for owner, (name, good, wanted) in [*own, *((self, check) for part in parts for check in part.checks(self))]:
             if not good:
-                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be {wanted}, got {getattr(owner, name)!r}")
+        if self.online_probe and self.micro_batch:
+            raise ValueError(f"online_probe must be off with micro_batch, got {self.online_probe!r}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, as stored in JSON files and checkpoints; the method's options under its name."""
+        values = dataclasses.asdict(self)
+        values[self.method] = values.pop("options")
+        return values
 
     def save(self, path: Path) -> None:
         """Write the configuration as JSON."""
-        write_text_atomically(path, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        write_text_atomically(path, json.dumps(self.as_dict(), indent=2) + "\n")
 
     @staticmethod
     def load(path: Path) -> PretrainConfig:
@@ -207,19 +121,38 @@ class PretrainConfig:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> PretrainConfig:
-        """Build from plain values, as found in a checkpoint or a JSON file."""
-        known = {f.name for f in dataclasses.fields(PretrainConfig)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"unknown option(s) {unknown} in the configuration; was it made by a newer fastclr?")
-        stored: dict[str, Any] = values.get("augment", {})
-        augment: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v
-            for name, v in stored.items()  # JSON has no tuples
-        }
-        return PretrainConfig(**{**values, "augment": AugmentConfig(**augment)})
+        """Build from plain values, as found in a checkpoint or a JSON file.
+
+        Runs that were made before there were methods have the options of SimCLR beside all others.
+        """
+        values = dict(values)
+        method = values.setdefault("method", "simclr")
+        if method not in METHODS:
+            raise ValueError(f"unknown method {method!r} in the configuration; was it made by a newer fastclr?")
+        own: dict[str, Any] = dict(values.pop(method, {}))
+        own |= {name: values.pop(name) for name in ("temperature", "learnable_temperature") if name in values}
+        if "augment" in values:  # JSON has no tuples
+            drawn = {name: tuple(v) if isinstance(v, list) else v for name, v in values["augment"].items()}
+            values["augment"] = AugmentConfig(**drawn)
+        for owner, given in ((PretrainConfig, values), (METHODS[method].Options, own)):
+            known = {f.name for f in dataclasses.fields(owner)} - {"options"}
+            if unknown := sorted(set(given) - known):
+                raise ValueError(f"unknown option(s) {unknown} in the configuration; was it made by a newer fastclr?")
+        options = METHODS[method].Options(**own)
+        return PretrainConfig(**{**values, "options": options})
+
+
+def flat(config: PretrainConfig) -> dict[str, Any]:
+    """Return all values: the method's own under ``METHOD.name``, those of the augmentation under ``augment.name``."""
+    values: dict[str, Any] = {}
+    for name, value in config.as_dict().items():
+        nested = value.items() if isinstance(value, dict) else None
+        values |= {name: value} if nested is None else {f"{name}.{inner}": each for inner, each in nested}
+    return values
 
 
 def difference(old: PretrainConfig, new: PretrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Return the fields that differ, as ``{name: (old, new)}``."""
-    fields = [f.name for f in dataclasses.fields(PretrainConfig)]
-    return {n: (getattr(old, n), getattr(new, n)) for n in fields if getattr(old, n) != getattr(new, n)}
+    """Return the options that differ, as ``{name: (old, new)}``; None where one of two methods does not have one."""
+    there, here = flat(old), flat(new)
+    names = dict.fromkeys([*there, *here])
+    return {n: (there.get(n), here.get(n)) for n in names if there.get(n) != here.get(n)}

@@ -15,6 +15,7 @@ from fastclr.augment import SimCLRAugment
 from fastclr.data import ImageDataset, ImageIndex, Splits, make_loader
 from fastclr.device import resolve_device, set_deterministic, uses_bf16
 from fastclr.evaluate import Extracted, evaluation_batches, extract_features
+from fastclr.methods import parameter_groups
 from fastclr.training.build import augment_device, seed_step
 from fastclr.training.config import PretrainConfig
 from fastclr.training.optim import build_optimizer, build_schedule, peak_lr
@@ -81,7 +82,7 @@ def fit(
         workers=config.workers,
         prefetch=config.prefetch,
     )
-    optimizer = build_optimizer(config, model, nn.Identity())
+    optimizer = build_optimizer(config, parameter_groups(model, config.optimizer))
     schedule = build_schedule(config, optimizer, len(loader))
     losses: list[float] = []
     step, stop, steps = 0, StopRequest(), config.epochs * len(loader)

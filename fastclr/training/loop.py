@@ -1,31 +1,39 @@
-"""The training loop: build -> for epoch -> for batch -> augment -> encode -> loss -> step -> log -> checkpoint."""
+"""The training loop: build, then for every epoch and batch a step, a log record, a checkpoint, an evaluation."""
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from fastclr.data import Splits
 from fastclr.environment import record_environment
-from fastclr.evaluate import Features, knn_accuracy, labelled_features
+from fastclr.evaluate import Features
 from fastclr.parallel import open_world
-from fastclr.report import write_report
 from fastclr.training.build import Training, build
 from fastclr.training.checkpoint_writer import CheckpointWriter
 from fastclr.training.config import PretrainConfig
+from fastclr.training.evaluation import can_evaluate, evaluate_epoch, is_evaluation_due, say
 from fastclr.training.metrics import check_hooks, open_hooks
 from fastclr.training.optim import peak_lr
 from fastclr.training.run import Run
-from fastclr.training.save import is_checkpoint_due, is_evaluation_due, restore, write_checkpoint
+from fastclr.training.save import is_checkpoint_due, restore, write_checkpoint
 from fastclr.training.step import explain_step, read_totals, train_step
 from fastclr.training.stopping import Interrupted, StopRequest
 
 SHOWN_SKIPPED = 10
 
 
-def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, progress: bool = True) -> Run:
-    """Pretrain an encoder with SimCLR and leave everything about it in `folder`.
+class Pretrained(NamedTuple):
+    """What a pretraining leaves: the run, its images, and the features of its last evaluation if there was one."""
+
+    run: Run
+    data: Splits
+    features: Features | None
+
+
+def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, progress: bool = True) -> Pretrained:
+    """Pretrain an encoder and leave everything about it in `folder`, but for the report.
 
     Under torchrun, or with an initialised process group, all processes train one model on the same global batch; the
     first one writes, into a folder that all of them can read.
@@ -70,10 +78,8 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
         report_data(training, run)
         features = train(training, run, writer, progress)
         training.loader.close()
-        if world.is_main:
-            write_report(run, training.data, features)
         world.barrier()
-        return run
+        return Pretrained(run, training.data, features)
 
 
 def open_log(training: Training, run: Run, files: ExitStack) -> None:
@@ -85,7 +91,7 @@ def open_log(training: Training, run: Run, files: ExitStack) -> None:
         run.folder,
         tensorboard=config.tensorboard,
         wandb=config.wandb,
-        config=dataclasses.asdict(config),
+        config=config.as_dict(),
         step=training.step,
     )
 
@@ -121,7 +127,7 @@ def train_epoch(
         FloatingPointError: the loss is not finite.
     """
     config, loader, world = training.config, training.loader, training.world
-    training.model.train()
+    training.method.train()
     title = f"epoch {training.epoch + 1}/{config.epochs}"
     bar = run.bar(len(loader), training.step_in_epoch, title, progress and world.is_main)
     text, rate, clock = "", 0.0, training.clock
@@ -129,8 +135,6 @@ def train_epoch(
     clock.start()
     for batch in loader.epoch(training.epoch, start_step=training.step_in_epoch):
         train_step(training, batch)
-        training.step_in_epoch += 1
-        training.step += 1
         bar.update()
         if not clock.started:
             clock.lap()
@@ -146,7 +150,7 @@ def train_epoch(
             record |= {"images_per_s": rate, "train_s": clock.training, "first_step_s": clock.first_step}
             if world.is_main:
                 run.metrics.append(record)
-            text = f"loss {record['loss']:.3f}, contrastive accuracy {record['contrastive_accuracy']:.2f}"
+            text = summary(record)
             bar.set_postfix_str(text)
         signal = world.any(stop.number)
         if signal or (config.checkpoint_every and training.step % config.checkpoint_every == 0 and not at_end):
@@ -161,27 +165,10 @@ def train_epoch(
         say(training, run, f"{title}: {text}, {rate:.0f} images/s")
 
 
-def can_evaluate(data: Splits) -> bool:
-    """Tell whether both splits have labels."""
-    return data.test is not None and int(data.train.labels.max()) >= 0 and int(data.test.labels.max()) >= 0
-
-
-def evaluate_epoch(training: Training, run: Run) -> Features:
-    """Compute kNN accuracy on frozen features, log it, and return the features."""
-    config = training.config
-    features = labelled_features(training.model.encoder, training.data, config, training.world)
-    k = min(config.knn_k, len(features.train))
-    accuracy = knn_accuracy(features, k=k, temperature=config.knn_temperature)
-    if training.world.is_main:
-        run.metrics.append({"kind": "eval", "epoch": training.epoch + 1, "step": training.step, "knn": accuracy})
-    say(training, run, f"epoch {training.epoch + 1}/{config.epochs}: kNN {100 * accuracy:.1f}%")
-    return features
-
-
-def say(training: Training, run: Run, text: str) -> None:
-    """Print a line, on the first process only."""
-    if training.world.is_main:
-        run.say(text)
+def summary(record: dict[str, Any]) -> str:
+    """Return loss and accuracies of a log record in a few words."""
+    accuracies = [f"{name.replace('_', ' ')} {record[name]:.2f}" for name in record if name.endswith("accuracy")]
+    return ", ".join([f"loss {record['loss']:.3f}", *accuracies])
 
 
 def report_data(training: Training, run: Run) -> None:
@@ -198,7 +185,7 @@ def report_data(training: Training, run: Run) -> None:
 def describe(training: Training) -> str:
     """Return one line on what is about to be trained, on what, and how."""
     config, world = training.config, training.world
-    parameters = sum(p.numel() for p in training.model.encoder.parameters())
+    parameters = sum(p.numel() for p in training.method.encoder.parameters())
     precision = "bfloat16 autocast" if training.autocast else "float32"
     if training.epoch == config.epochs:
         where = ", finished before"
@@ -206,7 +193,7 @@ def describe(training: Training) -> str:
         where = f" from epoch {training.epoch + 1}" if training.step else ""
     device = f"{world.size} x {world.device.type}" if world.size > 1 else str(world.device)
     return (
-        f"SimCLR{where}: {config.encoder} x{config.width:g} ({parameters / 1e6:.2f} M parameters), "
+        f"{training.method.title}{where}: {config.encoder} x{config.width:g} ({parameters / 1e6:.2f} M parameters), "
         f"{len(training.data.train)} images of {config.data}, {config.epochs} epochs of {len(training.loader)} steps "
         f"of {config.batch_size}, {config.optimizer} at {peak_lr(config):g}, {device}, {precision}"
     )

@@ -3,19 +3,77 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
 
-if TYPE_CHECKING:
-    from fastclr.training.config import PretrainConfig
+from fastclr.methods import Group
+from fastclr.methods.options import Check
 from fastclr.training.lars import LARS
 
 FUSED_ON = {"cpu", "cuda"}  # devices where one kernel updates all parameters
 
+OptimizerKind = Literal["lars", "sgd", "adamw"]
+LrScaling = Literal["none", "linear", "sqrt"]
 
-def peak_lr(config: PretrainConfig) -> float:
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """How long is trained, on what batches, and by which updates."""
+
+    epochs: int = 100
+    """Passes over the data."""
+    batch_size: int = 256
+    """Images per step over all processes; each gives two views."""
+    micro_batch: int | None = None
+    """Images per forward pass: the gradient of the whole batch in the memory of a small one. Default: all at once."""
+    optimizer: OptimizerKind = "sgd"
+    """`sgd` decays every parameter; `adamw` leaves biases and norms undecayed; `lars` has the rules of the paper."""
+    lr: float = 0.06
+    """Base learning rate; lr_scaling makes the peak from it."""
+    lr_scaling: LrScaling = "none"
+    """The peak is lr (`none`), lr B / 256 (`linear`) or lr sqrt(B) (`sqrt`), with B the global batch_size."""
+    momentum: float = 0.9
+    """Momentum of LARS and SGD."""
+    nesterov: bool = False
+    """Nesterov momentum, of LARS and SGD."""
+    lars_eta: float = 0.001
+    """Trust coefficient of LARS."""
+    weight_decay: float = 5e-4
+    """Weight decay."""
+    warmup_epochs: float = 0.0
+    """Linear warm-up from zero, in epochs; the cosine to zero follows, step by step."""
+    warmup_share: float | None = None
+    """The same as a share of all epochs, in place of warmup_epochs."""
+    clip_grad: float | None = None
+    """Clip the gradient's norm to this value."""
+
+    def checks(self) -> list[Check]:
+        """Return what must hold of the values."""
+        share = self.warmup_share
+        alone = share is None or not self.warmup_epochs
+        may_look_ahead = self.optimizer != "adamw" and self.momentum > 0
+        return [
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 2, "at least 2: the loss contrasts images"),
+            ("micro_batch", self.micro_batch is None or self.micro_batch >= 1, "a positive number or None"),
+            ("optimizer", self.optimizer in get_args(OptimizerKind), f"one of {get_args(OptimizerKind)}"),
+            ("lr", 0 < self.lr < float("inf"), "a positive number"),
+            ("lr_scaling", self.lr_scaling in get_args(LrScaling), f"one of {get_args(LrScaling)}"),
+            ("momentum", 0 <= self.momentum < 1, "a number in [0, 1)"),
+            ("nesterov", not self.nesterov or may_look_ahead, "False for adamw and without momentum"),
+            ("lars_eta", 0 < self.lars_eta < float("inf"), "a positive number"),
+            ("weight_decay", 0 <= self.weight_decay < float("inf"), "a number of at least 0"),
+            ("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, f"at least 0 and below epochs={self.epochs}"),
+            ("warmup_share", share is None or 0 <= share < 1, "a number in [0, 1) or None"),
+            ("warmup_share", alone, f"None beside warmup_epochs={self.warmup_epochs}"),
+            ("clip_grad", self.clip_grad is None or self.clip_grad > 0, "a positive number or None"),
+        ]
+
+
+def peak_lr(config: OptimizerOptions) -> float:
     """Return the learning rate at the end of the warm-up, for the global batch B of `config`.
 
     ``none``: lr;  ``linear``: lr B / 256;  ``sqrt``: lr sqrt(B)   (google-research/simclr, ``model_util.py``).
@@ -24,47 +82,30 @@ def peak_lr(config: PretrainConfig) -> float:
     return config.lr * factors[config.lr_scaling]
 
 
-def build_optimizer(config: PretrainConfig, model: nn.Module, loss: nn.Module) -> torch.optim.Optimizer:
-    """Build LARS, SGD or AdamW over the model and the temperature, at `peak_lr`.
-
-    SGD decays every parameter of the model. AdamW does not decay biases, norms and what the encoder names in
-    ``no_weight_decay`` (a ViT's position embedding); LARS neither decays nor adapts these, and does not adapt what the
-    model names in ``no_adaptation`` (a classifier). A temperature is never decayed or adapted.
-    """
-    from timm.optim import param_groups_weight_decay
-
+def build_optimizer(config: OptimizerOptions, groups: Sequence[Group]) -> torch.optim.Optimizer:
+    """Build LARS, SGD or AdamW over `groups`, at `peak_lr` times the rate of each."""
     lr = peak_lr(config)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    special: set[str] = getattr(model, "no_weight_decay", set)()
-    plain, adapted = param_groups_weight_decay(model, 1.0, no_weight_decay_list=special)  # one group where this is 0
-    adapted["weight_decay"] = config.weight_decay
-    everything = {"params": trainable, "weight_decay": config.weight_decay}
-    groups = [everything] if config.optimizer == "sgd" else [plain, adapted]
-    if temperature := list(loss.parameters()):
-        groups.append({"params": temperature, "weight_decay": 0.0})
+    described: list[dict[str, Any]] = []
+    for group in groups:
+        decay = config.weight_decay if group.decay else 0.0
+        described.append({"params": group.parameters, "lr": group.rate * lr, "weight_decay": decay})
     if config.optimizer == "lars":
-        named: set[str] = getattr(model, "no_adaptation", set)()
-        apart = {p for name, p in model.named_parameters() if name in named}
-        decayed = [p for p in adapted["params"] if p in apart]
-        adapted["params"] = [p for p in adapted["params"] if p not in apart]
-        groups = [{**group, "adapt": group is adapted} for group in groups]
-        if decayed:
-            groups.append({"params": decayed, "weight_decay": config.weight_decay, "adapt": False})
-        return LARS(groups, lr, momentum=config.momentum, eta=config.lars_eta, nesterov=config.nesterov)
-    fused = True if all(p.device.type in FUSED_ON for p in trainable) else None
+        adapted = [{**about, "adapt": group.adapt} for about, group in zip(described, groups, strict=True)]
+        return LARS(adapted, lr, momentum=config.momentum, eta=config.lars_eta, nesterov=config.nesterov)
+    fused = True if all(p.device.type in FUSED_ON for group in groups for p in group.parameters) else None
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, fused=fused)
-    return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+        return torch.optim.AdamW(described, lr=lr, fused=fused)
+    return torch.optim.SGD(described, lr=lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
 
 
-def warmup_steps(config: PretrainConfig, steps_per_epoch: int) -> int:
+def warmup_steps(config: OptimizerOptions, steps_per_epoch: int) -> int:
     """Return the number of steps of the warm-up; at least one step is left after it."""
     share = config.warmup_share
     epochs = config.warmup_epochs if share is None else share * config.epochs
     return min(round(epochs * steps_per_epoch), config.epochs * steps_per_epoch - 1)
 
 
-def build_schedule(config: PretrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
+def build_schedule(config: OptimizerOptions, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
     """Build timm's cosine schedule to zero, step by step, after a linear warm-up from zero to the optimiser's lr."""
     from timm.scheduler import CosineLRScheduler
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from fastclr.augment import AugmentConfig
+from fastclr.methods import SimCLROptions
 from fastclr.training.config import PretrainConfig
 
 # Found by trial on `shapes`, for two CPU cores and a few minutes.
@@ -15,7 +16,7 @@ _DEMO = PretrainConfig(
     head_dim=64,
     head_bn=False,
     augment=AugmentConfig(32, crop_scale=(0.5, 1.0), blur_p=0.0),
-    temperature=0.2,
+    options=SimCLROptions(temperature=0.2),
     epochs=80,
     lr=0.5,
     weight_decay=1e-4,
@@ -34,7 +35,7 @@ _CIFAR10 = PretrainConfig(
     head_bn=False,
     # random crop 0.2-1, colour jitter 0.4/0.4/0.4/0.1 with p 0.8, grey 0.1, no blur, no normalisation
     augment=AugmentConfig(32, crop_scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), gray_p=0.1, blur_p=0.0),
-    temperature=0.5,
+    options=SimCLROptions(temperature=0.5),
     epochs=500,
     batch_size=512,
     optimizer="sgd",
@@ -58,7 +59,7 @@ _IMAGENET = PretrainConfig(
     head_dim=128,
     head_bn=True,
     augment=AugmentConfig.imagenet(224),  # appendix A: crop 0.08-1, colour strength 1, grey 0.2, blur with p 0.5
-    temperature=0.1,
+    options=SimCLROptions(temperature=0.1),
     epochs=100,
     batch_size=4096,
     optimizer="lars",

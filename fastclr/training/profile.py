@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastclr import __version__
 from fastclr.augment.images import RaggedImages
 from fastclr.data import Batch, ImageDataset, ImageIndex, Splits
 from fastclr.device import uses_bf16
+from fastclr.methods import Method
 from fastclr.parallel import check_single_process
-from fastclr.training.build import Training, augment_device, build, seed_step
+from fastclr.training.build import Training, augment_device, build
 from fastclr.training.config import PretrainConfig
-from fastclr.training.step import contrast, train_step
+from fastclr.training.step import train_step
 
 STAGES = (
     "loading",
@@ -131,58 +132,75 @@ class Clock:
         return found
 
 
-def stages(training: Training) -> tuple[Callable[[Batch], None], Callable[[Batch, Clock], None]]:
-    """Return the step of the loop, and the same step cut into stages; both leave the same weights.
+class Marked(nn.Module):
+    """Calls a module, and marks the ends of its forward and of the backward of everything after it.
 
-    The second cuts the graph at the encoder's and the head's output, so that every backward is timed by itself; where
-    the model is compiled, so are they, each by itself.
+    Args:
+        module: returns a tensor, or tensors in tuples.
+        forward_stage: what ends with its forward; None if that is no end of a stage.
+        backward_stage: what ends when the gradient of its output is there.
+        mark: takes the name of a stage.
     """
-    encoder: nn.Module = training.model.encoder
-    head: nn.Module = training.model.head
-    if training.config.compile != "off":
-        mode = training.config.compile
-        encoder, head = (torch.compile(part, mode=mode) for part in (encoder, head))  # type: ignore[assignment]
+
+    def __init__(
+        self, module: nn.Module, forward_stage: str | None, backward_stage: str, mark: Callable[[str], None]
+    ) -> None:
+        super().__init__()
+        self.module, self.mark = module, mark
+        self.forward_stage, self.backward_stage = forward_stage, backward_stage
+
+    def forward(self, *inputs: Any) -> Any:
+        """Return what the module returns."""
+        outputs = self.module(*inputs)
+        last = outputs[-1] if isinstance(outputs, tuple) else outputs
+        for tensor in last if isinstance(last, tuple) else (last,):
+            if tensor.requires_grad:
+                tensor.register_hook(lambda _: self.mark(self.backward_stage))
+        if self.forward_stage is not None:
+            self.mark(self.forward_stage)
+        return outputs
+
+
+def stages(training: Training) -> tuple[Callable[[Batch], None], Callable[[Batch, Clock], None]]:
+    """Return the step of the loop, and the same step with a clock that is read between its stages.
+
+    Where the method is compiled, its networks are compiled in the second one, each by itself.
+    """
+    method, mode = training.method, training.config.compile
+    networks = {name: module for name, module in method.named_children() if module is not method.criterion}
+    timed: dict[str, Any] = dict(networks)
+    if mode != "off":
+        timed = {name: torch.compile(module, mode=mode) for name, module in networks.items()}
 
     def whole(batch: Batch) -> None:
         train_step(training, batch)
-        training.step += 1
 
     def staged(batch: Batch, clock: Clock) -> None:
-        model, optimizer = training.model, training.optimizer
-        seed_step(training.config.seed, training.step, 0)
-        views = training.augment(batch.images, batch.ids, training.epoch)
-        clock.mark("augmentation")
-        views = views.to(training.device)
-        clock.mark("copy to device")
-        with torch.autocast(training.device.type, torch.bfloat16, enabled=training.autocast):
-            h = encoder(views.flatten(0, 1))
-            clock.mark("encoder forward")
-            h_cut = h.detach().requires_grad_()
-            z = head(h_cut)
-            clock.mark("head forward")
-        z_cut = z.detach().requires_grad_()
-        z0, z1 = z_cut.chunk(2)
-        loss, stats = contrast(training, z0, z1)
-        clock.mark("loss forward")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        clock.mark("loss backward")
-        z.backward(z_cut.grad)
-        clock.mark("head backward")
-        h.backward(h_cut.grad)
-        clock.mark("encoder backward")
-        if training.config.clip_grad is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), training.config.clip_grad)
-        training.schedule.step_update(training.step)
-        optimizer.step()
-        value = loss.detach()
-        finite = (value + training.totals[0]).isfinite()
-        sums = [value, stats.accuracy.mean(), stats.entropy.mean(), torch.ones_like(value), finite]
-        training.totals[: len(sums)] += torch.stack([s.double() for s in sums])
-        clock.mark("optimiser")
-        training.step += 1
+        called = training.forward
+        encoder = Marked(timed["encoder"], "encoder forward", "head backward", clock.mark)
+        try:
+            for name, module in {**timed, "encoder": encoder}.items():
+                setattr(method, name, module)
+            training.forward = Marked(Uncompiled(method), None, "loss backward", clock.mark)
+            train_step(training, batch, clock.mark)
+        finally:
+            training.forward = called
+            for name, module in networks.items():
+                setattr(method, name, module)
 
     return whole, staged
+
+
+class Uncompiled(nn.Module):
+    """Calls the forward of a method, around what `nn.Module.compile` has made of it."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, views: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return features and embeddings."""
+        return self.method.forward(views)
 
 
 def profile_training(config: PretrainConfig, steps: int = 20) -> Profile:
@@ -212,7 +230,7 @@ def measure(training: Training, steps: int, data: str) -> Profile:
     from tqdm import trange
 
     device = training.device
-    training.model.train()
+    training.method.train()
     whole, staged = stages(training)
     batches = endless(training)
 
@@ -244,14 +262,14 @@ def measure(training: Training, steps: int, data: str) -> Profile:
     wholes = [clock.read()["step"] for clock, _ in clocks]
     parts = [clock.read() for _, clock in clocks]
     sums = [sum(part.values()) for part in parts]
-    by_stage = {name: Spread.of([part[name] for part in parts]) for name in STAGES}
+    by_stage = {name: Spread.of([part.get(name, 0.0) for part in parts]) for name in STAGES}
     stage_sum, step = Spread.of(sums), Spread.of(wholes)
     encoder = by_stage["encoder forward"].median + by_stage["encoder backward"].median
     batch_size = training.config.batch_size
     on_cuda = device.type == "cuda"
     return Profile(
         encoder=f"{training.config.encoder} x{training.config.width:g}",
-        parameters=sum(p.numel() for p in training.model.encoder.parameters()),
+        parameters=sum(p.numel() for p in training.method.encoder.parameters()),
         device=str(device),
         device_name=torch.cuda.get_device_name(device) if on_cuda else "CPU",
         autocast=training.autocast,
@@ -274,7 +292,7 @@ def measure(training: Training, steps: int, data: str) -> Profile:
         bf16_available=uses_bf16("auto", device),
         cuda_available=torch.cuda.is_available(),
         channels_last=training.config.channels_last,
-        convolutional=sum(isinstance(m, nn.Conv2d) for m in training.model.modules()) > 1,
+        convolutional=sum(isinstance(m, nn.Conv2d) for m in training.method.modules()) > 1,
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         fastclr=__version__,

@@ -22,7 +22,7 @@ from fastclr.training.config import PretrainConfig, difference
 from fastclr.training.metrics import MetricsLog
 
 if TYPE_CHECKING:
-    from fastclr.methods.model import SimCLRModel
+    from fastclr.methods.model import EncoderHead
 
 
 # these change where and how often, not what is learnt
@@ -164,7 +164,7 @@ class Run:
         encoder.load_state_dict(encoder_state(self._existing_checkpoint()))
         return encoder
 
-    def load_model(self) -> SimCLRModel:
+    def load_model(self) -> EncoderHead:
         """Rebuild encoder and projection head with the weights of the last checkpoint.
 
         Raises:
@@ -174,7 +174,8 @@ class Run:
         from fastclr.methods.model import build_model
 
         model = build_model(self.config)
-        model.load_state_dict(self._existing_checkpoint().model)
+        state = self._existing_checkpoint().method
+        model.load_state_dict({name: value for name, value in state.items() if name.startswith(("encoder.", "head."))})
         return model
 
     def _existing_checkpoint(self) -> Checkpoint:
@@ -200,4 +201,4 @@ class Run:
 def encoder_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return the state of the encoder alone."""
     prefix = "encoder."
-    return {name[len(prefix) :]: value for name, value in checkpoint.model.items() if name.startswith(prefix)}
+    return {name[len(prefix) :]: value for name, value in checkpoint.method.items() if name.startswith(prefix)}

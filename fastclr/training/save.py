@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
+
+import torch
 
 from fastclr.training.build import Training
 from fastclr.training.checkpoint import Checkpoint
 from fastclr.training.checkpoint_writer import CheckpointWriter
-from fastclr.training.config import PretrainConfig
+from fastclr.training.evaluation import is_evaluation_due
 from fastclr.training.step import read_totals
-
-
-def is_evaluation_due(config: PretrainConfig, epoch: int) -> bool:
-    """Tell whether kNN is computed after `epoch` (counted from 0)."""
-    return epoch + 1 == config.epochs or (config.knn_every > 0 and (epoch + 1) % config.knn_every == 0)
 
 
 def is_checkpoint_due(training: Training) -> bool:
@@ -25,19 +21,18 @@ def is_checkpoint_due(training: Training) -> bool:
 
 def write_checkpoint(training: Training, writer: CheckpointWriter | None) -> None:
     """Save the position and everything that moves; never with a loss that is not finite."""
-    totals = training.world.sum(training.totals)
-    if not bool(totals.isfinite().all()):
+    totals = training.totals.over(training.world)
+    if not all(bool(value.isfinite()) for value in totals.values()):
         read_totals(training)
     if writer is None:
         return
     checkpoint = Checkpoint(
-        config=dataclasses.asdict(training.config),
+        config=training.config.as_dict(),
         fingerprint=training.data.train.fingerprint,
         epoch=training.epoch,
         step_in_epoch=training.step_in_epoch,
         step=training.step,
-        model=training.model.state_dict(),
-        loss=training.loss.state_dict(),
+        method=training.method.state_dict(),
         optimizer=training.optimizer.state_dict(),
         probe={} if training.probe is None else training.probe.state_dict(),
         totals=totals,
@@ -58,13 +53,13 @@ def restore(training: Training, checkpoint: Checkpoint, folder: Path) -> None:
             f"{folder} was trained on other images than {training.config.data!r} holds now (fingerprint "
             f"{checkpoint.fingerprint[:12]}, now {fingerprint[:12]}): restore them, or start a new run"
         )
-    training.model.load_state_dict(checkpoint.model)
-    training.loss.load_state_dict(checkpoint.loss)
+    training.method.load_state_dict(checkpoint.method)
     training.optimizer.load_state_dict(checkpoint.optimizer)
     if training.probe is not None:
         training.probe.load_state_dict(checkpoint.probe)
-    if training.world.is_main:  # sums over all processes, however many there were
-        training.totals.copy_(checkpoint.totals)
+    # the sums are over all processes, however many there were: one of the present ones takes them up
+    scale = 1.0 if training.world.is_main else 0.0
+    training.totals.set({name: scale * torch.as_tensor(value) for name, value in checkpoint.totals.items()})
     training.epoch, training.step_in_epoch = checkpoint.epoch, checkpoint.step_in_epoch
     training.step = checkpoint.step
     training.clock.training, training.clock.first_step = checkpoint.seconds

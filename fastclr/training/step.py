@@ -1,58 +1,82 @@
-"""One step: views, one forward through the model, the loss, one update; and what the steps add up to."""
+"""One step: views, one forward through the method, its loss, one update; and what the steps add up to."""
 
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastclr.data import Batch
-from fastclr.losses import NTXentStats, nt_xent
-from fastclr.losses.cached_step import cached_step
+from fastclr.losses import cached_step
 from fastclr.training.build import Training, seed_step
 from fastclr.training.nonfinite import explain_nonfinite
 from fastclr.training.optim import peak_lr
 from fastclr.training.run import Run
 
+# sums that are no means over the steps
+COUNTS = ("loss", "steps", "finite", "online_right", "online_labelled")
 
-def train_step(training: Training, batch: Batch) -> None:
-    """One step: two views, one forward through the model, NT-Xent, one update."""
-    config, world, probe = training.config, training.world, training.probe
+
+def no_mark(stage: str) -> None:
+    """Do nothing at the end of a stage."""
+
+
+def train_step(training: Training, batch: Batch, mark: Callable[[str], None] = no_mark) -> None:
+    """Take one step.
+
+    Args:
+        training: what is trained; its position moves by one step.
+        batch: images, ids and labels.
+        mark: is called with the name of every stage as it ends, for a profile.
+    """
+    config, world, method, probe = training.config, training.world, training.method, training.probe
     seed_step(config.seed, training.step, world.rank)
-    views = training.augment(batch.images, batch.ids, training.epoch).to(training.device)
+    views = training.augment(batch.images, batch.ids, training.epoch)
+    mark("augmentation")
+    views = views.to(training.device)
+    mark("copy to device")
     training.optimizer.zero_grad(set_to_none=True)
     with torch.autocast(training.device.type, torch.bfloat16, enabled=training.autocast):
         if config.micro_batch is not None:
-            loss, stats = cached_step(training.project, views, partial(contrast, training), config.micro_batch)
+            loss, sums = cached_step(
+                training.forward, views, training.loss_of(batch), config.micro_batch, embed=embed_views
+            )
         else:
-            # both views in one pass: batch norm sees them together
-            h, z = training.project(views.flatten(0, 1), with_features=True)
+            h, embeddings = training.forward(views)
     if config.micro_batch is None:
-        loss, stats = contrast(training, *z.chunk(2))
+        mark("head forward")
+        loss, sums = training.loss_of(batch)(*embeddings)
+        mark("loss forward")
         loss.backward()
-    for parameter in training.loss.parameters():  # the temperature is not in the model that averages its gradients
+    mark("encoder backward")
+    for parameter in method.criterion.parameters():  # DistributedDataParallel does not know them
         if parameter.grad is not None:
             parameter.grad.copy_(world.sum(parameter.grad) / world.size)
     if config.clip_grad is not None:
-        nn.utils.clip_grad_norm_(training.model.parameters(), config.clip_grad)
+        nn.utils.clip_grad_norm_(method.network_parameters(), config.clip_grad)
     training.schedule.step_update(training.step)
     training.optimizer.step()
+    method.after_step(training.step, training.total_steps)
     # summed on the device, so that only a log record waits for it
     value = loss.detach()
-    finite = (value + training.totals[0]).isfinite()  # so far: where this stops to count, the loss broke
-    sums = [value, stats.accuracy.mean(), stats.entropy.mean(), torch.ones_like(value), finite]
+    finite = (value + training.totals.get("loss")).isfinite()  # so far: where this stops to count, the loss broke
+    sums = {"loss": value, **sums, "steps": torch.ones_like(value), "finite": finite}
     if probe is not None:
-        _, accuracy, labelled = probe.step(h, batch.labels.to(training.device).repeat(2))
-        sums += [accuracy * labelled, labelled]
-    training.totals[: len(sums)] += torch.stack([s.double() for s in sums])
+        _, accuracy, labelled = probe.step(h, batch.labels.to(training.device).repeat(len(views)))
+        sums |= {"online_right": accuracy * labelled, "online_labelled": labelled}
+    training.totals.add(sums)
+    training.step += 1
+    training.step_in_epoch += 1
+    mark("optimiser")
 
 
-def contrast(training: Training, z0: Tensor, z1: Tensor) -> tuple[Tensor, NTXentStats]:
-    """Return NT-Xent of the global batch, for the rows of this process, and its statistics."""
-    return nt_xent(z0, z1, training.loss.temperature, return_stats=True, group=training.world.group)
+def embed_views(forward: nn.Module, views: tuple[Tensor, ...]) -> Sequence[Tensor]:
+    """Return the embeddings of a few images, for cached gradients."""
+    embeddings: Sequence[Tensor] = forward(views)[1]
+    return embeddings
 
 
 def read_totals(training: Training) -> dict[str, Any]:
@@ -61,37 +85,43 @@ def read_totals(training: Training) -> dict[str, Any]:
     Raises:
         FloatingPointError: the loss is not finite, on every process.
     """
-    loss, accuracy, entropy, steps, finite, right, labelled = training.world.sum(training.totals).tolist()
-    training.totals.zero_()
+    sums = {name: float(value) for name, value in training.totals.over(training.world).items()}
+    training.totals.reset()
+    loss, steps = sums["loss"], sums["steps"]
     if not math.isfinite(loss):
-        step = training.step - int((steps - finite) / training.world.size) + 1
+        step = training.step - int((steps - sums["finite"]) / training.world.size) + 1
         raise FloatingPointError(
             f"the loss became {loss} at step {step} (epoch {training.epoch + 1}); the last checkpoint is kept. "
             f"Try a lower lr (now {peak_lr(training.config):g}), a warm-up, or --amp off"
         )
-    online = {"online_probe_accuracy": right / labelled} if labelled else {}
+    labelled = sums.get("online_labelled", 0.0)
     return {
         "kind": "train",
         "epoch": training.epoch + 1,
         "step": training.step,
         "loss": loss / steps,
-        "contrastive_accuracy": accuracy / steps,
-        "contrastive_entropy": entropy / steps,
-        "temperature": float(torch.as_tensor(training.loss.temperature).detach()),
+        **{name: value / steps for name, value in sums.items() if name not in COUNTS},
+        **training.method.scalars(),
         "lr": training.optimizer.param_groups[0]["lr"],
-        **online,
+        **({"online_probe_accuracy": sums["online_right"] / labelled} if labelled else {}),
     }
 
 
 def explain_step(training: Training, batch: Batch, run: Run) -> str:
     """Return what the step on `batch` shows about a loss that is not finite: the first stage with a NaN, its cause."""
-    model = training.model
+    method = training.method
     views = training.augment(batch.images, batch.ids, training.epoch).to(training.device)
     with torch.no_grad(), torch.autocast(training.device.type, torch.bfloat16, enabled=training.autocast):
-        h = model.encoder(views.flatten(0, 1))
-        z = model.head(h)
-    z0, z1 = z.chunk(2)
-    gradients = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
-    stages: dict[str, Any] = {"parameters": model.named_parameters(), "views": views, "buffers": model.named_buffers()}
-    stages |= {"h": h, "z": z, "loss": contrast(training, z0, z1)[0], "gradients": gradients}
+        h, embeddings = method(views)
+    networks = method.network_parameters()
+    names = {id(parameter): name for name, parameter in method.named_parameters()}
+    stages: dict[str, Any] = {
+        "parameters": [(names[id(p)], p) for p in networks],
+        "views": views,
+        "buffers": method.named_buffers(),
+        "h": h,
+        "z": [(f"embedding {index}", embedding) for index, embedding in enumerate(embeddings)],
+        "loss": training.loss_of(batch)(*embeddings)[0],
+        "gradients": [(names[id(p)], p.grad) for p in networks if p.grad is not None],
+    }
     return explain_nonfinite(stages, run.metrics.read())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 
 from fastclr.files import write_atomically, write_text_atomically
 from fastclr.methods.encoders import feature_dim
-from fastclr.methods.heads import first_layers
-from fastclr.methods.model import SimCLRModel, build_model
+from fastclr.methods.heads import first_layers, output_width
+from fastclr.methods.model import EncoderHead, build_model
 from fastclr.training.config import PretrainConfig
 from fastclr.training.run import Run
 
@@ -53,7 +52,7 @@ class Classifier(nn.Module):
         return {"linear.weight"}
 
 
-def build_classifier(model: SimCLRModel, layer: int, classes: int, size: int) -> Classifier:
+def build_classifier(model: EncoderHead, layer: int, classes: int, size: int) -> Classifier:
     """Put a linear classifier on the first `layer` layers of the head of `model`, whose modules it takes over.
 
     Weights and bias start at zero, so that the first prediction is uniform (``zero_init_logits_layer`` of
@@ -69,8 +68,7 @@ def build_classifier(model: SimCLRModel, layer: int, classes: int, size: int) ->
         ValueError: the head has no such layer.
     """
     layers = first_layers(model.head, layer)
-    widths = [module.out_features for module in layers if isinstance(module, nn.Linear)]
-    linear = nn.Linear(widths[-1] if widths else feature_dim(model.encoder, size), classes)
+    linear = nn.Linear(output_width(layers) or feature_dim(model.encoder, size), classes)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return Classifier(model.encoder, layers, linear)
@@ -121,7 +119,7 @@ class Trained:
             "classes": self.classes,
             "settings": self.settings,
             "result": self.result,
-            "config": dataclasses.asdict(self.config),
+            "config": self.config.as_dict(),
         }
         text = json.dumps(about, indent=2) + "\n"
         write_text_atomically(folder / f"{self.kind}.json", text)

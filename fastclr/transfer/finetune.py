@@ -14,7 +14,7 @@ from fastclr.augment.fixed_view import crop_and_flip
 from fastclr.data import Splits
 from fastclr.data.label_subsets import labelled_rows, parse_share, subset_name
 from fastclr.evaluate import score
-from fastclr.methods.heads import head_depth
+from fastclr.methods.heads import split_layers
 from fastclr.methods.model import build_model
 from fastclr.training.config import PretrainConfig
 from fastclr.training.fit import check_test, describe, fit, predict
@@ -121,7 +121,7 @@ def finetune(
     name = name or config.name
     check_free(run.folder / name, overwrite)
     check_test(data)
-    layer = config.layer(head_depth(run.load_model().head))
+    layer = config.layer(len(split_layers(run.load_model().head)))
     known = int((data.train.labels >= 0).sum())
 
     def train(seed: int) -> tuple[Classifier, PretrainConfig, int]:

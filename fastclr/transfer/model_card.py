@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from fastclr import __version__
 from fastclr.environment import read_environment
+from fastclr.methods import METHODS
 from fastclr.training.results import score_rows
 from fastclr.training.run import Run
 
@@ -28,8 +28,13 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
         inputs: what is done to an image before, see `fastclr.transfer.export.preprocessing`.
         licence: of the weights; None: not stated.
     """
-    config = run.config
-    head = ["---", *([f"license: {json.dumps(licence)}"] if licence else []), "tags: [simclr, self-supervised]", "---"]
+    config, title = run.config, METHODS[run.config.method].title
+    head = [
+        "---",
+        *([f"license: {json.dumps(licence)}"] if licence else []),
+        f"tags: [{config.method}, self-supervised]",
+        "---",
+    ]
     load = (
         f"```python\n{lines}\n```"
         if lines is not None
@@ -44,9 +49,8 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
     blocks = [
         "\n".join(head),
         MARK,
-        f"# {config.encoder}, SimCLR",
-        f"An image encoder, trained without labels by contrasting two views of each image (SimCLR) with fastclr "
-        f"{__version__}; format: {kind}.",
+        f"# {config.encoder}, {title}",
+        f"An image encoder, trained by {title} with fastclr {__version__}; format: {kind}.",
         f"## Load\n\n{load}",
         f"## Input\n\n{input_text(kind, inputs)}",
         f"## Training data\n\n`{Path(config.data).name}`, without its labels.",
@@ -91,7 +95,7 @@ def row(*cells: str) -> str:
 
 def without_paths(run: Run) -> dict[str, Any]:
     """Return the configuration; of paths only the last part, since the folders of a machine are nobody's business."""
-    values = dataclasses.asdict(run.config)
+    values = run.config.as_dict()
     for name in ("data", "test_data"):
         if values[name]:
             values[name] = Path(values[name]).name

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from fastclr.data import Splits
 from fastclr.data.label_subsets import labelled_rows
-from fastclr.methods.heads import first_layers, head_depth
+from fastclr.methods.heads import first_layers, split_layers
 from fastclr.methods.model import build_model
 from fastclr.training.build import load_data
 from fastclr.training.config import PretrainConfig
@@ -50,8 +50,16 @@ class Plan:
             raise ValueError("v2 fine-tunes a pretrained network and distils from it: for the controls give --controls")
 
 
-def run_v2(folder: Path, config: PretrainConfig, plan: Plan) -> list[Trained]:
-    """Run the stages that are not finished in `folder`, and return the networks of all of them.
+class Finished(NamedTuple):
+    """The pretraining's run, its images, and the networks of all later stages."""
+
+    run: Run
+    data: Splits
+    stages: list[Trained]
+
+
+def run_v2(folder: Path, config: PretrainConfig, plan: Plan) -> Finished:
+    """Run the stages that are not finished in `folder`.
 
     Args:
         folder: new, or of an earlier call with the same configuration, which goes on where that one stopped.
@@ -70,9 +78,8 @@ def run_v2(folder: Path, config: PretrainConfig, plan: Plan) -> list[Trained]:
     check_plan(config, plan, data)
     if run is None or not is_pretrained(run):
         del data  # the pretraining loads its own: one copy in memory at a time
-        run = pretrain_in(folder, config, resume=known)
-        data = load_data(config)
-    return follow(run, data, plan)
+        run, data, _ = pretrain_in(folder, config, resume=known)
+    return Finished(run, data, follow(run, data, plan))
 
 
 def check_plan(config: PretrainConfig, plan: Plan, data: Splits) -> None:
@@ -89,7 +96,7 @@ def check_plan(config: PretrainConfig, plan: Plan, data: Splits) -> None:
     with torch.random.fork_rng():
         head = build_model(config).head
         build_model(student)
-    first_layers(head, plan.finetune.layer(head_depth(head)))
+    first_layers(head, plan.finetune.layer(len(split_layers(head))))
 
 
 def follow(run: Run, data: Splits, plan: Plan) -> list[Trained]:

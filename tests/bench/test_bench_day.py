@@ -133,7 +133,7 @@ def test_clock_is_that_of_the_first_evaluation_at_the_target(tmp_path: Path) -> 
 
 def test_record_is_the_preset_and_its_evaluation(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     config = record.configuration("somewhere", False, None, 7)
-    assert (config.encoder, config.epochs, config.batch_size, config.temperature) == ("resnet18", 500, 512, 0.5)
+    assert (config.encoder, config.epochs, config.batch_size, config.options.temperature) == ("resnet18", 500, 512, 0.5)
     assert (config.knn_k, config.knn_temperature, config.seed) == (10, None, 7)
     assert record.main(["--out", str(tmp_path / "o"), "--work", str(tmp_path / "w")]) == 2
     assert "--data" in capsys.readouterr().err

@@ -30,7 +30,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, shapes: Splits) -> tuple[Run
     demo = dataclasses.replace(PRESETS["demo"], width=0.125, epochs=40, knn_every=0, device="cpu", amp="off")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fastclr.training.build.load_splits", lambda *_, **__: shapes)
-        run = pretrain_in(tmp_path_factory.mktemp("runs") / "run", demo, progress=False)
+        run = pretrain_in(tmp_path_factory.mktemp("runs") / "run", demo, progress=False).run
     return run, finetune(run, shapes, FEW)
 
 

@@ -22,7 +22,7 @@ from fastclr.data import load_dataset, load_splits
 from fastclr.sources.published import NAMED, locate
 from fastclr.training.build import load_data
 from fastclr.training.config import PretrainConfig
-from fastclr.training.loop import can_evaluate
+from fastclr.training.evaluation import can_evaluate, run_features
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, name: str, archive: Path, address: str = "") -> None:
@@ -129,12 +129,12 @@ def test_stl10_does_not_start_without_memory(tmp_path: Path, monkeypatch: pytest
 
 def test_evaluation_leaves_out_unlabelled_images(tmp_path: Path) -> None:
     """STL-10's labelled images make the bank of a kNN: the unlabelled ones take no part."""
-    from fastclr.evaluate import knn_accuracy, labelled_features
+    from fastclr.evaluate import knn_accuracy
 
     path = write_folder(tmp_path / "stl", stl_files(unlabelled=20))
     data = load_splits(path)
     assert can_evaluate(data)
-    features = labelled_features(torch.nn.Flatten(), data, PretrainConfig(data=str(path), device="cpu", amp="off"))
+    features = run_features(torch.nn.Flatten(), data, PretrainConfig(data=str(path), device="cpu", amp="off"))
     assert features.train_labels.tolist() == [i % 10 for i in range(7)] and len(features.train) == 7
     assert 0.0 <= knn_accuracy(features, k=7) <= 1.0
 

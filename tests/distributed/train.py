@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 
+from fastclr.training.evaluation import run_features
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_run import TINY
 
-import fastclr.training.build
-from fastclr.evaluate import labelled_features
+import fastclr.methods.simclr
+from fastclr.methods import SimCLROptions
 from fastclr.methods.model import build_model
 from fastclr.parallel import open_world
 from fastclr.training.build import build
@@ -23,27 +25,33 @@ from fastclr.training.step import train_step
 def main(folder: Path, images: str, optimizer: str, steps: int) -> None:
     """Take so many steps from the start and save where they lead."""
     config = dataclasses.replace(
-        TINY, data=images, optimizer=optimizer, epochs=10, learnable_temperature=True, clip_grad=0.5, head_bn=True
+        TINY,
+        data=images,
+        optimizer=optimizer,
+        epochs=10,
+        options=SimCLROptions(learnable_temperature=True),
+        clip_grad=0.5,
+        head_bn=True,
     )
     # in float32 the rounding of another order of summation grows fivefold with every step of so small a batch
-    fastclr.training.build.build_model = lambda config: build_model(config).double()
+    fastclr.methods.simclr.build_model = lambda config: build_model(config).double()
     with open_world("cpu") as world:
         training = build(config, world)
         augment = training.augment
         training.augment = lambda *inputs: augment(*inputs).double()
-        training.model.train()
+        training.method.train()
         seen = []
         while training.step < steps:
             for batch in training.loader.epoch(training.epoch):
                 seen.append(batch.ids)
                 train_step(training, batch)
-                training.step += 1
                 if training.step == steps:
                     break
             training.epoch += 1
-        state = {**training.model.state_dict(), **training.loss.state_dict()}
-        found = {"state": state, "ids": torch.cat(seen), "totals": world.sum(training.totals)}
-        features = labelled_features(training.model.float().encoder, training.data, config, world)
+        sums = training.totals.over(world)
+        totals = torch.stack([sums[name] for name in sorted(sums)])
+        found = {"state": training.method.state_dict(), "ids": torch.cat(seen), "totals": totals}
+        features = run_features(training.method.float().encoder, training.data, config, world)
         torch.save({**found, **vars(features)}, folder / f"{world.size}-{world.rank}.pt")
 
 

@@ -12,11 +12,12 @@ from fastclr.augment import AugmentConfig
 from fastclr.augment.fixed_view import evaluation_params
 from fastclr.augment.images import RaggedImages
 from fastclr.data import Batch, ImageDataset, ResidentLoader, Splits, make_shapes
-from fastclr.evaluate import Features, extract_features, features, frozen, labelled_features, state_hash
+from fastclr.evaluate import Features, extract_features, features, frozen, state_hash
 from fastclr.methods.head_layers import feature_module
 from fastclr.methods.heads import build_head
-from fastclr.methods.model import SimCLRModel, build_model
+from fastclr.methods.model import EncoderHead, build_model
 from fastclr.training.config import PretrainConfig
+from fastclr.training.evaluation import run_features
 
 CIFAR = AugmentConfig.cifar(32)
 
@@ -136,7 +137,7 @@ def test_small_images_are_seen_whole() -> None:
 def test_head_layers_are_those_of_the_papers_head(bn: bool) -> None:
     torch.manual_seed(0)
     head = build_head("mlp", 6, 4, 3, 5, bn)
-    model = SimCLRModel(nn.Flatten(), head).eval()
+    model = EncoderHead(nn.Flatten(), head).eval()
     images = torch.randn(7, 6)
     found = model.head_features(images)
     assert [f.shape[1] for f in found] == [6, 5, 5, 4]
@@ -155,7 +156,7 @@ def test_head_layers_are_those_of_the_papers_head(bn: bool) -> None:
 
 
 def test_without_a_head_z_is_h() -> None:
-    model = SimCLRModel(nn.Flatten(), build_head("none", 6, 6, 2, 6, False))
+    model = EncoderHead(nn.Flatten(), build_head("none", 6, 6, 2, 6, False))
     assert feature_module(model, "z") is model.encoder
     with pytest.raises(ValueError, match="got '1'"):
         feature_module(model, "1")
@@ -164,7 +165,7 @@ def test_without_a_head_z_is_h() -> None:
 def test_features_of_the_head_are_extracted_under_the_same_guard(tiny: PretrainConfig) -> None:
     model = build_model(tiny)
     data = make_shapes(train=20, test=10)
-    found = labelled_features(feature_module(model, "z"), data, tiny)
+    found = run_features(feature_module(model, "z"), data, tiny)
     assert found.train.shape == (20, tiny.head_dim)
     assert model.training  # as it was
 
@@ -178,7 +179,7 @@ def test_unlabelled_images_take_no_part(tiny: PretrainConfig) -> None:
     labels = torch.arange(16) % 4
     labels[::2] = -1
     data = partly_labelled(labels)
-    found = labelled_features(nn.Flatten(), data, tiny)
+    found = run_features(nn.Flatten(), data, tiny)
     assert found.train_labels.tolist() == labels[1::2].tolist()
     expected = extract_features(nn.Flatten(), data.train.images[1::2], tiny.augment).features
     assert torch.equal(found.train, expected)
@@ -186,12 +187,12 @@ def test_unlabelled_images_take_no_part(tiny: PretrainConfig) -> None:
 
 def test_no_labels_at_all_are_refused(tiny: PretrainConfig) -> None:
     with pytest.raises(ValueError, match=r"training images of .* must have labels"):
-        labelled_features(nn.Flatten(), partly_labelled(torch.full((16,), -1)), tiny)
+        run_features(nn.Flatten(), partly_labelled(torch.full((16,), -1)), tiny)
     unlabelled = dataclasses.replace(make_shapes(train=8, test=8).train, labels=torch.full((8,), -1), classes=())
     with pytest.raises(ValueError, match=r"no labelled images to learn the classes from: give a folder .* --data"):
-        labelled_features(nn.Flatten(), Splits(unlabelled, None), tiny)
+        run_features(nn.Flatten(), Splits(unlabelled, None), tiny)
     with pytest.raises(ValueError, match="has no labelled test images"):
-        labelled_features(nn.Flatten(), Splits(make_shapes(train=8, test=8).train, None), tiny)
+        run_features(nn.Flatten(), Splits(make_shapes(train=8, test=8).train, None), tiny)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +220,6 @@ def test_images_of_mixed_sizes_pass_through_the_splits(tiny: PretrainConfig) -> 
     labels = torch.tensor([0, -1, 1, 0])
     names = ("a", "b", "c", "d")
     dataset = ImageDataset(ragged, torch.arange(4), labels, ("x", "y"), names, "here")
-    found = labelled_features(nn.Flatten(), Splits(dataset, dataset), tiny)
+    found = run_features(nn.Flatten(), Splits(dataset, dataset), tiny)
     expected = extract_features(nn.Flatten(), ragged, tiny.augment).features
     assert torch.equal(found.train, expected[labels >= 0]) and found.test_labels.tolist() == [0, 1, 0]

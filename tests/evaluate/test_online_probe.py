@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from fastclr.evaluate import OnlineProbe
 from fastclr.losses import nt_xent
-from fastclr.methods.model import SimCLRModel, build_model
+from fastclr.methods.model import EncoderHead, build_model
 from fastclr.training.config import PretrainConfig
 
 
-def encoder_after_a_step(config: PretrainConfig, probe: OnlineProbe | None) -> tuple[SimCLRModel, dict[str, Tensor]]:
+def encoder_after_a_step(config: PretrainConfig, probe: OnlineProbe | None) -> tuple[EncoderHead, dict[str, Tensor]]:
     """Train two steps, with the probe beside the loss if there is one; return the model and the last gradients."""
     torch.manual_seed(0)
     model = build_model(config)

@@ -251,7 +251,7 @@ def test_augmented_hashes_at_the_ends_only_and_tests_on_the_fixed_view(
         sys.modules["fastclr.evaluate.frozen"], "state_hash", lambda module: counted.append(1) or state_hash(module)
     )
     data = dark_and_bright(make_shapes(train=80, test=40))
-    found = augmented_probe(Grid(), data, tiny, epochs=25, batch_size=20)
+    found = augmented_probe(Grid(), data, tiny.augment, epochs=25, batch_size=20)
     assert len(counted) == 4  # around the training, and around the test features
     assert found.settings == {"epochs": 25, "batch_size": 20, "lr": 0.1 * 20 / 256, "weight_decay": 0.0}
     assert (found.train_images, found.test_images) == (80, 40)
@@ -275,13 +275,13 @@ class Cheat(Net):
 def test_a_probe_that_updates_batch_norm_is_caught(tiny: PretrainConfig) -> None:
     data = make_shapes(train=40, test=20)
     with pytest.raises(RuntimeError, match="must stay unchanged"):
-        augmented_probe(Cheat(), data, tiny, epochs=1, batch_size=20)
+        augmented_probe(Cheat(), data, tiny.augment, epochs=1, batch_size=20)
 
 
 def test_augmented_leaves_the_encoder_without_gradients(tiny: PretrainConfig) -> None:
     encoder = Net()
     before = state_hash(encoder)
-    augmented_probe(encoder, make_shapes(train=40, test=20), tiny, epochs=1, batch_size=20)
+    augmented_probe(encoder, make_shapes(train=40, test=20), tiny.augment, epochs=1, batch_size=20)
     assert state_hash(encoder) == before and encoder.training
     assert all(p.grad is None for p in encoder.parameters())
 
@@ -291,9 +291,9 @@ def test_augmented_leaves_out_unlabelled_images(tiny: PretrainConfig) -> None:
     labels = data.train.labels.clone()
     labels[:15] = -1
     partly = Splits(dataclasses.replace(data.train, labels=labels), data.test)
-    found = augmented_probe(Grid(), partly, tiny, epochs=2, batch_size=10)
+    found = augmented_probe(Grid(), partly, tiny.augment, epochs=2, batch_size=10)
     kept = Splits(data.train.select(torch.arange(15, 40)), data.test)
-    expected = augmented_probe(Grid(), kept, tiny, epochs=2, batch_size=10)
+    expected = augmented_probe(Grid(), kept, tiny.augment, epochs=2, batch_size=10)
     assert found.train_images == 25 and torch.equal(found.classifier.weight, expected.classifier.weight)
     with pytest.raises(ValueError, match="must have labels, but some"):
         fit_augmented(Grid(), partly.train, tiny.augment)

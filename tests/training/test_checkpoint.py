@@ -20,11 +20,10 @@ def make(step: int, size: int = 10) -> Checkpoint:
         epoch=1,
         step_in_epoch=2,
         step=step,
-        model={"w": torch.full((size,), float(step))},
-        loss={},
+        method={"w": torch.full((size,), float(step))},
         optimizer={"state": {}, "param_groups": []},
         probe={},
-        totals=torch.zeros(4),
+        totals={"loss": torch.zeros(())},
         seconds=(1.5, 0.5),
     )
 
@@ -35,7 +34,7 @@ def test_round_trip_is_weights_only(tmp_path: Path) -> None:
     assert torch.load(path, weights_only=True)["step"] == 7
     loaded = load_checkpoint(path)
     assert (loaded.step, loaded.epoch, loaded.config) == (7, 1, {"lr": 0.1, "crop": (0.2, 1.0)})
-    assert torch.equal(loaded.model["w"], torch.full((10,), 7.0))
+    assert torch.equal(loaded.method["w"], torch.full((10,), 7.0))
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -43,7 +42,7 @@ def test_the_last_line_is_the_sha256_of_all_before_it(tmp_path: Path) -> None:
     path = tmp_path / "step-00000007.pt"
     save_checkpoint(path, make(7))
     contents, _, line = path.read_bytes().rstrip(b"\n").rpartition(b"\n")
-    assert line.decode() == f"fastclr checkpoint, format 0002, sha256 {hashlib.sha256(contents).hexdigest()}"
+    assert line.decode() == f"fastclr checkpoint, format 0003, sha256 {hashlib.sha256(contents).hexdigest()}"
 
 
 @pytest.mark.parametrize("contents", [b"", b"not a checkpoint", b"PK\x03\x04 torn zip"])
@@ -71,11 +70,11 @@ def test_every_damaged_byte_is_found(tmp_path: Path) -> None:
 def test_other_formats_and_other_contents_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "step-00000001.pt"
     torch.save({"format": 1, "model": {}}, path)
-    with pytest.raises(ValueError, match="checkpoint of format 2, and does not"):
+    with pytest.raises(ValueError, match="checkpoint of format 3, and does not"):
         load_checkpoint(path)
     save_checkpoint(path, make(1))
-    path.write_bytes(path.read_bytes().replace(b"format 0002", b"format 0003"))
-    with pytest.raises(ValueError, match="format 2, got 3"):
+    path.write_bytes(path.read_bytes().replace(b"format 0003", b"format 0004"))
+    with pytest.raises(ValueError, match="format 2 or 3, got 4"):
         load_checkpoint(path)
 
     class Newer:

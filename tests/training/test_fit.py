@@ -18,8 +18,9 @@ from fastclr.augment.fixed_view import crop_and_flip
 from fastclr.data import ImageDataset, make_shapes
 from fastclr.data.order import permutation
 from fastclr.evaluate import state_hash
+from fastclr.methods import parameter_groups
 from fastclr.methods.heads import build_head, first_layers
-from fastclr.methods.model import SimCLRModel, build_model
+from fastclr.methods.model import EncoderHead, build_model
 from fastclr.training.fit import fit
 from fastclr.training.optim import build_optimizer
 from fastclr.training.stopping import Interrupted
@@ -117,11 +118,11 @@ def test_a_signal_ends_the_training_between_two_steps() -> None:
     assert caught.value.number == signal.SIGTERM
 
 
-def model_with_head(layers: int, bn: bool = True) -> SimCLRModel:
+def model_with_head(layers: int, bn: bool = True) -> EncoderHead:
     """A model whose batch norms have statistics and affine parameters that matter."""
     torch.manual_seed(1)
     encoder = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    model = SimCLRModel(encoder, build_head("mlp", 6, 4, layers, 5, bn))
+    model = EncoderHead(encoder, build_head("mlp", 6, 4, layers, 5, bn))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
             module.running_mean = torch.randn(module.num_features)
@@ -171,7 +172,7 @@ def test_lars_decays_the_classifier_but_does_not_adapt_it() -> None:
     """Adapted, a classifier that starts at zero would hardly leave it (head_supervised of google-research/simclr)."""
     config = dataclasses.replace(TINY, optimizer="lars", head_layers=2, weight_decay=0.1)
     classifier = build_classifier(build_model(config), 1, classes=7, size=32)
-    optimizer = build_optimizer(config, classifier, nn.Identity())
+    optimizer = build_optimizer(config, parameter_groups(classifier, config.optimizer))
     rules = {p: (g["adapt"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
     assert rules.keys() == set(classifier.parameters())
     for name, parameter in classifier.named_parameters():
@@ -183,7 +184,7 @@ def test_lars_decays_the_classifier_but_does_not_adapt_it() -> None:
 def test_no_weight_decay_at_all(optimizer: str) -> None:
     config = dataclasses.replace(TINY, optimizer=optimizer, weight_decay=0.0)
     model = build_model(config)
-    groups = build_optimizer(config, model, nn.Identity()).param_groups
+    groups = build_optimizer(config, parameter_groups(model, config.optimizer)).param_groups
     trained = {p for p in model.parameters() if p.requires_grad}
     assert {p for g in groups for p in g["params"]} >= trained and all(g["weight_decay"] == 0 for g in groups)
     if optimizer == "lars":

@@ -12,6 +12,7 @@ import torch
 
 from fastclr.evaluate import state_hash
 from fastclr.losses import nt_xent
+from fastclr.methods import SimCLROptions, parameter_groups
 from fastclr.training.build import build
 from fastclr.training.checkpoint import Checkpoint
 from fastclr.training.config import PretrainConfig
@@ -46,9 +47,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 def test_a_run_leaves_its_files(finished: Path) -> None:
     names = {p.name for p in finished.iterdir()}
     written = {"config.json", "environment.json", "metrics.jsonl", "checkpoints", "encoder.safetensors"}
-    assert names == written | {"report.html"}
+    assert names == written  # the report is the command's
     assert {p.name for p in (finished / "checkpoints").glob("*.pt*")} == {"step-00000008.pt", "step-00000012.pt"}
-    assert (finished / "report.html").read_text().endswith("</html>\n")
     records = metrics(finished)
     assert [r["epoch"] for r in records if r["kind"] == "eval"] == [2, 3]
     train = [r for r in records if r["kind"] == "train"]
@@ -163,18 +163,18 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
         loss, stats = nt_xent(*arguments, **options)
         return loss * (float("nan") if next(calls) >= 6 else 1.0), stats
 
-    monkeypatch.setattr("fastclr.training.step.nt_xent", nan_from_the_sixth_step)
+    monkeypatch.setattr("fastclr.methods.simclr.nt_xent", nan_from_the_sixth_step)
     with pytest.raises(FloatingPointError, match="loss became nan at step 6"):
         pretrain_in(tmp_path / "run", dataclasses.replace(tiny, checkpoint_every=1))
     kept = latest(tmp_path / "run")
     assert kept.step == 5
-    assert all(bool(w.isfinite().all()) for w in kept.model.values())
+    assert all(bool(w.isfinite().all()) for w in kept.method.values())
 
 
 def test_schedule_warms_up_to_the_peak_and_ends_near_zero() -> None:
     config = PretrainConfig(data="shapes", epochs=10, warmup_epochs=2, lr=0.4)
     model = torch.nn.Linear(2, 2)
-    optimizer = build_optimizer(config, model, torch.nn.Module())
+    optimizer = build_optimizer(config, parameter_groups(model, config.optimizer))
     schedule = build_schedule(config, optimizer, steps_per_epoch=5)
     rates = []
     for step in range(50):
@@ -190,7 +190,7 @@ def test_adamw_leaves_biases_and_norms_undecayed(tiny: PretrainConfig) -> None:
     temperature = torch.nn.ParameterList([torch.nn.Parameter(torch.ones(()))])
     for kind, decayed in (("adamw", 12), ("sgd", 12 + 4 + 8)):
         config = dataclasses.replace(tiny, optimizer=kind, weight_decay=0.1)
-        groups = build_optimizer(config, model, temperature).param_groups
+        groups = build_optimizer(config, parameter_groups(model, config.optimizer, temperature)).param_groups
         assert sum(p.numel() for g in groups if g["weight_decay"] for p in g["params"]) == decayed
         assert sum(p.numel() for g in groups for p in g["params"]) == 12 + 4 + 8 + 1
 
@@ -199,34 +199,34 @@ def test_step_is_the_plain_recipe(tiny: PretrainConfig) -> None:
     """One step equals views -> model -> lightly's loss -> SGD, written out."""
     from lightly.loss import NTXentLoss
 
-    config = dataclasses.replace(tiny, learnable_temperature=False, clip_grad=0.01)
+    config = dataclasses.replace(tiny, options=SimCLROptions(learnable_temperature=False), clip_grad=0.01)
     ours, theirs = build(config), build(config)
     batch = next(iter(ours.loader.epoch(0)))
     train_step(ours, batch)
     views = theirs.augment(batch.images, batch.ids, 0)
-    theirs.model.train()
-    z0, z1 = theirs.model(torch.cat([views[0], views[1]])).chunk(2)
-    loss = NTXentLoss(config.temperature)(z0, z1)
+    theirs.method.train()
+    z0, z1 = theirs.method.head(theirs.method.encoder(torch.cat([views[0], views[1]]))).chunk(2)  # type: ignore[operator]
+    loss = NTXentLoss(config.options.temperature)(z0, z1)
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(theirs.model.parameters(), 0.01)
+    norm = torch.nn.utils.clip_grad_norm_(theirs.method.parameters(), 0.01)
     assert norm > 0.01
     theirs.optimizer.step()
-    assert float(ours.totals[0]) == pytest.approx(loss.item(), rel=1e-6)
-    for a, b in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+    assert float(ours.totals.get("loss")) == pytest.approx(loss.item(), rel=1e-6)
+    for a, b in zip(ours.method.parameters(), theirs.method.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_learnable_temperature_is_trained_saved_and_logged(tiny: PretrainConfig, tmp_path: Path) -> None:
-    config = dataclasses.replace(tiny, learnable_temperature=True, epochs=1, knn_every=0)
-    run = pretrain_in(tmp_path / "run", config)
-    assert run.metrics.read()[0]["temperature"] != config.temperature
-    assert latest(run.folder).loss
+    config = dataclasses.replace(tiny, options=SimCLROptions(learnable_temperature=True), epochs=1, knn_every=0)
+    run = pretrain_in(tmp_path / "run", config).run
+    assert run.metrics.read()[0]["temperature"] != config.options.temperature
+    assert "criterion.log_temperature" in latest(run.folder).method
 
 
 def test_the_online_probe_learns_beside_the_run_and_does_not_touch_it(
     finished: Path, tiny: PretrainConfig, tmp_path: Path
 ) -> None:
-    run = pretrain_in(tmp_path / "probed", dataclasses.replace(tiny, online_probe=True))
+    run = pretrain_in(tmp_path / "probed", dataclasses.replace(tiny, online_probe=True)).run
     assert state_hash(run.load_encoder()) == state_hash(Run.open(finished).load_encoder())
     accuracy = [r["online_probe_accuracy"] for r in run.metrics.read() if r["kind"] == "train"]
     assert all(0 <= a <= 1 for a in accuracy) and accuracy[-1] > 0
@@ -240,13 +240,15 @@ def test_micro_batches_take_the_step_of_the_whole_batch(tiny: PretrainConfig) ->
     whole, parts = (build(dataclasses.replace(config, micro_batch=size)) for size in (None, 5))
     batch = next(iter(whole.loader.epoch(0)))
     for training in (whole, parts):
-        training.model.double().train()
+        training.method.double().train()
         augment = training.augment
         training.augment = lambda *inputs, augment=augment: augment(*inputs).double()  # type: ignore[assignment]
         train_step(training, batch)
-    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+    for a, b in zip(whole.method.parameters(), parts.method.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-    assert torch.allclose(whole.totals, parts.totals)
+    sums = [training.totals.over(training.world) for training in (whole, parts)]
+    assert sums[0].keys() == sums[1].keys()
+    assert all(torch.allclose(value, sums[1][name]) for name, value in sums[0].items())
 
 
 def test_views_can_go_through_batch_norm_one_by_one(tiny: PretrainConfig) -> None:
@@ -254,10 +256,13 @@ def test_views_can_go_through_batch_norm_one_by_one(tiny: PretrainConfig) -> Non
     training = build(config)
     batch = next(iter(training.loader.epoch(0)))
     views = training.augment(batch.images, batch.ids, 0)
-    training.model.train()
-    apart = torch.cat([training.model(view) for view in views])
-    torch.testing.assert_close(training.project(views.flatten(0, 1)), apart)
-    assert not torch.allclose(training.model(views.flatten(0, 1)), apart, rtol=1e-2)
+    training.method.train()
+    method: Any = training.method
+    apart = torch.cat([method.head(method.encoder(view)) for view in views])
+    torch.testing.assert_close(torch.cat(training.forward(views)[1]), apart)
+    together = build(dataclasses.replace(config, bn_per_view=False))
+    together.method.train()
+    assert not torch.allclose(torch.cat(together.forward(views)[1]), apart, rtol=1e-2)
 
 
 def test_test_images_for_training_images_without_classes_are_refused(

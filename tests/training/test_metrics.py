@@ -106,7 +106,7 @@ def test_tensorboard_shows_every_step_once_after_a_resume(tmp_path: Path) -> Non
 
 def test_a_run_logs_to_tensorboard_what_is_in_its_log(tiny: PretrainConfig, tmp_path: Path) -> None:
     config = dataclasses.replace(tiny, epochs=1, tensorboard=True)
-    run = pretrain_in(tmp_path / "run", config)
+    run = pretrain_in(tmp_path / "run", config).run
     pretrain_in(tmp_path / "run", config, resume=True)
     shown = read_events(tmp_path / "run" / "tensorboard")
     for kind, name in (("train", "loss"), ("train", "lr"), ("eval", "knn")):
@@ -140,7 +140,7 @@ def test_wandb_gets_all_records_and_a_resumed_run_has_the_same_id(
     wandb = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     config = dataclasses.replace(tiny, epochs=1, wandb="fastclr-test")
-    run = pretrain_in(tmp_path / "run", config)
+    run = pretrain_in(tmp_path / "run", config).run
     (_, first), *logged, last = wandb.calls
     assert (first["project"], first["name"], first["resume"]) == ("fastclr-test", "run", "allow")
     assert first["config"]["lr"] == config.lr

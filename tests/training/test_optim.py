@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from fastclr.losses import NTXentLoss
+from fastclr.methods import parameter_groups
 from fastclr.methods.model import build_model
 from fastclr.training.config import PretrainConfig
 from fastclr.training.lars import LARS
@@ -192,7 +193,7 @@ def test_half_precision_parameters_are_refused() -> None:
 def test_peak_lr(lr: float, scaling: Any, batch_size: int, expected: float) -> None:
     config = PretrainConfig(lr=lr, lr_scaling=scaling, batch_size=batch_size, optimizer="lars")
     assert peak_lr(config) == pytest.approx(expected, rel=1e-12)
-    optimizer = build_optimizer(config, nn.Linear(2, 2), nn.Module())
+    optimizer = build_optimizer(config, parameter_groups(nn.Linear(2, 2), config.optimizer))
     assert {g["lr"] for g in optimizer.param_groups} == {peak_lr(config)}
 
 
@@ -204,7 +205,7 @@ def names_in(group: dict[str, Any], model: nn.Module) -> set[str]:
 def test_lars_excludes_batch_norms_biases_and_the_temperature() -> None:
     config = PretrainConfig(width=0.125, optimizer="lars", weight_decay=1e-6, lars_eta=0.002)
     model, loss = build_model(config), NTXentLoss(0.1, learnable_temperature=True)
-    optimizer = build_optimizer(config, model, loss)
+    optimizer = build_optimizer(config, parameter_groups(model, config.optimizer, loss))
     assert isinstance(optimizer, LARS)
     (adapted,) = [g for g in optimizer.param_groups if g["adapt"]]
     weights = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
@@ -222,7 +223,11 @@ def test_a_position_embedding_is_not_decayed() -> None:
     with torch.device("meta"):
         model = build_model(config)
     decayed = set().union(
-        *(names_in(g, model) for g in build_optimizer(config, model, nn.Module()).param_groups if g["weight_decay"])
+        *(
+            names_in(g, model)
+            for g in build_optimizer(config, parameter_groups(model, config.optimizer)).param_groups
+            if g["weight_decay"]
+        )
     )
     assert "encoder.blocks.0.attn.qkv.weight" in decayed
     assert not decayed & {"encoder.pos_embed", "encoder.cls_token", "encoder.norm.weight", "encoder.patch_embed.bias"}
@@ -235,7 +240,7 @@ def test_the_fused_optimisers_are_torchs_plain_ones(kind: Any) -> None:
     ours, theirs = (nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
     ours.to(memory_format=torch.channels_last)
-    fused = build_optimizer(config, ours, nn.Module())
+    fused = build_optimizer(config, parameter_groups(ours, config.optimizer))
     assert all(g["fused"] for g in fused.param_groups)
     if kind == "sgd":
         options: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}
@@ -272,7 +277,7 @@ def paper_rate(step: int, peak: float, warmup: int, total: int) -> float:
 def test_schedule_is_the_papers(options: dict[str, float], warmup: int) -> None:
     config = PretrainConfig(epochs=40, optimizer="lars", lr=0.075, lr_scaling="sqrt", batch_size=4096, **options)
     assert warmup_steps(config, 5) == warmup
-    optimizer = build_optimizer(config, nn.Linear(2, 2), nn.Module())
+    optimizer = build_optimizer(config, parameter_groups(nn.Linear(2, 2), config.optimizer))
     schedule = build_schedule(config, optimizer, steps_per_epoch=5)
     for step in range(200):
         schedule.step_update(step)
@@ -284,4 +289,4 @@ def test_schedule_is_the_papers(options: dict[str, float], warmup: int) -> None:
 def test_a_step_is_left_after_the_warmup() -> None:
     config = dataclasses.replace(PretrainConfig(), epochs=1, warmup_share=0.9)
     assert warmup_steps(config, 1) == 0
-    build_schedule(config, build_optimizer(config, nn.Linear(2, 2), nn.Module()), 1)
+    build_schedule(config, build_optimizer(config, parameter_groups(nn.Linear(2, 2), config.optimizer)), 1)

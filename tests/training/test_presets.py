@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-import tyro
 from torch import nn
 
 from fastclr.cli import main
+from fastclr.commands.preset import parse
 from fastclr.commands.pretrain import PretrainOptions
+from fastclr.methods import SimCLROptions
 from fastclr.methods.model import build_model
 from fastclr.training.config import PretrainConfig
 from fastclr.training.optim import peak_lr, warmup_steps
@@ -28,7 +29,7 @@ EXPECTED = {
 
 def parsed(name: str, *arguments: str) -> PretrainConfig:
     """The configuration that the command line makes."""
-    return tyro.cli(PretrainOptions, args=["--preset", name, *arguments], default=PretrainOptions(PRESETS[name])).config
+    return parse(PretrainOptions, PRESETS[name], ["--preset", name, *arguments], "fastclr pretrain").config
 
 
 def test_every_preset_is_checked_here() -> None:
@@ -56,7 +57,12 @@ def test_presets_give_the_published_rates_warmups_and_models(name: str) -> None:
 
 def test_the_imagenet_presets_are_the_papers_setting() -> None:
     config = PRESETS["imagenet-100ep"]
-    assert (config.encoder, config.epochs, config.batch_size, config.temperature) == ("resnet50", 100, 4096, 0.1)
+    assert (config.encoder, config.epochs, config.batch_size, config.options.temperature) == (
+        "resnet50",
+        100,
+        4096,
+        0.1,
+    )
     assert (config.optimizer, config.momentum, config.weight_decay, config.nesterov) == ("lars", 0.9, 1e-6, False)
     assert (config.lars_eta, config.head_layers, config.head_dim, config.head_bn) == (0.001, 2, 128, True)
     assert config.augment.jitter == (0.8, 0.8, 0.8, 0.2) and config.augment.blur_p == 0.5
@@ -69,3 +75,14 @@ def test_the_help_lists_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrain", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert f"values of a preset: {', '.join(PRESETS)}." in text
+
+
+def test_the_options_of_the_method_have_flags_with_its_name_and_short_ones() -> None:
+    for flags in (["--temperature", "0.7"], ["--simclr.temperature", "0.7"]):
+        assert parsed("demo", *flags).options == SimCLROptions(temperature=0.7)
+    for flags in (["--learnable-temperature"], ["--simclr.learnable-temperature"]):
+        assert parsed("demo", *flags).options == SimCLROptions(temperature=0.2, learnable_temperature=True)
+    with pytest.raises(ValueError, match=r"temperature must be a finite number other than 0, got 0\.0"):
+        parsed("demo", "--temperature", "0")
+    with pytest.raises(ValueError, match=r"--method must be one of simclr.*got 'nothing'"):
+        parsed("demo", "--method", "nothing")

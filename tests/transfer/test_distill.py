@@ -133,7 +133,7 @@ def test_architecture_of_the_student() -> None:
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    run = pretrain_in(folder, dataclasses.replace(TINY, data=str(pictures), head_layers=3, epochs=1))
+    run = pretrain_in(folder, dataclasses.replace(TINY, data=str(pictures), head_layers=3, epochs=1)).run
     finetune(run, load_data(run.config), FinetuneConfig(labels="25%", epochs=1, batch_size=16, lr=5.0, seed=4, seeds=2))
     return folder
 

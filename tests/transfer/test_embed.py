@@ -80,7 +80,7 @@ def test_z_goes_through_the_head(tmp_path: Path, pictures: Path) -> None:
     assert main([*command, "--device", "cpu"]) == 0
     run = Run.open(Path(folder))
     h = extract_features(run.load_encoder(), load_dataset(pictures, "test").images, run.config.augment).features
-    weights = run.latest_checkpoint().model  # the head of the demo: linear, ReLU, linear
+    weights = run.latest_checkpoint().method  # the head of the demo: linear, ReLU, linear
     hidden = torch.relu(h @ weights["head.0.weight"].T + weights["head.0.bias"])
     expected = hidden @ weights["head.2.weight"].T + weights["head.2.bias"]
     np.testing.assert_allclose(read_features(out).features, expected.numpy(), atol=1e-4)

@@ -1,0 +1,46 @@
+"""What can be chosen about the images and how they get to the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from fastclr.data.loader_choice import LoaderKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The images: where they lie, what is tested on, how they are read."""
+
+    data: str = ""
+    """Images: `shapes`, `cifar10`, `cifar100`, `stl10`, a folder, a tar, or WebDataset shards `x-{00..99}.tar`."""
+    test_data: str | None = None
+    """Labelled images to evaluate on. Default: the test split of `data`, or a held-out share of it."""
+    holdout: float = 0.1
+    """Share of `data` kept from training for evaluation when it is labelled and has no test split."""
+    resize_shorter: int | None = None
+    """Shrink larger images to this shorter side while loading, so that the set fits into memory."""
+    labels: str | None = None
+    """CSV file with the columns name and label that gives the classes; without it, folders do."""
+    data_root: str = "data"
+    """Folder with the files of `cifar10`, `cifar100` and `stl10`."""
+    download: bool = False
+    """Fetch them when they are not there."""
+    cache: str = "auto"
+    """Where decoded images are kept for the next run: `auto` is ~/.cache/fastclr, `off` nowhere, or a folder."""
+    loader: LoaderKind = "auto"
+    """`resident` keeps decoded images; `dali`, `torch` decode every epoch; `auto`: resident if it fits, else dali."""
+    workers: int | None = None
+    """Threads (resident, dali) or processes (torch) that decode. Default: one per core."""
+    prefetch: int = 2
+    """Batches that dali, or each worker of torch, decodes ahead of the training step."""
+
+    def checks(self) -> list[tuple[str, bool, str]]:
+        """Return what must hold of the values: field, whether it does, what it must be."""
+        return [
+            ("holdout", 0.0 <= self.holdout < 1.0, "a number in [0, 1)"),
+            ("resize_shorter", self.resize_shorter is None or self.resize_shorter >= 1, "a positive number or None"),
+            ("loader", self.loader in get_args(LoaderKind), f"one of {get_args(LoaderKind)}"),
+            ("workers", self.workers is None or self.workers >= 0, "at least 0 or None"),
+            ("prefetch", self.prefetch >= 1, "at least 1"),
+        ]

@@ -1,0 +1,72 @@
+"""What can be chosen about the networks and the method, whichever it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from fastclr.augment import AugmentConfig
+
+HeadKind = Literal["none", "linear", "mlp"]
+StemKind = Literal["auto", "imagenet", "cifar"]
+
+# field, whether its value is good, what it must be
+Check = tuple[str, bool, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """The options that a method has to itself; this class stands for the defaults of whatever method is trained."""
+
+    def checks(self) -> list[Check]:
+        """Return what must hold of the values."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The method, its networks and its views."""
+
+    method: str = "simclr"
+    """What is trained."""
+    options: MethodOptions = field(default_factory=MethodOptions)
+    """The method's own options."""
+    encoder: str = "resnet18"
+    """Name of a timm model, or simclr_skresnet50, 101 or 152: the selective-kernel ResNets of SimCLR v2."""
+    width: float = 1.0
+    """Multiplies the channels of a ResNet, its stem included."""
+    stem: StemKind = "auto"
+    """First layers of a ResNet: `cifar` is a 3x3 convolution without pooling; `auto` takes it up to 64 px."""
+    patch_size: int | None = None
+    """Side of a ViT's patches in pixels. Default: the model's, which is for 224 px; 4 is usual at 32 px."""
+    head: HeadKind = "mlp"
+    """Projection head."""
+    head_layers: int = 2
+    """Layers of an mlp head, 1 to 3."""
+    head_hidden: int | None = None
+    """Hidden width of an mlp head. Default: the encoder's."""
+    head_dim: int = 128
+    """Dimension of the projection z."""
+    head_bn: bool = True
+    """Batch normalisation after every layer of the head, as in the paper's code."""
+    sync_bn: bool = True
+    """Batch norm over all processes; off: each process by itself."""
+    sync_bn_group: int | None = None
+    """Processes that share batch norm statistics. Default: all of them."""
+    bn_per_view: bool = False
+    """Run the views through the model one after the other, so that batch norm sees each by itself."""
+    augment: AugmentConfig = field(default_factory=lambda: AugmentConfig.cifar(32))
+    """The augmentation of the views."""
+
+    def checks(self) -> list[Check]:
+        """Return what must hold of the values."""
+        return [
+            ("width", self.width > 0, "a positive number"),
+            ("stem", self.stem in get_args(StemKind), f"one of {get_args(StemKind)}"),
+            ("patch_size", self.patch_size is None or self.patch_size >= 1, "a positive number or None"),
+            ("head", self.head in get_args(HeadKind), f"one of {get_args(HeadKind)}"),
+            ("head_layers", 1 <= self.head_layers <= 3, "1, 2 or 3"),
+            ("head_hidden", self.head_hidden is None or self.head_hidden >= 1, "a positive number or None"),
+            ("head_dim", self.head_dim >= 1, "a positive number"),
+            ("sync_bn_group", self.sync_bn_group is None or self.sync_bn_group >= 1, "a positive number or None"),
+        ]

@@ -127,7 +127,7 @@ class ImageIndex:
             )
         return replace(
             self,
-            storage=self.storage.select(indices),
+            storage=self.storage.select(indices.numpy()),
             sizes=self.sizes[indices],
             plain=self.plain[indices],
             ids=self.ids[indices],

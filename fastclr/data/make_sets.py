@@ -72,7 +72,7 @@ def index_entries(files: Files, groups: Groups, classes: tuple[str, ...], option
     sets = []
     for good, fields in readable(files, groups, classes, failed):
         found = [headers[entry.path] for entry in good]
-        part = storage.select(torch.tensor([row[entry.path] for entry in good]))
+        part = storage.select(np.array([row[entry.path] for entry in good], dtype=np.int64))
         index = ImageIndex(
             storage=replace(part, sizes=np.array([header.size for header in found], dtype=np.int64)),
             sizes=torch.tensor([(header.height, header.width) for header in found], dtype=torch.int64),

@@ -10,12 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 Integers = npt.NDArray[np.int64]
 MAX_FILE_BYTES = 2**30
-
-
 # an entry that became a link or a pipe after it was listed must not lead out of the folder, nor hang
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -69,10 +66,9 @@ class Storage:
         """Return the number of images."""
         return len(self.file)
 
-    def select(self, rows: Tensor) -> Storage:
+    def select(self, rows: Integers) -> Storage:
         """Return the storage of the images at int64 ``rows`` ``[n]``."""
-        index = rows.numpy()
-        return replace(self, file=self.file[index], offsets=self.offsets[index], sizes=self.sizes[index])
+        return replace(self, file=self.file[rows], offsets=self.offsets[rows], sizes=self.sizes[rows])
 
     def read(self, row: int) -> bytes:
         """Return the bytes of an image.

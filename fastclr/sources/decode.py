@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING
@@ -13,15 +14,12 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from fastclr.sources.byte_ranges import Storage
 
-Pixels = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
+Pixels = npt.NDArray[np.uint8]
 
 # what photos are kept in; left to itself Pillow also tries formats that start other programs (EPS runs Ghostscript)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")

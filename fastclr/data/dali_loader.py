@@ -16,6 +16,7 @@ from fastclr.data.batch import Batch
 from fastclr.data.dali_decoder import DEPTH, DaliDecoder
 from fastclr.data.decode_many import pack
 from fastclr.data.indexed_set import ImageIndex
+from fastclr.data.order import Order
 from fastclr.data.plan import Plan
 from fastclr.data.prefetch import Ahead
 from fastclr.data.unreadable import Failures, check_stream, default_workers, first_readable, report, with_resize
@@ -47,28 +48,19 @@ class Prepared:
 class DaliLoader:
     """Batches decoded by NVIDIA DALI while the consumer uses earlier ones.
 
-    Order, shares of the ranks and padding are those of :class:`~fastclr.data.ResidentLoader`: step ``s`` of rank ``r``
-    holds ``order[(s * world_size + r) * batch_size : (s * world_size + r + 1) * batch_size]``, and a position is
-    ``(seed, epoch, step)``.
-
     Files are read by threads of this loader; DALI decodes JPEGs with grey or YCbCr pixels, with libjpeg-turbo on the
     CPU (the pixels are those of Pillow) and with nvJPEG on a CUDA device. All other images, and those that DALI
     refuses, are decoded by Pillow into the same batch. A batch of JPEGs is used where DALI has decoded it; a batch with
     other images in it is copied once.
 
     An image that turns out to be unreadable is replaced, in every epoch, by the one at the same place of the next step
-    (of the epoch's order, around its end), or the first after it that can be read; its name and the reason stand in
-    ``skipped``, and a warning names it once. 64 of them in a row are an error.
+    (around the end of the epoch), or by the first one after it that can be read. Its name and the reason are kept in
+    ``skipped``, and a warning names it once. 64 unreadable images in a row are an error.
 
     Args:
         index: the images.
-        batch_size: images per rank and step.
-        seed: key of the shuffling, ``0 .. 2**64 - 1``.
-        shuffle: draw a new order for every epoch; False keeps the order of the index.
-        drop_last: leave out the images that do not fill a whole step of all ranks.
+        order: batch size, shuffling and ranks.
         device: where the batches go, and where DALI decodes.
-        rank: number of this process, ``0 .. world_size - 1``.
-        world_size: number of processes.
         workers: threads that decode, and as many that read. None: one for each core, shared by the processes of a
             distributed job on this machine.
         prefetch: batches that may be decoded ahead of the consumer.
@@ -76,6 +68,7 @@ class DaliLoader:
             antialiasing, like the other loaders but not to the same last bit; None: as the index says.
 
     Raises:
+        TypeError: ``order`` is no :class:`~fastclr.data.Order`.
         ValueError: an argument is out of range, or there are too few images.
         ModuleNotFoundError: DALI or Pillow is not installed.
         RuntimeError: DALI cannot run on ``device``.
@@ -84,14 +77,9 @@ class DaliLoader:
     def __init__(
         self,
         index: ImageIndex,
-        batch_size: int,
+        order: Order,
         *,
-        seed: int = 0,
-        shuffle: bool = True,
-        drop_last: bool = True,
         device: torch.device | str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
         workers: int | None = None,
         prefetch: int = 2,
         resize_shorter: int | None = None,
@@ -99,16 +87,16 @@ class DaliLoader:
         """Check the arguments and build the decoder."""
         workers = default_workers() if workers is None else workers
         check_stream(workers, prefetch, resize_shorter, least_workers=1)
-        self.plan = Plan(len(index), batch_size, seed, shuffle, drop_last, rank, world_size, index.source)
+        self.plan = Plan(len(index), order, index.source)
         self.device = torch.device(device)
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())  # that of this thread, not of the other
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.order = order
         self.skipped: dict[str, str] = {}
         self._index, self._prefetch, self._closed = with_resize(index, resize_shorter), prefetch, False
         self._by_dali = index.plain.numpy().copy()
         resize = self._index.resize_shorter is not None
-        self._arguments = (min(batch_size, len(index)), workers, self.device, resize)
+        self._arguments = (min(order.batch_size, len(index)), workers, self.device, resize)
         self._decoder = DaliDecoder(*self._arguments)
         self._readers = ThreadPoolExecutor(workers, thread_name_prefix="fastclr-read")
         self._ahead: Ahead[tuple[Batch, Failures]] | None = None
@@ -156,26 +144,26 @@ class DaliLoader:
 
     def _produce(self, ahead: Ahead[tuple[Batch, Failures]], epoch: int, start_step: int) -> None:
         """Read, decode and hand over the batches of one epoch; runs in the background."""
-        order = self.plan.order(epoch)
+        permuted = self.plan.permuted(epoch)
         waiting: deque[Prepared] = deque()
         try:
             for step in range(start_step, len(self)):
                 while waiting and (len(waiting) == DEPTH or not ahead.has_place()):
-                    ahead.put(self._finish(waiting, order))
+                    ahead.put(self._finish(waiting, permuted))
                 if not ahead.take_place():
                     return
-                waiting.append(self._prepare(order, step))
+                waiting.append(self._prepare(permuted, step))
                 self._submit(waiting[-1])
             while waiting:
-                ahead.put(self._finish(waiting, order))
+                ahead.put(self._finish(waiting, permuted))
         finally:
             self._drop()
 
-    def _prepare(self, order: Tensor, step: int) -> Prepared:
+    def _prepare(self, permuted: Tensor, step: int) -> Prepared:
         """Read the images of a step, and decode those that are not for DALI."""
 
         def read(places: range) -> list[tuple[int, bytes | Pixels, Failures]]:
-            return [first_readable(self.plan.candidates(order, place), self._read) for place in places]
+            return [first_readable(self.plan.candidates(permuted, place), self._read) for place in places]
 
         places = self.plan.positions(step)
         size = max(len(places) // 64, 1)
@@ -199,14 +187,14 @@ class DaliLoader:
             sizes = [self._index.decoded_size(row) for row, _ in prepared.encoded]
             self._decoder.submit([data for _, data in prepared.encoded], sizes)
 
-    def _finish(self, waiting: deque[Prepared], order: Tensor) -> tuple[Batch, Failures]:
+    def _finish(self, waiting: deque[Prepared], permuted: Tensor) -> tuple[Batch, Failures]:
         """Return the oldest batch that waits for its pixels."""
         decoded = None
         while waiting[0].encoded and decoded is None:
             try:
                 decoded = self._decoder.collect()
             except RuntimeError as error:
-                self._recover(waiting, order, error)
+                self._recover(waiting, permuted, error)
         prepared = waiting.popleft()
         rows = torch.tensor([slot.row for slot in prepared.slots])
         images = assemble([slot.content for slot in prepared.slots], decoded, self.device)
@@ -215,7 +203,7 @@ class DaliLoader:
             torch.cuda.current_stream(self.device).synchronize()  # the consumer may use another stream
         return batch, prepared.failures
 
-    def _recover(self, waiting: deque[Prepared], order: Tensor, error: RuntimeError) -> None:
+    def _recover(self, waiting: deque[Prepared], permuted: Tensor, error: RuntimeError) -> None:
         """Find the images of the oldest batch that DALI cannot decode, leave them to Pillow, and begin again.
 
         Raises:
@@ -226,7 +214,7 @@ class DaliLoader:
         if not refused:
             raise error
         self._by_dali[refused] = False
-        waiting[0] = self._prepare(order, waiting[0].step)
+        waiting[0] = self._prepare(permuted, waiting[0].step)
         for prepared in waiting:
             self._submit(prepared)
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from fastclr.data.batch import Batch
 from fastclr.data.decode_many import pack
 from fastclr.data.indexed_set import ImageIndex
+from fastclr.data.order import Order
 from fastclr.data.plan import Plan
 from fastclr.data.unreadable import (
     Failures,
@@ -39,29 +40,21 @@ Position = tuple[int, int]
 class TorchLoader:
     """Batches decoded in worker processes, for any index of images.
 
-    Order, shares of the ranks and padding are those of :class:`~fastclr.data.ResidentLoader`: step ``s`` of rank ``r``
-    holds ``order[(s * world_size + r) * batch_size : (s * world_size + r + 1) * batch_size]``, and a position is
-    ``(seed, epoch, step)``.
-
     An image that turns out to be unreadable is replaced, in every epoch, by the one at the same place of the next step
-    (of the epoch's order, around its end), or the first after it that can be read; its name and the reason stand in
-    ``skipped``, and a warning names it once. 64 of them in a row are an error.
+    (around the end of the epoch), or by the first one after it that can be read. Its name and the reason are kept in
+    ``skipped``, and a warning names it once. 64 unreadable images in a row are an error.
 
     Args:
         index: the images.
-        batch_size: images per rank and step.
-        seed: key of the shuffling, ``0 .. 2**64 - 1``.
-        shuffle: draw a new order for every epoch; False keeps the order of the index.
-        drop_last: leave out the images that do not fill a whole step of all ranks.
+        order: batch size, shuffling and ranks.
         device: where the batches go; copies to a CUDA device start from pinned memory and are not waited for.
-        rank: number of this process, ``0 .. world_size - 1``.
-        world_size: number of processes.
         workers: processes that decode, each a whole batch; 0 decodes in this one. None: one for each core, shared by
             the processes of a distributed job on this machine.
         prefetch: batches that each worker may decode ahead of the consumer.
         resize_shorter: bring the shorter side of larger images down to this many pixels; None: as the index says.
 
     Raises:
+        TypeError: ``order`` is no :class:`~fastclr.data.Order`.
         ValueError: an argument is out of range, there are too few images, or the batches that may wait in the workers
             do not fit into the shared memory of the system.
         ModuleNotFoundError: Pillow is not installed.
@@ -70,14 +63,9 @@ class TorchLoader:
     def __init__(
         self,
         index: ImageIndex,
-        batch_size: int,
+        order: Order,
         *,
-        seed: int = 0,
-        shuffle: bool = True,
-        drop_last: bool = True,
         device: torch.device | str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
         workers: int | None = None,
         prefetch: int = 2,
         resize_shorter: int | None = None,
@@ -87,12 +75,12 @@ class TorchLoader:
         workers = default_workers() if workers is None else workers
         check_stream(workers, prefetch, resize_shorter, least_workers=0)
         index = with_resize(index, resize_shorter)
-        self.plan = Plan(len(index), batch_size, seed, shuffle, drop_last, rank, world_size, index.source)
+        self.plan = Plan(len(index), order, index.source)
         self.device = torch.device(device)
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.order = order
         self.skipped: dict[str, str] = {}
         if workers > 0:
-            check_shared_memory(index, batch_size * workers * prefetch)
+            check_shared_memory(index, order.batch_size * workers * prefetch)
         self._index = index
         self._positions: list[Position] = []
         self._run = 0
@@ -168,8 +156,8 @@ class Steps(Dataset["tuple[Batch, Failures] | str"]):
     resize_shorter: int | None
 
     def __post_init__(self) -> None:
-        """Remember the order of one epoch."""
-        self._order: tuple[int, Tensor] | None = None
+        """Remember the permuted rows of one epoch."""
+        self._permuted: tuple[int, Tensor] | None = None
 
     def __getitem__(self, position: Position) -> tuple[Batch, Failures] | str:
         """Return the batch and what could not be read for it, or why there is none.
@@ -177,14 +165,14 @@ class Steps(Dataset["tuple[Batch, Failures] | str"]):
         The reason is returned and not raised, for an error that leaves a worker becomes a page of text.
         """
         epoch, step = position
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, self.plan.order(epoch))
+        if self._permuted is None or self._permuted[0] != epoch:
+            self._permuted = (epoch, self.plan.permuted(epoch))
         rows: list[int] = []
         pixels: list[Pixels] = []
         failures: Failures = []
         for place in self.plan.positions(step):
             try:
-                found = first_readable(self.plan.candidates(self._order[1], place), self.decode)
+                found = first_readable(self.plan.candidates(self._permuted[1], place), self.decode)
             except UnreadableError as error:
                 return str(error)
             rows.append(found[0])

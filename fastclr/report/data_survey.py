@@ -9,22 +9,22 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import singledispatch
 from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from torch import Tensor
-
 from fastclr.data.decode_many import explain
-from fastclr.data.decoded_set import Splits
-from fastclr.data.make_sets import label_splits
-from fastclr.data.open_source import labelled, open_source
+from fastclr.data.file_source import FileSource, labelled
+from fastclr.data.image_source import ImageSource
+from fastclr.data.open_source import open_source
+from fastclr.data.pixel_source import PixelSource, image_at
 from fastclr.device import available_cores
 from fastclr.sources.decode import FORMATS, decode_image, pillow, quiet_pillow, resized
 from fastclr.sources.entries import TEST_SPLITS, Entry
 from fastclr.sources.folder import Files
-from fastclr.sources.label_file import label_entries, read_labels
+from fastclr.sources.label_file import read_labels
 
 Result = TypeVar("Result")
 DECODED_PIXELS = 2 * 10**10  # decoded to find damage: 100,000 photos of 500 x 400, all of CIFAR
@@ -156,32 +156,37 @@ def survey(
     """
     mapping = None if labels is None else read_labels(labels)
     opened = open_source(source)
-    if isinstance(opened, Splits):
-        return survey_splits(opened if mapping is None else label_splits(opened, mapping), str(source)), []
-    files, groups = opened.files, opened.groups
-    groups = groups if mapping is None else label_entries(groups, mapping, files.source)
-    return survey_files(files, groups, resize_shorter)
+    return survey_images(opened if mapping is None else opened.relabelled(mapping), resize_shorter)
 
 
-def survey_splits(splits: Splits, source: str) -> Survey:
-    """Look at images that are pixels already."""
+@singledispatch
+def survey_images(source: ImageSource, resize_shorter: int | None) -> tuple[Survey, list[bytes]]:
+    """Look at the images of an opened source; each kind of source has its own way.
+
+    Raises:
+        TypeError: nobody has said how to look at this kind of source.
+    """
+    raise TypeError(f"source must be of a kind that can be surveyed, got {type(source).__name__}")
+
+
+@survey_images.register
+def survey_pixels(source: PixelSource, resize_shorter: int | None) -> tuple[Survey, list[bytes]]:
+    """Look at images that are pixels already; `resize_shorter` does not apply to them."""
     facts = []
-    sets = {"train": splits.train} | ({} if splits.test is None else {"test": splits.test})
-    for name, dataset in sets.items():
+    for name, dataset in source.sets.items():
         for row, label in enumerate(dataset.labels.tolist()):
-            images = dataset.images
-            image = images[row] if isinstance(images, Tensor) else images.image(row)
+            image = image_at(dataset, row)
             kind = None if label < 0 else dataset.classes[label]
             digest = hashlib.blake2b(image.contiguous().numpy().data, digest_size=16).digest()
             facts.append(Facts(name, kind, image.shape[0], image.shape[1], "", "RGB", digest))
-    test = "none" if splits.test is None else "the test split"
-    return summarize(source, facts, test, "pixels")
+    test = "the test split" if "test" in source.sets else "none"
+    return summarize(source.name, facts, test, "pixels"), []
 
 
-def survey_files(
-    files: Files, groups: dict[str, list[Entry]], resize_shorter: int | None
-) -> tuple[Survey, list[bytes]]:
+@survey_images.register
+def survey_files(source: FileSource, resize_shorter: int | None) -> tuple[Survey, list[bytes]]:
     """Look at image files: at the header and content of each, and decode as many as `DECODED_PIXELS` allows."""
+    files, groups = source.listed.files, source.groups
     pillow()
     entries = {entry.path: (split, entry) for split, group in groups.items() for entry in group}
     facts: dict[str, Facts] = {}

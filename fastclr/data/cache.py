@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fastclr.data.cache_file import SUFFIX, TEMPORARY, Origin, read_origin, read_splits, write_splits
 from fastclr.data.decoded_set import Splits
-from fastclr.sources.folder import hidden
+from fastclr.sources.folder import is_hidden
 
 VERSION = 1  # of what is stored: another decoder, another order or another layout needs another number
 HASHED_WHOLE = 4 * 2**30  # bytes of an archive up to which all of it is hashed
@@ -172,7 +172,7 @@ def folder_digest(root: Path) -> str:
         try:
             with os.scandir(root / folder) as found:
                 for entry in found:
-                    if hidden(entry.name) or entry.name.endswith((SUFFIX, TEMPORARY)):
+                    if is_hidden(entry.name) or entry.name.endswith((SUFFIX, TEMPORARY)):
                         continue  # the second: a cache may lie in the folder
                     name = f"{folder}/{entry.name}" if folder else entry.name
                     info = entry.stat(follow_symlinks=False)

@@ -18,8 +18,15 @@ from fastclr.data.decode_many import pack
 from fastclr.data.indexed_set import ImageIndex
 from fastclr.data.order import Order
 from fastclr.data.plan import Plan
-from fastclr.data.prefetch import Ahead
-from fastclr.data.unreadable import Failures, check_stream, default_workers, first_readable, report, with_resize
+from fastclr.data.prefetch import Prefetcher
+from fastclr.data.unreadable import (
+    Failures,
+    check_loader_arguments,
+    default_workers,
+    first_readable,
+    record_unreadable,
+    with_resize,
+)
 from fastclr.sources.decode import Pixels, decode_image
 
 
@@ -86,7 +93,7 @@ class DaliLoader:
     ) -> None:
         """Check the arguments and build the decoder."""
         workers = default_workers() if workers is None else workers
-        check_stream(workers, prefetch, resize_shorter, least_workers=1)
+        check_loader_arguments(workers, prefetch, resize_shorter, least_workers=1)
         self.plan = Plan(len(index), order, index.source)
         self.device = torch.device(device)
         if self.device.type == "cuda" and self.device.index is None:
@@ -99,7 +106,7 @@ class DaliLoader:
         self._arguments = (min(order.batch_size, len(index)), workers, self.device, resize)
         self._decoder = DaliDecoder(*self._arguments)
         self._readers = ThreadPoolExecutor(workers, thread_name_prefix="fastclr-read")
-        self._ahead: Ahead[tuple[Batch, Failures]] | None = None
+        self._prefetcher: Prefetcher[tuple[Batch, Failures]] | None = None
 
     def __len__(self) -> int:
         """Return the number of steps of an epoch, the same on every rank."""
@@ -121,41 +128,41 @@ class DaliLoader:
         self.plan.check_start(epoch, start_step)
         if self._closed:
             raise RuntimeError("the loader is closed")
-        if self._ahead is not None:
-            self._ahead.close()
-        self._ahead = Ahead(self._prefetch, lambda ahead: self._produce(ahead, epoch, start_step))
-        return self._batches(self._ahead)
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+        self._prefetcher = Prefetcher(self._prefetch, lambda prefetcher: self._produce(prefetcher, epoch, start_step))
+        return self._batches(self._prefetcher)
 
-    def _batches(self, ahead: Ahead[tuple[Batch, Failures]]) -> Iterator[Batch]:
+    def _batches(self, prefetcher: Prefetcher[tuple[Batch, Failures]]) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
-        for batch, failures in ahead:
-            report(self._index, failures, self.skipped)
+        for batch, failures in prefetcher:
+            record_unreadable(self._index, failures, self.skipped)
             yield batch
-        if ahead is not self._ahead:
+        if prefetcher is not self._prefetcher:
             raise RuntimeError("this epoch has ended: the loader was closed, or another epoch was started")
 
     def close(self) -> None:
         """Stop all threads and free DALI's memory; the loader cannot be used any more."""
-        if self._ahead is not None:
-            self._ahead.close()
-        self._ahead, self._closed = None, True
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+        self._prefetcher, self._closed = None, True
         self._readers.shutdown()
         self._decoder.close()
 
-    def _produce(self, ahead: Ahead[tuple[Batch, Failures]], epoch: int, start_step: int) -> None:
+    def _produce(self, prefetcher: Prefetcher[tuple[Batch, Failures]], epoch: int, start_step: int) -> None:
         """Read, decode and hand over the batches of one epoch; runs in the background."""
         permuted = self.plan.permuted(epoch)
         waiting: deque[Prepared] = deque()
         try:
             for step in range(start_step, len(self)):
-                while waiting and (len(waiting) == DEPTH or not ahead.has_place()):
-                    ahead.put(self._finish(waiting, permuted))
-                if not ahead.take_place():
+                while waiting and (len(waiting) == DEPTH or not prefetcher.has_room()):
+                    prefetcher.put(self._finish(waiting, permuted))
+                if not prefetcher.acquire():
                     return
                 waiting.append(self._prepare(permuted, step))
                 self._submit(waiting[-1])
             while waiting:
-                ahead.put(self._finish(waiting, permuted))
+                prefetcher.put(self._finish(waiting, permuted))
         finally:
             self._drop()
 

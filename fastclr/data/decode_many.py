@@ -87,7 +87,7 @@ def decode_files(
     failed: dict[str, str] = {}
     total = 0
     with bar, quiet_pillow():
-        for name, result in decode_stream(files.read(names), options):
+        for name, result in decode_in_order(files.read(names), options):
             bar.update()
             if isinstance(result, str):
                 failed[name] = result
@@ -123,7 +123,7 @@ def check_memory(source: str, needed: int, count: int, limit: int) -> None:
         )
 
 
-def decode_stream(
+def decode_in_order(
     stream: Iterator[tuple[str, bytes | Path]], options: DecodeOptions
 ) -> Iterator[tuple[str, Pixels | str]]:
     """Decode in order with a few files in flight; yield pixels, or the reason why there are none."""

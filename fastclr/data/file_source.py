@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fastclr.data.decode_many import DecodeOptions, decode_stream
+from fastclr.data.decode_many import DecodeOptions, decode_in_order
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.image_list import ImageList, Split
 from fastclr.data.image_source import LoadOptions
@@ -25,19 +25,19 @@ class FileSource:
 
     Args:
         name: the source as it was named, for messages.
-        listed: its files, their splits and their classes.
+        contents: its files, their splits and their classes.
 
     Raises:
         ValueError: there are no training images.
     """
 
     name: str
-    listed: Source
+    contents: Source
 
     def __post_init__(self) -> None:
         """Check that there are training images."""
-        if not self.listed.groups.get("train"):
-            files = self.listed.files
+        if not self.contents.groups.get("train"):
+            files = self.contents.files
             raise ValueError(
                 f"no images in {files.source}: it has {len(files.names)} other files and {len(files.skipped)} entries "
                 f"that are not read (links, pipes); images end in {', '.join(SUFFIXES)}"
@@ -46,12 +46,12 @@ class FileSource:
     @property
     def groups(self) -> dict[str, list[Entry]]:
         """The files of each split."""
-        return self.listed.groups
+        return self.contents.groups
 
     def relabelled(self, mapping: Labels) -> FileSource:
         """Return the source with the classes of ``mapping``."""
-        groups = label_entries(self.groups, mapping, self.listed.files.source)
-        return replace(self, listed=replace(self.listed, groups=groups, classes=None))
+        groups = label_entries(self.groups, mapping, self.contents.files.source)
+        return replace(self, contents=replace(self.contents, groups=groups, classes=None))
 
     def load_splits(self, options: LoadOptions, with_test: bool) -> Splits:
         """Decode or index the images; where nothing else is there to test on, hold out a part of every class."""
@@ -63,9 +63,9 @@ class FileSource:
                 train, test = hold_out(train, options.holdout, options.seed)
                 held_out = bool(test)
         count = len(train) + len(test)
-        kind, reason = choose_loader(options.loader, self.listed.files, count, options.decode, options.device)
+        kind, reason = choose_loader(options.loader, self.contents.files, count, options.decode, options.device)
         groups = [("train", train), ("test", test)] if test else [("train", train)]
-        sets = self._make_sets(kind, groups, source.listed.classes or class_names(train), options.decode)
+        sets = self._make_sets(kind, groups, source.contents.classes or class_names(train), options.decode)
         return Splits(sets[0], sets[1] if test else None, held_out, kind, reason)
 
     def load_dataset(self, split: Literal["train", "test"], options: DecodeOptions) -> ImageDataset:
@@ -76,8 +76,8 @@ class FileSource:
                 f"{self.name} has no test split: it needs a folder train and one of {', '.join(TEST_SPLITS)}"
             )
         entries = self.groups[found]
-        classes = self.listed.classes or class_names(self.groups["train"]) or class_names(entries)
-        return decode_entries(self.listed.files, [(split, entries)], classes, options)[0]
+        classes = self.contents.classes or class_names(self.groups["train"]) or class_names(entries)
+        return decode_entries(self.contents.files, [(split, entries)], classes, options)[0]
 
     def load_test(
         self, classes: tuple[str, ...], kind: ChosenKind, options: DecodeOptions
@@ -98,13 +98,13 @@ class FileSource:
         if not entries:
             raise ValueError(f"{self.name} has no images of the split {split}")
         everything = [entry for group in self.groups.values() for entry in group]
-        classes = self.listed.classes or class_names(everything)
+        classes = self.contents.classes or class_names(everything)
         rows = {entry.path: row for row, entry in enumerate(entries)}
 
         def read(wanted: Collection[int], options: DecodeOptions) -> Iterator[tuple[int, Pixels | str]]:
             chosen_rows = set(wanted)
             paths = [path for path, row in rows.items() if row in chosen_rows]
-            for path, result in decode_stream(self.listed.files.read(paths), options):
+            for path, result in decode_in_order(self.contents.files.read(paths), options):
                 yield rows[path], result
 
         return ImageList(tuple(rows), class_labels(entries, classes).numpy(), classes, read)
@@ -118,7 +118,7 @@ class FileSource:
     ) -> list[ImageDataset] | list[ImageIndex]:
         """Decode or index the images of each group."""
         make = decode_entries if kind == "resident" else index_entries
-        return make(self.listed.files, groups, classes, options)
+        return make(self.contents.files, groups, classes, options)
 
 
 def labelled(entries: list[Entry]) -> list[Entry]:

@@ -33,7 +33,7 @@ class PixelSource:
     decoded: Splits
 
     @property
-    def sets(self) -> dict[str, ImageDataset]:
+    def datasets(self) -> dict[str, ImageDataset]:
         """The data set of each split."""
         found = {"train": self.decoded.train, "test": self.decoded.test}
         return {split: cast(ImageDataset, dataset) for split, dataset in found.items() if dataset is not None}
@@ -48,22 +48,22 @@ class PixelSource:
             raise ValueError(
                 f"loader {options.loader} decodes files, but {self.name} holds pixels: use auto or resident"
             )
-        check_not_resized(self.sets["train"], options.decode.resize_shorter)
+        check_not_resized(self.datasets["train"], options.decode.resize_shorter)
         decoded = self.decoded if options.labels is None else label_splits(self.decoded, options.labels)
         return decoded if with_test else replace(decoded, test=None)
 
     def load_dataset(self, split: Literal["train", "test"], options: DecodeOptions) -> ImageDataset:
         """Return one split."""
-        check_not_resized(self.sets["train"], options.resize_shorter)
-        return self.sets.get(split, self.sets["train"])
+        check_not_resized(self.datasets["train"], options.resize_shorter)
+        return self.datasets.get(split, self.datasets["train"])
 
     def load_test(self, classes: tuple[str, ...], kind: ChosenKind, options: DecodeOptions) -> ImageDataset:
         """Return the test split; it lies in memory whatever ``kind`` says."""
-        return renumbered(self.sets.get("test", self.sets["train"]), classes)
+        return renumbered(self.datasets.get("test", self.datasets["train"]), classes)
 
     def list_images(self, split: Split) -> ImageList:
         """Return the images of one split or of all, each with its split as the first part of its name."""
-        sets = {name: dataset for name, dataset in self.sets.items() if split in ("all", name)}
+        sets = {name: dataset for name, dataset in self.datasets.items() if split in ("all", name)}
         if not sets:
             raise ValueError(f"{self.name} has no images of the split {split}")
         names = tuple(
@@ -82,7 +82,7 @@ class PixelSource:
                         yield start + index, pixels
                 start += len(dataset)
 
-        return ImageList(names, labels, self.sets["train"].classes, read)
+        return ImageList(names, labels, self.datasets["train"].classes, read)
 
 
 def image_at(dataset: ImageDataset, index: int) -> Tensor:

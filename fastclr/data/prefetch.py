@@ -10,25 +10,25 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
+class Prefetcher(Generic[T]):
     """Items that a background thread makes while earlier ones are used.
 
-    The thread takes a place with :meth:`take_place` before it begins an item and hands items over in order with
+    The thread takes a place with :meth:`acquire` before it begins an item and hands items over in order with
     :meth:`put`. A place becomes free when the consumer asks for the item in it, so at most ``depth`` items exist beside
     the one in use.
 
     Args:
         depth: number of places.
-        produce: what the thread runs; it is to return soon after :meth:`take_place` has returned False.
+        produce: what the thread runs; it is to return soon after :meth:`acquire` has returned False.
     """
 
-    def __init__(self, depth: int, produce: Callable[[Ahead[T]], None]) -> None:
+    def __init__(self, depth: int, produce: Callable[[Prefetcher[T]], None]) -> None:
         """Keep the arguments; the thread starts with the iteration."""
         self._places = threading.Semaphore(depth)
         self._items: SimpleQueue[T | BaseException | None] = SimpleQueue()
         self._stop = threading.Event()
         self._produce = produce
-        self._thread = threading.Thread(target=self._run, name="fastclr-ahead", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="fastclr-prefetch", daemon=True)
 
     def _run(self) -> None:
         """Produce until done; an error goes to the consumer."""
@@ -38,14 +38,14 @@ class Ahead(Generic[T]):
         except BaseException as error:  # the consumer would wait for ever
             self._items.put(error)
 
-    def has_place(self) -> bool:
-        """Return whether :meth:`take_place` would not wait."""
+    def has_room(self) -> bool:
+        """Return whether :meth:`acquire` would not wait."""
         free = self._places.acquire(blocking=False)
         if free:
             self._places.release()
         return free
 
-    def take_place(self) -> bool:
+    def acquire(self) -> bool:
         """Wait for a place and take it; False means stop."""
         self._places.acquire()
         return not self._stop.is_set()

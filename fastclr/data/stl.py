@@ -14,7 +14,7 @@ import torch
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.device import available_memory
 from fastclr.sources.folder import Files
-from fastclr.sources.tar import opened
+from fastclr.sources.tar import open_tar
 
 # the order of the labels 1 to 10 in the published files
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -49,7 +49,7 @@ def read_stl(files: Files, prefix: str) -> Splits:
     Raises:
         ValueError: a file is missing or has another length than its images, or there is too little memory.
     """
-    with stored(files.source, prefix) as members:
+    with open_members(files.source, prefix) as members:
         sizes = {name: size for name, size, _ in members}
     if missing := [name for name in (*PIXELS, *LABELS) if name not in sizes]:
         raise ValueError(f"{files.source} is STL-10, but lacks {', '.join(missing)}")
@@ -74,7 +74,7 @@ def read_stl(files: Files, prefix: str) -> Splits:
         "test_X.bin": pixels["test"],
     }
     labels: dict[str, npt.NDArray[np.int64]] = {}
-    with stored(files.source, prefix) as members:
+    with open_members(files.source, prefix) as members:
         for name, _, file in members:
             if name in place:
                 fill(place[name], file, f"{files.source}: {name}")
@@ -115,7 +115,7 @@ def fill(images: npt.NDArray[np.uint8], file: IO[bytes], source: str) -> None:
 
 
 @contextmanager
-def stored(source: str, prefix: str) -> Iterator[Iterator[tuple[str, int, IO[bytes]]]]:
+def open_members(source: str, prefix: str) -> Iterator[Iterator[tuple[str, int, IO[bytes]]]]:
     """Open a folder or archive as an iterator over ``(name, bytes, content)`` of STL-10's files in it."""
     path = Path(source)
     wanted = {f"{prefix}{name}": name for name in (*PIXELS, *LABELS)}
@@ -129,7 +129,7 @@ def stored(source: str, prefix: str) -> Iterator[Iterator[tuple[str, int, IO[byt
     if path.is_dir():
         yield in_folder()
         return
-    with opened(path) as archive:
+    with open_tar(path) as archive:
 
         def in_archive() -> Iterator[tuple[str, int, IO[bytes]]]:
             for member in archive:

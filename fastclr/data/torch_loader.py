@@ -22,10 +22,10 @@ from fastclr.data.plan import Plan
 from fastclr.data.unreadable import (
     Failures,
     UnreadableError,
-    check_stream,
+    check_loader_arguments,
     default_workers,
     first_readable,
-    report,
+    record_unreadable,
     with_resize,
 )
 from fastclr.sources.byte_ranges import Storage
@@ -73,7 +73,7 @@ class TorchLoader:
         """Check the arguments; the workers start with the first epoch."""
         pillow()  # when it is missing, say so here and not in a worker
         workers = default_workers() if workers is None else workers
-        check_stream(workers, prefetch, resize_shorter, least_workers=0)
+        check_loader_arguments(workers, prefetch, resize_shorter, least_workers=0)
         index = with_resize(index, resize_shorter)
         self.plan = Plan(len(index), order, index.source)
         self.device = torch.device(device)
@@ -85,7 +85,7 @@ class TorchLoader:
         self._positions: list[Position] = []
         self._run = 0
         self._loader: DataLoader[tuple[Batch, Failures] | str] | None = DataLoader(
-            Steps(index.storage, index.ids, index.labels, self.plan, index.resize_shorter),
+            StepDataset(index.storage, index.ids, index.labels, self.plan, index.resize_shorter),
             sampler=self._positions,
             batch_size=None,
             num_workers=workers,
@@ -128,7 +128,7 @@ class TorchLoader:
             if isinstance(result, str):
                 raise UnreadableError(result)
             batch, failures = result
-            report(self._index, failures, self.skipped)
+            record_unreadable(self._index, failures, self.skipped)
             yield batch.to(self.device, non_blocking=True)
             self._check_run(run)
 
@@ -146,7 +146,7 @@ class TorchLoader:
 
 
 @dataclass
-class Steps(Dataset["tuple[Batch, Failures] | str"]):
+class StepDataset(Dataset["tuple[Batch, Failures] | str"]):
     """The batch of every position ``(epoch, step)``, decoded on demand; what the workers get of the loader."""
 
     storage: Storage

@@ -43,7 +43,7 @@ def first_readable(candidates: Iterable[int], read: Callable[[int], T]) -> tuple
     raise UnreadableError(f"{len(failures)} images in a row cannot be read; the last: {failures[-1][1]}")
 
 
-def report(index: ImageIndex, failures: Failures, skipped: dict[str, str]) -> None:
+def record_unreadable(index: ImageIndex, failures: Failures, skipped: dict[str, str]) -> None:
     """Add unreadable images to ``skipped`` (name to reason), with a warning for each that is new."""
     for row, reason in failures:
         name = index.names[row]
@@ -58,7 +58,7 @@ def default_workers() -> int:
     return max(available_cores() // local_processes(), 1)
 
 
-def check_stream(workers: int, prefetch: int, resize_shorter: int | None, least_workers: int) -> None:
+def check_loader_arguments(workers: int, prefetch: int, resize_shorter: int | None, least_workers: int) -> None:
     """Raise ValueError when an argument of a loader that streams is out of range."""
     if workers < least_workers:
         raise ValueError(f"workers must be at least {least_workers} or None, got {workers}")

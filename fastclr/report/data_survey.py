@@ -173,20 +173,20 @@ def survey_images(source: ImageSource, resize_shorter: int | None) -> tuple[Surv
 def survey_pixels(source: PixelSource, resize_shorter: int | None) -> tuple[Survey, list[bytes]]:
     """Look at images that are pixels already; `resize_shorter` does not apply to them."""
     facts = []
-    for name, dataset in source.sets.items():
+    for name, dataset in source.datasets.items():
         for row, label in enumerate(dataset.labels.tolist()):
             image = image_at(dataset, row)
             kind = None if label < 0 else dataset.classes[label]
             digest = hashlib.blake2b(image.contiguous().numpy().data, digest_size=16).digest()
             facts.append(Facts(name, kind, image.shape[0], image.shape[1], "", "RGB", digest))
-    test = "the test split" if "test" in source.sets else "none"
+    test = "the test split" if "test" in source.datasets else "none"
     return summarize(source.name, facts, test, "pixels"), []
 
 
 @survey_images.register
 def survey_files(source: FileSource, resize_shorter: int | None) -> tuple[Survey, list[bytes]]:
     """Look at image files: at the header and content of each, and decode as many as `DECODED_PIXELS` allows."""
-    files, groups = source.listed.files, source.groups
+    files, groups = source.contents.files, source.groups
     pillow()
     entries = {entry.path: (split, entry) for split, group in groups.items() for entry in group}
     facts: dict[str, Facts] = {}
@@ -197,7 +197,7 @@ def survey_files(source: FileSource, resize_shorter: int | None) -> tuple[Survey
         return examine(split, entry.kind, data)
 
     with quiet_pillow():
-        for path, found in spread_out(files, list(entries), look, "reading"):
+        for path, found in map_files(files, list(entries), look, "reading"):
             if isinstance(found, str):
                 bad[path] = found
             else:
@@ -211,7 +211,7 @@ def survey_files(source: FileSource, resize_shorter: int | None) -> tuple[Survey
             decode_image(content)
             return content if path in kept else b""
 
-        for path, content in spread_out(files, chosen, decode, "decoding"):
+        for path, content in map_files(files, chosen, decode, "decoding"):
             if isinstance(content, str):
                 bad[path] = content
                 del facts[path]
@@ -236,7 +236,7 @@ def examine(split: str, kind: str | None, data: bytes | Path) -> Facts:
         return Facts(split, kind, image.height, image.width, image.format or "", image.mode, digest)
 
 
-def spread_out(
+def map_files(
     files: Files, paths: Collection[str], work: Callable[[str, bytes | Path], Result], title: str
 ) -> Iterator[tuple[str, Result | str]]:
     """Do `work` on files in several threads with a few in flight; yield results, or the reason why there is none."""

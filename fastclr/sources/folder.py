@@ -37,7 +37,7 @@ class Files:
     storage: Callable[[Sequence[str]], Storage]
 
 
-def hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Return whether a part of the path begins with a dot or belongs to macOS's archive metadata."""
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
@@ -60,7 +60,7 @@ def index_folder(root: Path) -> Files:
             continue
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
-            if hidden(entry.name):
+            if is_hidden(entry.name):
                 continue
             if entry.is_symlink():
                 skipped.append((name, "symbolic link, not followed"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class NamedSet:
+class PublishedSet:
     """A published data set as torchvision downloads and stores it.
 
     Args:
@@ -27,22 +27,22 @@ class NamedSet:
     size: str
 
 
-NAMED = {
-    "cifar10": NamedSet(
+PUBLISHED = {
+    "cifar10": PublishedSet(
         "CIFAR10",
         "cifar-10-batches-py",
         "cifar-10-python.tar.gz",
         "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         "170 MB",
     ),
-    "cifar100": NamedSet(
+    "cifar100": PublishedSet(
         "CIFAR100",
         "cifar-100-python",
         "cifar-100-python.tar.gz",
         "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
         "169 MB",
     ),
-    "stl10": NamedSet(
+    "stl10": PublishedSet(
         "STL10",
         "stl10_binary",
         "stl10_binary.tar.gz",
@@ -66,9 +66,9 @@ def locate(source: str | Path, data_root: str | Path = "data", download: bool = 
         OSError: the download failed.
         ModuleNotFoundError: torchvision is needed for a download and not installed.
     """
-    if not isinstance(source, str) or source not in NAMED:
+    if not isinstance(source, str) or source not in PUBLISHED:
         return source
-    known, root = NAMED[source], Path(data_root).expanduser()
+    known, root = PUBLISHED[source], Path(data_root).expanduser()
     for path in (root / known.unpacked, root / known.packed):
         if path.exists():
             return path
@@ -81,7 +81,7 @@ def locate(source: str | Path, data_root: str | Path = "data", download: bool = 
     )
 
 
-def fetch(known: NamedSet, root: Path) -> Path:
+def fetch(known: PublishedSet, root: Path) -> Path:
     """Download a data set into `root` and return its folder; torchvision checks every file's MD5.
 
     Raises:

@@ -12,7 +12,7 @@ from fastclr.sources.byte_ranges import Storage
 from fastclr.sources.decode import image_size, is_image_name
 from fastclr.sources.entries import TEST_SPLITS, Entry, Source
 from fastclr.sources.folder import SAMPLE_EVERY, Files
-from fastclr.sources.tar import SUFFIXES, Place, archive_storage, members, opened
+from fastclr.sources.tar import SUFFIXES, Place, archive_storage, members, open_tar
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MAX_CLASSES = 10**6
@@ -86,7 +86,7 @@ def index_shards(shards: dict[str, Path], source: str) -> Source:
     def read(wanted: Collection[str]) -> Iterator[tuple[str, bytes | Path]]:
         remaining = set(wanted)
         for shard in names:
-            with opened(shards[shard]) as archive:
+            with open_tar(shards[shard]) as archive:
                 for member, name, refusal in members(archive):
                     path = f"{shard}/{name}"
                     if not refusal and path in remaining and (file := archive.extractfile(member)):
@@ -106,7 +106,7 @@ def index_shards(shards: dict[str, Path], source: str) -> Source:
 def read_shard(found: Found, number: int, shard: str, path: Path) -> None:
     """Add the samples of a shard to ``found``."""
     last = ""
-    with opened(path) as archive:
+    with open_tar(path) as archive:
         for member, name, refusal in members(archive):
             full = f"{shard}/{name}"
             if refusal:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastclr.sources.byte_ranges import Paths, Storage
 from fastclr.sources.decode import image_size, is_image_name
-from fastclr.sources.folder import SAMPLE_EVERY, Files, hidden
+from fastclr.sources.folder import SAMPLE_EVERY, Files, is_hidden
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # what gzip, bzip2 and xz files begin with
@@ -37,7 +37,7 @@ def index_tar(path: Path) -> Files:
     skipped: list[tuple[str, str]] = []
     sizes: list[tuple[int, int]] = []
     places: dict[str, Place] = {}
-    with opened(path) as archive:
+    with open_tar(path) as archive:
         for member, name, refusal in members(archive):
             if refusal:
                 skipped.append((member.name, refusal))
@@ -51,7 +51,7 @@ def index_tar(path: Path) -> Files:
 
     def read(wanted: Collection[str]) -> Iterator[tuple[str, bytes | Path]]:
         remaining = set(wanted)
-        with opened(path) as archive:
+        with open_tar(path) as archive:
             for member, name, refusal in members(archive):
                 if not refusal and name in remaining and (file := archive.extractfile(member)):
                     yield name, file.read()
@@ -84,7 +84,7 @@ def archive_storage(archives: Sequence[Path], places: Mapping[str, Place], wante
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tarfile.TarFile]:
+def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
     """Open a tar archive of any compression; damage becomes a ValueError that names the archive.
 
     Raises:
@@ -103,7 +103,7 @@ def members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, st
     for member in archive:
         name = "/".join(part for part in member.name.split("/") if part not in ("", "."))
         refusal = refuse(member)
-        if member.isdir() or (not refusal and hidden(name)):
+        if member.isdir() or (not refusal and is_hidden(name)):
             continue
         if not refusal and name in seen:
             refusal = "second file of the same name"

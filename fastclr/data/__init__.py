@@ -1,4 +1,4 @@
-"""From sources to sets of images, and from sets to batches in an order that seed and position decide."""
+"""From sources to sets of images, and from sets to batches in an order that depends on seed and position alone."""
 
 from fastclr.data.batch import Batch
 from fastclr.data.dali_loader import DaliLoader

@@ -31,8 +31,8 @@ from fastclr.sources.decode import Pixels, decode_image
 
 
 @dataclass(frozen=True)
-class Slot:
-    """An image of a batch: its row, and its bytes for DALI or its pixels from Pillow."""
+class BatchImage:
+    """An image of a batch: its row, and either its bytes for DALI or its pixels from Pillow."""
 
     row: int
     content: bytes | Pixels
@@ -43,22 +43,22 @@ class Prepared:
     """A batch that is read but not decoded."""
 
     step: int
-    slots: list[Slot]
+    images: list[BatchImage]
     failures: Failures
 
     @property
     def encoded(self) -> list[tuple[int, bytes]]:
-        """Row and bytes of the images for DALI."""
-        return [(slot.row, slot.content) for slot in self.slots if isinstance(slot.content, bytes)]
+        """Row and bytes of the images that DALI decodes."""
+        return [(image.row, image.content) for image in self.images if isinstance(image.content, bytes)]
 
 
 class DaliLoader:
     """Batches decoded by NVIDIA DALI while the consumer uses earlier ones.
 
-    Files are read by threads of this loader; DALI decodes JPEGs with grey or YCbCr pixels, with libjpeg-turbo on the
-    CPU (the pixels are those of Pillow) and with nvJPEG on a CUDA device. All other images, and those that DALI
-    refuses, are decoded by Pillow into the same batch. A batch of JPEGs is used where DALI has decoded it; a batch with
-    other images in it is copied once.
+    Threads of this loader read the files. DALI decodes JPEGs with grey or YCbCr pixels, with libjpeg-turbo on the CPU
+    (the pixels are those of Pillow) and with nvJPEG on a CUDA device. All other images, and those that DALI refuses,
+    are decoded by Pillow into the same batch. A batch that DALI decoded alone is not copied; one with other images is
+    copied once.
 
     An image that turns out to be unreadable is replaced, in every epoch, by the one at the same place of the next step
     (around the end of the epoch), or by the first one after it that can be read. Its name and the reason are kept in
@@ -68,14 +68,14 @@ class DaliLoader:
         index: the images.
         order: batch size, shuffling and ranks.
         device: where the batches go, and where DALI decodes.
-        workers: threads that decode, and as many that read. None: one for each core, shared by the processes of a
-            distributed job on this machine.
+        workers: number of threads that decode, and of those that read. None: one for each core, shared by the
+            processes of a distributed job on this machine.
         prefetch: batches that may be decoded ahead of the consumer.
-        resize_shorter: bring the shorter side of larger images down to this many pixels, by bilinear interpolation with
-            antialiasing, like the other loaders but not to the same last bit; None: as the index says.
+        resize_shorter: reduce the shorter side of larger images to this many pixels, with antialiased bilinear
+            interpolation like the other loaders, but not bit-identically; None: as the index says.
 
     Raises:
-        TypeError: ``order`` is no :class:`~fastclr.data.Order`.
+        TypeError: ``order`` is not an :class:`~fastclr.data.Order`.
         ValueError: an argument is out of range, or there are too few images.
         ModuleNotFoundError: DALI or Pillow is not installed.
         RuntimeError: DALI cannot run on ``device``.
@@ -97,7 +97,8 @@ class DaliLoader:
         self.plan = Plan(len(index), order, index.source)
         self.device = torch.device(device)
         if self.device.type == "cuda" and self.device.index is None:
-            self.device = torch.device("cuda", torch.cuda.current_device())  # that of this thread, not of the other
+            # the current device of this thread, not that of the thread that prefetches
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self.order = order
         self.skipped: dict[str, str] = {}
         self._index, self._prefetch, self._closed = with_resize(index, resize_shorter), prefetch, False
@@ -113,7 +114,7 @@ class DaliLoader:
         return len(self.plan)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Return the batches of ``epoch`` from ``start_step`` on; an earlier iteration of this loader ends.
+        """Return the batches of ``epoch`` from ``start_step`` on; this ends an earlier iteration of the loader.
 
         Args:
             epoch: number of the epoch, from 0.
@@ -122,8 +123,8 @@ class DaliLoader:
         Raises:
             ValueError: ``epoch`` is negative or ``start_step`` is out of range; while iterating: 64 images in a row
                 cannot be read.
-            RuntimeError: the loader is closed; while iterating: another epoch was started, or DALI failed for another
-                reason than an image.
+            RuntimeError: the loader is closed; while iterating: another epoch was started, or DALI failed for a
+                reason other than an image.
         """
         self.plan.check_start(epoch, start_step)
         if self._closed:
@@ -167,7 +168,7 @@ class DaliLoader:
             self._drop()
 
     def _prepare(self, permuted: Tensor, step: int) -> Prepared:
-        """Read the images of a step, and decode those that are not for DALI."""
+        """Read the images of a step, and decode those that DALI does not."""
 
         def read(places: range) -> list[tuple[int, bytes | Pixels, Failures]]:
             return [first_readable(self.plan.candidates(permuted, place), self._read) for place in places]
@@ -175,27 +176,27 @@ class DaliLoader:
         places = self.plan.positions(step)
         size = max(len(places) // 64, 1)
         chunks = [places[start : start + size] for start in range(0, len(places), size)]
-        slots: list[Slot] = []
+        batch_images: list[BatchImage] = []
         failures: Failures = []
         for part in self._readers.map(read, chunks):
             for row, content, failed in part:
-                slots.append(Slot(row, content))
+                batch_images.append(BatchImage(row, content))
                 failures += failed
-        return Prepared(step, slots, failures)
+        return Prepared(step, batch_images, failures)
 
     def _read(self, row: int) -> bytes | Pixels:
-        """Return the bytes of an image that DALI decodes, else the pixels."""
+        """Return the bytes of an image if DALI decodes it, else its pixels."""
         data = self._index.read(row)
         return data if self._by_dali[row] else decode_image(data, self._index.resize_shorter)
 
     def _submit(self, prepared: Prepared) -> None:
-        """Begin to decode what a batch has for DALI."""
+        """Start decoding the images of a batch that are for DALI."""
         if prepared.encoded:
             sizes = [self._index.decoded_size(row) for row, _ in prepared.encoded]
             self._decoder.submit([data for _, data in prepared.encoded], sizes)
 
     def _finish(self, waiting: deque[Prepared], permuted: Tensor) -> tuple[Batch, Failures]:
-        """Return the oldest batch that waits for its pixels."""
+        """Complete the oldest batch that waits for its pixels."""
         decoded = None
         while waiting[0].encoded and decoded is None:
             try:
@@ -203,18 +204,18 @@ class DaliLoader:
             except RuntimeError as error:
                 self._recover(waiting, permuted, error)
         prepared = waiting.popleft()
-        rows = torch.tensor([slot.row for slot in prepared.slots])
-        images = assemble([slot.content for slot in prepared.slots], decoded, self.device)
+        rows = torch.tensor([image.row for image in prepared.images])
+        images = assemble([image.content for image in prepared.images], decoded, self.device)
         batch = Batch(images, self._index.ids[rows].to(self.device), self._index.labels[rows].to(self.device))
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()  # the consumer may use another stream
         return batch, prepared.failures
 
     def _recover(self, waiting: deque[Prepared], permuted: Tensor, error: RuntimeError) -> None:
-        """Find the images of the oldest batch that DALI cannot decode, leave them to Pillow, and begin again.
+        """Find the images of the oldest batch that DALI cannot decode, leave them to Pillow, and resubmit all batches.
 
         Raises:
-            RuntimeError: DALI can decode every one of them, so that something else is wrong.
+            RuntimeError: DALI can decode every one of them, so something else is wrong.
         """
         self._decoder = DaliDecoder(*self._arguments)
         refused = [row for row, data in waiting[0].encoded if not self._decodes(row, data)]
@@ -226,7 +227,7 @@ class DaliLoader:
             self._submit(prepared)
 
     def _decodes(self, row: int, data: bytes) -> bool:
-        """Return whether DALI can decode an image; if not, the decoder is a new one afterwards."""
+        """Return whether DALI can decode an image; if it cannot, the broken decoder is replaced."""
         try:
             self._decoder.submit([data], [self._index.decoded_size(row)])
             self._decoder.collect()
@@ -236,7 +237,7 @@ class DaliLoader:
         return True
 
     def _drop(self) -> None:
-        """Leave the decoder without work."""
+        """Drop the batches that the decoder still works on."""
         try:
             self._decoder.drain()
         except RuntimeError:
@@ -246,19 +247,19 @@ class DaliLoader:
 def assemble(
     contents: list[bytes | Pixels], decoded: tuple[Tensor, list[tuple[int, int]]] | None, device: torch.device
 ) -> Tensor | RaggedImages:
-    """Return the images of a batch on ``device``, with those that DALI decoded where ``contents`` has bytes.
+    """Return the images of a batch on ``device``: DALI's where ``contents`` has bytes, else the pixels in it.
 
     Args:
-        contents: of each image the bytes that DALI got, or the pixels.
-        decoded: DALI's pixels one image after the other on ``device``, and their sizes; None where DALI got nothing.
-        device: where the images are to lie.
+        contents: for each image, the bytes that were passed to DALI, or its pixels.
+        decoded: DALI's pixels, one image after the other on ``device``, and their sizes; None if DALI had no image.
+        device: where the images go.
     """
     others = [content for content in contents if not isinstance(content, bytes)]
     if decoded is None:
         return pack(others).to(device)
     data, sizes = decoded
     if others:
-        # joined first, for Pillow's own arrays are read-only and PyTorch would warn
+        # joined first, because Pillow's arrays are read-only, which PyTorch warns about
         joined = np.concatenate([pixels.reshape(-1) for pixels in others])
         data = torch.cat([data, torch.from_numpy(joined).to(device)])
         sizes = [*sizes, *(pixels.shape[:2] for pixels in others)]

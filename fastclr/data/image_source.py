@@ -44,14 +44,14 @@ class ImageSource(Protocol):
         """The source as it was named, for messages."""
 
     def relabelled(self, mapping: Labels) -> ImageSource:
-        """Return the source with the classes of ``mapping``; a split of which it names no image keeps its own.
+        """Return the source with the classes of ``mapping``; a split with no image in it keeps its own classes.
 
         Raises:
             ValueError: ``mapping`` names an image that the source does not have.
         """
 
     def load_splits(self, options: LoadOptions, with_test: bool) -> Splits:
-        """Return the images to learn from and, ``with_test``, those to test on.
+        """Return the images to train on and, ``with_test``, those to test on.
 
         Raises:
             ValueError: ``options`` does not fit the source, or the images cannot be read or do not fit into memory.

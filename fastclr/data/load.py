@@ -1,4 +1,4 @@
-"""Name a source of images, get its data sets."""
+"""Load the data sets of a source of images."""
 
 from __future__ import annotations
 
@@ -36,51 +36,51 @@ def load_splits(
     loader: LoaderKind = "auto",
     device: torch.device | str = "cpu",
 ) -> Splits:
-    """List or decode a source of images and divide it into images to learn from and images to test on.
+    """Decode or index a source of images, and divide it into images to train on and images to test on.
 
     ``source`` is the word ``shapes``, ``cifar10``, ``cifar100`` or ``stl10`` (write ``./shapes`` for a folder of that
     name), a folder of images, a tar archive (also .gz, .bz2, .xz) of such a folder, WebDataset shards (a folder of tar
     archives, a pattern as in ``train-{000..099}.tar``, or a tar archive with ``.cls`` files), or the published files of
     CIFAR-10, CIFAR-100 (python version) or STL-10 (binary version), packed or unpacked.
 
-    - A folder may hold images at any depth; its first level of folders are the classes. A flat folder, or one with a
-      single folder, is unlabelled.
+    - A folder may hold images at any depth; its first-level folders are the classes. A flat folder, or one with a
+      single subfolder, is unlabelled.
     - With a folder ``train`` at the top, the first of ``test``, ``val``, ``valid``, ``validation`` that has class
       folders is the test set; images in other folders are not used. Test images of unknown class are left out.
-    - Labelled images without a test set: a random part of every class is held out.
-    - Files that cannot be decoded are left out and listed in ``skipped``. Without decoding, these are the files whose
-      header is none, and JPEGs that are cut short.
+    - If labelled images come without a test set, a random part of every class is held out.
+    - Files that cannot be decoded are left out and listed in ``skipped``. If nothing is decoded, these are files
+      without a valid header, and truncated JPEGs.
 
     Args:
         source: what to load.
-        test_source: take the test set from here instead: its test split if it has one, else all its images.
-        holdout: part of every class that is held out when there is no test set; 0 holds nothing out.
+        test_source: take the test set from this source instead: its test split if it has one, else all its images.
+        holdout: share of every class that is held out if there is no test set; 0 holds nothing out.
         seed: decides which images are held out.
-        resize_shorter: bring the shorter side of larger images down to this many pixels.
-        memory_limit: most bytes of decoded pixels; None is half of the free memory. What comes from the cache takes
-            memory only while it is free, so it has no limit.
-        workers: threads that decode; None is one per available core.
+        resize_shorter: reduce the shorter side of larger images to this many pixels.
+        memory_limit: largest number of bytes of decoded pixels; None is half of the free memory. Images from the cache
+            are not limited: they are mapped files, whose memory the system can reclaim.
+        workers: number of threads that decode; None is one per available core.
         labels: CSV file with the columns ``name`` and ``label`` that gives the classes instead of the folders; see
             :mod:`fastclr.sources.label_file`.
-        data_root: folder of the files of ``cifar10``, ``cifar100`` and ``stl10``.
-        download: fetch these files when they are not there.
-        cache: folder that keeps decoded images for the next time; ``"auto"`` is ``~/.cache/fastclr``, None or
+        data_root: folder with the files of ``cifar10``, ``cifar100`` and ``stl10``.
+        download: fetch these files if they are missing.
+        cache: folder that keeps decoded images for later runs; ``"auto"`` is ``~/.cache/fastclr``, None or
             ``"off"`` keeps nothing. See :func:`fastclr.data.cache.cached`.
-        loader: ``resident`` decodes everything into memory, ``dali`` and ``torch`` make an index from which the loader
-            of that name decodes in every epoch. ``auto`` is ``resident`` for what fits, else ``dali`` if it is
+        loader: ``resident`` decodes everything into memory; ``dali`` and ``torch`` make an index, from which the loader
+            of that name decodes in every epoch. ``auto`` is ``resident`` if the images fit, else ``dali`` if it is
             installed, else ``torch``.
-        device: where the images will go; ``auto`` asks how much memory it has left.
+        device: where the images will go; ``auto`` takes its free memory into account.
 
     Returns:
-        the data sets, the loader for them, and why it is that one; ``test`` is None where the training images are
-        unlabelled or nothing was held out.
+        The data sets, the loader for them, and the reason for that choice; ``test`` is None where the training images
+        are unlabelled or nothing was held out.
 
     Raises:
-        ValueError: there is no such source, it holds no readable image or mostly unreadable ones, does not fit into
-            memory, cannot be read without decompressing all of it, has test classes that the training set lacks, the
-            labels name other images, or an argument is out of range.
+        ValueError: there is no such source, it holds no or mostly unreadable images, it does not fit into memory, it is
+            compressed where random access is needed, its test set has classes that the training set lacks, the labels
+            name images it does not have, or an argument is out of range.
         OSError: a download failed, or the file of labels cannot be read.
-        ModuleNotFoundError: Pillow, tqdm, or with a cache safetensors is not installed.
+        ModuleNotFoundError: Pillow, tqdm or, with a cache, safetensors is not installed.
     """
     if not 0.0 <= holdout < 1.0:
         raise ValueError(f"holdout must be at least 0 and below 1, got {holdout}")
@@ -97,12 +97,12 @@ def load_splits(
 
     keep = source != "shapes" and loader in ("auto", "resident")
     splits = cached(Request(sources, decisive, holdout, seed), cache_folder(cache) if keep else None, load)
-    # what was decoded for the main memory, or for another card, may be too much for this one
+    # images that were cached for main memory, or for another GPU, may be too many for this one
     return load() if loader == "auto" and not fits(splits, options, torch.device(device)) else splits
 
 
 def fits(splits: Splits, options: DecodeOptions, device: torch.device) -> bool:
-    """Tell whether decoded images fit into the memory of a CUDA `device`; others have no limit of their own."""
+    """Return whether decoded images fit into the memory of a CUDA `device`; others have no limit of their own."""
     sets = [images for images in (splits.train, splits.test) if isinstance(images, ImageDataset)]
     return device.type != "cuda" or sum(images.nbytes for images in sets) <= device_budget(options, device)[0]
 
@@ -128,10 +128,10 @@ def load_dataset(
 ) -> ImageDataset:
     """Decode one split of a source into memory, without holding anything out.
 
-    ``train`` is everything when the source has no folder ``train``. Arguments are those of :func:`load_splits`.
+    Without a folder ``train``, the split ``train`` is everything. Arguments are those of :func:`load_splits`.
 
     Raises:
-        ValueError: as :func:`load_splits`, or the source has no test split, or ``split`` is another word.
+        ValueError: as for :func:`load_splits`, or the source has no test split, or ``split`` is another word.
         ModuleNotFoundError: Pillow or tqdm is not installed.
     """
     if split not in ("train", "test"):

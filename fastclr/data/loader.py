@@ -1,4 +1,4 @@
-"""What all loaders have in common, and the choice of one."""
+"""The interface of all loaders, and the function that makes one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastclr.data.torch_loader import TorchLoader
 
 
 class Loader(Protocol):
-    """Batches of uint8 images; which ones a step holds is what :class:`Order` says."""
+    """Batches of uint8 images; :class:`Order` states which images a step holds."""
 
     order: Order
 
@@ -50,16 +50,16 @@ def make_loader(
 
     Args:
         images: decoded images, or an index.
-        kind: ``dali``, ``torch``, or ``auto``: DALI if it is installed. It does not matter for decoded images.
+        kind: ``dali``, ``torch``, or ``auto``: DALI if it is installed. Ignored for decoded images.
         order: batch size, shuffling and ranks.
-        device: where the batches lie.
+        device: where the batches go.
         workers: threads (DALI) or processes (torch) that decode; None is one per core.
         prefetch: batches decoded ahead of the consumer (torch: by each worker).
-        resize_shorter: bring the shorter side of larger images down to this many pixels; None: as the index says.
+        resize_shorter: reduce the shorter side of larger images to this many pixels; None: as the index says.
 
     Raises:
-        TypeError: ``order`` is no :class:`Order`.
-        ValueError: there is no such kind, an index is to be kept in memory, or an argument is out of range.
+        TypeError: ``order`` is not an :class:`Order`.
+        ValueError: there is no such kind, ``resident`` is asked for an index, or an argument is out of range.
         ModuleNotFoundError: a package that the loader needs is not installed.
     """
     check_kind(kind)

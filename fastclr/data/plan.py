@@ -21,7 +21,7 @@ class Plan:
         source: where the images come from, for error messages.
 
     Raises:
-        TypeError: ``order`` is no :class:`Order`.
+        TypeError: ``order`` is not an :class:`Order`.
         ValueError: there are no images, or fewer than one step with ``drop_last``.
     """
 
@@ -48,7 +48,7 @@ class Plan:
         return whole if self.order.drop_last or rest == 0 else whole + 1
 
     def permuted(self, epoch: int) -> Tensor:
-        """Return the row indices of ``epoch`` over all ranks, int64 ``[count]`` on the CPU.
+        """Return all rows in the order of ``epoch``, int64 ``[count]`` on the CPU, the same on every rank.
 
         Raises:
             ValueError: ``epoch`` is negative.
@@ -58,7 +58,7 @@ class Plan:
         return permutation(self.count, self.order.seed, epoch) if self.order.shuffle else torch.arange(self.count)
 
     def check_start(self, epoch: int, start_step: int) -> None:
-        """Raise ValueError when there is no such position."""
+        """Raise ValueError if there is no such position."""
         if epoch < 0:
             raise ValueError(f"epoch must be at least 0, got {epoch}")
         if not 0 <= start_step <= len(self):
@@ -76,10 +76,10 @@ class Plan:
         return permuted[torch.arange(places.start, places.stop, device=permuted.device) % self.count]
 
     def candidates(self, permuted: Tensor, position: int) -> Iterator[int]:
-        """Yield the row at ``position``, then the rows that replace it, in turn, if it cannot be read.
+        """Yield the row at ``position``, then those to try in its place, in turn, if it cannot be read.
 
-        They begin at the same place of the next step, so that a batch does not hold an image twice, and go through the
-        whole epoch, around its end.
+        These begin at the same place of the next step, so that a batch does not hold an image twice, and run through
+        the whole epoch, wrapping around at its end.
         """
         planned = int(permuted[position % self.count])
         yield planned

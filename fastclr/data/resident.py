@@ -14,15 +14,15 @@ from fastclr.data.plan import Plan
 
 
 class ResidentLoader:
-    """Batches drawn from a data set that lies on the device.
+    """Batches drawn from a data set that is kept on the device.
 
     Args:
         dataset: the images; they are copied to ``device`` once.
         order: batch size, shuffling and ranks.
-        device: where images, ids and labels lie.
+        device: where images, ids and labels are kept.
 
     Raises:
-        TypeError: ``order`` is no :class:`~fastclr.data.Order`.
+        TypeError: ``order`` is not an :class:`~fastclr.data.Order`.
         ValueError: the data set is empty or smaller than one step with ``drop_last``, or the images do not fit into the
             free memory of a CUDA device.
     """
@@ -33,7 +33,7 @@ class ResidentLoader:
         self.device = torch.device(device)
         check_fits(dataset, self.device)
         self.order = order
-        self.skipped: dict[str, str] = {}  # what cannot be decoded was left out when the set was decoded
+        self.skipped: dict[str, str] = {}  # unreadable images were left out when the set was decoded
         self._data = Batch(dataset.images, dataset.ids, dataset.labels).to(self.device)
 
     def __len__(self) -> int:
@@ -62,11 +62,11 @@ class ResidentLoader:
             yield Batch(picked, self._data.ids[rows], self._data.labels[rows])
 
     def close(self) -> None:
-        """Do nothing: there are no threads or files, and the images go with the loader."""
+        """Do nothing: there are no threads or open files, and the images are freed with the loader."""
 
 
 def check_fits(dataset: ImageDataset, device: torch.device) -> None:
-    """Raise ValueError when the images do not fit into the free memory of a CUDA ``device``."""
+    """Raise ValueError if the images do not fit into the free memory of a CUDA ``device``."""
     if device.type != "cuda":
         return
     free, _ = torch.cuda.mem_get_info(device)

@@ -26,9 +26,9 @@ CHUNK = 512  # images read at a time
 
 
 def find_stl(names: Collection[str]) -> str | None:
-    """Return the folder of STL-10's files among `names`, with a ``/`` at its end unless it is the top; else None.
+    """Return the folder of STL-10's files among `names`, ending in ``/`` unless it is the top; else None.
 
-    ``unlabeled_X.bin`` is not looked for: it is larger than what is listed of an archive.
+    ``unlabeled_X.bin`` is not required: it exceeds the size up to which archive members are listed.
     """
     present = set(names)
     for name in sorted(present):
@@ -41,13 +41,13 @@ def find_stl(names: Collection[str]) -> str | None:
 
 
 def read_stl(files: Files, prefix: str) -> Splits:
-    """Read STL-10: 5,000 labelled and 100,000 unlabelled images (label -1) to learn from, 8,000 to test on.
+    """Read STL-10: 5,000 labelled and 100,000 unlabelled images (label -1) to train on, 8,000 to test on.
 
-    The files hold each image as three planes of columns; it becomes uint8 ``[96, 96, 3]``. They are read a few images
-    at a time straight to their place, so that no image is in memory twice.
+    The files store each image as three planes in column-major order; it becomes uint8 ``[96, 96, 3]``. They are read a
+    few images at a time, straight into the result, so that no image is in memory twice.
 
     Raises:
-        ValueError: a file is missing or has another length than its images, or there is too little memory.
+        ValueError: a file is missing or does not hold whole images, or there is too little memory.
     """
     with open_members(files.source, prefix) as members:
         sizes = {name: size for name, size, _ in members}
@@ -100,7 +100,7 @@ def read_stl(files: Files, prefix: str) -> Splits:
 
 
 def fill(images: npt.NDArray[np.uint8], file: IO[bytes], source: str) -> None:
-    """Read as many images as `images` ``[N, 96, 96, 3]`` has room for.
+    """Fill `images`, ``[N, 96, 96, 3]``, from a file.
 
     Raises:
         ValueError: the file ends early.
@@ -116,7 +116,7 @@ def fill(images: npt.NDArray[np.uint8], file: IO[bytes], source: str) -> None:
 
 @contextmanager
 def open_members(source: str, prefix: str) -> Iterator[Iterator[tuple[str, int, IO[bytes]]]]:
-    """Open a folder or archive as an iterator over ``(name, bytes, content)`` of STL-10's files in it."""
+    """Open a folder or archive; yield an iterator over ``(name, number of bytes, content)`` of STL-10's files in it."""
     path = Path(source)
     wanted = {f"{prefix}{name}": name for name in (*PIXELS, *LABELS)}
 

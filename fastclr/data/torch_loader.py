@@ -38,7 +38,7 @@ Position = tuple[int, int]
 
 
 class TorchLoader:
-    """Batches decoded in worker processes, for any index of images.
+    """Batches decoded by Pillow in worker processes, for any index of images.
 
     An image that turns out to be unreadable is replaced, in every epoch, by the one at the same place of the next step
     (around the end of the epoch), or by the first one after it that can be read. Its name and the reason are kept in
@@ -47,16 +47,16 @@ class TorchLoader:
     Args:
         index: the images.
         order: batch size, shuffling and ranks.
-        device: where the batches go; copies to a CUDA device start from pinned memory and are not waited for.
+        device: where the batches go; copies to a CUDA device are made from pinned memory, without waiting for them.
         workers: processes that decode, each a whole batch; 0 decodes in this one. None: one for each core, shared by
             the processes of a distributed job on this machine.
         prefetch: batches that each worker may decode ahead of the consumer.
-        resize_shorter: bring the shorter side of larger images down to this many pixels; None: as the index says.
+        resize_shorter: reduce the shorter side of larger images to this many pixels; None: as the index says.
 
     Raises:
-        TypeError: ``order`` is no :class:`~fastclr.data.Order`.
+        TypeError: ``order`` is not an :class:`~fastclr.data.Order`.
         ValueError: an argument is out of range, there are too few images, or the batches that may wait in the workers
-            do not fit into the shared memory of the system.
+            do not fit into the system's shared memory.
         ModuleNotFoundError: Pillow is not installed.
     """
 
@@ -71,7 +71,7 @@ class TorchLoader:
         resize_shorter: int | None = None,
     ) -> None:
         """Check the arguments; the workers start with the first epoch."""
-        pillow()  # when it is missing, say so here and not in a worker
+        pillow()  # a missing package is an error here, not in a worker
         workers = default_workers() if workers is None else workers
         check_loader_arguments(workers, prefetch, resize_shorter, least_workers=0)
         index = with_resize(index, resize_shorter)
@@ -93,7 +93,7 @@ class TorchLoader:
             pin_memory=self.device.type == "cuda",
             persistent_workers=workers > 0,
             worker_init_fn=start_worker,
-            generator=torch.Generator(),  # else every epoch draws from the generator that a model's dropout uses
+            generator=torch.Generator(),  # else each epoch would draw from the generator that a model's dropout uses
         )
 
     def __len__(self) -> int:
@@ -101,7 +101,7 @@ class TorchLoader:
         return len(self.plan)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Return the batches of ``epoch`` from ``start_step`` on; an earlier iteration of this loader ends.
+        """Return the batches of ``epoch`` from ``start_step`` on; this ends an earlier iteration of the loader.
 
         Args:
             epoch: number of the epoch, from 0.
@@ -139,7 +139,7 @@ class TorchLoader:
 
     def close(self) -> None:
         """Stop the workers; the loader cannot be used any more."""
-        # left to the garbage collector, the workers may miss the message and be waited for, five seconds each
+        # garbage collection may wait up to five seconds for each worker, which can miss the message to stop
         if (stop := getattr(getattr(self._loader, "_iterator", None), "_shutdown_workers", None)) is not None:
             stop()
         self._loader = None
@@ -147,7 +147,7 @@ class TorchLoader:
 
 @dataclass
 class StepDataset(Dataset["tuple[Batch, Failures] | str"]):
-    """The batch of every position ``(epoch, step)``, decoded on demand; what the workers get of the loader."""
+    """The batch of every position ``(epoch, step)``, decoded on demand; the workers get this part of the loader."""
 
     storage: Storage
     ids: Tensor
@@ -160,9 +160,9 @@ class StepDataset(Dataset["tuple[Batch, Failures] | str"]):
         self._permuted: tuple[int, Tensor] | None = None
 
     def __getitem__(self, position: Position) -> tuple[Batch, Failures] | str:
-        """Return the batch and what could not be read for it, or why there is none.
+        """Return the batch and its unreadable images, or the reason why there is no batch.
 
-        The reason is returned and not raised, for an error that leaves a worker becomes a page of text.
+        The reason is returned, not raised, because an error raised in a worker is reported as a page of text.
         """
         epoch, step = position
         if self._permuted is None or self._permuted[0] != epoch:
@@ -186,9 +186,9 @@ class StepDataset(Dataset["tuple[Batch, Failures] | str"]):
 
 
 def start_worker(_: int) -> None:
-    """Prepare a worker: no warnings of Pillow, which name no file and help nobody, and no end but by its parent."""
+    """Prepare a worker: silence Pillow's warnings, which do not name the file, and let only the parent end it."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    # a terminal and a scheduler signal all processes of a job: the consumer then still wants batches, to end in order
+    # a terminal or a scheduler signals all processes of a job, but the consumer still needs batches to stop cleanly
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -196,16 +196,16 @@ def start_worker(_: int) -> None:
 
 
 def obey_parent(parent: int) -> None:
-    """End this process on a SIGTERM of its parent, as from ``Process.terminate``, and on no other."""
+    """End this process on a SIGTERM from its parent, as sent by ``Process.terminate``, and on no other."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
 
 
 def check_shared_memory(index: ImageIndex, images: int) -> None:
-    """Raise ValueError when so many decoded images do not fit into the memory that processes share.
+    """Raise ValueError if that many decoded images do not fit into the system's shared memory.
 
-    Containers often have 64 MB of it; a worker that exceeds it dies of a bus error.
+    Containers often have only 64 MB of it, and a worker that exceeds it dies of a bus error.
     """
     if not SHARED_MEMORY.is_dir() or len(index) == 0:
         return

@@ -7,6 +7,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,7 +125,9 @@ class TorchLoader:
         """Yield the batches of one epoch."""
         self._check_run(run)
         self._positions[:] = [(epoch, step) for step in range(start_step, len(self))]
-        for result in loader:
+        with blocked_signals():
+            results = iter(loader)
+        for result in results:
             if isinstance(result, str):
                 raise UnreadableError(result)
             batch, failures = result
@@ -183,6 +186,19 @@ class StepDataset(Dataset["tuple[Batch, Failures] | str"]):
     def decode(self, row: int) -> Pixels:
         """Return the pixels of the image at ``row``."""
         return decode_image(self.storage.read(row), self.resize_shorter)
+
+
+@contextmanager
+def blocked_signals() -> Iterator[None]:
+    """Block SIGTERM and SIGINT in this thread, so that a worker forked meanwhile is safe until `start_worker` runs."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start_worker(_: int) -> None:

@@ -19,6 +19,7 @@ import torch
 from stream_cases import contents, encode, photo, write_photos
 
 from fastclr.data import DaliLoader, ImageDataset, ImageIndex, Loader, Order, TorchLoader, load_splits, make_loader
+from fastclr.data.torch_loader import start_worker
 from fastclr.sources.byte_ranges import Storage
 
 NO_DALI = "NVIDIA DALI is not installed: pip install 'fastclr[dali]'"
@@ -211,4 +212,28 @@ def test_workers_go_on_when_the_whole_job_is_signalled(number: signal.Signals, i
         assert not worker.is_alive()
     with pytest.raises(RuntimeError, match=r"exited unexpectedly|killed by signal"):
         list(loader.epoch(1))
+    loader.close()
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="only a forked worker inherits the mask")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_that_are_starting_survive_the_signal(
+    number: signal.Signals, index: ImageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that has not yet set up its handling of signals when the job is signalled goes on as well."""
+
+    def start_late(worker: int) -> None:
+        time.sleep(1.0 * worker)
+        start_worker(worker)
+
+    monkeypatch.setattr("fastclr.data.torch_loader.start_worker", start_late)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    loader = build(index, "torch", Order(4), workers=2)
+    before = set(multiprocessing.active_children())
+    batches = loader.epoch(0)
+    next(batches)  # of the first worker; the second one sleeps
+    for worker in set(multiprocessing.active_children()) - before:
+        subprocess.run(["kill", f"-{number.name[3:]}", str(worker.pid)], check=True)
+    assert len(list(batches)) == len(loader) - 1
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, set()) == mask
     loader.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import io
 import itertools
 import os
@@ -21,12 +20,11 @@ from fastclr.augment import AugmentConfig, SimCLRAugment
 from fastclr.bench.augment_cases import jpegs, photo_file
 from fastclr.bench.augment_peers import AHEAD, dali_runs, dali_start, dali_tensors, dali_view, torchvision_steps
 from fastclr.bench.ceilings import Ceilings
-from fastclr.bench.rows import Attempt, Contestant, Row, Unsuitable, WrongResultError
+from fastclr.bench.rows import Attempt, Contestant, Row, WrongResultError
 from fastclr.bench.timing import Effort, contest
-from fastclr.data import ResidentLoader, load_splits
+from fastclr.data import Order, ResidentLoader, load_splits, make_loader
 
 SIZE, WINDOW = 224, 23
-NO_CACHE = {"loader": "resident", "cache": None}
 
 
 @dataclass(frozen=True)
@@ -158,13 +156,10 @@ def augmented(case: LoaderCase, batches: Iterator[Any], epoch: int) -> Iterator[
 def resident(case: LoaderCase, first: bool) -> Attempt:
     """ResidentLoader, with or without the decoding that comes before the first epoch."""
     folder, epochs = jpeg_folder(case.count), itertools.count()
-    known = inspect.signature(load_splits).parameters
-    # every first epoch decodes: nothing from a cache
-    options: dict[str, Any] = {name: value for name, value in NO_CACHE.items() if name in known}
 
     def loader() -> ResidentLoader:
-        data: Any = load_splits(folder, holdout=0.0, **options).train
-        return ResidentLoader(data, case.batch, drop_last=False, device=case.device)
+        data: Any = load_splits(folder, holdout=0.0, loader="resident", cache=None).train  # every first epoch decodes
+        return ResidentLoader(data, Order(case.batch, drop_last=False), device=case.device)
 
     kept = None if first else loader()
 
@@ -175,16 +170,12 @@ def resident(case: LoaderCase, first: bool) -> Attempt:
     return attempt_epoch(case, epoch)
 
 
-def streaming(case: LoaderCase, kind: str) -> Attempt:
+def streaming(case: LoaderCase, kind: Literal["dali", "torch"]) -> Attempt:
     """fastclr's loaders that decode as they go."""
-    data: Any = import_module("fastclr.data")
-    if not hasattr(data, "make_loader"):
-        raise Unsuitable(f"this version of fastclr has no {kind} loader")
     folder, epochs = jpeg_folder(case.count), itertools.count()
-    images = data.load_splits(folder, holdout=0.0, loader=kind, device=case.device).train
+    images = load_splits(folder, holdout=0.0, loader=kind, device=case.device).train
     workers = max(1, case.workers) if kind == "dali" else case.workers  # DALI has threads only
-    options = {"drop_last": False, "device": case.device, "workers": workers}
-    loader = data.make_loader(images, kind, case.batch, **options)
+    loader = make_loader(images, kind, Order(case.batch, drop_last=False), device=case.device, workers=workers)
 
     def epoch() -> Iterator[Tensor]:
         number = next(epochs)

@@ -27,7 +27,7 @@ from fastclr.bench.rows import OURS, Row, Spread
 from fastclr.bench.step import LADDER, SAYS, Rung, StepCase, Trainer
 from fastclr.bench.suite import Planned, failures, run_suites
 from fastclr.bench.timing import Effort
-from fastclr.data import ImageDataset, ResidentLoader, load_splits
+from fastclr.data import ImageDataset, Order, ResidentLoader, load_splits
 from fastclr.device import resolve_device
 from fastclr.environment import package_versions
 from fastclr.training.config import PretrainConfig
@@ -120,7 +120,7 @@ class LadderCase:
     def ours(self, device: torch.device) -> Iterator[Tensor]:
         """Yield views of the resident data set, epoch after epoch."""
         where = device if SimCLRAugment.supports(device) else torch.device("cpu")
-        loader = ResidentLoader(self.data, self.config.batch_size, device=where)
+        loader = ResidentLoader(self.data, Order(self.config.batch_size), device=where)
         augment, epoch = SimCLRAugment(self.config.augment, views=2, channels_last=self.rung.bf16), 0
         while True:
             for batch in loader.epoch(epoch):

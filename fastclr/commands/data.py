@@ -17,7 +17,7 @@ from fastclr.sources.published import locate
 
 SHOWN_CLASSES = 20
 SHOWN_FILES = 10
-# what hides the loader behind a ResNet-50: it trains on about 2,600 to 7,300 views/s on an A100 or H100, two an image
+# enough to keep a ResNet-50 busy, which trains on about 2,600 to 7,300 views/s on an A100 or H100, two per image
 RESNET50_IMAGES_PER_S = 5000.0
 
 
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> None:
 
 
 def measure_machine(found: Survey, samples: list[bytes], wanted: float) -> dict[str, Any]:
-    """Return what depends on this machine: memory, cores, and rates of decoding in images per second and core."""
+    """Return what depends on this machine: memory, cores, and decoding rates in images per second and core."""
     import torch
 
     machine: dict[str, Any] = {"cores": available_cores(), "memory_free": available_memory()}
@@ -134,7 +134,7 @@ def split_lines(split: SplitSurvey) -> list[str]:
 
 
 def printable(name: str) -> str:
-    """Return a name as a terminal can show it."""
+    """Return a name in a form that a terminal can show."""
     return name if name.isprintable() else ascii(name)
 
 

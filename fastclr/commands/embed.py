@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fastclr.data.source_images import Split
+from fastclr.data.image_list import Split
 from fastclr.training.run import Run
 from fastclr.transfer.embed import Kind, embed
 

@@ -1,4 +1,4 @@
-"""From sources to sets of images, and from sets to batches in an order that seed and position decide."""
+"""From sources to sets of images, and from sets to batches in an order that depends on seed and position alone."""
 
 from fastclr.data.batch import Batch
 from fastclr.data.dali_loader import DaliLoader
@@ -8,6 +8,7 @@ from fastclr.data.label_subsets import stratified
 from fastclr.data.load import load_dataset, load_splits
 from fastclr.data.loader import Loader, make_loader
 from fastclr.data.loader_choice import LoaderKind
+from fastclr.data.order import Order
 from fastclr.data.resident import ResidentLoader
 from fastclr.data.shapes import make_shapes
 from fastclr.data.torch_loader import TorchLoader
@@ -19,6 +20,7 @@ __all__ = [
     "ImageIndex",
     "Loader",
     "LoaderKind",
+    "Order",
     "ResidentLoader",
     "Splits",
     "TorchLoader",

@@ -1,4 +1,4 @@
-"""The one batch that every loader yields."""
+"""The batch that every loader yields."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Batch:
         return len(self.ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Return the same batch on ``device``; ``non_blocking`` does not wait for a copy from pinned memory."""
+        """Return the same batch on ``device``; ``non_blocking``: copies from pinned memory are not awaited."""
         images = self.images.to(device, non_blocking=non_blocking)
         ids, labels = (tensor.to(device, non_blocking=non_blocking) for tensor in (self.ids, self.labels))
         return Batch(images, ids, labels)
@@ -67,7 +67,7 @@ def check_fields(owner: str, images: Tensor | RaggedImages, ids: Tensor, labels:
 
 
 def check_label_range(labels: Tensor, classes: tuple[str, ...]) -> None:
-    """Raise ValueError when a label is neither -1 nor an index into ``classes``."""
+    """Raise ValueError if a label is neither -1 nor an index into ``classes``."""
     if len(labels):
         low, high = int(labels.min()), int(labels.max())
         if low < -1 or high >= len(classes):

@@ -15,23 +15,23 @@ from pathlib import Path
 
 from fastclr.data.cache_file import SUFFIX, TEMPORARY, Origin, read_origin, read_splits, write_splits
 from fastclr.data.decoded_set import Splits
-from fastclr.sources.folder import hidden
+from fastclr.sources.folder import is_hidden
 
-VERSION = 1  # of what is stored: another decoder, another order or another layout needs another number
-HASHED_WHOLE = 4 * 2**30  # bytes of an archive up to which all of it is hashed
-EDGE = 64 * 2**20  # bytes at either end of a larger archive that are hashed
+VERSION = 1  # of the stored data: changes to the decoder, the order or the layout need a new number
+HASHED_WHOLE = 4 * 2**30  # archives of up to this many bytes are hashed whole
+EDGE = 64 * 2**20  # of larger ones, this many bytes at either end are hashed
 
 log = logging.getLogger("fastclr")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What decides the images that a source gives.
+    """Everything that determines which images a source yields.
 
     Args:
-        sources: folders and archives, in a fixed order; the word `shapes` stands for itself.
-        options: everything else that changes the result, but for the two below; values that JSON has.
-        holdout: share that is held out where the source has no test split.
+        sources: folders and archives, in a fixed order, or the word `shapes`.
+        options: everything else that changes the result, except for the two below; values that JSON can represent.
+        holdout: share that is held out if the source has no test split.
         seed: decides which images are held out.
     """
 
@@ -42,10 +42,10 @@ class Request:
 
 
 def cache_folder(cache: str | Path | None) -> Path | None:
-    """Return the folder that `cache` means, None for no cache.
+    """Return the folder that `cache` stands for, or None for no cache.
 
     Args:
-        cache: `auto` is ``$XDG_CACHE_HOME/fastclr``, by default ``~/.cache/fastclr``; `off` or None is none;
+        cache: `auto` is ``$XDG_CACHE_HOME/fastclr``, by default ``~/.cache/fastclr``; `off` or None is no cache;
             anything else is a folder (write ``./off`` for one of that name).
     """
     if cache is None or cache == "off":
@@ -56,22 +56,22 @@ def cache_folder(cache: str | Path | None) -> Path | None:
 def default_folder() -> Path:
     """Return ``$XDG_CACHE_HOME/fastclr``, by default ``~/.cache/fastclr``."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # the XDG specification: what is not absolute counts as not set
+    # by the XDG specification, a relative path is ignored
     return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "fastclr"
 
 
 def cached(request: Request, folder: Path | None, load: Callable[[], Splits]) -> Splits:
-    """Return the images of `request` from `folder`, or from `load`, which leaves them in `folder`.
+    """Return the images of `request` from `folder`; otherwise call `load` and store its result there.
 
-    A file is found by what the sources hold, not by where they lie: see `content_of`. Its pixels are mapped into
-    memory and read when they are needed. Where a process decodes the same images already, others wait for it. What
-    cannot be kept (no space, a folder that may not be written, a file that could not be read this time) costs a line
-    of warning and nothing else; files of the same sources in another state are removed.
+    A file is found by what the sources hold, not by where they are stored: see `content_of`. Its pixels are mapped into
+    memory and read when needed. If a process is already decoding the same images, others wait for it. If the result
+    cannot be stored (no space, a folder that is not writable, a file that could not be read this time), there is a
+    warning and nothing else; files of an earlier state of the same sources are removed.
 
     Args:
-        request: what decides the result of `load`.
-        folder: where decoded images are kept, made with mode 0700; None calls `load` and keeps nothing.
-        load: decodes; its errors pass through.
+        request: what determines the result of `load`.
+        folder: where decoded images are stored, created with mode 0700; None calls `load` and stores nothing.
+        load: decodes the images; its errors are passed on.
 
     Raises:
         ModuleNotFoundError: safetensors is not installed.
@@ -89,7 +89,7 @@ def cached(request: Request, folder: Path | None, load: Callable[[], Splits]) ->
         except OSError as error:
             log.warning("decoded images are not kept: %s", error)
             return load()
-        if (found := first_readable(paths, origin)) is not None:  # made while this process waited
+        if (found := first_readable(paths, origin)) is not None:  # stored while this process waited
             return found
         splits = load()
         if splits.loader != "resident":  # nothing was decoded
@@ -107,7 +107,7 @@ def cached(request: Request, folder: Path | None, load: Callable[[], Splits]) ->
 
 
 def origin_of(request: Request) -> Origin | None:
-    """Return where the images come from and what lies there; None where that is no folder and no file."""
+    """Return where the images come from and what is there; None if a source is neither a folder nor a file."""
     contents = [content_of(source) for source in request.sources]
     found = tuple(content for content in contents if content is not None)
     roots = tuple(str(Path(source).expanduser()) for source in request.sources)
@@ -115,9 +115,9 @@ def origin_of(request: Request) -> Origin | None:
 
 
 def keys(request: Request, origin: Origin) -> list[str]:
-    """Return the names under which a result may lie: where nothing had to be held out, and where something was.
+    """Return the keys under which a result may be stored: if nothing had to be held out, and if something was.
 
-    Where the source brings its own test images, all seeds give one result, which is kept once.
+    If the source has its own test images, all seeds give the same result, which is stored once.
     """
     try:
         pillow = metadata.version("pillow")
@@ -129,15 +129,15 @@ def keys(request: Request, origin: Origin) -> list[str]:
 
 
 def hashed(text: str) -> str:
-    """Return a name for `text`."""
+    """Return a hexadecimal digest of `text`."""
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def content_of(source: str | Path) -> str | None:
     """Return a digest of what `source` holds; None if it is neither a folder nor a file.
 
-    - A file: all its bytes; above 4 GiB its size, time of change, and first and last 64 MiB.
-    - A folder: relative name, size and time of change of every file that is not hidden, and the names of links,
+    - A file: all its bytes; above 4 GiB, its size, modification time, and first and last 64 MiB.
+    - A folder: relative name, size and modification time of every file that is not hidden, and the names of links,
       pipes and folders that cannot be read.
     """
     if source == "shapes":
@@ -172,8 +172,8 @@ def folder_digest(root: Path) -> str:
         try:
             with os.scandir(root / folder) as found:
                 for entry in found:
-                    if hidden(entry.name) or entry.name.endswith((SUFFIX, TEMPORARY)):
-                        continue  # the second: a cache may lie in the folder
+                    if is_hidden(entry.name) or entry.name.endswith((SUFFIX, TEMPORARY)):
+                        continue  # files of a cache, which may be inside the folder, do not count
                     name = f"{folder}/{entry.name}" if folder else entry.name
                     info = entry.stat(follow_symlinks=False)
                     if stat.S_ISDIR(info.st_mode):
@@ -188,9 +188,9 @@ def folder_digest(root: Path) -> str:
 
 
 def first_readable(paths: list[Path], origin: Origin) -> Splits | None:
-    """Return what the first of `paths` that exists holds; a damaged file is removed."""
+    """Return the contents of the first of `paths` that can be read; damaged files are removed."""
     for path in paths:
-        if not os.path.exists(path):  # unlike Path.exists, False for a folder that may not be entered
+        if not os.path.exists(path):  # unlike Path.exists, False if the folder may not be searched
             continue
         try:
             return read_splits(path, origin)
@@ -198,16 +198,16 @@ def first_readable(paths: list[Path], origin: Origin) -> Splits | None:
             log.warning("%s is damaged and is made again: %s", path, error)
             with contextlib.suppress(OSError):
                 path.unlink()
-        except (OSError, RuntimeError) as error:  # torch reports a mapping that fails as RuntimeError
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the mapping fails
             log.warning("%s is not used: %s", path, error)
     return None
 
 
 def reason_against(splits: Splits, request: Request, origin: Origin) -> str | None:
-    """Say why `splits` must not be kept, None if it may be."""
+    """Return why `splits` must not be stored; None if it may be."""
     skipped = [item for split in (splits.train, splits.test) if split is not None for item in split.skipped]
     for name, reason in skipped:
-        # the file may be readable the next time without a change that would show
+        # the file may be readable next time, and its digest would not show the difference
         if "[Errno" in reason or reason.startswith("MemoryError"):
             return f"{name!a} could not be read this time ({reason})"
     if origin_of(request) != origin:
@@ -216,12 +216,12 @@ def reason_against(splits: Splits, request: Request, origin: Origin) -> str | No
 
 
 def remove_outdated(folder: Path, origin: Origin) -> None:
-    """Remove what was kept of the same sources when they held something else."""
+    """Remove what was stored of the same sources when their contents were different."""
     for path in folder.glob(f"*{SUFFIX}"):
         try:
             stored = read_origin(path)
         except (OSError, ValueError):
-            continue  # it is looked at when it is asked for
+            continue  # it is checked when it is requested
         if stored.places == origin.places and stored.contents != origin.contents:
             path.unlink(missing_ok=True)
 
@@ -230,10 +230,10 @@ def remove_outdated(folder: Path, origin: Origin) -> None:
 def exclusive(path: Path) -> Iterator[None]:
     """Hold a lock on `path` that the system releases when the process ends.
 
-    Where the file system has no locks, several processes may do the same work; each result is whole.
+    On file systems without locks, several processes may do the same work; each still writes a complete result.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
     """
     import fcntl
 
@@ -253,7 +253,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def usage(folder: Path) -> tuple[int, int]:
-    """Return the number and the total bytes of the files that the cache keeps in `folder`."""
+    """Return the number and the total size in bytes of the cache's files in `folder`."""
     sizes = []
     for path in kept(folder):
         with contextlib.suppress(OSError):
@@ -262,7 +262,7 @@ def usage(folder: Path) -> tuple[int, int]:
 
 
 def clear(folder: Path) -> tuple[int, int]:
-    """Remove what the cache keeps in `folder`, and nothing else; return how many files and bytes that was.
+    """Remove the cache's files in `folder`, and nothing else; return their number and total size in bytes.
 
     Raises:
         OSError: a file cannot be removed.
@@ -274,5 +274,5 @@ def clear(folder: Path) -> tuple[int, int]:
 
 
 def kept(folder: Path) -> list[Path]:
-    """Return the files of the cache in `folder`, those of interrupted runs included."""
+    """Return the cache's files in `folder`, including those of interrupted runs."""
     return sorted(path for suffix in (SUFFIX, TEMPORARY) for path in folder.glob(f"*{suffix}"))

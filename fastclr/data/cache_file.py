@@ -1,4 +1,4 @@
-"""The file of decoded images: safetensors, mapped into memory."""
+"""The file format of cached images: safetensors, mapped into memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SUFFIX = ".fastclr.safetensors"
 TEMPORARY = ".fastclr.tmp"
 DTYPES = {torch.int64: "I64", torch.uint8: "U8"}
 BLOCK = 2**26  # bytes written at a time
-FREE_SHARE = 0.9  # of the free disk that a file may take
+FREE_SHARE = 0.9  # largest share of the free disk space that a file may take
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Origin:
     """Where images come from.
 
     Args:
-        roots: the sources as they were named.
+        roots: the sources, as given by the user.
         places: their absolute paths.
-        contents: a digest of what each holds.
+        contents: a digest of the contents of each.
     """
 
     roots: tuple[str, ...]
@@ -59,13 +59,13 @@ def safetensors() -> ModuleType:
 
 
 def write_splits(path: Path, splits: Splits, origin: Origin) -> None:
-    """Write `splits` to `path`, whole or not at all, without a second copy of the pixels in memory.
+    """Write `splits` to `path`, atomically and without a second copy of the pixels in memory.
 
     Raises:
         OSError: the disk has too little space, or the file cannot be written.
         ModuleNotFoundError: safetensors is not installed.
     """
-    safetensors()  # a file that cannot be read again is of no use
+    safetensors()  # fail now if the file could not be read later
     sets = {"train": cast(ImageDataset, splits.train)}
     if splits.test is not None:
         sets["test"] = cast(ImageDataset, splits.test)
@@ -80,9 +80,9 @@ def write_splits(path: Path, splits: Splits, origin: Origin) -> None:
             "fingerprint": dataset.fingerprint,
         }
         tensors |= {f"{name}.{field}": tensor for field, tensor in fields(dataset).items()}
-    text = json.dumps(about).encode()  # not in the header: there is a limit on its size, and a million names pass it
+    text = json.dumps(about).encode()  # not in the header, whose size is limited: a million names exceed it
     tensors["about"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-    # int64 first: the format puts tensors end to end, and whole words then lie on multiples of eight
+    # int64 first: the format puts tensors end to end, and so int64 values are aligned to 8 bytes
     tensors = dict(sorted(tensors.items(), key=lambda item: (item[1].dtype != torch.int64, item[0])))
     stored = {**vars(origin), "digest": digest(tensors)}
     needed = sum(tensor.nbytes for tensor in tensors.values())
@@ -90,7 +90,7 @@ def write_splits(path: Path, splits: Splits, origin: Origin) -> None:
     if needed > FREE_SHARE * free:
         raise OSError(f"they take {needed / 1e9:.3g} GB, and {path.parent} has {free / 1e9:.3g} GB free")
     for left in path.parent.glob(f"{path.name}.*{TEMPORARY}"):
-        left.unlink(missing_ok=True)  # of a process that was killed: this one holds the lock
+        left.unlink(missing_ok=True)  # left by a process that was killed: this one holds the lock
     descriptor, temporary = tempfile.mkstemp(TEMPORARY, f"{path.name}.", path.parent)
     try:
         with open(descriptor, "wb") as file:
@@ -105,7 +105,7 @@ def write_splits(path: Path, splits: Splits, origin: Origin) -> None:
 
 
 def fields(dataset: ImageDataset) -> dict[str, Tensor]:
-    """Return the tensors of a data set."""
+    """Return the tensors of a data set by name."""
     images = dataset.images
     pixels = (
         {"pixels": images}
@@ -116,7 +116,7 @@ def fields(dataset: ImageDataset) -> dict[str, Tensor]:
 
 
 def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], total: int) -> None:
-    """Write the safetensors format block by block; the library would hold a second copy of everything."""
+    """Write the safetensors format block by block; the library would make a second copy of everything."""
     from tqdm import tqdm
 
     header: dict[str, Any] = {"__metadata__": metadata}
@@ -142,7 +142,7 @@ def octets(tensor: Tensor) -> memoryview:
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the digest of names, types, shapes and of all values but the pixels'."""
+    """Return a digest of the tensors' names, types and shapes, and of all values except the pixels."""
     result = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(tensors.items()):
         result.update(f"{name} {DTYPES.get(tensor.dtype)} {list(tensor.shape)}".encode())
@@ -152,7 +152,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_origin(path: Path) -> Origin:
-    """Return the origin that a file of decoded images names.
+    """Return the origin that is stored in a file of decoded images.
 
     Raises:
         OSError: the file cannot be read.
@@ -163,7 +163,7 @@ def read_origin(path: Path) -> Origin:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Return what the header says beside the tensors; errors as `read_origin`."""
+    """Return the metadata in the header; errors as for `read_origin`."""
     library = safetensors()
     try:
         with library.safe_open(path, framework="pt") as file:
@@ -176,21 +176,21 @@ def read_header(path: Path) -> dict[str, Any]:
 def read_splits(path: Path, origin: Origin) -> Splits:
     """Map a file of decoded images into memory.
 
-    Checked are the size of the file, the header, and a digest of everything but the pixels, which are not read here.
-    Writing to the tensors changes a private copy, never the file.
+    The size of the file, the header, and the digest of everything but the pixels are checked; the pixels are not read
+    here. Writing to the tensors changes a private copy, never the file.
 
     Args:
         path: the file.
-        origin: where the same images lie now; their new place shows in `source`.
+        origin: where the same images are now; `source` of the data sets names the new place.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is damaged, cut short, or no such file.
+        ValueError: it is damaged or truncated, or is not a file of decoded images.
     """
     stored = read_header(path)
     try:
         with safetensors().safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
     except safetensors().SafetensorError as error:
         raise ValueError(str(error)) from error
     if digest(tensors) != stored["digest"]:
@@ -202,7 +202,7 @@ def read_splits(path: Path, origin: Origin) -> Splits:
 
 
 def build(name: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor], moved: Mapping[str, str]) -> ImageDataset:
-    """Put a data set together from what was stored of it."""
+    """Rebuild a data set from its stored parts."""
     if f"{name}.pixels" in tensors:
         images: Tensor | RaggedImages = tensors[f"{name}.pixels"]
     else:
@@ -221,6 +221,6 @@ def build(name: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor], mo
         source=source,
         skipped=tuple((file, reason) for file, reason in about["skipped"]),
     )
-    # fills the cached property: to compute it is to read every page
+    # fills the cached property, whose computation would read every page
     vars(dataset)["fingerprint"] = about["fingerprint"]
     return dataset

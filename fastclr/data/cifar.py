@@ -19,7 +19,7 @@ from fastclr.sources.folder import Files
 
 @dataclass(frozen=True)
 class Variant:
-    """Files and keys of one CIFAR archive."""
+    """File names and dictionary keys of one CIFAR archive."""
 
     train: tuple[str, ...]
     test: str
@@ -35,7 +35,7 @@ VARIANTS = (
 
 
 def find_variant(names: Collection[str]) -> tuple[Variant, str] | None:
-    """Return the CIFAR variant whose files are among ``names`` and the folder they lie in, None if there is none."""
+    """Return the CIFAR variant whose files are among ``names``, and their folder; None if there is none."""
     present = set(names)
     for variant in VARIANTS:
         for folder in {str(PurePosixPath(name).parent) for name in names if PurePosixPath(name).name == variant.meta}:
@@ -49,7 +49,7 @@ def read_cifar(files: Files, variant: Variant, prefix: str) -> Splits:
     """Read both splits of a CIFAR archive; images keep the order of the archive.
 
     Raises:
-        ValueError: a file is damaged, holds more than arrays and basic types, or has other contents than CIFAR.
+        ValueError: a file is damaged, holds more than arrays and basic types, or does not have the contents of CIFAR.
     """
     wanted = [f"{prefix}{file}" for file in (*variant.train, variant.test, variant.meta)]
     content: dict[str, dict[bytes, Any]] = {}
@@ -80,10 +80,10 @@ def read_cifar(files: Files, variant: Variant, prefix: str) -> Splits:
 
 
 def checked_pixels(data: object, source: str) -> npt.NDArray[np.uint8]:
-    """Return ``data`` if it is uint8 ``[N, 3072]``.
+    """Return ``data`` after checking that it is uint8 ``[N, 3072]``.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is not.
     """
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
@@ -92,7 +92,7 @@ def checked_pixels(data: object, source: str) -> npt.NDArray[np.uint8]:
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Unpickles numbers, text, containers and NumPy arrays, and refuses everything that could run code."""
+    """Unpickle numbers, text, containers and NumPy arrays, and refuse everything that could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the named object if it is needed to rebuild an array.
@@ -111,7 +111,7 @@ def unpickle(data: bytes, source: str) -> dict[bytes, Any]:
     """Return the dictionary pickled in ``data``, with byte strings as Python 2 wrote them.
 
     Raises:
-        ValueError: the pickle is damaged, is no dictionary, or asks for more than arrays and basic types.
+        ValueError: the pickle is damaged, is not a dictionary, or holds more than arrays and basic types.
     """
     try:
         content = ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()

@@ -13,7 +13,7 @@ from torch.utils.dlpack import from_dlpack
 
 from fastclr.sources.decode import pillow
 
-# batches that DALI may work on at a time: the next begins while the last images of one are decoded
+# batches that DALI works on at a time, so that the next one begins while the last images of one are decoded
 DEPTH = 2
 
 
@@ -34,16 +34,16 @@ def dali() -> ModuleType:
 
 
 class DaliDecoder:
-    """Encoded JPEGs in, RGB pixels out, in order; EXIF orientation is applied.
+    """Encoded JPEGs in, RGB pixels out, in order; the EXIF orientation is applied.
 
-    On the CPU DALI decodes with libjpeg-turbo; on a CUDA device with nvJPEG, in hardware where there is some. An image
-    that cannot be decoded breaks the decoder: make another one.
+    On the CPU, DALI decodes with libjpeg-turbo; on a CUDA device with nvJPEG, in hardware where available. An image
+    that cannot be decoded breaks the decoder, which must then be replaced by a new one.
 
     Args:
-        batch_size: most images of a batch.
-        threads: threads that decode.
-        device: where the pixels go; a CUDA device has its number.
-        resize: bring images to the sizes that come with them (bilinear, antialiased).
+        batch_size: largest number of images in a batch.
+        threads: number of threads that decode.
+        device: where the pixels go; a CUDA device must have an index.
+        resize: resize images to the sizes passed with them (bilinear, antialiased).
 
     Raises:
         ModuleNotFoundError: DALI or Pillow is not installed.
@@ -75,7 +75,7 @@ class DaliDecoder:
         self._warm_up()
 
     def _warm_up(self) -> None:
-        """Decode one image: the first run of a pipeline takes as many batches as it may work on."""
+        """Decode one image: the first run of a pipeline consumes as many batches as it works on at a time."""
         buffer = io.BytesIO()
         pillow().new("RGB", (16, 16)).save(buffer, "JPEG")
         for _ in range(DEPTH):
@@ -85,17 +85,17 @@ class DaliDecoder:
             self._pipeline.outputs()
 
     def _feed(self, encoded: list[bytes], sizes: list[tuple[int, int]]) -> None:
-        """Give the pipeline the input of one batch."""
+        """Pass one batch to the pipeline."""
         self._pipeline.feed_input("encoded", [np.frombuffer(data, dtype=np.uint8) for data in encoded])
         if self._resize:
             self._pipeline.feed_input("sizes", [np.array(size, dtype=np.float32) for size in sizes])
 
     def submit(self, encoded: list[bytes], sizes: list[tuple[int, int]]) -> None:
-        """Begin to decode a batch; at most ``DEPTH`` batches may be under way.
+        """Start decoding a batch; at most ``DEPTH`` batches may be in flight.
 
         Args:
             encoded: the JPEGs.
-            sizes: height and width that each image is to have; only read with ``resize``.
+            sizes: target height and width of each image; ignored without ``resize``.
 
         Raises:
             RuntimeError: the decoder is broken.
@@ -105,10 +105,10 @@ class DaliDecoder:
         self._running += 1
 
     def collect(self) -> tuple[Tensor, list[tuple[int, int]]]:
-        """Wait for the oldest batch; return its pixels one image after the other, uint8 ``[bytes]``, and their sizes.
+        """Wait for the oldest batch; return its pixels, uint8 ``[bytes]``, one image after the other, and their sizes.
 
-        The pixels lie in DALI's memory, which is free for other batches when the tensor is gone; nothing is copied,
-        except where DALI has not put the images one after the other.
+        The pixels stay in DALI's memory, which is reused for other batches once the tensor is freed. They are copied
+        only where DALI has not laid out the images contiguously.
 
         Raises:
             RuntimeError: an image cannot be decoded, or the decoder is broken.
@@ -123,11 +123,11 @@ class DaliDecoder:
             return torch.cat(parts), sizes
 
     def drain(self) -> None:
-        """Wait for the batches that are under way, and drop them."""
+        """Wait for the batches in flight, and drop them."""
         while self._running > 0:
             self.collect()
 
     def close(self) -> None:
-        """Free the pipeline and what DALI keeps for the next one."""
+        """Free the pipeline, and the memory that DALI keeps for the next one."""
         self._pipeline = None
         dali().backend.ReleaseUnusedMemory()

@@ -16,15 +16,23 @@ from fastclr.data.batch import Batch
 from fastclr.data.dali_decoder import DEPTH, DaliDecoder
 from fastclr.data.decode_many import pack
 from fastclr.data.indexed_set import ImageIndex
+from fastclr.data.order import Order
 from fastclr.data.plan import Plan
-from fastclr.data.prefetch import Ahead
-from fastclr.data.unreadable import Failures, check_stream, default_workers, first_readable, report, with_resize
+from fastclr.data.prefetch import Prefetcher
+from fastclr.data.unreadable import (
+    Failures,
+    check_loader_arguments,
+    default_workers,
+    first_readable,
+    record_unreadable,
+    with_resize,
+)
 from fastclr.sources.decode import Pixels, decode_image
 
 
 @dataclass(frozen=True)
-class Slot:
-    """An image of a batch: its row, and its bytes for DALI or its pixels from Pillow."""
+class BatchImage:
+    """An image of a batch: its row, and either its bytes for DALI or its pixels from Pillow."""
 
     row: int
     content: bytes | Pixels
@@ -35,47 +43,39 @@ class Prepared:
     """A batch that is read but not decoded."""
 
     step: int
-    slots: list[Slot]
+    images: list[BatchImage]
     failures: Failures
 
     @property
     def encoded(self) -> list[tuple[int, bytes]]:
-        """Row and bytes of the images for DALI."""
-        return [(slot.row, slot.content) for slot in self.slots if isinstance(slot.content, bytes)]
+        """Row and bytes of the images that DALI decodes."""
+        return [(image.row, image.content) for image in self.images if isinstance(image.content, bytes)]
 
 
 class DaliLoader:
     """Batches decoded by NVIDIA DALI while the consumer uses earlier ones.
 
-    Order, shares of the ranks and padding are those of :class:`~fastclr.data.ResidentLoader`: step ``s`` of rank ``r``
-    holds ``order[(s * world_size + r) * batch_size : (s * world_size + r + 1) * batch_size]``, and a position is
-    ``(seed, epoch, step)``.
-
-    Files are read by threads of this loader; DALI decodes JPEGs with grey or YCbCr pixels, with libjpeg-turbo on the
-    CPU (the pixels are those of Pillow) and with nvJPEG on a CUDA device. All other images, and those that DALI
-    refuses, are decoded by Pillow into the same batch. A batch of JPEGs is used where DALI has decoded it; a batch with
-    other images in it is copied once.
+    Threads of this loader read the files. DALI decodes JPEGs with grey or YCbCr pixels, with libjpeg-turbo on the CPU
+    (the pixels are those of Pillow) and with nvJPEG on a CUDA device. All other images, and those that DALI refuses,
+    are decoded by Pillow into the same batch. A batch that DALI decoded alone is not copied; one with other images is
+    copied once.
 
     An image that turns out to be unreadable is replaced, in every epoch, by the one at the same place of the next step
-    (of the epoch's order, around its end), or the first after it that can be read; its name and the reason stand in
-    ``skipped``, and a warning names it once. 64 of them in a row are an error.
+    (around the end of the epoch), or by the first one after it that can be read. Its name and the reason are kept in
+    ``skipped``, and a warning names it once. 64 unreadable images in a row are an error.
 
     Args:
         index: the images.
-        batch_size: images per rank and step.
-        seed: key of the shuffling, ``0 .. 2**64 - 1``.
-        shuffle: draw a new order for every epoch; False keeps the order of the index.
-        drop_last: leave out the images that do not fill a whole step of all ranks.
+        order: batch size, shuffling and ranks.
         device: where the batches go, and where DALI decodes.
-        rank: number of this process, ``0 .. world_size - 1``.
-        world_size: number of processes.
-        workers: threads that decode, and as many that read. None: one for each core, shared by the processes of a
-            distributed job on this machine.
+        workers: number of threads that decode, and of those that read. None: one for each core, shared by the
+            processes of a distributed job on this machine.
         prefetch: batches that may be decoded ahead of the consumer.
-        resize_shorter: bring the shorter side of larger images down to this many pixels, by bilinear interpolation with
-            antialiasing, like the other loaders but not to the same last bit; None: as the index says.
+        resize_shorter: reduce the shorter side of larger images to this many pixels, with antialiased bilinear
+            interpolation like the other loaders, but not bit-identically; None: as the index says.
 
     Raises:
+        TypeError: ``order`` is not an :class:`~fastclr.data.Order`.
         ValueError: an argument is out of range, or there are too few images.
         ModuleNotFoundError: DALI or Pillow is not installed.
         RuntimeError: DALI cannot run on ``device``.
@@ -84,41 +84,37 @@ class DaliLoader:
     def __init__(
         self,
         index: ImageIndex,
-        batch_size: int,
+        order: Order,
         *,
-        seed: int = 0,
-        shuffle: bool = True,
-        drop_last: bool = True,
         device: torch.device | str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
         workers: int | None = None,
         prefetch: int = 2,
         resize_shorter: int | None = None,
     ) -> None:
         """Check the arguments and build the decoder."""
         workers = default_workers() if workers is None else workers
-        check_stream(workers, prefetch, resize_shorter, least_workers=1)
-        self.plan = Plan(len(index), batch_size, seed, shuffle, drop_last, rank, world_size, index.source)
+        check_loader_arguments(workers, prefetch, resize_shorter, least_workers=1)
+        self.plan = Plan(len(index), order, index.source)
         self.device = torch.device(device)
         if self.device.type == "cuda" and self.device.index is None:
-            self.device = torch.device("cuda", torch.cuda.current_device())  # that of this thread, not of the other
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+            # the current device of this thread, not that of the thread that prefetches
+            self.device = torch.device("cuda", torch.cuda.current_device())
+        self.order = order
         self.skipped: dict[str, str] = {}
         self._index, self._prefetch, self._closed = with_resize(index, resize_shorter), prefetch, False
         self._by_dali = index.plain.numpy().copy()
         resize = self._index.resize_shorter is not None
-        self._arguments = (min(batch_size, len(index)), workers, self.device, resize)
+        self._arguments = (min(order.batch_size, len(index)), workers, self.device, resize)
         self._decoder = DaliDecoder(*self._arguments)
         self._readers = ThreadPoolExecutor(workers, thread_name_prefix="fastclr-read")
-        self._ahead: Ahead[tuple[Batch, Failures]] | None = None
+        self._prefetcher: Prefetcher[tuple[Batch, Failures]] | None = None
 
     def __len__(self) -> int:
         """Return the number of steps of an epoch, the same on every rank."""
         return len(self.plan)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Return the batches of ``epoch`` from ``start_step`` on; an earlier iteration of this loader ends.
+        """Return the batches of ``epoch`` from ``start_step`` on; this ends an earlier iteration of the loader.
 
         Args:
             epoch: number of the epoch, from 0.
@@ -127,111 +123,111 @@ class DaliLoader:
         Raises:
             ValueError: ``epoch`` is negative or ``start_step`` is out of range; while iterating: 64 images in a row
                 cannot be read.
-            RuntimeError: the loader is closed; while iterating: another epoch was started, or DALI failed for another
-                reason than an image.
+            RuntimeError: the loader is closed; while iterating: another epoch was started, or DALI failed for a
+                reason other than an image.
         """
         self.plan.check_start(epoch, start_step)
         if self._closed:
             raise RuntimeError("the loader is closed")
-        if self._ahead is not None:
-            self._ahead.close()
-        self._ahead = Ahead(self._prefetch, lambda ahead: self._produce(ahead, epoch, start_step))
-        return self._batches(self._ahead)
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+        self._prefetcher = Prefetcher(self._prefetch, lambda prefetcher: self._produce(prefetcher, epoch, start_step))
+        return self._batches(self._prefetcher)
 
-    def _batches(self, ahead: Ahead[tuple[Batch, Failures]]) -> Iterator[Batch]:
+    def _batches(self, prefetcher: Prefetcher[tuple[Batch, Failures]]) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
-        for batch, failures in ahead:
-            report(self._index, failures, self.skipped)
+        for batch, failures in prefetcher:
+            record_unreadable(self._index, failures, self.skipped)
             yield batch
-        if ahead is not self._ahead:
+        if prefetcher is not self._prefetcher:
             raise RuntimeError("this epoch has ended: the loader was closed, or another epoch was started")
 
     def close(self) -> None:
         """Stop all threads and free DALI's memory; the loader cannot be used any more."""
-        if self._ahead is not None:
-            self._ahead.close()
-        self._ahead, self._closed = None, True
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+        self._prefetcher, self._closed = None, True
         self._readers.shutdown()
         self._decoder.close()
 
-    def _produce(self, ahead: Ahead[tuple[Batch, Failures]], epoch: int, start_step: int) -> None:
+    def _produce(self, prefetcher: Prefetcher[tuple[Batch, Failures]], epoch: int, start_step: int) -> None:
         """Read, decode and hand over the batches of one epoch; runs in the background."""
-        order = self.plan.order(epoch)
+        permuted = self.plan.permuted(epoch)
         waiting: deque[Prepared] = deque()
         try:
             for step in range(start_step, len(self)):
-                while waiting and (len(waiting) == DEPTH or not ahead.has_place()):
-                    ahead.put(self._finish(waiting, order))
-                if not ahead.take_place():
+                while waiting and (len(waiting) == DEPTH or not prefetcher.has_room()):
+                    prefetcher.put(self._finish(waiting, permuted))
+                if not prefetcher.acquire():
                     return
-                waiting.append(self._prepare(order, step))
+                waiting.append(self._prepare(permuted, step))
                 self._submit(waiting[-1])
             while waiting:
-                ahead.put(self._finish(waiting, order))
+                prefetcher.put(self._finish(waiting, permuted))
         finally:
             self._drop()
 
-    def _prepare(self, order: Tensor, step: int) -> Prepared:
-        """Read the images of a step, and decode those that are not for DALI."""
+    def _prepare(self, permuted: Tensor, step: int) -> Prepared:
+        """Read the images of a step, and decode those that DALI does not."""
 
         def read(places: range) -> list[tuple[int, bytes | Pixels, Failures]]:
-            return [first_readable(self.plan.candidates(order, place), self._read) for place in places]
+            return [first_readable(self.plan.candidates(permuted, place), self._read) for place in places]
 
         places = self.plan.positions(step)
         size = max(len(places) // 64, 1)
         chunks = [places[start : start + size] for start in range(0, len(places), size)]
-        slots: list[Slot] = []
+        batch_images: list[BatchImage] = []
         failures: Failures = []
         for part in self._readers.map(read, chunks):
             for row, content, failed in part:
-                slots.append(Slot(row, content))
+                batch_images.append(BatchImage(row, content))
                 failures += failed
-        return Prepared(step, slots, failures)
+        return Prepared(step, batch_images, failures)
 
     def _read(self, row: int) -> bytes | Pixels:
-        """Return the bytes of an image that DALI decodes, else the pixels."""
+        """Return the bytes of an image if DALI decodes it, else its pixels."""
         data = self._index.read(row)
         return data if self._by_dali[row] else decode_image(data, self._index.resize_shorter)
 
     def _submit(self, prepared: Prepared) -> None:
-        """Begin to decode what a batch has for DALI."""
+        """Start decoding the images of a batch that are for DALI."""
         if prepared.encoded:
             sizes = [self._index.decoded_size(row) for row, _ in prepared.encoded]
             self._decoder.submit([data for _, data in prepared.encoded], sizes)
 
-    def _finish(self, waiting: deque[Prepared], order: Tensor) -> tuple[Batch, Failures]:
-        """Return the oldest batch that waits for its pixels."""
+    def _finish(self, waiting: deque[Prepared], permuted: Tensor) -> tuple[Batch, Failures]:
+        """Complete the oldest batch that waits for its pixels."""
         decoded = None
         while waiting[0].encoded and decoded is None:
             try:
                 decoded = self._decoder.collect()
             except RuntimeError as error:
-                self._recover(waiting, order, error)
+                self._recover(waiting, permuted, error)
         prepared = waiting.popleft()
-        rows = torch.tensor([slot.row for slot in prepared.slots])
-        images = assemble([slot.content for slot in prepared.slots], decoded, self.device)
+        rows = torch.tensor([image.row for image in prepared.images])
+        images = assemble([image.content for image in prepared.images], decoded, self.device)
         batch = Batch(images, self._index.ids[rows].to(self.device), self._index.labels[rows].to(self.device))
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()  # the consumer may use another stream
         return batch, prepared.failures
 
-    def _recover(self, waiting: deque[Prepared], order: Tensor, error: RuntimeError) -> None:
-        """Find the images of the oldest batch that DALI cannot decode, leave them to Pillow, and begin again.
+    def _recover(self, waiting: deque[Prepared], permuted: Tensor, error: RuntimeError) -> None:
+        """Find the images of the oldest batch that DALI cannot decode, leave them to Pillow, and resubmit all batches.
 
         Raises:
-            RuntimeError: DALI can decode every one of them, so that something else is wrong.
+            RuntimeError: DALI can decode every one of them, so something else is wrong.
         """
         self._decoder = DaliDecoder(*self._arguments)
         refused = [row for row, data in waiting[0].encoded if not self._decodes(row, data)]
         if not refused:
             raise error
         self._by_dali[refused] = False
-        waiting[0] = self._prepare(order, waiting[0].step)
+        waiting[0] = self._prepare(permuted, waiting[0].step)
         for prepared in waiting:
             self._submit(prepared)
 
     def _decodes(self, row: int, data: bytes) -> bool:
-        """Return whether DALI can decode an image; if not, the decoder is a new one afterwards."""
+        """Return whether DALI can decode an image; if it cannot, the broken decoder is replaced."""
         try:
             self._decoder.submit([data], [self._index.decoded_size(row)])
             self._decoder.collect()
@@ -241,7 +237,7 @@ class DaliLoader:
         return True
 
     def _drop(self) -> None:
-        """Leave the decoder without work."""
+        """Drop the batches that the decoder still works on."""
         try:
             self._decoder.drain()
         except RuntimeError:
@@ -251,19 +247,19 @@ class DaliLoader:
 def assemble(
     contents: list[bytes | Pixels], decoded: tuple[Tensor, list[tuple[int, int]]] | None, device: torch.device
 ) -> Tensor | RaggedImages:
-    """Return the images of a batch on ``device``, with those that DALI decoded where ``contents`` has bytes.
+    """Return the images of a batch on ``device``: DALI's where ``contents`` has bytes, else the pixels in it.
 
     Args:
-        contents: of each image the bytes that DALI got, or the pixels.
-        decoded: DALI's pixels one image after the other on ``device``, and their sizes; None where DALI got nothing.
-        device: where the images are to lie.
+        contents: for each image, the bytes that were passed to DALI, or its pixels.
+        decoded: DALI's pixels, one image after the other on ``device``, and their sizes; None if DALI had no image.
+        device: where the images go.
     """
     others = [content for content in contents if not isinstance(content, bytes)]
     if decoded is None:
         return pack(others).to(device)
     data, sizes = decoded
     if others:
-        # joined first, for Pillow's own arrays are read-only and PyTorch would warn
+        # joined first, because Pillow's arrays are read-only, which PyTorch warns about
         joined = np.concatenate([pixels.reshape(-1) for pixels in others])
         data = torch.cat([data, torch.from_numpy(joined).to(device)])
         sizes = [*sizes, *(pixels.shape[:2] for pixels in others)]

@@ -22,7 +22,7 @@ from fastclr.sources.folder import Files
 
 
 def progress_bar(total: int, description: str) -> Any:
-    """Return tqdm's bar over ``total`` images, invisible where the error output is no terminal.
+    """Return tqdm's bar over ``total`` images, invisible unless stderr is a terminal.
 
     Raises:
         ModuleNotFoundError: tqdm is not installed.
@@ -42,10 +42,10 @@ class DecodeOptions:
     """How files are decoded.
 
     Args:
-        resize_shorter: bring the shorter side of larger images down to this many pixels; None keeps every size.
-        memory_limit: most bytes of decoded pixels; None is half of the free memory, shared by the processes of a
-            distributed job on this machine.
-        workers: threads that decode; None is one per available core.
+        resize_shorter: reduce the shorter side of larger images to this many pixels; None keeps every size.
+        memory_limit: largest number of bytes of decoded pixels; None is half of the free memory, divided among the
+            processes of a distributed job on this machine.
+        workers: number of threads that decode; None is one per available core.
 
     Raises:
         ValueError: a value is below 1.
@@ -70,15 +70,15 @@ class DecodeOptions:
 def decode_files(
     files: Files, names: Collection[str], options: DecodeOptions
 ) -> tuple[dict[str, Pixels], dict[str, str]]:
-    """Decode the files ``names`` and return their pixels and, for those that cannot be decoded, the reasons.
+    """Decode the files ``names``; return their pixels by name and, for those that cannot be decoded, the reasons.
 
-    A progress bar shows on a terminal.
+    On a terminal, a progress bar is shown.
 
     Raises:
         ValueError: the images would not fit into memory, or more than half cannot be decoded.
         ModuleNotFoundError: Pillow or tqdm is not installed.
     """
-    pillow()  # when it is missing, say so once and not for every file
+    pillow()  # a missing package is one error, not one for every file
     bar = progress_bar(len(names), "decoding")
     limit = options.budget()
     check_memory(files.source, estimated_bytes(files, len(names), options), len(names), limit)
@@ -87,7 +87,7 @@ def decode_files(
     failed: dict[str, str] = {}
     total = 0
     with bar, quiet_pillow():
-        for name, result in decode_stream(files.read(names), options):
+        for name, result in decode_in_order(files.read(names), options):
             bar.update()
             if isinstance(result, str):
                 failed[name] = result
@@ -101,20 +101,20 @@ def decode_files(
 
 
 def estimated_bytes(files: Files, count: int, options: DecodeOptions) -> int:
-    """Return about how many bytes of pixels ``count`` images of ``files`` have, from a sample of their headers."""
+    """Return roughly how many bytes ``count`` images of ``files`` take decoded, from a sample of their headers."""
     sizes = [resized(height, width, options.resize_shorter) for height, width in files.sizes]
     return round(count * sum(3 * height * width for height, width in sizes) / len(sizes)) if sizes else 0
 
 
 def check_readable(source: str, failed: Mapping[str, str], total: int) -> None:
-    """Raise ValueError when more than half of the images cannot be read."""
+    """Raise ValueError if more than half of the images cannot be read."""
     if 2 * len(failed) > total:
         listed = "; ".join(f"{name!a}: {reason}" for name, reason in sorted(failed.items())[:5])
         raise ValueError(f"{len(failed)} of {total} images in {source} cannot be read: {listed}")
 
 
 def check_memory(source: str, needed: int, count: int, limit: int) -> None:
-    """Raise ValueError when ``needed`` bytes of pixels exceed ``limit``."""
+    """Raise ValueError if ``needed`` bytes of pixels exceed ``limit``."""
     if needed > limit:
         raise ValueError(
             f"the {count} images of {source} take about {needed / 1e9:.3g} GB decoded, but {limit / 1e9:.3g} GB may be "
@@ -123,14 +123,14 @@ def check_memory(source: str, needed: int, count: int, limit: int) -> None:
         )
 
 
-def decode_stream(
-    stream: Iterator[tuple[str, bytes | Path]], options: DecodeOptions
+def decode_in_order(
+    encoded: Iterator[tuple[str, bytes | Path]], options: DecodeOptions
 ) -> Iterator[tuple[str, Pixels | str]]:
-    """Decode in order with a few files in flight; yield pixels, or the reason why there are none."""
+    """Decode in several threads with a few files in flight; yield name and pixels, or name and reason, in order."""
     workers = options.workers or available_cores()
     window: deque[Future[list[tuple[str, Pixels | str]]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="fastclr-decode") as pool:
-        while chunk := list(islice(stream, CHUNK)):
+        while chunk := list(islice(encoded, CHUNK)):
             window.append(pool.submit(decode_chunk, chunk, options.resize_shorter))
             if len(window) > 2 * workers:
                 yield from window.popleft().result()
@@ -139,7 +139,7 @@ def decode_stream(
 
 
 def decode_chunk(chunk: list[tuple[str, bytes | Path]], resize_shorter: int | None) -> list[tuple[str, Pixels | str]]:
-    """Decode a few files; whatever a damaged file makes Pillow raise becomes a reason."""
+    """Decode a few files; whatever Pillow raises for a damaged file becomes a reason."""
     results: list[tuple[str, Pixels | str]] = []
     for name, data in chunk:
         try:
@@ -150,14 +150,14 @@ def decode_chunk(chunk: list[tuple[str, bytes | Path]], resize_shorter: int | No
 
 
 def explain(error: Exception) -> str:
-    """Return in a few words why a file could not be decoded."""
+    """Return the reason why a file could not be decoded, in a few words."""
     if isinstance(error, pillow().UnidentifiedImageError):
         return "no image of a known format"
     return f"{type(error).__name__}: {error}"
 
 
 def pack(pixels: list[Pixels]) -> Tensor | RaggedImages:
-    """Return one tensor when all images have one size, else a ragged batch; empties the list to save memory.
+    """Return one tensor if all images have the same size, else a ragged batch; empties the list to save memory.
 
     Args:
         pixels: uint8 arrays ``[H, W, 3]``, at least one.

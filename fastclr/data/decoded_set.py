@@ -20,13 +20,13 @@ class ImageDataset:
     """Decoded images in CPU memory with ids, labels and names.
 
     Args:
-        images: uint8 ``[N, H, W, 3]`` when all images have one size, else :class:`~fastclr.RaggedImages`.
-        ids: int64 ``[N]``; the place of the image among all image files of its source, sorted by relative path.
-            Files that cannot be decoded keep their place, so ids depend on neither the decoder nor the root's name.
+        images: uint8 ``[N, H, W, 3]`` if all images have the same size, else :class:`~fastclr.RaggedImages`.
+        ids: int64 ``[N]``; the rank of the image among all image files of its source, sorted by relative path. Files
+            that cannot be decoded keep their rank, so ids depend neither on the decoder nor on the name of the root.
         labels: int64 ``[N]``, an index into ``classes``; -1 where the class is unknown.
         classes: class names in label order; empty for unlabelled data.
         names: path of each image relative to the folder of its split, with ``/`` between folders.
-        source: where the images came from, for people.
+        source: where the images came from, for messages.
         skipped: ``(name, reason)`` of each file that was left out.
 
     Raises:
@@ -60,14 +60,14 @@ class ImageDataset:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of pixels that the images' storage holds."""
+        """Number of bytes of pixels."""
         return self.images.numel() if isinstance(self.images, Tensor) else self.images.data.numel()
 
     @cached_property
     def fingerprint(self) -> str:
         """Hexadecimal digest of names, ids, labels, classes, sizes and pixels; equal for equal data.
 
-        It does not depend on where the data lies, so a resumed run can check that it sees the same images.
+        It does not depend on where the data is stored, so a resumed run can check that it sees the same images.
         """
         digest = hashlib.blake2b(digest_size=16)
         header = [self.classes, self.names, self.ids.tolist(), self.labels.tolist()]
@@ -101,14 +101,15 @@ class ImageDataset:
 
 @dataclass(frozen=True)
 class Splits:
-    """Images to learn from and, where there are labels, images to test on.
+    """Images to train on and, where there are labels, images to test on.
 
     Args:
         train: decoded images, or an index of images that a loader decodes.
-        test: likewise; None where there are none.
+        test: likewise; None if there are none.
         held_out: whether ``test`` was drawn from the training images, so that it depends on a seed.
-        loader: how :func:`~fastclr.data.make_loader` serves the images that are not decoded; ``resident`` if all are.
-        reason: why, in a sentence for people.
+        loader: the kind of loader for these images, an argument of :func:`~fastclr.data.make_loader`; ``resident`` if
+            they are decoded.
+        reason: why that kind was chosen, as a sentence.
     """
 
     train: ImageDataset | ImageIndex

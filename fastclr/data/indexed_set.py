@@ -17,27 +17,27 @@ from fastclr.device import available_cores, available_memory
 from fastclr.sources.byte_ranges import Storage
 from fastclr.sources.decode import Header, decode_image, pillow, quiet_pillow, read_header, resized
 
-# headers are read by more threads than there are cores, because a thread mostly waits for the disk
+# more threads than cores may read headers, because a thread mostly waits for the disk
 HEADER_THREADS = 16
 CHUNK = 256
 
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """Encoded images in files, with ids, labels and names; what :class:`~fastclr.data.ImageDataset` is before decoding.
+    """Images in files, with ids, labels and names: an :class:`~fastclr.data.ImageDataset` before decoding.
 
     Args:
-        storage: where the encoded images lie.
+        storage: where the encoded images are stored.
         sizes: int64 ``[N, 2]``, height and width as the headers state them.
         plain: bool ``[N]``: JPEGs with grey or YCbCr pixels, which all decoders decode alike.
-        ids: int64 ``[N]``; the place of the image among all image files of its source, sorted by relative path, or
-            among the samples of WebDataset shards. Files that cannot be read keep their place.
+        ids: int64 ``[N]``; the rank of the image among all image files of its source, sorted by relative path, or
+            among the samples of WebDataset shards. Files that cannot be read keep their rank.
         labels: int64 ``[N]``, an index into ``classes``; -1 where the class is unknown.
         classes: class names in label order; empty for unlabelled data.
         names: path of each image relative to the folder of its split.
-        source: where the images came from, for people.
+        source: where the images came from, for messages.
         skipped: ``(name, reason)`` of each file that was left out.
-        resize_shorter: a loader brings the shorter side of larger images down to this many pixels; None keeps all.
+        resize_shorter: loaders reduce the shorter side of larger images to this many pixels; None keeps every size.
 
     Raises:
         ValueError: the lengths differ, or a label is outside ``-1 .. len(classes) - 1``.
@@ -72,7 +72,7 @@ class ImageIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of pixels that all images have when decoded, as their headers state them."""
+        """Number of bytes of pixels of all images when decoded, from their headers."""
         sizes = self.sizes.double()
         if self.resize_shorter is not None:
             sizes = sizes * (self.resize_shorter / sizes.amin(dim=1, keepdim=True)).clamp_max(1)
@@ -80,7 +80,7 @@ class ImageIndex:
 
     @property
     def images(self) -> Tensor | RaggedImages:
-        """The decoded images, decoded at every access: for the few of a selection. A loader streams the others.
+        """The images, decoded anew at every access: meant for a small selection. For all images, use a loader.
 
         Raises:
             ValueError: they take more than half of the free memory.
@@ -94,13 +94,13 @@ class ImageIndex:
     def fingerprint(self) -> str:
         """Hexadecimal digest of names, ids, labels, classes and file sizes; the files are not read.
 
-        It does not depend on where the data lies. It is not the fingerprint that the decoded images have.
+        It does not depend on where the data is stored, and differs from the fingerprint of the decoded images.
         """
         header = [self.classes, self.names, self.ids.tolist(), self.labels.tolist(), self.storage.sizes.tolist()]
         return hashlib.blake2b(ascii(header).encode(), digest_size=16).hexdigest()
 
     def read(self, row: int) -> bytes:
-        """Return the encoded image at ``row``; safe in threads and in other processes.
+        """Return the encoded image at ``row``; threads and other processes may call this.
 
         Raises:
             OSError: the file is gone, or has become shorter since it was listed.
@@ -108,7 +108,7 @@ class ImageIndex:
         return self.storage.read(row)
 
     def decoded_size(self, row: int) -> tuple[int, int]:
-        """Return height and width that a loader gives the image at ``row``."""
+        """Return the height and width of the image at ``row`` as loaders yield it."""
         height, width = self.sizes[row].tolist()
         return resized(height, width, self.resize_shorter)
 
@@ -127,7 +127,7 @@ class ImageIndex:
             )
         return replace(
             self,
-            storage=self.storage.select(indices),
+            storage=self.storage.select(indices.numpy()),
             sizes=self.sizes[indices],
             plain=self.plain[indices],
             ids=self.ids[indices],
@@ -137,18 +137,18 @@ class ImageIndex:
 
 
 def check_headers(storage: Storage, workers: int | None = None) -> list[Header | str]:
-    """Return the header of every image of ``storage``, or the reason why it is none.
+    """Return the header of every image of ``storage``, or the reason why it cannot be read.
 
-    A progress bar shows on a terminal.
+    On a terminal, a progress bar is shown.
 
     Args:
         storage: the images.
-        workers: threads; None is one per core, and at least 16.
+        workers: number of threads; None is one per core, and at least 16.
 
     Raises:
         ModuleNotFoundError: Pillow or tqdm is not installed.
     """
-    pillow()  # when it is missing, say so once and not for every file
+    pillow()  # a missing package is one error, not one for every file
 
     def check(rows: range) -> list[Header | str]:
         return [attempt(storage, row) for row in rows]
@@ -168,7 +168,7 @@ def check_headers(storage: Storage, workers: int | None = None) -> list[Header |
 
 
 def attempt(storage: Storage, row: int) -> Header | str:
-    """Return the header of an image, or in a few words why it cannot be read."""
+    """Return the header of an image, or the reason why it cannot be read."""
     try:
         return read_header(storage, row)
     except Exception as error:

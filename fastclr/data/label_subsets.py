@@ -1,4 +1,4 @@
-"""Which training images show their label, and which are held out: shares of every class, or lists of files."""
+"""Which training images keep their label, and which are held out: shares of every class, or lists of files."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fastclr.data.order import UINT64_MAX, permutation
 def stratified(labels: Tensor, fraction: float, seed: int) -> Tensor:
     """Return sorted int64 row indices of a random ``fraction`` of every class.
 
-    A class of ``n`` images gives ``round(fraction * n)`` of them, at least one and at most ``n - 1`` where ``n > 1``;
-    a class with a single image gives none. Images of unknown class (-1) are never taken.
+    Of a class of ``n > 1`` images, ``round(fraction * n)`` are taken, at least one and at most ``n - 1``; of a class
+    with a single image, none. Images of unknown class (-1) are never taken.
 
     Args:
         labels: int64 ``[N]``.
@@ -39,14 +39,15 @@ def stratified(labels: Tensor, fraction: float, seed: int) -> Tensor:
     return torch.cat(taken).sort().values if taken else torch.empty(0, dtype=torch.int64)
 
 
-STREAM = UINT64_MAX - 3  # of the random numbers; those above it divide off test images and draw `shapes`
+STREAM = UINT64_MAX - 3  # Philox stream; those above it hold out test images and draw `shapes`
 SHOWN = 5
 
 
 def label_subset(labels: Tensor, share: float, seed: int) -> Tensor:
     """Return sorted int64 row indices of a random ``share`` of every class.
 
-    A class of n images gives ``max(1, round(share n))`` of them. With one seed a smaller share is part of a larger one.
+    Of a class of n images, ``max(1, round(share n))`` are taken. For a given seed, a smaller share is part of a larger
+    one.
     Images of unknown class (-1) are never taken.
 
     Args:
@@ -72,13 +73,13 @@ def label_subset(labels: Tensor, share: float, seed: int) -> Tensor:
 
 
 def listed_rows(dataset: ImageDataset | ImageIndex, path: Path) -> Tensor:
-    """Return sorted int64 row indices of the images that a text file names, one a line.
+    """Return sorted int64 row indices of the images that a text file names, one per line.
 
     A line is a name of the data set, or its last part, as in ImageNet's published ``1percent.txt`` and
-    ``10percent.txt`` (google-research/simclr, ``imagenet_subsets``). Empty lines do not count, a repeated name once.
+    ``10percent.txt`` (google-research/simclr, ``imagenet_subsets``). Empty lines and repeated names are ignored.
 
     Raises:
-        ValueError: a name is unknown, fits several images or one of unknown class, or there is none.
+        ValueError: a name is unknown, fits several images or one of unknown class, or there are no names.
     """
     names = list(dict.fromkeys(line.strip() for line in path.read_text().splitlines() if line.strip()))
     if not names:
@@ -94,17 +95,17 @@ def listed_rows(dataset: ImageDataset | ImageIndex, path: Path) -> Tensor:
 
 
 def refuse(path: Path, why: str, names: list[str]) -> None:
-    """Raise a ValueError with the number of `names` and the first of them, if there are any."""
+    """Raise a ValueError with the number of `names` and the first few, if there are any."""
     if names:
         shown = ", ".join(repr(name) for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
         raise ValueError(f"{len(names)} names in {path} {why}: {shown}")
 
 
 def parse_share(text: str) -> float | None:
-    """Return 0.01 for ``1%``, or None for what does not end in a percent sign.
+    """Return 0.01 for ``1%``, or None if ``text`` does not end in a percent sign.
 
     Raises:
-        ValueError: what stands before the sign is no number above 0 and at most 100.
+        ValueError: what precedes the sign is not a number above 0 and at most 100.
     """
     if not text.endswith("%"):
         return None
@@ -138,6 +139,6 @@ def labelled_rows(dataset: ImageDataset | ImageIndex, labels: str, seed: int) ->
 
 
 def subset_name(labels: str) -> str:
-    """Return what a file name calls a choice of labels: ``1pct`` for ``1%``, the stem of a list's name."""
+    """Return the name of a choice of labels in file names: ``1pct`` for ``1%``, or the stem of a list's name."""
     share = parse_share(labels)
     return Path(labels).stem if share is None else f"{100 * share:g}pct"

@@ -1,4 +1,4 @@
-"""Choose how images get to the device: from memory, decoded by DALI, or decoded by PyTorch's DataLoader."""
+"""Choose how images reach the device: from memory, decoded by DALI, or decoded in PyTorch's DataLoader."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LoaderKind = Literal["auto", "resident", "dali", "torch"]
 
 
 def check_kind(kind: str) -> None:
-    """Raise ValueError when there is no such loader."""
+    """Raise ValueError if there is no such loader."""
     if kind not in get_args(LoaderKind):
         raise ValueError(f"loader must be one of {', '.join(get_args(LoaderKind))}, got {kind!r}")
 
@@ -34,9 +34,9 @@ def choose_loader(
 ) -> tuple[ChosenKind, str]:
     """Return which loader serves ``count`` images of ``files`` on ``device``, and why, in one sentence.
 
-    ``auto`` keeps them in memory if they fit, decoded, into half of what is free there (the processes of a job share
-    the memory of a machine). Otherwise it takes DALI if that is installed. The size is estimated from a sample of the
-    headers before anything is decoded.
+    ``auto`` keeps them in memory if, decoded, they fit into half of what is free (the processes of a job share the
+    memory of a machine). Otherwise it takes DALI if that is installed, else PyTorch. The size is estimated from a
+    sample of the headers before anything is decoded.
     """
     if kind != "auto":
         return kind, "it was asked for"
@@ -51,7 +51,10 @@ def choose_loader(
 
 
 def device_budget(options: DecodeOptions, device: torch.device) -> tuple[int, str]:
-    """Return how many bytes of pixels may be held, and of which memory; a CUDA device's also pass main memory."""
+    """Return how many bytes of pixels may be held, and in which memory.
+
+    Images for a CUDA device pass through main memory, so the smaller of the two limits counts.
+    """
     budget, place = options.budget(), "main memory"
     processes = local_processes()
     if processes > 1 and options.memory_limit is None:

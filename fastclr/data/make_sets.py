@@ -1,4 +1,4 @@
-"""Make data sets of listed files: decoded ones, and indices of files to decode later."""
+"""Make data sets from entries: decoded images, or indices of images to decode later."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def class_names(entries: list[Entry]) -> tuple[str, ...]:
 
 
 def class_labels(entries: list[Entry], classes: tuple[str, ...]) -> Tensor:
-    """Return the index into ``classes`` of every entry, int64 ``[N]``; -1 where the class is unknown."""
+    """Return the label of every entry as an index into ``classes``, int64 ``[N]``; -1 where the class is unknown."""
     index = {name: i for i, name in enumerate(classes)}
     return torch.tensor([-1 if e.kind is None else index[e.kind] for e in entries], dtype=torch.int64)
 
@@ -35,10 +35,11 @@ def class_labels(entries: list[Entry], classes: tuple[str, ...]) -> Tensor:
 def decode_entries(
     files: Files, groups: Groups, classes: tuple[str, ...], options: DecodeOptions
 ) -> list[ImageDataset]:
-    """Decode several named groups of entries in one pass and return a data set for each.
+    """Decode several groups of entries in one pass, and return a data set for each.
 
     Raises:
-        ValueError: a group has classes outside ``classes`` or no readable image, or decoding fails as a whole.
+        ValueError: a group has classes outside ``classes`` or no readable image, more than half of all images cannot be
+            decoded, or they do not fit into memory.
     """
     for _, entries in groups:
         check_classes(class_names(entries), classes, files.source)
@@ -50,7 +51,7 @@ def decode_entries(
 
 
 def index_entries(files: Files, groups: Groups, classes: tuple[str, ...], options: DecodeOptions) -> list[ImageIndex]:
-    """Check the headers of several named groups of entries and return an index for each.
+    """Check the headers of several groups of entries, and return an index for each.
 
     Raises:
         ValueError: a group has classes outside ``classes`` or no readable image, more than half of all images cannot be
@@ -72,7 +73,7 @@ def index_entries(files: Files, groups: Groups, classes: tuple[str, ...], option
     sets = []
     for good, fields in readable(files, groups, classes, failed):
         found = [headers[entry.path] for entry in good]
-        part = storage.select(torch.tensor([row[entry.path] for entry in good]))
+        part = storage.select(np.array([row[entry.path] for entry in good], dtype=np.int64))
         index = ImageIndex(
             storage=replace(part, sizes=np.array([header.size for header in found], dtype=np.int64)),
             sizes=torch.tensor([(header.height, header.width) for header in found], dtype=torch.int64),
@@ -87,10 +88,10 @@ def index_entries(files: Files, groups: Groups, classes: tuple[str, ...], option
 def readable(
     files: Files, groups: Groups, classes: tuple[str, ...], failed: dict[str, str]
 ) -> list[tuple[list[Entry], dict[str, Any]]]:
-    """Return for every group the entries that did not fail, and the fields that all data sets have.
+    """Return for every group the entries that did not fail, and the fields that both kinds of data set share.
 
     Raises:
-        ValueError: nothing of a group is left.
+        ValueError: a group has no such entry.
     """
     parts = []
     refused = files.skipped
@@ -116,10 +117,11 @@ Listed = TypeVar("Listed", bound=ImageDataset | ImageIndex)
 
 
 def label_splits(splits: Splits, mapping: Labels) -> Splits:
-    """Return `splits` with the classes of `mapping`; a split of which it names no image keeps its own.
+    """Return `splits` with the classes of `mapping`; a split with no image in it keeps its own classes.
 
     Raises:
-        ValueError: `mapping` names an image that neither split has, or the test images have other classes.
+        ValueError: `mapping` names an image that neither split has, or the test images have classes that the training
+            images lack.
     """
     sets = [splits.train] + ([] if splits.test is None else [splits.test])
     check_names(mapping, {name for dataset in sets for name in dataset.names}, splits.train.source)
@@ -141,11 +143,11 @@ def numbered(dataset: Listed, kinds: Sequence[str | None]) -> Listed:
 
 
 def renumbered(dataset: Listed, classes: tuple[str, ...]) -> Listed:
-    """Return `dataset` with its labels as indices into `classes`.
+    """Return `dataset` with its labels translated to indices into `classes`.
 
     Raises:
         ValueError: it has classes outside `classes`.
     """
     check_classes(dataset.classes, classes, dataset.source)
-    order = torch.tensor([*(classes.index(name) for name in dataset.classes), -1])  # -1 picks the last: unknown
+    order = torch.tensor([*(classes.index(name) for name in dataset.classes), -1])  # label -1 selects the last: unknown
     return replace(dataset, labels=order[dataset.labels], classes=classes)

@@ -1,4 +1,4 @@
-"""Work ahead of a consumer in one background thread, by a bounded number of items."""
+"""Produce a bounded number of items ahead of the consumer, in a background thread."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
-    """Items that a background thread makes while earlier ones are used.
+class Prefetcher(Generic[T]):
+    """Items that a background thread produces while earlier ones are used.
 
-    The thread takes a place with :meth:`take_place` before it begins an item and hands items over in order with
-    :meth:`put`. A place becomes free when the consumer asks for the item in it, so at most ``depth`` items exist beside
-    the one in use.
+    The thread acquires one of ``depth`` slots before it begins an item, and hands the items over in order with
+    :meth:`put`. A slot is released when the consumer takes its item, so at most ``depth`` items exist beside the one in
+    use.
 
     Args:
-        depth: number of places.
-        produce: what the thread runs; it is to return soon after :meth:`take_place` has returned False.
+        depth: number of slots.
+        produce: what the thread runs; it has to return soon after :meth:`acquire` returns False.
     """
 
-    def __init__(self, depth: int, produce: Callable[[Ahead[T]], None]) -> None:
+    def __init__(self, depth: int, produce: Callable[[Prefetcher[T]], None]) -> None:
         """Keep the arguments; the thread starts with the iteration."""
-        self._places = threading.Semaphore(depth)
+        self._slots = threading.Semaphore(depth)
         self._items: SimpleQueue[T | BaseException | None] = SimpleQueue()
         self._stop = threading.Event()
         self._produce = produce
-        self._thread = threading.Thread(target=self._run, name="fastclr-ahead", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="fastclr-prefetch", daemon=True)
 
     def _run(self) -> None:
-        """Produce until done; an error goes to the consumer."""
+        """Run `produce`; an error is raised in the consumer."""
         try:
             self._produce(self)
             self._items.put(None)
-        except BaseException as error:  # the consumer would wait for ever
+        except BaseException as error:  # else the consumer would wait for ever
             self._items.put(error)
 
-    def has_place(self) -> bool:
-        """Return whether :meth:`take_place` would not wait."""
-        free = self._places.acquire(blocking=False)
+    def has_room(self) -> bool:
+        """Return whether a slot is free, so that :meth:`acquire` would not wait."""
+        free = self._slots.acquire(blocking=False)
         if free:
-            self._places.release()
+            self._slots.release()
         return free
 
-    def take_place(self) -> bool:
-        """Wait for a place and take it; False means stop."""
-        self._places.acquire()
+    def acquire(self) -> bool:
+        """Wait for a free slot and acquire it; return False if the thread is to stop."""
+        self._slots.acquire()
         return not self._stop.is_set()
 
     def put(self, item: T) -> None:
@@ -64,7 +64,7 @@ class Ahead(Generic[T]):
                     return
                 if isinstance(item, BaseException):
                     raise item
-                self._places.release()
+                self._slots.release()
                 yield item
         finally:
             self.close()
@@ -72,6 +72,6 @@ class Ahead(Generic[T]):
     def close(self) -> None:
         """Stop the thread and wait for it."""
         self._stop.set()
-        self._places.release()
+        self._slots.release()
         if self._thread.is_alive():
             self._thread.join()

@@ -9,66 +9,36 @@ from torch import Tensor
 
 from fastclr.data.batch import Batch
 from fastclr.data.decoded_set import ImageDataset
+from fastclr.data.order import Order
 from fastclr.data.plan import Plan
 
 
 class ResidentLoader:
-    """Batches drawn from a data set that lies on the device.
-
-    The order of an epoch is a function of ``(seed, epoch)`` only. Step ``s`` of rank ``r`` holds the images
-
-        order[(s * world_size + r) * batch_size : (s * world_size + r + 1) * batch_size]
-
-    so all ranks together see what one process with ``world_size * batch_size`` would see. The loader has no other
-    state: a position is ``(seed, epoch, step)``, and :meth:`epoch` starts at any step.
+    """Batches drawn from a data set that is kept on the device.
 
     Args:
         dataset: the images; they are copied to ``device`` once.
-        batch_size: images per rank and step.
-        seed: key of the shuffling, ``0 .. 2**64 - 1``.
-        shuffle: draw a new order for every epoch; False keeps the order of the data set.
-        drop_last: leave out the images that do not fill a whole step of all ranks. False keeps them: the last step
-            shares them evenly among the ranks and fills up with the first images of the epoch where they do not
-            divide by the number of ranks (never with one rank).
-        device: where images, ids and labels lie.
-        rank: number of this process, ``0 .. world_size - 1``.
-        world_size: number of processes.
+        order: batch size, shuffling and ranks.
+        device: where images, ids and labels are kept.
 
     Raises:
-        ValueError: the data set is empty or smaller than one step with ``drop_last``, or an argument is out of range,
-            or the images do not fit into the free memory of a CUDA device.
+        TypeError: ``order`` is not an :class:`~fastclr.data.Order`.
+        ValueError: the data set is empty or smaller than one step with ``drop_last``, or the images do not fit into the
+            free memory of a CUDA device.
     """
 
-    def __init__(
-        self,
-        dataset: ImageDataset,
-        batch_size: int,
-        seed: int = 0,
-        shuffle: bool = True,
-        drop_last: bool = True,
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
+    def __init__(self, dataset: ImageDataset, order: Order, *, device: torch.device | str = "cpu") -> None:
         """Check the arguments, then move the images to ``device``."""
-        self.plan = Plan(len(dataset), batch_size, seed, shuffle, drop_last, rank, world_size, dataset.source)
+        self.plan = Plan(len(dataset), order, dataset.source)
         self.device = torch.device(device)
         check_fits(dataset, self.device)
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.skipped: dict[str, str] = {}  # what cannot be decoded was left out when the set was decoded
+        self.order = order
+        self.skipped: dict[str, str] = {}  # unreadable images were left out when the set was decoded
         self._data = Batch(dataset.images, dataset.ids, dataset.labels).to(self.device)
 
     def __len__(self) -> int:
         """Return the number of steps of an epoch, the same on every rank."""
         return len(self.plan)
-
-    def order(self, epoch: int) -> Tensor:
-        """Return the row indices of ``epoch`` over all ranks, int64 ``[N]`` on the CPU.
-
-        Raises:
-            ValueError: ``epoch`` is negative.
-        """
-        return self.plan.order(epoch)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Return the batches of ``epoch`` from ``start_step`` on.
@@ -81,22 +51,22 @@ class ResidentLoader:
             ValueError: ``epoch`` is negative or ``start_step`` is out of range.
         """
         self.plan.check_start(epoch, start_step)
-        return self._batches(self.plan.order(epoch).to(self.device), start_step)
+        return self._batches(self.plan.permuted(epoch).to(self.device), start_step)
 
-    def _batches(self, order: Tensor, start_step: int) -> Iterator[Batch]:
+    def _batches(self, permuted: Tensor, start_step: int) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
         images = self._data.images
         for step in range(start_step, len(self)):
-            rows = self.plan.rows(order, step)
+            rows = self.plan.rows(permuted, step)
             picked = images[rows] if isinstance(images, Tensor) else images.select(rows)
             yield Batch(picked, self._data.ids[rows], self._data.labels[rows])
 
     def close(self) -> None:
-        """Do nothing: there are no threads or files, and the images go with the loader."""
+        """Do nothing: there are no threads or open files, and the images are freed with the loader."""
 
 
 def check_fits(dataset: ImageDataset, device: torch.device) -> None:
-    """Raise ValueError when the images do not fit into the free memory of a CUDA ``device``."""
+    """Raise ValueError if the images do not fit into the free memory of a CUDA ``device``."""
     if device.type != "cuda":
         return
     free, _ = torch.cuda.mem_get_info(device)

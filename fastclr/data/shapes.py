@@ -14,14 +14,14 @@ from fastclr.data.order import UINT64_MAX, raw_bits
 
 Array = npt.NDArray[np.float64]
 
-# tuned so that pixels and untrained networks say little about the class and a few minutes of SimCLR say much:
-# large shapes survive random crops, faint textures are no shortcut for telling images apart
+# tuned so that raw pixels and untrained networks reveal little of the class, and a few minutes of SimCLR much:
+# large shapes survive random crops, and faint textures are no shortcut for telling images apart
 RADIUS = (0.24, 0.44)
 CONTRAST = (0.25, 0.50)
 TEXTURE = 0.05
 
 CHUNK = 1024
-DRAWS = 25  # random numbers that draw() takes for an image
+DRAWS = 25  # random numbers that draw() uses for each image
 MIN_SIZE = 8
 LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -50,7 +50,7 @@ def ell(x: Array, y: Array) -> Array:
 
 
 def ring(x: Array, y: Array) -> Array:
-    """Return the signed distance to a circle of some width."""
+    """Return the signed distance to a ring."""
     return np.abs(np.hypot(x, y) - 0.68) - 0.2
 
 
@@ -103,9 +103,9 @@ def make_shapes(train: int = 4000, test: int = 1000, size: int = 32, seed: int =
 
 
 def draw_split(split: str, count: int, size: int, seed: int) -> ImageDataset:
-    """Draw the images of one split, a chunk at a time to bound the memory."""
+    """Draw the images of one split, a chunk at a time to limit the use of memory."""
     stream = UINT64_MAX - (1 if split == "train" else 2)
-    # 53 bits are what a float64 between 0 and 1 holds
+    # a float64 between 0 and 1 holds 53 random bits
     uniform = (raw_bits(count * DRAWS, seed, stream) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     columns = uniform.reshape(count, DRAWS)
     labels = np.arange(count) % len(SHAPES)
@@ -124,10 +124,10 @@ def draw_split(split: str, count: int, size: int, seed: int) -> ImageDataset:
 
 
 class Draws:
-    """Hands out columns of uniform random numbers, one for each image."""
+    """Uniform random numbers, handed out one column at a time: one number for each image."""
 
     def __init__(self, uniform: Array) -> None:
-        """Take the numbers, float64 ``[n, DRAWS]`` in [0, 1)."""
+        """Keep the numbers, float64 ``[n, DRAWS]`` in [0, 1)."""
         self._columns = iter(uniform.T)
 
     def between(self, low: float, high: float) -> Array:
@@ -149,7 +149,7 @@ def draw(labels: npt.NDArray[np.int64], draws: Draws, size: int) -> npt.NDArray[
     ground = draws.colour(0.25, 0.75)
     luma = (ground @ LUMA)[..., None]
     step = draws.between(*CONTRAST)[..., None] * np.sign(draws.between(-1, 1))[..., None]
-    # a shape that would be too dark or too bright differs in the other direction
+    # where the shape would be too dark or too bright, its contrast is reversed
     step = np.where((luma + step < 0.1) | (luma + step > 0.9), -step, step)
     tint = draws.colour(-0.3, 0.3)
     figure = luma + step + tint - (tint @ LUMA)[..., None]

@@ -14,7 +14,7 @@ import torch
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.device import available_memory
 from fastclr.sources.folder import Files
-from fastclr.sources.tar import opened
+from fastclr.sources.tar import open_tar
 
 # the order of the labels 1 to 10 in the published files
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -26,9 +26,9 @@ CHUNK = 512  # images read at a time
 
 
 def find_stl(names: Collection[str]) -> str | None:
-    """Return the folder of STL-10's files among `names`, with a ``/`` at its end unless it is the top; else None.
+    """Return the folder of STL-10's files among `names`, ending in ``/`` unless it is the top; else None.
 
-    ``unlabeled_X.bin`` is not looked for: it is larger than what is listed of an archive.
+    ``unlabeled_X.bin`` is not required: it exceeds the size up to which archive members are listed.
     """
     present = set(names)
     for name in sorted(present):
@@ -41,15 +41,15 @@ def find_stl(names: Collection[str]) -> str | None:
 
 
 def read_stl(files: Files, prefix: str) -> Splits:
-    """Read STL-10: 5,000 labelled and 100,000 unlabelled images (label -1) to learn from, 8,000 to test on.
+    """Read STL-10: 5,000 labelled and 100,000 unlabelled images (label -1) to train on, 8,000 to test on.
 
-    The files hold each image as three planes of columns; it becomes uint8 ``[96, 96, 3]``. They are read a few images
-    at a time straight to their place, so that no image is in memory twice.
+    The files store each image as three planes in column-major order; it becomes uint8 ``[96, 96, 3]``. They are read a
+    few images at a time, straight into the result, so that no image is in memory twice.
 
     Raises:
-        ValueError: a file is missing or has another length than its images, or there is too little memory.
+        ValueError: a file is missing or does not hold whole images, or there is too little memory.
     """
-    with stored(files.source, prefix) as members:
+    with open_members(files.source, prefix) as members:
         sizes = {name: size for name, size, _ in members}
     if missing := [name for name in (*PIXELS, *LABELS) if name not in sizes]:
         raise ValueError(f"{files.source} is STL-10, but lacks {', '.join(missing)}")
@@ -74,7 +74,7 @@ def read_stl(files: Files, prefix: str) -> Splits:
         "test_X.bin": pixels["test"],
     }
     labels: dict[str, npt.NDArray[np.int64]] = {}
-    with stored(files.source, prefix) as members:
+    with open_members(files.source, prefix) as members:
         for name, _, file in members:
             if name in place:
                 fill(place[name], file, f"{files.source}: {name}")
@@ -100,7 +100,7 @@ def read_stl(files: Files, prefix: str) -> Splits:
 
 
 def fill(images: npt.NDArray[np.uint8], file: IO[bytes], source: str) -> None:
-    """Read as many images as `images` ``[N, 96, 96, 3]`` has room for.
+    """Fill `images`, ``[N, 96, 96, 3]``, from a file.
 
     Raises:
         ValueError: the file ends early.
@@ -115,8 +115,8 @@ def fill(images: npt.NDArray[np.uint8], file: IO[bytes], source: str) -> None:
 
 
 @contextmanager
-def stored(source: str, prefix: str) -> Iterator[Iterator[tuple[str, int, IO[bytes]]]]:
-    """Open a folder or archive as an iterator over ``(name, bytes, content)`` of STL-10's files in it."""
+def open_members(source: str, prefix: str) -> Iterator[Iterator[tuple[str, int, IO[bytes]]]]:
+    """Open a folder or archive; yield an iterator over ``(name, number of bytes, content)`` of STL-10's files in it."""
     path = Path(source)
     wanted = {f"{prefix}{name}": name for name in (*PIXELS, *LABELS)}
 
@@ -129,7 +129,7 @@ def stored(source: str, prefix: str) -> Iterator[Iterator[tuple[str, int, IO[byt
     if path.is_dir():
         yield in_folder()
         return
-    with opened(path) as archive:
+    with open_tar(path) as archive:
 
         def in_archive() -> Iterator[tuple[str, int, IO[bytes]]]:
             for member in archive:

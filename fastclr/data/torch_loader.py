@@ -7,6 +7,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +18,15 @@ from torch.utils.data import DataLoader, Dataset
 from fastclr.data.batch import Batch
 from fastclr.data.decode_many import pack
 from fastclr.data.indexed_set import ImageIndex
+from fastclr.data.order import Order
 from fastclr.data.plan import Plan
 from fastclr.data.unreadable import (
     Failures,
     UnreadableError,
-    check_stream,
+    check_loader_arguments,
     default_workers,
     first_readable,
-    report,
+    record_unreadable,
     with_resize,
 )
 from fastclr.sources.byte_ranges import Storage
@@ -37,67 +39,54 @@ Position = tuple[int, int]
 
 
 class TorchLoader:
-    """Batches decoded in worker processes, for any index of images.
-
-    Order, shares of the ranks and padding are those of :class:`~fastclr.data.ResidentLoader`: step ``s`` of rank ``r``
-    holds ``order[(s * world_size + r) * batch_size : (s * world_size + r + 1) * batch_size]``, and a position is
-    ``(seed, epoch, step)``.
+    """Batches decoded by Pillow in worker processes, for any index of images.
 
     An image that turns out to be unreadable is replaced, in every epoch, by the one at the same place of the next step
-    (of the epoch's order, around its end), or the first after it that can be read; its name and the reason stand in
-    ``skipped``, and a warning names it once. 64 of them in a row are an error.
+    (around the end of the epoch), or by the first one after it that can be read. Its name and the reason are kept in
+    ``skipped``, and a warning names it once. 64 unreadable images in a row are an error.
 
     Args:
         index: the images.
-        batch_size: images per rank and step.
-        seed: key of the shuffling, ``0 .. 2**64 - 1``.
-        shuffle: draw a new order for every epoch; False keeps the order of the index.
-        drop_last: leave out the images that do not fill a whole step of all ranks.
-        device: where the batches go; copies to a CUDA device start from pinned memory and are not waited for.
-        rank: number of this process, ``0 .. world_size - 1``.
-        world_size: number of processes.
+        order: batch size, shuffling and ranks.
+        device: where the batches go; copies to a CUDA device are made from pinned memory, without waiting for them.
         workers: processes that decode, each a whole batch; 0 decodes in this one. None: one for each core, shared by
             the processes of a distributed job on this machine.
         prefetch: batches that each worker may decode ahead of the consumer.
-        resize_shorter: bring the shorter side of larger images down to this many pixels; None: as the index says.
+        resize_shorter: reduce the shorter side of larger images to this many pixels; None: as the index says.
 
     Raises:
+        TypeError: ``order`` is not an :class:`~fastclr.data.Order`.
         ValueError: an argument is out of range, there are too few images, or the batches that may wait in the workers
-            do not fit into the shared memory of the system.
+            do not fit into the system's shared memory.
         ModuleNotFoundError: Pillow is not installed.
     """
 
     def __init__(
         self,
         index: ImageIndex,
-        batch_size: int,
+        order: Order,
         *,
-        seed: int = 0,
-        shuffle: bool = True,
-        drop_last: bool = True,
         device: torch.device | str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
         workers: int | None = None,
         prefetch: int = 2,
         resize_shorter: int | None = None,
     ) -> None:
         """Check the arguments; the workers start with the first epoch."""
-        pillow()  # when it is missing, say so here and not in a worker
+        pillow()  # a missing package is an error here, not in a worker
         workers = default_workers() if workers is None else workers
-        check_stream(workers, prefetch, resize_shorter, least_workers=0)
+        check_loader_arguments(workers, prefetch, resize_shorter, least_workers=0)
         index = with_resize(index, resize_shorter)
-        self.plan = Plan(len(index), batch_size, seed, shuffle, drop_last, rank, world_size, index.source)
+        self.plan = Plan(len(index), order, index.source)
         self.device = torch.device(device)
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.order = order
         self.skipped: dict[str, str] = {}
         if workers > 0:
-            check_shared_memory(index, batch_size * workers * prefetch)
+            check_shared_memory(index, order.batch_size * workers * prefetch)
         self._index = index
         self._positions: list[Position] = []
         self._run = 0
         self._loader: DataLoader[tuple[Batch, Failures] | str] | None = DataLoader(
-            Steps(index.storage, index.ids, index.labels, self.plan, index.resize_shorter),
+            StepDataset(index.storage, index.ids, index.labels, self.plan, index.resize_shorter),
             sampler=self._positions,
             batch_size=None,
             num_workers=workers,
@@ -105,7 +94,7 @@ class TorchLoader:
             pin_memory=self.device.type == "cuda",
             persistent_workers=workers > 0,
             worker_init_fn=start_worker,
-            generator=torch.Generator(),  # else every epoch draws from the generator that a model's dropout uses
+            generator=torch.Generator(),  # else each epoch would draw from the generator that a model's dropout uses
         )
 
     def __len__(self) -> int:
@@ -113,7 +102,7 @@ class TorchLoader:
         return len(self.plan)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Return the batches of ``epoch`` from ``start_step`` on; an earlier iteration of this loader ends.
+        """Return the batches of ``epoch`` from ``start_step`` on; this ends an earlier iteration of the loader.
 
         Args:
             epoch: number of the epoch, from 0.
@@ -136,11 +125,13 @@ class TorchLoader:
         """Yield the batches of one epoch."""
         self._check_run(run)
         self._positions[:] = [(epoch, step) for step in range(start_step, len(self))]
-        for result in loader:
+        with blocked_signals():
+            results = iter(loader)
+        for result in results:
             if isinstance(result, str):
                 raise UnreadableError(result)
             batch, failures = result
-            report(self._index, failures, self.skipped)
+            record_unreadable(self._index, failures, self.skipped)
             yield batch.to(self.device, non_blocking=True)
             self._check_run(run)
 
@@ -151,15 +142,15 @@ class TorchLoader:
 
     def close(self) -> None:
         """Stop the workers; the loader cannot be used any more."""
-        # left to the garbage collector, the workers may miss the message and be waited for, five seconds each
+        # garbage collection may wait up to five seconds for each worker, which can miss the message to stop
         if (stop := getattr(getattr(self._loader, "_iterator", None), "_shutdown_workers", None)) is not None:
             stop()
         self._loader = None
 
 
 @dataclass
-class Steps(Dataset["tuple[Batch, Failures] | str"]):
-    """The batch of every position ``(epoch, step)``, decoded on demand; what the workers get of the loader."""
+class StepDataset(Dataset["tuple[Batch, Failures] | str"]):
+    """The batch of every position ``(epoch, step)``, decoded on demand; the workers get this part of the loader."""
 
     storage: Storage
     ids: Tensor
@@ -168,23 +159,23 @@ class Steps(Dataset["tuple[Batch, Failures] | str"]):
     resize_shorter: int | None
 
     def __post_init__(self) -> None:
-        """Remember the order of one epoch."""
-        self._order: tuple[int, Tensor] | None = None
+        """Remember the permuted rows of one epoch."""
+        self._permuted: tuple[int, Tensor] | None = None
 
     def __getitem__(self, position: Position) -> tuple[Batch, Failures] | str:
-        """Return the batch and what could not be read for it, or why there is none.
+        """Return the batch and its unreadable images, or the reason why there is no batch.
 
-        The reason is returned and not raised, for an error that leaves a worker becomes a page of text.
+        The reason is returned, not raised, because an error raised in a worker is reported as a page of text.
         """
         epoch, step = position
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, self.plan.order(epoch))
+        if self._permuted is None or self._permuted[0] != epoch:
+            self._permuted = (epoch, self.plan.permuted(epoch))
         rows: list[int] = []
         pixels: list[Pixels] = []
         failures: Failures = []
         for place in self.plan.positions(step):
             try:
-                found = first_readable(self.plan.candidates(self._order[1], place), self.decode)
+                found = first_readable(self.plan.candidates(self._permuted[1], place), self.decode)
             except UnreadableError as error:
                 return str(error)
             rows.append(found[0])
@@ -197,10 +188,23 @@ class Steps(Dataset["tuple[Batch, Failures] | str"]):
         return decode_image(self.storage.read(row), self.resize_shorter)
 
 
+@contextmanager
+def blocked_signals() -> Iterator[None]:
+    """Block SIGTERM and SIGINT in this thread, so that a worker forked meanwhile is safe until `start_worker` runs."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def start_worker(_: int) -> None:
-    """Prepare a worker: no warnings of Pillow, which name no file and help nobody, and no end but by its parent."""
+    """Prepare a worker: silence Pillow's warnings, which do not name the file, and let only the parent end it."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    # a terminal and a scheduler signal all processes of a job: the consumer then still wants batches, to end in order
+    # a terminal or a scheduler signals all processes of a job, but the consumer still needs batches to stop cleanly
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -208,16 +212,16 @@ def start_worker(_: int) -> None:
 
 
 def obey_parent(parent: int) -> None:
-    """End this process on a SIGTERM of its parent, as from ``Process.terminate``, and on no other."""
+    """End this process on a SIGTERM from its parent, as sent by ``Process.terminate``, and on no other."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
 
 
 def check_shared_memory(index: ImageIndex, images: int) -> None:
-    """Raise ValueError when so many decoded images do not fit into the memory that processes share.
+    """Raise ValueError if that many decoded images do not fit into the system's shared memory.
 
-    Containers often have 64 MB of it; a worker that exceeds it dies of a bus error.
+    Containers often have only 64 MB of it, and a worker that exceeds it dies of a bus error.
     """
     if not SHARED_MEMORY.is_dir() or len(index) == 0:
         return

@@ -1,4 +1,4 @@
-"""What the loaders that decode while training share: replacing images that cannot be read, and reporting them."""
+"""What DaliLoader and TorchLoader share: checks, and replacing and reporting unreadable images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from fastclr.device import available_cores, local_processes
 
 T = TypeVar("T")
 
-
-# so many unreadable images in a row mean that something else is wrong, such as a disk that is gone
+# this many unreadable images in a row mean that something else is wrong, such as a missing disk
 MAX_REPLACEMENTS = 64
 
-
-# rows that could not be read, and why
+# rows that could not be read, each with the reason
 Failures = list[tuple[int, str]]
 
 
@@ -27,10 +25,10 @@ class UnreadableError(ValueError):
 
 
 def first_readable(candidates: Iterable[int], read: Callable[[int], T]) -> tuple[int, T, Failures]:
-    """Return the first row of ``candidates`` that ``read`` can read, what it returns, and the rows that it cannot.
+    """Return the first row of ``candidates`` that ``read`` can read, its result, and the failures before it.
 
     Raises:
-        UnreadableError: ``MAX_REPLACEMENTS`` rows in a row cannot be read, or all of them.
+        UnreadableError: ``MAX_REPLACEMENTS`` rows in succession cannot be read, or none can.
     """
     failures: Failures = []
     for row in candidates:
@@ -43,23 +41,23 @@ def first_readable(candidates: Iterable[int], read: Callable[[int], T]) -> tuple
     raise UnreadableError(f"{len(failures)} images in a row cannot be read; the last: {failures[-1][1]}")
 
 
-def report(index: ImageIndex, failures: Failures, skipped: dict[str, str]) -> None:
-    """Add unreadable images to ``skipped`` (name to reason), with a warning for each that is new."""
+def record_unreadable(index: ImageIndex, failures: Failures, skipped: dict[str, str]) -> None:
+    """Add unreadable images to ``skipped`` (name to reason), and warn about each that is new."""
     for row, reason in failures:
         name = index.names[row]
         if name not in skipped:
             skipped[name] = reason
-            # names may hold what a terminal cannot show
+            # ascii, because names may contain characters that a terminal cannot show
             warnings.warn(f"{name!a} of {index.source} is left out: {reason}", RuntimeWarning, stacklevel=3)
 
 
 def default_workers() -> int:
-    """Return how many workers one process of a job takes: the cores of this machine, shared by its processes."""
+    """Return how many workers one process of a job uses: its share of this machine's cores, at least one."""
     return max(available_cores() // local_processes(), 1)
 
 
-def check_stream(workers: int, prefetch: int, resize_shorter: int | None, least_workers: int) -> None:
-    """Raise ValueError when an argument of a loader that streams is out of range."""
+def check_loader_arguments(workers: int, prefetch: int, resize_shorter: int | None, least_workers: int) -> None:
+    """Raise ValueError if an argument of a loader that decodes is out of range."""
     if workers < least_workers:
         raise ValueError(f"workers must be at least {least_workers} or None, got {workers}")
     if prefetch < 1:
@@ -69,5 +67,5 @@ def check_stream(workers: int, prefetch: int, resize_shorter: int | None, least_
 
 
 def with_resize(index: ImageIndex, resize_shorter: int | None) -> ImageIndex:
-    """Return ``index`` with another size to bring images down to; None keeps what it says."""
+    """Return ``index`` with another ``resize_shorter``; None keeps its own."""
     return index if resize_shorter is None else replace(index, resize_shorter=resize_shorter)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fastclr.augment import AugmentConfig, SimCLRAugment
 from fastclr.augment.fixed_view import crop_and_flip
-from fastclr.data import ImageDataset, ImageIndex, LoaderKind, make_loader
+from fastclr.data import ImageDataset, ImageIndex, LoaderKind, Order, make_loader
 from fastclr.evaluate.features import with_progress
 from fastclr.evaluate.frozen import frozen
 from fastclr.evaluate.linear import LinearClassifier, check_schedule, class_count, finite, zero_linear
@@ -70,7 +70,7 @@ def fit_augmented(
     classes, where = class_count(dataset.labels), torch.device(device)
     transform = SimCLRAugment(crop_and_flip(augment), views=1, seed=seed)
     crops_on = where if SimCLRAugment.supports(where) else torch.device("cpu")
-    source = make_loader(dataset, loader, batch_size, seed=seed, drop_last=False, device=crops_on)
+    source = make_loader(dataset, loader, Order(batch_size, seed, drop_last=False), device=crops_on)
     linear: nn.Linear | None = None
     with frozen(encoder):
         for epoch in range(epochs):

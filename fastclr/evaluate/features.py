@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastclr.augment import AugmentConfig, SimCLRAugment
 from fastclr.augment.fixed_view import evaluation_params, image_sizes
 from fastclr.augment.images import RaggedImages
-from fastclr.data import Batch, ImageDataset, ImageIndex, LoaderKind, Splits, make_loader
+from fastclr.data import Batch, ImageDataset, ImageIndex, LoaderKind, Order, Splits, make_loader
 from fastclr.evaluate.frozen import frozen
 from fastclr.parallel import World
 
@@ -96,9 +96,8 @@ def evaluation_batches(
     """
     crops = device if SimCLRAugment.supports(device) else torch.device("cpu")
     if isinstance(dataset, ImageIndex):
-        streamed = make_loader(
-            dataset, loader, batch_size, shuffle=False, drop_last=False, device=crops, workers=workers
-        )
+        order = Order(batch_size, shuffle=False, drop_last=False)
+        streamed = make_loader(dataset, loader, order, device=crops, workers=workers)
         try:
             yield from streamed.epoch(0)
         finally:

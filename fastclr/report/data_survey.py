@@ -9,26 +9,26 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import singledispatch
 from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from torch import Tensor
-
 from fastclr.data.decode_many import explain
-from fastclr.data.decoded_set import Splits
-from fastclr.data.make_sets import label_splits
-from fastclr.data.open_source import labelled, open_source
+from fastclr.data.file_source import FileSource, labelled
+from fastclr.data.image_source import ImageSource
+from fastclr.data.open_source import open_source
+from fastclr.data.pixel_source import PixelSource, image_at
 from fastclr.device import available_cores
 from fastclr.sources.decode import FORMATS, decode_image, pillow, quiet_pillow, resized
 from fastclr.sources.entries import TEST_SPLITS, Entry
 from fastclr.sources.folder import Files
-from fastclr.sources.label_file import label_entries, read_labels
+from fastclr.sources.label_file import read_labels
 
 Result = TypeVar("Result")
-DECODED_PIXELS = 2 * 10**10  # decoded to find damage: 100,000 photos of 500 x 400, all of CIFAR
-SAMPLES = 256  # images on which the speed of decoding is measured
+DECODED_PIXELS = 2 * 10**10  # at most decoded to find damage: 100,000 photos of 500 x 400
+SAMPLES = 256  # images used to measure the speed of decoding
 CHUNK = 16
 HELD_OUT = "a part of every class of train (--holdout)"
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -48,10 +48,10 @@ class SplitSurvey:
     """One split.
 
     Args:
-        images: readable images.
-        unlabelled: those of unknown class.
-        classes: images of each class.
-        per_class: spread of these counts, None without classes.
+        images: number of readable images.
+        unlabelled: how many of them are of unknown class.
+        classes: number of images of each class.
+        per_class: spread of these counts; None without classes.
     """
 
     images: int
@@ -66,8 +66,8 @@ class Copies:
 
     Args:
         of: what was compared: `files` byte by byte, or `pixels`.
-        images: images that another one before them equals.
-        shared_with_train: for each other split, its images that are also in the training split.
+        images: number of images that are equal to an earlier one.
+        shared_with_train: for each other split, the number of its images that are also in the training split.
     """
 
     of: str
@@ -80,22 +80,22 @@ class Survey:
     """What a source holds; the same for the same source on every machine.
 
     Args:
-        source: what was looked at.
+        source: what was surveyed.
         splits: its splits by name.
-        test_images: where pretraining would take its test images from.
-        held_out: whether it would take them from the training images.
-        height: in pixels as stored, of the readable images.
+        test_images: where pretraining would get its test images from.
+        held_out: whether it would hold them out of the training images.
+        height: of the readable images, in pixels as stored.
         width: the same.
-        formats: images of each file format; empty where the source holds pixels and not files.
-        grey: images without colour channels.
-        cmyk: images in CMYK.
+        formats: number of images of each file format; empty if the source holds pixels, not files.
+        grey: number of images without colour channels.
+        cmyk: number of images in CMYK.
         unreadable: ``(name, reason)`` of image files that cannot be used.
         not_read: ``(name, reason)`` of links, pipes and the like.
-        decoded: images that were decoded to find damage; of the others only the header was read.
-        all_decoded: whether there are no others.
+        decoded: number of images that were decoded to find damage; of the others, only the header was read.
+        all_decoded: whether every image was decoded.
         copies: exact copies.
-        decoded_bytes: bytes of all readable images as pixels, after `resize_shorter`.
-        resize_shorter: what the shorter side is brought down to, None for no change.
+        decoded_bytes: size of all readable images as pixels, after `resize_shorter`.
+        resize_shorter: what the shorter side is reduced to; None for no change.
     """
 
     source: str
@@ -137,51 +137,56 @@ class Facts:
 def survey(
     source: str | Path, *, labels: str | Path | None = None, resize_shorter: int | None = None
 ) -> tuple[Survey, list[bytes]]:
-    """Look at everything in `source`: a folder, an archive, or one of the built-in kinds.
+    """Examine every image of `source`.
 
-    Every file is read. Images are decoded to find damage: all of them up to 20 billion pixels, evenly spaced ones of
-    larger sets. A progress bar shows on a terminal.
+    Every file is read. Images are decoded to find damage: all of them up to 20 billion pixels, evenly spaced ones in
+    larger sets. On a terminal, a progress bar is shown.
 
     Args:
-        source: as in :func:`fastclr.data.load_splits`; names of data sets must be looked up before.
+        source: as in :func:`fastclr.data.load_splits`; names of published data sets must be looked up before.
         labels: CSV file with the classes.
-        resize_shorter: for the estimate of the memory that the images take.
+        resize_shorter: estimate the memory that the images take after this reduction of the shorter side.
 
     Returns:
-        the survey, and up to 256 evenly spaced images as they are stored, to measure how fast they decode.
+        The survey, and up to 256 evenly spaced images as they are stored, to measure how fast they decode.
 
     Raises:
-        ValueError: there is no such source, no image in it, or none that can be read.
+        ValueError: there is no such source, it has no image, or none that can be read.
         ModuleNotFoundError: Pillow or tqdm is not installed.
     """
     mapping = None if labels is None else read_labels(labels)
     opened = open_source(source)
-    if isinstance(opened, Splits):
-        return survey_splits(opened if mapping is None else label_splits(opened, mapping), str(source)), []
-    files, groups = opened.files, opened.groups
-    groups = groups if mapping is None else label_entries(groups, mapping, files.source)
-    return survey_files(files, groups, resize_shorter)
+    return survey_images(opened if mapping is None else opened.relabelled(mapping), resize_shorter)
 
 
-def survey_splits(splits: Splits, source: str) -> Survey:
-    """Look at images that are pixels already."""
+@singledispatch
+def survey_images(source: ImageSource, resize_shorter: int | None) -> tuple[Survey, list[bytes]]:
+    """Survey an opened source; each kind of source registers its own function.
+
+    Raises:
+        TypeError: this kind of source has none.
+    """
+    raise TypeError(f"source must be of a kind that can be surveyed, got {type(source).__name__}")
+
+
+@survey_images.register
+def survey_pixels(source: PixelSource, resize_shorter: int | None) -> tuple[Survey, list[bytes]]:
+    """Survey images that are pixels already; `resize_shorter` does not apply to them."""
     facts = []
-    sets = {"train": splits.train} | ({} if splits.test is None else {"test": splits.test})
-    for name, dataset in sets.items():
+    for name, dataset in source.datasets.items():
         for row, label in enumerate(dataset.labels.tolist()):
-            images = dataset.images
-            image = images[row] if isinstance(images, Tensor) else images.image(row)
+            image = image_at(dataset, row)
             kind = None if label < 0 else dataset.classes[label]
             digest = hashlib.blake2b(image.contiguous().numpy().data, digest_size=16).digest()
             facts.append(Facts(name, kind, image.shape[0], image.shape[1], "", "RGB", digest))
-    test = "none" if splits.test is None else "the test split"
-    return summarize(source, facts, test, "pixels")
+    test = "the test split" if "test" in source.datasets else "none"
+    return summarize(source.name, facts, test, "pixels"), []
 
 
-def survey_files(
-    files: Files, groups: dict[str, list[Entry]], resize_shorter: int | None
-) -> tuple[Survey, list[bytes]]:
-    """Look at image files: at the header and content of each, and decode as many as `DECODED_PIXELS` allows."""
+@survey_images.register
+def survey_files(source: FileSource, resize_shorter: int | None) -> tuple[Survey, list[bytes]]:
+    """Survey image files: read the header and content of each, and decode as many as `DECODED_PIXELS` allows."""
+    files, groups = source.contents.files, source.groups
     pillow()
     entries = {entry.path: (split, entry) for split, group in groups.items() for entry in group}
     facts: dict[str, Facts] = {}
@@ -192,7 +197,7 @@ def survey_files(
         return examine(split, entry.kind, data)
 
     with quiet_pillow():
-        for path, found in spread_out(files, list(entries), look, "reading"):
+        for path, found in map_files(files, list(entries), look, "reading"):
             if isinstance(found, str):
                 bad[path] = found
             else:
@@ -206,7 +211,7 @@ def survey_files(
             decode_image(content)
             return content if path in kept else b""
 
-        for path, content in spread_out(files, chosen, decode, "decoding"):
+        for path, content in map_files(files, chosen, decode, "decoding"):
             if isinstance(content, str):
                 bad[path] = content
                 del facts[path]
@@ -224,17 +229,17 @@ def survey_files(
 
 
 def examine(split: str, kind: str | None, data: bytes | Path) -> Facts:
-    """Read the header and the content of an image file; errors are those of Pillow and of the file system."""
+    """Read the header and digest the content of an image file; raises whatever Pillow and the file system raise."""
     content = data.read_bytes() if isinstance(data, Path) else data
     with pillow().open(io.BytesIO(content), formats=FORMATS) as image:
         digest = hashlib.blake2b(content, digest_size=16).digest()
         return Facts(split, kind, image.height, image.width, image.format or "", image.mode, digest)
 
 
-def spread_out(
+def map_files(
     files: Files, paths: Collection[str], work: Callable[[str, bytes | Path], Result], title: str
 ) -> Iterator[tuple[str, Result | str]]:
-    """Do `work` on files in several threads with a few in flight; yield results, or the reason why there is none."""
+    """Do `work` on files in several threads with a few in flight; yield results, or reasons why there are none."""
     from tqdm import tqdm
 
     def attempt(chunk: list[tuple[str, bytes | Path]]) -> list[tuple[str, Result | str]]:
@@ -264,14 +269,14 @@ def spread_out(
 
 
 def evenly(items: list[str], count: int) -> list[str]:
-    """Return `count` of the items, evenly spaced, or all if there are not so many."""
+    """Return `count` of the items, evenly spaced, or all if there are fewer."""
     if len(items) <= count:
         return items
     return [items[index * len(items) // count] for index in range(count)]
 
 
 def describe_test(groups: dict[str, list[Entry]]) -> str:
-    """Say where :func:`fastclr.data.load_splits` takes the test images from."""
+    """Return where :func:`fastclr.data.load_splits` would take the test images from, in words."""
     if not labelled(groups["train"]):
         return "none: the training images are unlabelled"
     found = next((name for name in TEST_SPLITS if labelled(groups.get(name, []))), None)
@@ -279,7 +284,7 @@ def describe_test(groups: dict[str, list[Entry]]) -> str:
 
 
 def summarize(source: str, facts: list[Facts], test: str, of: str, resize_shorter: int | None = None) -> Survey:
-    """Count."""
+    """Return the counts and sizes of the images that `facts` describe."""
     splits = {}
     for name in dict.fromkeys(fact.split for fact in facts):
         kinds = [fact.kind for fact in facts if fact.split == name]
@@ -309,7 +314,7 @@ def summarize(source: str, facts: list[Facts], test: str, of: str, resize_shorte
 
 
 def find_copies(facts: list[Facts], of: str) -> Copies:
-    """Count images of equal content, and how many of each other split are also in the training split."""
+    """Count images of equal content, and the images of each other split that are also in the training split."""
     train = {fact.digest for fact in facts if fact.split == "train"}
     others = dict.fromkeys((fact.split for fact in facts if fact.split != "train"), 0)
     for fact in facts:

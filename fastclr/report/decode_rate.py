@@ -1,4 +1,4 @@
-"""How fast this machine decodes images, and what a GPU asks for."""
+"""How fast this machine decodes images, and how many cores a GPU needs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from fastclr.sources.decode import decode_image, quiet_pillow
 
-SECONDS = 5.0  # after this long a measurement ends
+SECONDS = 5.0  # time limit of a measurement
 DALI_BATCH = 16
 
 
@@ -21,7 +21,7 @@ def pillow_rate(samples: Sequence[bytes], resize_shorter: int | None = None) -> 
 
     Args:
         samples: encoded images that can be decoded, at least one.
-        resize_shorter: bring the shorter side down to this many pixels.
+        resize_shorter: reduce the shorter side to this many pixels.
     """
     with quiet_pillow():
         decode_image(samples[0], resize_shorter)  # imports Pillow's plugin
@@ -29,7 +29,7 @@ def pillow_rate(samples: Sequence[bytes], resize_shorter: int | None = None) -> 
 
 
 def dali_rate(samples: Sequence[bytes], resize_shorter: int | None = None) -> float:
-    """Return images per second that one core decodes with NVIDIA DALI's CPU decoder; arguments as `pillow_rate`.
+    """Return images per second that one core decodes with NVIDIA DALI's CPU decoder; arguments as for `pillow_rate`.
 
     Raises:
         ModuleNotFoundError: DALI is not installed.
@@ -55,7 +55,7 @@ def dali_rate(samples: Sequence[bytes], resize_shorter: int | None = None) -> fl
 
 
 def measure(samples: Sequence[bytes], size: int, decode: Callable[[Sequence[bytes]], object]) -> float:
-    """Return images per second over all samples, or those that are done after a few seconds."""
+    """Return images per second over all samples, or over those that were decoded within the time limit."""
     done = 0
     start = time.perf_counter()
     for first in range(0, len(samples), size):
@@ -68,5 +68,5 @@ def measure(samples: Sequence[bytes], size: int, decode: Callable[[Sequence[byte
 
 
 def cores_for(images_per_s: float, rate: float) -> int:
-    """Return the number of cores that decode `images_per_s` at `rate` images per second each."""
+    """Return how many cores it takes to decode `images_per_s`, at `rate` images per second each."""
     return math.ceil(images_per_s / rate)

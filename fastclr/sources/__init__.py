@@ -1,1 +1,1 @@
-"""What lies at a path: names, classes, splits, bytes. Nothing here needs torch."""
+"""What lies at a path: names, classes, splits, bytes. Nothing here imports torch."""

@@ -1,4 +1,4 @@
-"""Random access to encoded images: files of a folder, or parts of uncompressed archives."""
+"""Random access to encoded images: whole files of a folder, or byte ranges of uncompressed archives."""
 
 from __future__ import annotations
 
@@ -10,25 +10,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 Integers = npt.NDArray[np.int64]
 MAX_FILE_BYTES = 2**30
-
-
-# an entry that became a link or a pipe after it was listed must not lead out of the folder, nor hang
+# an entry that was replaced by a link or a pipe since it was listed must neither lead out of the folder nor hang
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class Paths:
     """Many paths in one block of bytes.
 
-    A forked worker that reads a tuple of strings changes their reference counts and so copies the memory that holds
-    them; one block stays shared, and is pickled at once.
+    A forked worker that reads a tuple of strings changes their reference counts, and so copies the memory pages that
+    hold them. One block stays shared, and is pickled in one piece.
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
-        """Take the paths."""
+        """Encode the paths."""
         encoded = [os.fsencode(path) for path in paths]
         self._block = b"".join(encoded)
         self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
@@ -38,19 +35,19 @@ class Paths:
         return len(self._ends) - 1
 
     def __getitem__(self, index: int) -> str:
-        """Return a path."""
+        """Return the path at ``index``."""
         return os.fsdecode(self._block[self._ends[index] : self._ends[index + 1]])
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Where the bytes of each image lie. It holds no open file: threads, forked and spawned processes may share it.
+    """Where the bytes of each image are. It holds no open file, so threads, forked and spawned processes may share it.
 
     Args:
         files: absolute paths.
-        file: int64 ``[N]``, which of ``files`` an image is in.
-        offsets: int64 ``[N]``, its first byte there.
-        sizes: int64 ``[N]``, its number of bytes; -1 is the whole file.
+        file: int64 ``[N]``, the index into ``files`` of the file that holds an image.
+        offsets: int64 ``[N]``, the image's first byte in that file.
+        sizes: int64 ``[N]``, its number of bytes; -1 for the whole file.
     """
 
     files: Paths
@@ -69,16 +66,15 @@ class Storage:
         """Return the number of images."""
         return len(self.file)
 
-    def select(self, rows: Tensor) -> Storage:
+    def select(self, rows: Integers) -> Storage:
         """Return the storage of the images at int64 ``rows`` ``[n]``."""
-        index = rows.numpy()
-        return replace(self, file=self.file[index], offsets=self.offsets[index], sizes=self.sizes[index])
+        return replace(self, file=self.file[rows], offsets=self.offsets[rows], sizes=self.sizes[rows])
 
     def read(self, row: int) -> bytes:
         """Return the bytes of an image.
 
         Raises:
-            OSError: the file is gone, is no regular file any more, has become shorter since it was listed, or is
+            OSError: the file is gone, is no longer a regular file, has become shorter since it was listed, or is
                 longer than ``MAX_FILE_BYTES``.
         """
         with self._opened(row) as (descriptor, start, size):
@@ -88,7 +84,7 @@ class Storage:
         """Return the first ``head`` and the last ``tail`` bytes of an image and its number of bytes.
 
         Raises:
-            OSError: as :meth:`read`.
+            OSError: as for :meth:`read`.
         """
         with self._opened(row) as (descriptor, start, size):
             first = read_at(descriptor, start, min(head, size))
@@ -119,7 +115,7 @@ def read_at(descriptor: int, start: int, size: int) -> bytes:
     """Return ``size`` bytes of an open file from byte ``start`` on.
 
     Raises:
-        OSError: the file ends before.
+        OSError: the file ends too early.
     """
     parts = []
     while size > 0:

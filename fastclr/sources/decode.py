@@ -1,4 +1,4 @@
-"""One encoded image to its header, or to RGB bytes, with Pillow."""
+"""Read the header of one encoded image, or decode it to RGB pixels, with Pillow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING
@@ -13,17 +14,14 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fastclr.sources.byte_ranges import Storage
+
 if TYPE_CHECKING:
     from PIL.Image import Image
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from fastclr.sources.byte_ranges import Storage
 
 Pixels = npt.NDArray[np.uint8]
 
-
-# what photos are kept in; left to itself Pillow also tries formats that start other programs (EPS runs Ghostscript)
+# the usual formats of photos; without a list, Pillow also tries formats that run other programs (EPS: Ghostscript)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 ORIENTATION = 0x0112  # EXIF tag
@@ -44,7 +42,7 @@ def pillow() -> ModuleType:
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Silence Pillow's warnings on odd files, also in threads started meanwhile: they name no file and help nobody."""
+    """Silence Pillow's warnings about odd files, which do not name the file, also in threads started meanwhile."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
@@ -56,7 +54,7 @@ def is_image_name(name: str) -> bool:
 
 
 def image_size(file: Path | IO[bytes]) -> tuple[int, int] | None:
-    """Return height and width in pixels as the header states them, None when it cannot be read."""
+    """Return height and width in pixels as the header states them, or None if it cannot be read."""
     try:
         with quiet_pillow(), pillow().open(file, formats=FORMATS) as image:
             return image.height, image.width
@@ -67,7 +65,7 @@ def image_size(file: Path | IO[bytes]) -> tuple[int, int] | None:
 
 
 def resized(height: int, width: int, resize_shorter: int | None) -> tuple[int, int]:
-    """Return height and width after the shorter side is brought down to ``resize_shorter``; it is never enlarged."""
+    """Return height and width once the shorter side is reduced to ``resize_shorter``; it is never enlarged."""
     shorter = min(height, width)
     if resize_shorter is None or shorter <= resize_shorter:
         return height, width
@@ -78,25 +76,25 @@ def decode_image(data: bytes | Path, resize_shorter: int | None = None) -> Pixel
     """Decode an image to RGB, uint8 ``[H, W, 3]``.
 
     The EXIF orientation is applied. Grey, palette, CMYK and bilevel images are converted, 16-bit grey is scaled by
-    255 / 65535, and an alpha channel is dropped. Of an animation the first frame counts.
+    255 / 65535, and an alpha channel is dropped. Of an animation, the first frame is taken.
 
     Args:
         data: the encoded file, or its path.
-        resize_shorter: bring the shorter side down to this many pixels (antialiased, bilinear); None keeps the size.
+        resize_shorter: reduce the shorter side to this many pixels (bilinear, antialiased); None keeps the size.
 
     Raises:
-        OSError: the file cannot be read, is no image of a known format, or ends early.
+        OSError: the file cannot be read, is not an image of a known format, or ends early.
         ValueError: the pixels are floating-point numbers, whose range is unknown.
-        PIL.Image.DecompressionBombError: the header announces more pixels than Pillow admits (about 179 million).
+        PIL.Image.DecompressionBombError: the header announces more pixels than Pillow allows (about 179 million).
         Exception: whatever else Pillow raises for a damaged file.
     """
     with pillow().open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as image:
         height, width = resized(image.height, image.width, resize_shorter)
         if (height, width) != image.size[::-1]:
-            # lets a JPEG decode at 1/2, 1/4 or 1/8 where that is still at least the size asked for
+            # decodes a JPEG at 1/2, 1/4 or 1/8 where that is still at least the size asked for
             image.draft(image.mode, (width, height))
         image.load()
-        orientation = image.getexif().get(ORIENTATION, 1)  # after loading, because Pillow turns a TIFF by itself
+        orientation = image.getexif().get(ORIENTATION, 1)  # after loading, because Pillow rotates a TIFF itself
         rgb = to_rgb(image)
         if rgb.size != (width, height):
             rgb = rgb.resize((width, height), pillow().Resampling.BILINEAR)
@@ -120,7 +118,7 @@ def to_rgb(image: Image) -> Image:
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Return ``pixels`` ``[H, W, 3]`` turned as EXIF orientation 1 to 8 asks; other values change nothing."""
+    """Return ``pixels`` ``[H, W, 3]`` rotated or flipped by EXIF orientation 1 to 8; other values change nothing."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -130,7 +128,7 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
     return pixels
 
 
-HEAD_BYTES = 32768  # holds the header of nearly all files; of the others, more is read
+HEAD_BYTES = 32768  # enough for the header of nearly every file; the others are read whole
 END_OF_IMAGE = b"\xff\xd9"
 
 
@@ -139,10 +137,10 @@ class Header:
     """What is known of an image before it is decoded.
 
     Args:
-        height: pixels of the image; a JPEG's after it is turned as its EXIF orientation asks.
+        height: in pixels; for a JPEG, after its EXIF orientation is applied.
         width: likewise.
-        plain: it is a JPEG with grey or YCbCr pixels, which all decoders decode alike.
-        size: bytes of the encoded image.
+        plain: whether it is a JPEG with grey or YCbCr pixels, which all decoders decode alike.
+        size: number of bytes of the encoded image.
     """
 
     height: int
@@ -154,11 +152,11 @@ class Header:
 def read_header(storage: Storage, row: int) -> Header:
     """Return what the header of an image says.
 
-    A JPEG that does not end with its end marker is decoded once, to see whether it is cut short.
+    A JPEG without an end marker at its end is decoded, to see whether it is truncated.
 
     Raises:
-        OSError: the image cannot be read, is of no known format, or ends early.
-        PIL.Image.DecompressionBombError: the header announces more pixels than Pillow admits (about 179 million).
+        OSError: the image cannot be read, is in no known format, or ends early.
+        PIL.Image.DecompressionBombError: the header announces more pixels than Pillow allows (about 179 million).
         Exception: whatever else Pillow raises for a damaged header.
     """
     head, tail, size = storage.read_ends(row, HEAD_BYTES, len(END_OF_IMAGE))
@@ -180,14 +178,14 @@ def parse(data: bytes, size: int) -> Header:
     """Return the header of the image of ``size`` bytes that begins with ``data``."""
     with pillow().open(io.BytesIO(data), formats=FORMATS) as image:
         height, width = image.height, image.width
-        # asking other formats for their orientation may decode them
+        # only JPEG: for other formats, reading the orientation may decode the image
         if image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8):
             height, width = width, height
         return Header(height, width, is_plain(image), size)
 
 
 def is_plain(image: Image) -> bool:
-    """Return whether a JPEG is grey or YCbCr, as nearly all are, and not RGB, CMYK or something rarer."""
+    """Return whether an image is a JPEG with grey or YCbCr pixels, as nearly all are, not RGB, CMYK or a rarer kind."""
     if image.format != "JPEG" or image.mode not in ("L", "RGB"):
         return False
     components = bytes(layer[0] for layer in getattr(image, "layer", ()))

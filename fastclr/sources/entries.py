@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from fastclr.sources.folder import Files
 
-# names of a split to test on, in the order in which they are looked for
+# names of a test split, in the order in which they are tried
 TEST_SPLITS = ("test", "val", "valid", "validation")
 
 
@@ -16,10 +16,10 @@ class Entry:
     """One image file.
 
     Args:
-        path: where it lies in its source.
-        name: the same relative to the folder of its split, without folders that wrap everything.
-        id: its place among the files of its split, sorted by name.
-        kind: name of its class, None if unknown.
+        path: its path within the source.
+        name: its path within the folder of its split, without folders that wrap everything.
+        id: its rank among the files of its split, sorted by name.
+        kind: name of its class; None if unknown.
     """
 
     path: str
@@ -30,12 +30,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Source:
-    """The files of a source and what they are.
+    """The files of a source, with the split and class of each image.
 
     Args:
         files: all files.
         groups: the images of each split; there is always ``train``.
-        classes: names of the classes where the source numbers them; None where they are those of the training images.
+        classes: names of the classes, where the source numbers them itself; None means those of the training images.
     """
 
     files: Files
@@ -46,16 +46,16 @@ class Source:
 def arrange(paths: Iterable[str]) -> dict[str, list[Entry]]:
     """Group image files by split.
 
-    Folders that wrap everything else are passed over. With a ``train`` folder at the top, it and its neighbours named
-    in ``TEST_SPLITS`` are the splits, and files elsewhere do not count; without, everything is ``train``. Within a
-    split the first folder is the class. Training images in a single folder are unlabelled, since it tells nothing
-    apart, and so are images beside the class folders.
+    Folders that wrap everything else are ignored. If there is a ``train`` folder at the top, it and its siblings named
+    in ``TEST_SPLITS`` are the splits, and files elsewhere are left out; otherwise everything is ``train``. Within a
+    split, the first folder is the class. Training images that are all in a single folder are unlabelled, since it
+    distinguishes nothing, and so are images beside the class folders.
 
     Args:
         paths: relative paths of image files.
 
     Returns:
-        the entries of each split, sorted by name.
+        The entries of each split, sorted by name.
     """
     files = {path: path for path in sorted(paths)}
     while all("/" in name for name in files) and len({name.split("/")[0] for name in files}) == 1:

@@ -1,4 +1,4 @@
-"""The files of a folder, and what a folder and an archive have in common: names and a way to read them."""
+"""The files of a folder, and what folders and archives have in common: names and a way to read them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from fastclr.sources.byte_ranges import Storage
 from fastclr.sources.decode import image_size, is_image_name
 
-# the decoded size of a data set is estimated from one image header in this many
+# the decoded size of a data set is estimated from every 64th image header
 SAMPLE_EVERY = 64
 Reader = Callable[[Collection[str]], Iterator[tuple[str, "bytes | Path"]]]
 
@@ -22,11 +22,11 @@ class Files:
     Args:
         source: path of the folder or archive.
         names: relative paths with ``/`` between folders, sorted; hidden files and folders are left out.
-        skipped: ``(name, reason)`` of what is no regular file inside the source: links, pipes, unsafe names.
-        sizes: height and width of a sample of the images, as their headers state them.
+        skipped: ``(name, reason)`` of everything that is not a regular file in the source: links, pipes, unsafe names.
+        sizes: height and width of a sample of the images, from their headers.
         read: yields ``(name, content or path)`` of the files asked for, in the order in which they are stored.
-        storage: returns random access to the image files asked for, in the order asked for; a ValueError says so where
-            there is none, as in a compressed archive.
+        storage: returns random access to the image files asked for, in the order asked for; raises a ValueError where
+            that is impossible, as in a compressed archive.
     """
 
     source: str
@@ -37,13 +37,13 @@ class Files:
     storage: Callable[[Sequence[str]], Storage]
 
 
-def hidden(name: str) -> bool:
-    """Return whether a part of the path begins with a dot or belongs to macOS's archive metadata."""
+def is_hidden(name: str) -> bool:
+    """Return whether a component of the path begins with a dot or is macOS's folder of archive metadata."""
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def index_folder(root: Path) -> Files:
-    """List the regular files below ``root``; nothing outside it is touched.
+    """List the regular files below ``root``; nothing outside it is read.
 
     Symbolic links are not followed, so that a loop cannot hang the walk and a link cannot lead out of the folder.
     They are reported, as are pipes, sockets, devices and folders that may not be read.
@@ -60,7 +60,7 @@ def index_folder(root: Path) -> Files:
             continue
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
-            if hidden(entry.name):
+            if is_hidden(entry.name):
                 continue
             if entry.is_symlink():
                 skipped.append((name, "symbolic link, not followed"))
@@ -79,7 +79,7 @@ def index_folder(root: Path) -> Files:
             yield name, root / name
 
     def storage(wanted: Sequence[str]) -> Storage:
-        # absolute, for a worker process may be started in another folder
+        # absolute, because a worker process may have another working directory
         return Storage.of_files(f"{absolute}/{name}" for name in wanted)
 
     absolute = root.absolute()

@@ -1,4 +1,4 @@
-"""Classes from a CSV file, for images that lie in no class folders."""
+"""Classes from a CSV file, for images that are not in class folders."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Labels = Mapping[str, str | None]
 
 
 def read_labels(path: str | Path) -> dict[str, str | None]:
-    """Read a CSV file with the columns ``name`` and ``label``; other columns do not count.
+    """Read a CSV file with the columns ``name`` and ``label``; other columns are ignored.
 
     Returns:
-        the class of each name; None where the label is empty.
+        The class of each name; None where the label is empty.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no UTF-8 text, lacks a column, names no image, or names one twice with different labels.
+        ValueError: it is not UTF-8 text, lacks a column, names no image, or names one twice with different labels.
     """
     found: dict[str, str | None] = {}
-    with open(Path(path).expanduser(), newline="", encoding="utf-8-sig") as file:  # spreadsheets write a mark first
+    with open(Path(path).expanduser(), newline="", encoding="utf-8-sig") as file:  # spreadsheets write a BOM
         rows = csv.DictReader(file, strict=True)
         try:
             if missing := {"name", "label"} - set(rows.fieldnames or ()):
@@ -44,12 +44,12 @@ def read_labels(path: str | Path) -> dict[str, str | None]:
 
 
 def label_entries(groups: Mapping[str, list[Entry]], mapping: Labels, source: str) -> dict[str, list[Entry]]:
-    """Return image files by split with the classes of `mapping`; a split of which it names no image keeps its own.
+    """Return the entries of each split with the classes of `mapping`; a split with no image in it keeps its own.
 
-    A file is named by its path in the source; without folders that wrap everything will do.
+    A file is named by its path in the source, with or without the folders that wrap everything.
 
     Raises:
-        ValueError: `mapping` names a file that is not there.
+        ValueError: `mapping` names a file that does not exist.
     """
 
     def keys(split: str, entry: Entry) -> tuple[str, str]:
@@ -70,7 +70,7 @@ def label_entries(groups: Mapping[str, list[Entry]], mapping: Labels, source: st
 
 
 def check_names(mapping: Labels, known: Collection[str], source: str) -> None:
-    """Raise ValueError when `mapping` names what is not `known`."""
+    """Raise ValueError if `mapping` has a name that is not in `known`."""
     present = set(known)
     if unknown := sorted(name for name in mapping if name not in present):
         listed = ", ".join(f"{name!a}" for name in unknown[:5])
@@ -78,7 +78,7 @@ def check_names(mapping: Labels, known: Collection[str], source: str) -> None:
 
 
 def check_classes(found: tuple[str, ...], known: tuple[str, ...], source: str) -> None:
-    """Raise ValueError when `found` has classes that are not `known`."""
+    """Raise ValueError if `found` has a class that is not in `known`."""
     if unknown := sorted(set(found) - set(known)):
         raise ValueError(
             f"{source} has {len(unknown)} test classes that the training set lacks: {', '.join(unknown[:5])}; "

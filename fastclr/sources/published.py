@@ -1,4 +1,4 @@
-"""Data sets that have a name: where their files lie, and how to get them."""
+"""Published data sets that are known by name: where their files are, and how to download them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class NamedSet:
+class PublishedSet:
     """A published data set as torchvision downloads and stores it.
 
     Args:
-        kind: class in ``torchvision.datasets``.
-        unpacked: folder that holds its files.
-        packed: the archive that is published.
-        address: where the archive is published.
-        size: of the archive, for people.
+        kind: name of its class in ``torchvision.datasets``.
+        unpacked: name of the folder that holds its files.
+        packed: file name of the published archive.
+        address: URL of the archive.
+        size: of the archive, for messages.
     """
 
     kind: str
@@ -27,22 +27,22 @@ class NamedSet:
     size: str
 
 
-NAMED = {
-    "cifar10": NamedSet(
+PUBLISHED = {
+    "cifar10": PublishedSet(
         "CIFAR10",
         "cifar-10-batches-py",
         "cifar-10-python.tar.gz",
         "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         "170 MB",
     ),
-    "cifar100": NamedSet(
+    "cifar100": PublishedSet(
         "CIFAR100",
         "cifar-100-python",
         "cifar-100-python.tar.gz",
         "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
         "169 MB",
     ),
-    "stl10": NamedSet(
+    "stl10": PublishedSet(
         "STL10",
         "stl10_binary",
         "stl10_binary.tar.gz",
@@ -53,22 +53,22 @@ NAMED = {
 
 
 def locate(source: str | Path, data_root: str | Path = "data", download: bool = False) -> str | Path:
-    """Return the folder or archive of the data set that `source` names; what is no such name comes back as it is.
+    """Return the folder or archive of the published data set that `source` names; anything else is returned unchanged.
 
     Args:
         source: ``cifar10``, ``cifar100``, ``stl10``, or anything else; ``./cifar10`` and a Path are never names.
         data_root: folder with the files in torchvision's layout, unpacked or packed.
-        download: fetch them with torchvision when they are not there. They are unpacked beside their place and moved
-            there at the end, so that an interrupted download leaves nothing that looks whole.
+        download: fetch missing files with torchvision. They are unpacked in a temporary folder and moved into place at
+            the end, so that an interrupted download leaves nothing that looks complete.
 
     Raises:
-        ValueError: the files are not there.
+        ValueError: the files are missing.
         OSError: the download failed.
-        ModuleNotFoundError: torchvision is needed for a download and not installed.
+        ModuleNotFoundError: the download needs torchvision, which is not installed.
     """
-    if not isinstance(source, str) or source not in NAMED:
+    if not isinstance(source, str) or source not in PUBLISHED:
         return source
-    known, root = NAMED[source], Path(data_root).expanduser()
+    known, root = PUBLISHED[source], Path(data_root).expanduser()
     for path in (root / known.unpacked, root / known.packed):
         if path.exists():
             return path
@@ -81,11 +81,11 @@ def locate(source: str | Path, data_root: str | Path = "data", download: bool = 
     )
 
 
-def fetch(known: NamedSet, root: Path) -> Path:
+def fetch(known: PublishedSet, root: Path) -> Path:
     """Download a data set into `root` and return its folder; torchvision checks every file's MD5.
 
     Raises:
-        OSError: the download failed or what came is damaged.
+        OSError: the download failed, or the files are damaged.
         ModuleNotFoundError: torchvision is not installed.
     """
     try:
@@ -98,11 +98,11 @@ def fetch(known: NamedSet, root: Path) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as folder:
-            # the test split, because torchvision also reads what it asks for, and this one is small
+            # the test split, because torchvision loads the split it is asked for, and this one is small
             split = {"split": "test"} if known.kind == "STL10" else {"train": False}
             getattr(datasets, known.kind)(folder, download=True, **split)
             os.rename(Path(folder) / known.unpacked, target)
-    except (OSError, RuntimeError) as error:  # torchvision reports damage as RuntimeError
+    except (OSError, RuntimeError) as error:  # torchvision raises RuntimeError for damaged files
         if target.is_dir():  # another process was faster
             return target
         raise OSError(

@@ -1,4 +1,4 @@
-"""Read WebDataset shards: tar archives in which the files of a sample stand together and share a key."""
+"""Read WebDataset shards: tar archives in which the files of a sample are adjacent and share a key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastclr.sources.byte_ranges import Storage
 from fastclr.sources.decode import image_size, is_image_name
 from fastclr.sources.entries import TEST_SPLITS, Entry, Source
 from fastclr.sources.folder import SAMPLE_EVERY, Files
-from fastclr.sources.tar import SUFFIXES, Place, archive_storage, members, opened
+from fastclr.sources.tar import SUFFIXES, Place, archive_storage, members, open_tar
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MAX_CLASSES = 10**6
@@ -40,13 +40,13 @@ def expand(pattern: str) -> list[str]:
     first, last = match.groups()
     if int(first) > int(last):
         raise ValueError(f"the range {match.group()} of {pattern} runs backwards")
-    # as long as the first number, as bash writes it
+    # padded to the width of the first number, as in bash
     numbers = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
     return [path for number in numbers for path in expand(pattern[: match.start()] + number + pattern[match.end() :])]
 
 
 def find_shards(pattern: str) -> dict[str, Path]:
-    """Return the shards that a pattern names, by their path below the folder of the pattern.
+    """Return the shards that a pattern names, keyed by their path relative to the folder of the pattern.
 
     Raises:
         ValueError: one of them does not exist.
@@ -63,17 +63,17 @@ def find_shards(pattern: str) -> dict[str, Path]:
 def index_shards(shards: dict[str, Path], source: str) -> Source:
     """List the samples of WebDataset shards.
 
-    A sample is the run of files whose path agrees up to the first dot of the file's name. Its first file with the
-    suffix of an image is the image. Its label is the integer in the file ``.cls``, else ``"label"`` in ``.json``, else
-    unknown. Samples are numbered through all shards, sorted by name, in the order in which they are stored. With shards
-    in a folder ``train``, it and its neighbours named in ``TEST_SPLITS`` are the splits.
+    A sample is a run of files whose paths agree up to the first dot of the file name. Its first file with the suffix of
+    an image is the image. Its label is the integer in the ``.cls`` file, else ``"label"`` in the ``.json`` file, else
+    unknown. Samples are numbered across all shards: shards sorted by name, samples in the order in which they are
+    stored. If there are shards in a folder ``train``, it and its siblings named in ``TEST_SPLITS`` are the splits.
 
     Args:
-        shards: archives by their name, with ``/`` between folders.
-        source: where they are, for error messages.
+        shards: paths of the archives by name, with ``/`` between folders.
+        source: the folder, file or pattern they come from, for error messages.
 
     Raises:
-        ValueError: a shard is damaged, or a label is no integer of at least -1.
+        ValueError: a shard is damaged, or a label is not an integer of at least -1.
     """
     names = sorted(shards)
     found = Found()
@@ -86,7 +86,7 @@ def index_shards(shards: dict[str, Path], source: str) -> Source:
     def read(wanted: Collection[str]) -> Iterator[tuple[str, bytes | Path]]:
         remaining = set(wanted)
         for shard in names:
-            with opened(shards[shard]) as archive:
+            with open_tar(shards[shard]) as archive:
                 for member, name, refusal in members(archive):
                     path = f"{shard}/{name}"
                     if not refusal and path in remaining and (file := archive.extractfile(member)):
@@ -106,7 +106,7 @@ def index_shards(shards: dict[str, Path], source: str) -> Source:
 def read_shard(found: Found, number: int, shard: str, path: Path) -> None:
     """Add the samples of a shard to ``found``."""
     last = ""
-    with opened(path) as archive:
+    with open_tar(path) as archive:
         for member, name, refusal in members(archive):
             full = f"{shard}/{name}"
             if refusal:
@@ -131,10 +131,10 @@ def read_shard(found: Found, number: int, shard: str, path: Path) -> None:
 
 
 def read_label(content: bytes, suffix: str, name: str) -> int:
-    """Return the label in a ``.cls`` or ``.json`` file, -1 where a ``.json`` has no integer ``"label"``.
+    """Return the label in a ``.cls`` or ``.json`` file, or -1 if a ``.json`` has no integer ``"label"``.
 
     Raises:
-        ValueError: a ``.cls`` is no integer, a ``.json`` no JSON, or the label is out of range.
+        ValueError: a ``.cls`` is not an integer, a ``.json`` is not JSON, or the label is out of range.
     """
     try:
         value = int(content) if suffix == "cls" else json.loads(content)
@@ -161,10 +161,10 @@ def make_entries(found: Found, split: str, shards: list[str]) -> list[Entry]:
 
 
 def is_shard_folder(files: Files) -> bool:
-    """Return whether a folder holds archives and no image."""
+    """Return whether a folder holds archives and no images."""
     return any(is_archive(name) for name in files.names) and not any(is_image_name(name) for name in files.names)
 
 
 def is_archive(name: str) -> bool:
-    """Return whether the suffix of ``name`` is that of an archive."""
+    """Return whether ``name`` has the suffix of an archive."""
     return name.lower().endswith(SUFFIXES)

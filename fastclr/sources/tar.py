@@ -13,31 +13,30 @@ import numpy as np
 
 from fastclr.sources.byte_ranges import Paths, Storage
 from fastclr.sources.decode import image_size, is_image_name
-from fastclr.sources.folder import SAMPLE_EVERY, Files, hidden
+from fastclr.sources.folder import SAMPLE_EVERY, Files, is_hidden
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # what gzip, bzip2 and xz files begin with
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # the first bytes of gzip, bzip2 and xz files
 MAX_MEMBER_BYTES = 2**30
 
-
-# which archive a member is in, its first byte there, its number of bytes
+# index of the archive that holds a member, the member's first byte in it, its number of bytes
 Place = tuple[int, int, int]
 
 
 def index_tar(path: Path) -> Files:
     """List the regular files of the tar archive at ``path``.
 
-    Links, devices, names that are absolute or climb with ``..``, sparse or very large members and second members of
-    the same name are refused and reported.
+    Links, devices, names that are absolute or contain ``..``, sparse or very large members, and further members of the
+    same name are refused and reported.
 
     Raises:
-        ValueError: the archive is damaged, cut short, or no tar archive.
+        ValueError: the archive is damaged or truncated, or is not a tar archive.
     """
     names: list[str] = []
     skipped: list[tuple[str, str]] = []
     sizes: list[tuple[int, int]] = []
     places: dict[str, Place] = {}
-    with opened(path) as archive:
+    with open_tar(path) as archive:
         for member, name, refusal in members(archive):
             if refusal:
                 skipped.append((member.name, refusal))
@@ -51,7 +50,7 @@ def index_tar(path: Path) -> Files:
 
     def read(wanted: Collection[str]) -> Iterator[tuple[str, bytes | Path]]:
         remaining = set(wanted)
-        with opened(path) as archive:
+        with open_tar(path) as archive:
             for member, name, refusal in members(archive):
                 if not refusal and name in remaining and (file := archive.extractfile(member)):
                     yield name, file.read()
@@ -69,7 +68,7 @@ def archive_storage(archives: Sequence[Path], places: Mapping[str, Place], wante
     """Return random access to members of uncompressed archives, in the order of ``wanted``.
 
     Raises:
-        ValueError: one of the archives is compressed, so that its members can only be read one after the other.
+        ValueError: one of the archives is compressed, so that its members can only be read in sequence.
     """
     for path in archives:
         with path.open("rb") as file:
@@ -84,11 +83,11 @@ def archive_storage(archives: Sequence[Path], places: Mapping[str, Place], wante
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tarfile.TarFile]:
+def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
     """Open a tar archive of any compression; damage becomes a ValueError that names the archive.
 
     Raises:
-        ValueError: the archive is damaged, cut short, or no tar archive.
+        ValueError: the archive is damaged or truncated, or is not a tar archive.
     """
     try:
         with tarfile.open(path, "r:*") as archive:
@@ -98,12 +97,12 @@ def opened(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
-    """Yield every file of the archive with its clean name and the reason why it is refused, empty if it is not."""
+    """Yield every file of the archive with its clean name and the reason for refusing it, empty if there is none."""
     seen: set[str] = set()
     for member in archive:
         name = "/".join(part for part in member.name.split("/") if part not in ("", "."))
         refusal = refuse(member)
-        if member.isdir() or (not refusal and hidden(name)):
+        if member.isdir() or (not refusal and is_hidden(name)):
             continue
         if not refusal and name in seen:
             refusal = "second file of the same name"
@@ -112,7 +111,7 @@ def members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, st
 
 
 def refuse(member: tarfile.TarInfo) -> str:
-    """Return why a member must not be read, empty if it may."""
+    """Return why a member must not be read; empty if it may be."""
     if member.issym() or member.islnk():
         return "link, not followed"
     if not member.isreg():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastclr.augment import SimCLRAugment
-from fastclr.data import Batch, Loader, Splits, load_splits, make_loader
+from fastclr.data import Batch, Loader, Order, Splits, load_splits, make_loader
 from fastclr.data.order import raw_bits
 from fastclr.device import resolve_device, set_deterministic, uses_bf16
 from fastclr.evaluate import OnlineProbe
@@ -123,11 +123,8 @@ def build(config: PretrainConfig, world: World | None = None, data: Splits | Non
     loader = make_loader(
         data.train,
         data.loader,
-        share,
-        seed=config.seed,
+        Order(share, config.seed, rank=world.rank, world_size=world.size),
         device=augment_device(device),
-        rank=world.rank,
-        world_size=world.size,
         workers=config.workers,
         prefetch=config.prefetch,
     )

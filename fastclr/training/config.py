@@ -132,7 +132,9 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
         own: dict[str, Any] = dict(values.pop(method, {}))
         own |= {name: values.pop(name) for name in ("temperature", "learnable_temperature") if name in values}
         if "augment" in values:  # JSON has no tuples
-            drawn = {name: tuple(v) if isinstance(v, list) else v for name, v in values["augment"].items()}
+            drawn: dict[str, Any] = {
+                name: tuple(v) if isinstance(v, list) else v for name, v in values["augment"].items()
+            }
             values["augment"] = AugmentConfig(**drawn)
         for owner, given in ((PretrainConfig, values), (METHODS[method].Options, own)):
             known = {f.name for f in dataclasses.fields(owner)} - {"options"}

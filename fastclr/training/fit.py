@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastclr.augment import SimCLRAugment
-from fastclr.data import ImageDataset, ImageIndex, Splits, make_loader
+from fastclr.data import ImageDataset, ImageIndex, Order, Splits, make_loader
 from fastclr.device import resolve_device, set_deterministic, uses_bf16
 from fastclr.evaluate import Extracted, evaluation_batches, extract_features
 from fastclr.methods import parameter_groups
@@ -76,8 +76,7 @@ def fit(
     loader = make_loader(
         images,
         config.loader,
-        config.batch_size,
-        seed=config.seed,
+        Order(config.batch_size, config.seed),
         device=augment_device(device),
         workers=config.workers,
         prefetch=config.prefetch,

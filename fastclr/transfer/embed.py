@@ -17,7 +17,8 @@ from tqdm import tqdm
 from fastclr.augment import AugmentConfig, SimCLRAugment
 from fastclr.augment.fixed_view import evaluation_params, image_sizes
 from fastclr.data.decode_many import DecodeOptions, pack
-from fastclr.data.source_images import Source, Split, list_images
+from fastclr.data.image_list import ImageList, Split
+from fastclr.data.load import list_images
 from fastclr.device import resolve_device
 from fastclr.evaluate import frozen, state_hash
 from fastclr.files import write_atomically, write_text_atomically
@@ -127,7 +128,7 @@ def embed(
     return Embedded(len(table), table.features.shape[1], table.skipped, resumed)
 
 
-def describe(run: Run, module: nn.Module, listing: Source, features: str, half: bool) -> dict[str, Any]:
+def describe(run: Run, module: nn.Module, listing: ImageList, features: str, half: bool) -> dict[str, Any]:
     """Return all that decides what the features are, as JSON has it."""
     augment = run.config.augment
     settings = {
@@ -155,7 +156,7 @@ def refuse_other(there: dict[str, Any], now: dict[str, Any], path: Path) -> None
 
 
 def batches(
-    run: Run, module: nn.Module, listing: Source, done: Set[int], device: torch.device, batch_size: int
+    run: Run, module: nn.Module, listing: ImageList, done: Set[int], device: torch.device, batch_size: int
 ) -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
     """Yield rows, their features and the rows that cannot be read, for all rows that are not done."""
     remaining = set(range(len(listing.names))) - done
@@ -246,7 +247,7 @@ class Parts:
         self.failed |= self._failed
         self._rows, self._features, self._failed = [], [], {}
 
-    def assemble(self, listing: Source) -> FeatureFile:
+    def assemble(self, listing: ImageList) -> FeatureFile:
         """Return all features in the order of their rows, mapped from a file in the folder."""
         good = np.array(sorted(self.done - set(self.failed)), dtype=np.int64)
         whole: Array | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastclr.augment.images import RaggedImages
-from fastclr.data import Batch, ImageDataset, ResidentLoader, stratified
+from fastclr.data import Batch, ImageDataset, Order, ResidentLoader, stratified
 from fastclr.data.order import permutation, raw_bits
 
 
@@ -45,7 +46,7 @@ def test_every_id_once_over_all_ranks(count: int, batch_size: int, world: int, s
     source = dataset(count)
     epoch, start = data.draw(st.integers(0, 1000)), 0
     loaders = [
-        ResidentLoader(source, batch_size, seed, drop_last=False, rank=r, world_size=world) for r in range(world)
+        ResidentLoader(source, Order(batch_size, seed, drop_last=False, rank=r, world_size=world)) for r in range(world)
     ]
     ids = [[batch.ids.tolist() for batch in loader.epoch(epoch, start)] for loader in loaders]
     assert len({len(steps) for steps in ids}) == 1 and len(ids[0]) == len(loaders[0]) == -(
@@ -64,10 +65,10 @@ def test_ranks_partition_what_one_process_sees(count: int, batch_size: int, worl
     source = dataset(count)
     if count < batch_size * world:
         with pytest.raises(ValueError, match=f"needs {batch_size * world} images"):
-            ResidentLoader(source, batch_size, seed, world_size=world)
+            ResidentLoader(source, Order(batch_size, seed, world_size=world))
         return
-    whole = ResidentLoader(source, batch_size * world, seed)
-    parts = [ResidentLoader(source, batch_size, seed, rank=r, world_size=world).epoch(3) for r in range(world)]
+    whole = ResidentLoader(source, Order(batch_size * world, seed))
+    parts = [ResidentLoader(source, Order(batch_size, seed, rank=r, world_size=world)).epoch(3) for r in range(world)]
     steps = 0
     for step, shares in zip(whole.epoch(3), zip(*parts, strict=True), strict=True):
         assert step.ids.tolist() == [i for share in shares for i in share.ids.tolist()]
@@ -80,7 +81,7 @@ def test_ranks_partition_what_one_process_sees(count: int, batch_size: int, worl
 def test_images_ids_and_labels_belong_together(ragged: bool, drop_last: bool) -> None:
     """A batch carries the pixels, the id and the label of the same row."""
     source = dataset(23, ragged)
-    for batch in ResidentLoader(source, 5, drop_last=drop_last).epoch(0):
+    for batch in ResidentLoader(source, Order(5, drop_last=drop_last)).epoch(0):
         assert isinstance(batch.images, RaggedImages) is ragged
         rows = [pixel(batch.images, i) for i in range(len(batch))]
         assert batch.ids.tolist() == [row * 7 + 5 for row in rows]
@@ -91,8 +92,8 @@ def test_images_ids_and_labels_belong_together(ragged: bool, drop_last: bool) ->
 def test_starting_in_the_middle_gives_the_remaining_batches(start: int) -> None:
     """A second loader that starts at a step continues as the first one would have."""
     source = dataset(23)
-    whole = list(ResidentLoader(source, 5, seed=4, drop_last=False).epoch(7))
-    rest = list(ResidentLoader(source, 5, seed=4, drop_last=False).epoch(7, start))
+    whole = list(ResidentLoader(source, Order(5, seed=4, drop_last=False)).epoch(7))
+    rest = list(ResidentLoader(source, Order(5, seed=4, drop_last=False)).epoch(7, start))
     assert len(rest) == 5 - start
     for expected, actual in zip(whole[start:], rest, strict=True):
         assert torch.equal(expected.ids, actual.ids) and torch.equal(expected.images, actual.images)  # type: ignore[arg-type]
@@ -101,13 +102,13 @@ def test_starting_in_the_middle_gives_the_remaining_batches(start: int) -> None:
 def test_order_is_a_function_of_seed_and_epoch() -> None:
     """Equal positions give equal orders; another seed or epoch, or an order without shuffling, differs."""
     source = dataset(50)
-    order = [ResidentLoader(source, 5, seed=1).order(2).tolist() for _ in range(2)]
-    assert order[0] == order[1] != ResidentLoader(source, 5, seed=2).order(2).tolist()
-    assert order[0] != ResidentLoader(source, 5, seed=1).order(3).tolist()
-    loader = ResidentLoader(source, 5, seed=1)
+    order = [ResidentLoader(source, Order(5, seed=1)).plan.permuted(2).tolist() for _ in range(2)]
+    assert order[0] == order[1] != ResidentLoader(source, Order(5, seed=2)).plan.permuted(2).tolist()
+    assert order[0] != ResidentLoader(source, Order(5, seed=1)).plan.permuted(3).tolist()
+    loader = ResidentLoader(source, Order(5, seed=1))
     list(loader.epoch(9))
-    assert loader.order(2).tolist() == order[0]
-    assert ResidentLoader(source, 5, shuffle=False).order(2).tolist() == list(range(50))
+    assert loader.plan.permuted(2).tolist() == order[0]
+    assert ResidentLoader(source, Order(5, shuffle=False)).plan.permuted(2).tolist() == list(range(50))
 
 
 def philox(counter: int, seed: int, stream: int) -> list[int]:
@@ -147,20 +148,20 @@ def test_orders_are_uniform() -> None:
         ({"batch_size": 2, "seed": -1}, "seed must be in 0 .. 2\\*\\*64 - 1, got -1"),
     ],
 )
-def test_loader_refuses(kwargs: dict[str, int], message: str) -> None:
+def test_loader_refuses(kwargs: dict[str, Any], message: str) -> None:
     """Arguments out of range are errors that name expected and actual, before anything is loaded."""
     with pytest.raises(ValueError, match=message):
-        ResidentLoader(dataset(10), **kwargs)
+        ResidentLoader(dataset(10), Order(**kwargs))
 
 
 def test_loader_refuses_positions_and_empty_data() -> None:
     """A position outside the epoch is an error at the call, not at the first batch."""
-    loader = ResidentLoader(dataset(10), 3)
+    loader = ResidentLoader(dataset(10), Order(3))
     for epoch, start in ((-1, 0), (0, -1), (0, 4)):
         with pytest.raises(ValueError, match="must be"):
             loader.epoch(epoch, start)
     with pytest.raises(ValueError, match="empty: test"):
-        ResidentLoader(dataset(0), 3, drop_last=False)
+        ResidentLoader(dataset(0), Order(3, drop_last=False))
 
 
 def test_containers_refuse() -> None:
@@ -249,4 +250,4 @@ def test_cuda_memory_is_checked_before_it_is_taken(monkeypatch: pytest.MonkeyPat
     """A data set larger than the device's free memory is refused with a way out."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
     with pytest.raises(ValueError, match="resize_shorter"):
-        ResidentLoader(dataset(10), 2, device="cuda")
+        ResidentLoader(dataset(10), Order(2), device="cuda")

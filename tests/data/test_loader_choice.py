@@ -10,7 +10,16 @@ import pytest
 import torch
 from stream_cases import write_photos, write_tar
 
-from fastclr.data import ImageDataset, ImageIndex, ResidentLoader, TorchLoader, load_splits, loader_choice, make_loader
+from fastclr.data import (
+    ImageDataset,
+    ImageIndex,
+    Order,
+    ResidentLoader,
+    TorchLoader,
+    load_splits,
+    loader_choice,
+    make_loader,
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +116,12 @@ def test_make_loader(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoded images are served from memory whatever the kind; an index is not."""
     dataset, index = (load_splits(photos, loader=kind).train for kind in ("resident", "torch"))  # type: ignore[arg-type]
     for kind in ("auto", "resident", "dali", "torch"):
-        assert isinstance(make_loader(dataset, kind, 4), ResidentLoader)  # type: ignore[arg-type]
+        assert isinstance(make_loader(dataset, kind, Order(4)), ResidentLoader)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"is not decoded: load it with load_splits\(\.\.\., loader='resident'\)"):
-        make_loader(index, "resident", 4)
+        make_loader(index, "resident", Order(4))
     with pytest.raises(ValueError, match="loader must be one of"):
-        make_loader(dataset, "other", 4)  # type: ignore[arg-type]
+        make_loader(dataset, "other", Order(4))  # type: ignore[arg-type]
     monkeypatch.setattr("fastclr.data.loader.has_dali", lambda: False)
-    loader = make_loader(index, "auto", 4, seed=5, rank=1, world_size=2, workers=0)
+    loader = make_loader(index, "auto", Order(4, 5, rank=1, world_size=2), workers=0)
     assert isinstance(loader, TorchLoader)
-    assert (loader.batch_size, loader.seed, loader.rank, loader.world_size, len(loader)) == (4, 5, 1, 2, 1)
+    assert (loader.order, len(loader)) == (Order(4, 5, rank=1, world_size=2), 1)

@@ -18,7 +18,8 @@ import pytest
 import torch
 from stream_cases import contents, encode, photo, write_photos
 
-from fastclr.data import DaliLoader, ImageDataset, ImageIndex, Loader, TorchLoader, load_splits, make_loader
+from fastclr.data import DaliLoader, ImageDataset, ImageIndex, Loader, Order, TorchLoader, load_splits, make_loader
+from fastclr.data.torch_loader import start_worker
 from fastclr.sources.byte_ranges import Storage
 
 NO_DALI = "NVIDIA DALI is not installed: pip install 'fastclr[dali]'"
@@ -34,11 +35,11 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
     return train
 
 
-def build(index: ImageIndex | ImageDataset, kind: Any, batch_size: int, **options: Any) -> Loader:
+def build(index: ImageIndex | ImageDataset, kind: Any, order: Order, **options: Any) -> Loader:
     """Make a loader, or skip the test where DALI is missing."""
     if kind == "dali":
         pytest.importorskip("nvidia.dali", reason=NO_DALI)
-    return make_loader(index, kind, batch_size, **options)
+    return make_loader(index, kind, order, **options)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def test_reads_stay_within_the_prefetch_depth(kind: str, workers: int, prefetch:
     """While the consumer holds a batch, as many more are read as were asked for, and no image of another."""
     count = multiprocessing.Value("q", 0)
     storage = Counted(*(getattr(index.storage, name) for name in ("files", "file", "offsets", "sizes")), count=count)
-    loader = build(replace(index, storage=storage), kind, 4, workers=workers, prefetch=prefetch)
+    loader = build(replace(index, storage=storage), kind, Order(4), workers=workers, prefetch=prefetch)
     batches = loader.epoch(0)
     ahead = prefetch * (workers if kind == "torch" else 1)
     for taken in (1, 2, 3):
@@ -86,7 +87,7 @@ def test_memory_is_flat_over_many_epochs(kind: str, tmp_path: Path) -> None:
     for seed in range(16):
         (tmp_path / f"{seed}.jpg").write_bytes(encode(photo(seed, 200, 300 + seed), "JPEG"))
     images = load_splits(tmp_path, loader="resident" if kind == "resident" else "torch").train
-    loader = build(images, kind, 8, workers=1)
+    loader = build(images, kind, Order(8), workers=1)
 
     def resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -105,7 +106,7 @@ def test_memory_is_flat_over_many_epochs(kind: str, tmp_path: Path) -> None:
 
 def test_dali_threads_end_with_the_loader(index: ImageIndex) -> None:
     """After close no thread of the loader is left, also when an epoch was abandoned."""
-    loader = build(index, "dali", 4, workers=2)
+    loader = build(index, "dali", Order(4), workers=2)
     next(loader.epoch(0))
     running = loader.epoch(1)
     next(running)
@@ -116,7 +117,7 @@ def test_dali_threads_end_with_the_loader(index: ImageIndex) -> None:
 
 def test_torch_workers_end_with_the_loader(index: ImageIndex) -> None:
     """Workers live as long as the loader, not longer."""
-    loader = build(index, "torch", 4, workers=2)
+    loader = build(index, "torch", Order(4), workers=2)
     workers = set()
     for epoch in range(3):
         list(loader.epoch(epoch))
@@ -132,17 +133,17 @@ def test_spawned_workers(index: ImageIndex, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import hashlib, sys, torch\n"
-        "from fastclr.data import load_splits, make_loader\n"
+        "from fastclr.data import Order, load_splits, make_loader\n"
         "if __name__ == '__main__':\n"
         "    torch.multiprocessing.set_start_method('spawn')\n"
         "    train = load_splits(sys.argv[1], holdout=0, loader='torch').train\n"
-        "    for batch in make_loader(train, 'torch', 8, seed=3, workers=1).epoch(2):\n"
+        "    for batch in make_loader(train, 'torch', Order(8, seed=3), workers=1).epoch(2):\n"
         "        print(batch.ids.tolist(), hashlib.md5(batch.images.data.numpy().tobytes()).hexdigest())\n"
     )
     root = index.source.removesuffix(" (train)")
     done = subprocess.run([sys.executable, str(script), root], capture_output=True, text=True, check=True)
     expected = []
-    for batch in TorchLoader(index, 8, seed=3, workers=0).epoch(2):
+    for batch in TorchLoader(index, Order(8, seed=3), workers=0).epoch(2):
         assert not isinstance(batch.images, torch.Tensor)
         digest = hashlib.md5(batch.images.data.numpy().tobytes()).hexdigest()
         expected.append(f"{batch.ids.tolist()} {digest}")
@@ -158,18 +159,18 @@ def test_shared_memory_is_checked(index: ImageIndex, monkeypatch: pytest.MonkeyP
         f_frsize, f_bavail = 1, int(mean * 8 * 2 * 2)
 
     monkeypatch.setattr(os, "statvfs", lambda path: Status)
-    TorchLoader(index, 8, workers=2, prefetch=2)
+    TorchLoader(index, Order(8), workers=2, prefetch=2)
     Status.f_bavail -= 2
     with pytest.raises(ValueError, match=r"choose fewer workers .* \(docker run --shm-size\)"):
-        TorchLoader(index, 8, workers=2, prefetch=2)
-    assert [len(batch) for batch in TorchLoader(index, 8, workers=0).epoch(0)] == [8] * 5
+        TorchLoader(index, Order(8), workers=2, prefetch=2)
+    assert [len(batch) for batch in TorchLoader(index, Order(8), workers=0).epoch(0)] == [8] * 5
 
 
 def test_without_dali(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where DALI is missing, the loader says what to install."""
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'fastclr\[dali\]'"):
-        DaliLoader(index, 4)
+        DaliLoader(index, Order(4))
 
 
 def test_default_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +187,7 @@ def test_default_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_loaders_at_a_time(index: ImageIndex) -> None:
     """A loader to train and one to evaluate run side by side, of any kind."""
-    loaders = [build(index, kind, 8, workers=1, drop_last=False) for kind in (*KINDS, *KINDS)]
+    loaders = [build(index, kind, Order(8, drop_last=False), workers=1) for kind in (*KINDS, *KINDS)]
     for batches in zip(*(loader.epoch(4) for loader in loaders), strict=True):
         assert len({tuple(contents(batch)) for batch in batches}) == 1
     for loader in loaders:
@@ -196,7 +197,7 @@ def test_two_loaders_at_a_time(index: ImageIndex) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_workers_go_on_when_the_whole_job_is_signalled(number: signal.Signals, index: ImageIndex) -> None:
     """A scheduler or a terminal signals every process of a job; the consumer decides when the workers end."""
-    loader = build(index, "torch", 4, workers=2)
+    loader = build(index, "torch", Order(4), workers=2)
     before = set(multiprocessing.active_children())
     batches = loader.epoch(0)
     next(batches)
@@ -211,4 +212,28 @@ def test_workers_go_on_when_the_whole_job_is_signalled(number: signal.Signals, i
         assert not worker.is_alive()
     with pytest.raises(RuntimeError, match=r"exited unexpectedly|killed by signal"):
         list(loader.epoch(1))
+    loader.close()
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="only a forked worker inherits the mask")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_that_are_starting_survive_the_signal(
+    number: signal.Signals, index: ImageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that has not yet set up its handling of signals when the job is signalled goes on as well."""
+
+    def start_late(worker: int) -> None:
+        time.sleep(1.0 * worker)
+        start_worker(worker)
+
+    monkeypatch.setattr("fastclr.data.torch_loader.start_worker", start_late)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    loader = build(index, "torch", Order(4), workers=2)
+    before = set(multiprocessing.active_children())
+    batches = loader.epoch(0)
+    next(batches)  # of the first worker; the second one sleeps
+    for worker in set(multiprocessing.active_children()) - before:
+        subprocess.run(["kill", f"-{number.name[3:]}", str(worker.pid)], check=True)
+    assert len(list(batches)) == len(loader) - 1
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, set()) == mask
     loader.close()

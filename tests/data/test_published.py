@@ -19,7 +19,7 @@ from torchvision import datasets
 
 from fastclr.cli import main
 from fastclr.data import load_dataset, load_splits
-from fastclr.sources.published import NAMED, locate
+from fastclr.sources.published import PUBLISHED, locate
 from fastclr.training.build import load_data
 from fastclr.training.config import PretrainConfig
 from fastclr.training.evaluation import can_evaluate, run_features
@@ -27,7 +27,7 @@ from fastclr.training.evaluation import can_evaluate, run_features
 
 def pretend(monkeypatch: pytest.MonkeyPatch, name: str, archive: Path, address: str = "") -> None:
     """Let torchvision expect the small archive instead of the published one."""
-    kind, content = getattr(datasets, NAMED[name].kind), CONTENT[name]
+    kind, content = getattr(datasets, PUBLISHED[name].kind), CONTENT[name]
 
     def md5(data: bytes) -> str:
         return hashlib.md5(data).hexdigest()
@@ -142,11 +142,11 @@ def test_evaluation_leaves_out_unlabelled_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar_equals_torchvision(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pixels, labels and class names of both splits."""
-    write_folder(tmp_path / NAMED[name].unpacked, CONTENT[name])
+    write_folder(tmp_path / PUBLISHED[name].unpacked, CONTENT[name])
     pretend(monkeypatch, name, tmp_path / "no archive")
     splits = load_splits(name, data_root=tmp_path)
     for mine, train in ((splits.train, True), (splits.test, False)):
-        expected = getattr(datasets, NAMED[name].kind)(str(tmp_path), train=train)
+        expected = getattr(datasets, PUBLISHED[name].kind)(str(tmp_path), train=train)
         assert mine is not None and torch.equal(torch.as_tensor(mine.images), pixels(expected))
         assert mine.labels.tolist() == expected.targets and list(mine.classes) == expected.classes
 
@@ -155,7 +155,7 @@ def test_cifar_equals_torchvision(name: str, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("packed", [False, True])
 def test_names_are_looked_up_in_the_data_root(name: str, packed: bool, tmp_path: Path) -> None:
     """Unpacked or packed as torchvision leaves them; both functions and the configuration know the names."""
-    known = NAMED[name]
+    known = PUBLISHED[name]
     root = tmp_path / "sets"
     if packed:
         root.mkdir()
@@ -190,7 +190,7 @@ def test_missing_files_are_explained(
     monkeypatch.chdir(tmp_path)
     assert main(["pretrain", "--data", name, "--device", "cpu"]) == 2
     text = capsys.readouterr().err
-    known = NAMED[name]
+    known = PUBLISHED[name]
     for part in (f"files of {name} are not in data", known.unpacked, known.packed, "--download", "--data-root"):
         assert part in text, text
     assert known.address in text and len(text.splitlines()) == 1
@@ -200,14 +200,14 @@ def test_missing_files_are_explained(
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10"])
 def test_addresses_and_layout_are_torchvisions(name: str) -> None:
     """What this package says about a data set is what torchvision does."""
-    known, kind = NAMED[name], getattr(datasets, NAMED[name].kind)
+    known, kind = PUBLISHED[name], getattr(datasets, PUBLISHED[name].kind)
     assert (known.unpacked, known.packed, known.address) == (kind.base_folder, kind.filename, kind.url)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10"])
 def test_download(name: str, tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchvision's own code fetches, checks and unpacks; the second time nothing is fetched."""
-    known = NAMED[name]
+    known = PUBLISHED[name]
     archive = write_archive(tmp_path / "www" / known.packed, known.unpacked, CONTENT[name])
     pretend(monkeypatch, name, archive, f"{server}/{known.packed}")
     root = tmp_path / "new" / "root"
@@ -221,7 +221,7 @@ def test_download(name: str, tmp_path: Path, server: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("trouble", ["absent", "damaged", "offline"])
 def test_failed_downloads(trouble: str, tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No network, no file, or another file: one message with the address, and nothing that looks whole."""
-    known = NAMED["cifar10"]
+    known = PUBLISHED["cifar10"]
     archive = write_archive(tmp_path / "www" / known.packed, known.unpacked, CONTENT["cifar10"])
     address = "http://127.0.0.1:9" if trouble == "offline" else server
     pretend(monkeypatch, "cifar10", archive, f"{address}/{known.packed}")
@@ -237,7 +237,7 @@ def test_failed_downloads(trouble: str, tmp_path: Path, server: str, monkeypatch
 
 def test_two_downloads_at_once(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The slower one takes what the faster one left."""
-    known = NAMED["cifar10"]
+    known = PUBLISHED["cifar10"]
     archive = write_archive(tmp_path / "www" / known.packed, known.unpacked, CONTENT["cifar10"])
     pretend(monkeypatch, "cifar10", archive, f"{server}/{known.packed}")
     found: list[Path] = []

@@ -17,7 +17,17 @@ from torch import Tensor
 
 from fastclr.augment import AugmentConfig, SimCLRAugment
 from fastclr.augment.images import RaggedImages
-from fastclr.data import Batch, DaliLoader, ImageDataset, ImageIndex, Loader, ResidentLoader, load_splits, make_loader
+from fastclr.data import (
+    Batch,
+    DaliLoader,
+    ImageDataset,
+    ImageIndex,
+    Loader,
+    Order,
+    ResidentLoader,
+    load_splits,
+    make_loader,
+)
 
 Make = Callable[..., Loader]
 
@@ -32,8 +42,8 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     if kind == "dali":
         pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed: pip install 'fastclr[dali]'")
 
-    def build(index: ImageIndex, batch_size: int, **options: Any) -> Loader:
-        loaders.append(make_loader(index, kind, batch_size, **{"workers": 0 if alone else 2, **options}))
+    def build(index: ImageIndex, order: Order, **options: Any) -> Loader:
+        loaders.append(make_loader(index, kind, order, **{"workers": 0 if alone else 2, **options}))
         return loaders[-1]
 
     yield build
@@ -72,9 +82,9 @@ def pngs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_batches_are_those_of_the_resident_loader(kind: str, ragged: bool, make: Make, tmp_path: Path) -> None:
     """Ids, labels and pixels agree for two epochs; each image is what Pillow decodes from the file of its name."""
     root = write_photos(tmp_path / "root", 11, kind, ragged)
-    index, resident = listed(root), ResidentLoader(decoded(root), 4, seed=6, drop_last=False)
+    index, resident = listed(root), ResidentLoader(decoded(root), Order(4, seed=6, drop_last=False))
     files = {int(i): root / name for i, name in zip(index.ids, index.names, strict=True)}
-    loader = make(index, 4, seed=6, drop_last=False)
+    loader = make(index, Order(4, seed=6, drop_last=False))
     assert len(loader) == len(resident) == 3
     for epoch in (0, 5):
         for expected, batch in zip(resident.epoch(epoch), loader.epoch(epoch), strict=True):
@@ -89,7 +99,7 @@ def test_batches_are_those_of_the_resident_loader(kind: str, ragged: bool, make:
 def test_views_are_bit_identical(make: Make, pngs: Path) -> None:
     """The same (seed, epoch, id) gives the same views through the resident loader and through this one."""
     augment = SimCLRAugment(AugmentConfig(16), views=2, seed=9)
-    resident, loader = ResidentLoader(decoded(pngs), 5, seed=1), make(listed(pngs), 7, seed=2)
+    resident, loader = ResidentLoader(decoded(pngs), Order(5, seed=1)), make(listed(pngs), Order(7, seed=2))
 
     def views(source: Loader) -> dict[int, Tensor]:
         found: dict[int, Tensor] = {}
@@ -109,7 +119,7 @@ def test_views_are_bit_identical(make: Make, pngs: Path) -> None:
 def test_resuming_gives_the_remaining_batches(shuffle: bool, make: Make, photos: Path) -> None:
     """A loader that starts at any step goes on as one that did not stop, ids and pixels."""
     index = listed(photos)
-    first, second = (make(index, 5, seed=4, drop_last=False, shuffle=shuffle) for _ in range(2))
+    first, second = (make(index, Order(5, seed=4, drop_last=False, shuffle=shuffle)) for _ in range(2))
     whole = [contents(batch) for batch in first.epoch(7)]
     assert len(whole) == 5
     for start in range(6):
@@ -120,7 +130,7 @@ def test_resuming_gives_the_remaining_batches(shuffle: bool, make: Make, photos:
 def test_every_id_once_over_all_ranks(world: int, make: Make, photos: Path) -> None:
     """The ranks share an epoch as documented: equal parts, all ids, padded by the first of the epoch."""
     index = listed(photos)
-    loaders = [make(index, 4, seed=8, drop_last=False, rank=r, world_size=world) for r in range(world)]
+    loaders = [make(index, Order(4, seed=8, drop_last=False, rank=r, world_size=world)) for r in range(world)]
     shares = [[batch.ids.tolist() for batch in loader.epoch(2)] for loader in loaders]
     assert len({tuple(map(len, share)) for share in shares}) == 1
     seen = [key for share in shares for step in share for key in step]
@@ -130,8 +140,8 @@ def test_every_id_once_over_all_ranks(world: int, make: Make, photos: Path) -> N
 def test_drop_last_and_evaluation_order(make: Make, photos: Path) -> None:
     """With drop_last the rest is left out; without shuffling and dropping, the data comes once and in order."""
     index = listed(photos)
-    assert [len(batch) for batch in make(index, 5).epoch(0)] == [5, 5, 5, 5]
-    batches = list(make(index, 5, shuffle=False, drop_last=False).epoch(1))
+    assert [len(batch) for batch in make(index, Order(5)).epoch(0)] == [5, 5, 5, 5]
+    batches = list(make(index, Order(5, shuffle=False, drop_last=False)).epoch(1))
     assert [key for batch in batches for key in batch.ids.tolist()] == index.ids.tolist()
     assert [key for batch in batches for key in batch.labels.tolist()] == index.labels.tolist()
 
@@ -140,8 +150,9 @@ def test_drop_last_and_evaluation_order(make: Make, photos: Path) -> None:
 def test_resize_shorter(shorter: int, make: Make, photos: Path) -> None:
     """Larger images shrink to the sizes of the resident loader and nothing grows; pixels are Pillow's or nearly so."""
     index, dataset = listed(photos, resize_shorter=shorter), decoded(photos, resize_shorter=shorter)
-    (expected,) = ResidentLoader(dataset, 23, shuffle=False).epoch(0)
-    for loader in (make(index, 23, shuffle=False), make(listed(photos), 23, shuffle=False, resize_shorter=shorter)):
+    order = Order(23, shuffle=False)
+    (expected,) = ResidentLoader(dataset, order).epoch(0)
+    for loader in (make(index, order), make(listed(photos), order, resize_shorter=shorter)):
         (batch,) = loader.epoch(0)
         for i in range(23):
             one, other = picture(batch.images, i).astype(int), picture(expected.images, i).astype(int)
@@ -152,7 +163,7 @@ def test_resize_shorter(shorter: int, make: Make, photos: Path) -> None:
             else:
                 assert np.array_equal(one, other)
     with pytest.raises(ValueError, match="resize_shorter must be at least 1 or None, got 0"):
-        make(index, 2, resize_shorter=0)
+        make(index, Order(2), resize_shorter=0)
 
 
 def test_odd_folder(make: Make, tmp_path: Path) -> None:
@@ -164,7 +175,7 @@ def test_odd_folder(make: Make, tmp_path: Path) -> None:
     assert set(index.names) == good | damaged
     assert {name for name, _ in index.skipped} == refused | {"loop", "pipe.jpg"}
     expected = {key: picture(dataset.images, i) for i, key in enumerate(dataset.ids.tolist())}
-    loader = make(index, 4, seed=1, drop_last=False)
+    loader = make(index, Order(4, seed=1, drop_last=False))
     for epoch in range(2):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -188,14 +199,14 @@ def test_replacements_are_the_same_everywhere(tmp_path: Path) -> None:
     bad = [row for row, name in enumerate(index.names) if name in ("short.png", "flipped.png", "table.jpg")]
     found = []
     for kind in KINDS:
-        loader = make_loader(index, kind, 5, seed=3, workers=2)  # type: ignore[arg-type]
+        loader = make_loader(index, kind, Order(5, seed=3), workers=2)  # type: ignore[arg-type]
         with pytest.warns(RuntimeWarning, match="is left out"):
             whole = [batch.ids.tolist() for batch in loader.epoch(1)]
         assert [batch.ids.tolist() for batch in loader.epoch(1, 2)] == whole[2:]
         found.append(whole)
         loader.close()
     assert found[0] == found[1]
-    order = loader.plan.order(1).tolist()  # type: ignore[attr-defined]
+    order = loader.plan.permuted(1).tolist()  # type: ignore[attr-defined]
     for place in (place for place, row in enumerate(order) if row in bad and place < 5 * len(whole)):
         following = [order[(place + 5 + k) % len(order)] for k in range(len(order))]
         expected = next(row for row in following if row not in bad)
@@ -205,7 +216,7 @@ def test_replacements_are_the_same_everywhere(tmp_path: Path) -> None:
 def test_unreadable_disk_is_an_error(make: Make, tmp_path: Path) -> None:
     """When no image can be read any more, the run ends with one line instead of going on for ever."""
     root = write_photos(tmp_path / "root", 6)
-    loader = make(listed(root), 3)
+    loader = make(listed(root), Order(3))
     for path in root.rglob("*.jpeg"):
         path.unlink()
     with pytest.raises(ValueError, match=r"6 images in a row cannot be read; the last: FileNotFoundError") as caught:
@@ -228,7 +239,7 @@ def test_jpegs_that_change_after_they_were_listed(make: Make, photos: Path, tmp_
     os.mkfifo(changed[1])
     changed[2].write_bytes(changed[2].read_bytes()[:-50])
     changed[3].write_bytes(b"\0" * len(whole))
-    loader = make(index, 4)
+    loader = make(index, Order(4))
     with pytest.warns(RuntimeWarning, match="is left out"):
         seen = {key for batch in loader.epoch(0) for key in batch.ids.tolist()}
     assert set(loader.skipped) <= {index.names[row] for row in (1, 4, 9, 14)} and len(loader.skipped) >= 3
@@ -237,7 +248,7 @@ def test_jpegs_that_change_after_they_were_listed(make: Make, photos: Path, tmp_
 
 def test_an_epoch_ends_when_another_begins_or_the_loader_is_closed(make: Make, photos: Path) -> None:
     """An abandoned epoch does no harm, and one that was overtaken says so instead of mixing batches."""
-    loader = make(listed(photos), 4)
+    loader = make(listed(photos), Order(4))
     for _ in range(3):
         next(loader.epoch(0))
     expected = [batch.ids.tolist() for batch in loader.epoch(1)]
@@ -257,7 +268,7 @@ def test_an_epoch_ends_when_another_begins_or_the_loader_is_closed(make: Make, p
 
 def test_global_random_numbers_are_left_alone(make: Make, photos: Path) -> None:
     """A model's dropout draws the same numbers whatever the loader."""
-    loader = make(listed(photos), 4)
+    loader = make(listed(photos), Order(4))
     torch.manual_seed(5)
     before = torch.get_rng_state()
     list(loader.epoch(0))
@@ -270,13 +281,13 @@ def test_arguments_are_checked(make: Make, photos: Path) -> None:
     for options, message in (
         ({"workers": -1}, "workers must be at least"),
         ({"prefetch": 0}, "prefetch must be at least 1, got 0"),
-        ({"seed": -1}, "seed must be in"),
-        ({"rank": 3, "world_size": 2}, "rank 3 of world_size 2"),
-        ({"batch_size": 24}, "one step needs 24 images"),
+        ({"order": Order(24)}, "one step needs 24 images"),
     ):
         with pytest.raises(ValueError, match=message):
-            make(index, **{"batch_size": 4, **options})
-    loader = make(index, 4)
+            make(index, **{"order": Order(4), **options})
+    with pytest.raises(TypeError, match=r"order must be a fastclr\.data\.Order, got int"):
+        make(index, 4)
+    loader = make(index, Order(4))
     for epoch, start in ((-1, 0), (0, -1), (0, 6)):
         with pytest.raises(ValueError, match="must be"):
             loader.epoch(epoch, start)
@@ -284,7 +295,7 @@ def test_arguments_are_checked(make: Make, photos: Path) -> None:
 
 def test_batches_stay_as_they_are(make: Make, photos: Path) -> None:
     """A batch that is kept is not overwritten by later ones, though its memory may be the decoder's."""
-    loader = make(listed(photos), 4, seed=2)
+    loader = make(listed(photos), Order(4, seed=2))
     kept: list[tuple[Batch, list[tuple[int, int, bytes]]]] = []
     for epoch in range(3):
         kept += [(batch, contents(batch)) for batch in loader.epoch(epoch)]
@@ -306,7 +317,7 @@ def test_grey_and_sideways_jpegs(make: Make, tmp_path: Path) -> None:
         (root / f"{turn}.jpg").write_bytes(buffer.getvalue())
     for shorter in (None, 15):
         expected = decoded(root, resize_shorter=shorter)
-        (batch,) = make(listed(root, resize_shorter=shorter), 8, shuffle=False).epoch(0)
+        (batch,) = make(listed(root, resize_shorter=shorter), Order(8, shuffle=False)).epoch(0)
         for i in range(8):
             one, other = picture(batch.images, i).astype(int), picture(expected.images, i).astype(int)
             assert one.shape == other.shape and np.abs(one - other).mean() <= (0.5 if shorter is None else 5.0)
@@ -321,7 +332,7 @@ def test_a_batch_of_several_formats_makes_no_noise(
     train = load_splits(root, holdout=0, loader="torch").train
     torch.set_warn_always(True)  # else the first test with such a batch has the warning
     try:
-        assert len(list(make(train, 5).epoch(0))) == 1
+        assert len(list(make(train, Order(5)).epoch(0))) == 1
     finally:
         torch.set_warn_always(False)
     assert [str(warning.message) for warning in recwarn if "not writable" in str(warning.message)] == []

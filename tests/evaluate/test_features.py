@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastclr.augment import AugmentConfig
 from fastclr.augment.fixed_view import evaluation_params
 from fastclr.augment.images import RaggedImages
-from fastclr.data import Batch, ImageDataset, ResidentLoader, Splits, make_shapes
+from fastclr.data import Batch, ImageDataset, Order, ResidentLoader, Splits, make_shapes
 from fastclr.evaluate import Features, extract_features, features, frozen, state_hash
 from fastclr.methods.head_layers import feature_module
 from fastclr.methods.heads import build_head
@@ -44,12 +44,12 @@ def test_extraction_from_a_loader_keeps_rows_labels_and_ids_together() -> None:
     labels = data.labels.clone()
     labels[::3] = -1
     data = dataclasses.replace(data, labels=labels, ids=data.ids + 100)
-    loader = ResidentLoader(data, 8, shuffle=False, drop_last=False)
+    loader = ResidentLoader(data, Order(8, shuffle=False, drop_last=False))
     found = extract_features(nn.Flatten(), loader.epoch(0), AugmentConfig.cifar(data.images.shape[1]))
     assert found.labels.tolist() == labels.tolist() and found.ids.tolist() == data.ids.tolist()
     expected = data.images.permute(0, 3, 1, 2).flatten(1) / 255
     torch.testing.assert_close(found.features, expected, atol=1e-5, rtol=0)
-    shuffled = extract_features(nn.Flatten(), ResidentLoader(data, 8, drop_last=False).epoch(0), CIFAR)
+    shuffled = extract_features(nn.Flatten(), ResidentLoader(data, Order(8, drop_last=False)).epoch(0), CIFAR)
     order = shuffled.ids.argsort()
     torch.testing.assert_close(shuffled.features[order], found.features)
     assert shuffled.labels[order].tolist() == labels.tolist()

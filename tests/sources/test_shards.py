@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from stream_cases import encode, photo, picture, write_tar
 
-from fastclr.data import ImageDataset, ImageIndex, load_splits, make_loader
+from fastclr.data import ImageDataset, ImageIndex, Order, load_splits, make_loader
 from fastclr.sources.shards import expand
 
 
@@ -67,7 +67,7 @@ def test_every_loader_reads_shards(kind: str, shards: Path) -> None:
     if kind == "dali":
         pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed: pip install 'fastclr[dali]'")
     train = load_splits(shards, holdout=0, loader=kind).train  # type: ignore[arg-type]
-    loader = make_loader(train, kind, 5, seed=1, drop_last=False, workers=1)  # type: ignore[arg-type]
+    loader = make_loader(train, kind, Order(5, 1, drop_last=False), workers=1)  # type: ignore[arg-type]
     seen = []
     for batch in loader.epoch(0):
         for i, key in enumerate(batch.ids.tolist()):

@@ -17,7 +17,7 @@ from PIL import Image
 import fastclr.transfer.embed
 from fastclr.cli import main
 from fastclr.data import load_dataset
-from fastclr.data.source_images import list_images
+from fastclr.data.load import list_images
 from fastclr.evaluate import extract_features
 from fastclr.training.run import Run
 from fastclr.transfer.embed import embed

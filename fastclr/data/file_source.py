@@ -1,0 +1,133 @@
+"""A source of image files: a folder, an archive, or WebDataset shards."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from fastclr.data.decode_many import DecodeOptions, decode_in_order
+from fastclr.data.decoded_set import ImageDataset, Splits
+from fastclr.data.image_list import ImageList, Split
+from fastclr.data.image_source import LoadOptions
+from fastclr.data.indexed_set import ImageIndex
+from fastclr.data.label_subsets import stratified
+from fastclr.data.loader_choice import ChosenKind, choose_loader
+from fastclr.data.make_sets import Groups, class_labels, class_names, decode_entries, index_entries
+from fastclr.sources.decode import SUFFIXES, Pixels
+from fastclr.sources.entries import TEST_SPLITS, Entry, Source
+from fastclr.sources.label_file import Labels, label_entries
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Image files by split; methods as in :class:`~fastclr.data.image_source.ImageSource`.
+
+    Args:
+        name: the source as it was named, for messages.
+        contents: its files, their splits and their classes.
+
+    Raises:
+        ValueError: there are no training images.
+    """
+
+    name: str
+    contents: Source
+
+    def __post_init__(self) -> None:
+        """Check that there are training images."""
+        if not self.contents.groups.get("train"):
+            files = self.contents.files
+            raise ValueError(
+                f"no images in {files.source}: it has {len(files.names)} other files and {len(files.skipped)} entries "
+                f"that are not read (links, pipes); images end in {', '.join(SUFFIXES)}"
+            )
+
+    @property
+    def groups(self) -> dict[str, list[Entry]]:
+        """The files of each split."""
+        return self.contents.groups
+
+    def relabelled(self, mapping: Labels) -> FileSource:
+        """Return the source with the classes of ``mapping``."""
+        groups = label_entries(self.groups, mapping, self.contents.files.source)
+        return replace(self, contents=replace(self.contents, groups=groups, classes=None))
+
+    def load_splits(self, options: LoadOptions, with_test: bool) -> Splits:
+        """Decode or index the images; where nothing else is there to test on, hold out a part of every class."""
+        source = self if options.labels is None else self.relabelled(options.labels)
+        train, test, held_out = source.groups["train"], [], False
+        if with_test and labelled(train):
+            test = source._labelled_entries(TEST_SPLITS)
+            if not test and options.holdout > 0:
+                train, test = hold_out(train, options.holdout, options.seed)
+                held_out = bool(test)
+        count = len(train) + len(test)
+        kind, reason = choose_loader(options.loader, self.contents.files, count, options.decode, options.device)
+        groups = [("train", train), ("test", test)] if test else [("train", train)]
+        sets = self._make_sets(kind, groups, source.contents.classes or class_names(train), options.decode)
+        return Splits(sets[0], sets[1] if test else None, held_out, kind, reason)
+
+    def load_dataset(self, split: Literal["train", "test"], options: DecodeOptions) -> ImageDataset:
+        """Decode one split."""
+        found = "train" if split == "train" else next((name for name in TEST_SPLITS if name in self.groups), None)
+        if found is None:
+            raise ValueError(
+                f"{self.name} has no test split: it needs a folder train and one of {', '.join(TEST_SPLITS)}"
+            )
+        entries = self.groups[found]
+        classes = self.contents.classes or class_names(self.groups["train"]) or class_names(entries)
+        return decode_entries(self.contents.files, [(split, entries)], classes, options)[0]
+
+    def load_test(
+        self, classes: tuple[str, ...], kind: ChosenKind, options: DecodeOptions
+    ) -> ImageDataset | ImageIndex:
+        """Decode or index the labelled images of the test split, or of the training split."""
+        entries = self._labelled_entries((*TEST_SPLITS, "train"))
+        if not entries:
+            raise ValueError(f"the test images in {self.name} are unlabelled: they need a folder for each class")
+        return self._make_sets(kind, [("test", entries)], classes, options)[0]
+
+    def list_images(self, split: Split) -> ImageList:
+        """Return the images of one split or of all, by their path."""
+        if split == "test":
+            chosen = next(([name] for name in TEST_SPLITS if name in self.groups), [])
+        else:
+            chosen = list(self.groups) if split == "all" else ["train"]
+        entries = [entry for name in chosen for entry in self.groups[name]]
+        if not entries:
+            raise ValueError(f"{self.name} has no images of the split {split}")
+        everything = [entry for group in self.groups.values() for entry in group]
+        classes = self.contents.classes or class_names(everything)
+        rows = {entry.path: row for row, entry in enumerate(entries)}
+
+        def read(wanted: Collection[int], options: DecodeOptions) -> Iterator[tuple[int, Pixels | str]]:
+            chosen_rows = set(wanted)
+            paths = [path for path, row in rows.items() if row in chosen_rows]
+            for path, result in decode_in_order(self.contents.files.read(paths), options):
+                yield rows[path], result
+
+        return ImageList(tuple(rows), class_labels(entries, classes).numpy(), classes, read)
+
+    def _labelled_entries(self, splits: Collection[str]) -> list[Entry]:
+        """Return the labelled images of the first of ``splits`` that has some."""
+        return next((found for name in splits if (found := labelled(self.groups.get(name, [])))), [])
+
+    def _make_sets(
+        self, kind: ChosenKind, groups: Groups, classes: tuple[str, ...], options: DecodeOptions
+    ) -> list[ImageDataset] | list[ImageIndex]:
+        """Decode or index the images of each group."""
+        make = decode_entries if kind == "resident" else index_entries
+        return make(self.contents.files, groups, classes, options)
+
+
+def labelled(entries: list[Entry]) -> list[Entry]:
+    """Return the entries whose class is known."""
+    return [entry for entry in entries if entry.kind is not None]
+
+
+def hold_out(entries: list[Entry], fraction: float, seed: int) -> tuple[list[Entry], list[Entry]]:
+    """Divide entries into those to keep and a random ``fraction`` of every class."""
+    rows = set(stratified(class_labels(entries, class_names(entries)), fraction, seed).tolist())
+    kept = [entry for row, entry in enumerate(entries) if row not in rows]
+    return kept, [entry for row, entry in enumerate(entries) if row in rows]

@@ -1,0 +1,81 @@
+"""What every source of images can do, whether it holds files to decode or pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+
+from fastclr.data.decode_many import DecodeOptions
+from fastclr.data.decoded_set import ImageDataset, Splits
+from fastclr.data.image_list import ImageList, Split
+from fastclr.data.indexed_set import ImageIndex
+from fastclr.data.loader_choice import ChosenKind, LoaderKind
+from fastclr.sources.label_file import Labels
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How the splits of a source are made; see :func:`fastclr.data.load_splits`.
+
+    Args:
+        holdout: part of every class that is held out when there is no test set.
+        seed: decides which images are held out.
+        labels: classes by name of an image, in place of the source's own; None keeps these.
+        decode: how images are decoded.
+        loader: which loader the images are for.
+        device: where the images will go.
+    """
+
+    holdout: float
+    seed: int
+    labels: Labels | None
+    decode: DecodeOptions
+    loader: LoaderKind
+    device: torch.device | str
+
+
+class ImageSource(Protocol):
+    """A source that has been opened: its images are known, but those in files are not decoded."""
+
+    @property
+    def name(self) -> str:
+        """The source as it was named, for messages."""
+
+    def relabelled(self, mapping: Labels) -> ImageSource:
+        """Return the source with the classes of ``mapping``; a split with no image in it keeps its own classes.
+
+        Raises:
+            ValueError: ``mapping`` names an image that the source does not have.
+        """
+
+    def load_splits(self, options: LoadOptions, with_test: bool) -> Splits:
+        """Return the images to train on and, ``with_test``, those to test on.
+
+        Raises:
+            ValueError: ``options`` does not fit the source, or the images cannot be read or do not fit into memory.
+        """
+
+    def load_dataset(self, split: Literal["train", "test"], options: DecodeOptions) -> ImageDataset:
+        """Return one split, decoded.
+
+        Raises:
+            ValueError: there is no such split, or the images cannot be read or do not fit into memory.
+        """
+
+    def load_test(
+        self, classes: tuple[str, ...], kind: ChosenKind, options: DecodeOptions
+    ) -> ImageDataset | ImageIndex:
+        """Return the test split, or all images where there is none, with labels that are indices into ``classes``.
+
+        Raises:
+            ValueError: the images are unlabelled or of other classes, or cannot be read.
+        """
+
+    def list_images(self, split: Split) -> ImageList:
+        """Return the images of one split or of all, without decoding files.
+
+        Raises:
+            ValueError: there is none.
+        """

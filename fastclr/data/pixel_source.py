@@ -1,0 +1,101 @@
+"""A source whose images are pixels already: shapes, CIFAR, STL-10."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from fastclr.augment.images import RaggedImages
+from fastclr.data.decode_many import DecodeOptions
+from fastclr.data.decoded_set import ImageDataset, Splits
+from fastclr.data.image_list import ImageList, Split
+from fastclr.data.image_source import LoadOptions
+from fastclr.data.loader_choice import ChosenKind
+from fastclr.data.make_sets import label_splits, renumbered
+from fastclr.sources.decode import Pixels
+from fastclr.sources.label_file import Labels
+
+
+@dataclass(frozen=True)
+class PixelSource:
+    """Decoded images by split; methods as in :class:`~fastclr.data.image_source.ImageSource`.
+
+    Args:
+        name: the source as it was named, for messages.
+        decoded: its splits; both hold pixels.
+    """
+
+    name: str
+    decoded: Splits
+
+    @property
+    def datasets(self) -> dict[str, ImageDataset]:
+        """The data set of each split."""
+        found = {"train": self.decoded.train, "test": self.decoded.test}
+        return {split: cast(ImageDataset, dataset) for split, dataset in found.items() if dataset is not None}
+
+    def relabelled(self, mapping: Labels) -> PixelSource:
+        """Return the source with the classes of ``mapping``."""
+        return replace(self, decoded=label_splits(self.decoded, mapping))
+
+    def load_splits(self, options: LoadOptions, with_test: bool) -> Splits:
+        """Return the splits as they are; nothing is held out of the training images."""
+        if options.loader not in ("auto", "resident"):
+            raise ValueError(
+                f"loader {options.loader} decodes files, but {self.name} holds pixels: use auto or resident"
+            )
+        check_not_resized(self.datasets["train"], options.decode.resize_shorter)
+        decoded = self.decoded if options.labels is None else label_splits(self.decoded, options.labels)
+        return decoded if with_test else replace(decoded, test=None)
+
+    def load_dataset(self, split: Literal["train", "test"], options: DecodeOptions) -> ImageDataset:
+        """Return one split."""
+        check_not_resized(self.datasets["train"], options.resize_shorter)
+        return self.datasets.get(split, self.datasets["train"])
+
+    def load_test(self, classes: tuple[str, ...], kind: ChosenKind, options: DecodeOptions) -> ImageDataset:
+        """Return the test split; it lies in memory whatever ``kind`` says."""
+        return renumbered(self.datasets.get("test", self.datasets["train"]), classes)
+
+    def list_images(self, split: Split) -> ImageList:
+        """Return the images of one split or of all, each with its split as the first part of its name."""
+        sets = {name: dataset for name, dataset in self.datasets.items() if split in ("all", name)}
+        if not sets:
+            raise ValueError(f"{self.name} has no images of the split {split}")
+        names = tuple(
+            each if each.startswith(f"{name}/") else f"{name}/{each}"
+            for name, dataset in sets.items()
+            for each in dataset.names
+        )
+        labels = torch.cat([dataset.labels for dataset in sets.values()]).numpy()
+
+        def read(wanted: Collection[int], _: DecodeOptions) -> Iterator[tuple[int, Pixels | str]]:
+            chosen, start = set(wanted), 0
+            for dataset in sets.values():
+                for index in range(len(dataset)):
+                    if start + index in chosen:
+                        pixels: Pixels = image_at(dataset, index).cpu().numpy()
+                        yield start + index, pixels
+                start += len(dataset)
+
+        return ImageList(names, labels, self.datasets["train"].classes, read)
+
+
+def image_at(dataset: ImageDataset, index: int) -> Tensor:
+    """Return one image of a data set, uint8 ``[H, W, 3]``."""
+    images = dataset.images
+    return images.image(index) if isinstance(images, RaggedImages) else images[index]
+
+
+def check_not_resized(dataset: ImageDataset, resize_shorter: int | None) -> None:
+    """Raise ValueError where ``resize_shorter`` asks for less than a set of pixels has; it would have no effect."""
+    shorter = min(dataset.images.shape[1:3]) if isinstance(dataset.images, Tensor) else 0
+    if resize_shorter is not None and resize_shorter < shorter:
+        raise ValueError(
+            f"resize_shorter is for image files, and {dataset.source} holds {shorter} px images as pixels: "
+            f"leave resize_shorter={resize_shorter} out, the augmentation resizes anyway"
+        )

@@ -62,7 +62,7 @@ class Sampler(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The harness, without contraction to fma, as nvcc is told."""
+    """The harness, compiled without contraction to fma, like the real build."""
     target = tmp_path_factory.mktemp("emulation") / "emulated.so"
     flags = ["-std=c++20", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-pthread"]
     flags += os.environ.get("CXXFLAGS", "").split()  # such as -fsanitize=address, as for the library

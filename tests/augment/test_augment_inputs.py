@@ -118,7 +118,7 @@ def test_missing_library(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(fastclr.augment.simclr.native, "kernels", lambda device: missing)
     assert not SimCLRAugment.supports("cpu")
     assert not SimCLRAugment.supports("xla")
-    with pytest.warns(RuntimeWarning, match="not built: no torch; to mend it: make build"):
+    with pytest.warns(RuntimeWarning, match="not built: no torch; to fix it: make build"):
         assert torch.equal(SimCLRAugment(CONFIG)(images, IDS, 0), expected)
     with pytest.raises(RuntimeError, match="no native augmentation for cpu tensors: not built: no torch"):
         SimCLRAugment(CONFIG, impl="native")(images, IDS, 0)
@@ -142,8 +142,8 @@ def bad_inputs() -> list[tuple[object, object, type[Exception], str]]:
         (images, index + 1, ValueError, "indices must be below the number of images 4, got 4"),
         (images, index - 1, ValueError, "indices must not be negative, got -1"),
         (images, index.to("meta"), ValueError, "indices is on meta, expected cpu"),
-        (RaggedImages(flat, index * 216 + 1, sizes), None, ValueError, r"image 3 of \(8, 9\) pixels from byte 649"),
-        (RaggedImages(flat, index - 1, sizes), None, ValueError, "image 0 of .* from byte -1"),
+        (RaggedImages(flat, index * 216 + 1, sizes), None, ValueError, r"image 3 of \(8, 9\) .* at byte 649"),
+        (RaggedImages(flat, index - 1, sizes), None, ValueError, "image 0 of .* at byte -1"),
         (RaggedImages(flat, index, sizes * 0), None, ValueError, r"image 0 of \(0, 0\) pixels"),
         (RaggedImages(flat, index[:0], sizes[:0]), None, ValueError, "images is empty"),
     ]  # fmt: skip

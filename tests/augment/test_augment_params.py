@@ -142,7 +142,7 @@ def test_params_print_save_and_load(tmp_path: Path) -> None:
     order = params.order[0, 0].tolist()
     assert ("".join("bcsh"[op] for op in order) if order[0] >= 0 else "-") == table[2].split()[11]
     torch.save({"other": 1}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="holds no augmentation parameters"):
+    with pytest.raises(ValueError, match="does not contain augmentation parameters"):
         AugmentParams.load(tmp_path / "other.pt")
 
 
@@ -161,7 +161,7 @@ def test_params_print_save_and_load(tmp_path: Path) -> None:
         ({"jitter": (0.1, 0.1, 0.1, 0.6)}, "hue"),
         ({"jitter": (-0.1, 0.1, 0.1, 0.1)}, "jitter must be strengths from 0 to 100"),
         ({"jitter": (0.1, 0.1, 0.1)}, "jitter must be a tuple of 4 finite numbers"),
-        ({"mean": (0.5, 0.5, 0.5)}, "mean and std are given together"),
+        ({"mean": (0.5, 0.5, 0.5)}, "mean and std must be given together"),
         ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.0, 0.5)}, "std must be positive"),
         ({"style": "pil"}, "style must be 'torchvision' or 'simclr_tf', got 'pil'"),
         ({"brightness": "additive"}, "brightness must be 'multiplicative' in style 'torchvision'"),
@@ -208,9 +208,9 @@ def test_params_refuses(
         (
             {"config": [CONFIG, AugmentConfig(32)]},
             ValueError,
-            "the views of one tensor share their size, got 64 and 32",
+            "all views must have the same size, got 64 and 32",
         ),
-        ({"config": [CONFIG] * 3, "views": 2}, ValueError, "views must be the number of configurations 3, got 2"),
+        ({"config": [CONFIG] * 3, "views": 2}, ValueError, "views must equal the number of configurations, 3, got 2"),
         ({"views": 3, "first_view": 65534}, ValueError, "first_view must be 0 to 65533 for 3 views, got 65534"),
         ({"views": 0}, ValueError, "views must be 1 to 65536, got 0"),
         ({"seed": -1}, ValueError, "seed must be 0 to 2.63 - 1, got -1"),

@@ -1,4 +1,4 @@
-"""The sampler: the same bits everywhere, and torchvision's distributions."""
+"""The sampler: identical bits everywhere, and torchvision's distributions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def draw(
     ],
 )
 def test_three_samplers_agree(config: AugmentConfig) -> None:
-    """C++ operator, pybind11 module and NumPy: bit for bit, for large ids, seeds, epochs and odd sizes."""
+    """C++ operator, pybind11 module and NumPy agree bitwise for large ids, seeds, epochs and odd sizes."""
     host = pytest.importorskip("fastclr._host", reason="the pybind11 module is not built")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, 2**63 - 1, (3000,), generator=generator)
@@ -66,13 +66,13 @@ def test_a_function_of_id_alone() -> None:
     torch.set_num_threads(threads)
     for other in (draw(CONFIG, ids, sizes, 4, seed=5), draw(CONFIG, ids, sizes, 3, seed=6), whole.flip(0)):
         for columns in (slice(0, 4), slice(5, 9), slice(9, 10), slice(11, 12)):
-            # equal now and then by chance: the crop of a narrow image, no jitter, no blur
+            # these are sometimes equal by chance: the crop of a narrow image, no jitter, no blur
             assert float((other[..., columns] == whole[..., columns]).all(-1).float().mean()) < 0.4
 
 
 @pytest.mark.parametrize("size", [(375, 500), (400, 20), (32, 32)])
 def test_boxes_follow_torchvision(size: tuple[int, int]) -> None:
-    """Kolmogorov-Smirnov against RandomResizedCrop.get_params, the fallback of narrow images included."""
+    """Kolmogorov-Smirnov against RandomResizedCrop.get_params, including the fallback for narrow images."""
     boxes = draw(CONFIG, torch.arange(DRAWS), size, seed=1, views=1)[0, :, :4].double().numpy()
     torch.manual_seed(1)
     image = torch.empty(3, *size)

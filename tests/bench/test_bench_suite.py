@@ -1,4 +1,4 @@
-"""Suites: boxed in time, restartable, and no result of another machine in the same file."""
+"""Suites: time-limited, resumable, and never mixing results of two machines in one file."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def steady() -> int:
-    # what is allocated in between splits the first few blocks that were freed
+    # allocations in between split the first few freed blocks
     for _ in range(50):
         faults()
     return max(faults() for _ in range(5))

@@ -167,7 +167,7 @@ def dali(case: AugmentCase) -> Attempt:
     arrays = [image.numpy() for image in case.images(case.count)]
     on_gpu = case.device != "cpu"
     options = {"num_threads": torch.get_num_threads(), "device_id": 0 if on_gpu else None, "seed": 0}
-    built = nvidia.Pipeline(batch_size=len(arrays), prefetch_queue_depth=AHEAD, **options)
+    built = nvidia.Pipeline(batch_size=len(arrays), prefetch_queue_depth=IN_FLIGHT, **options)
     with built:
         source = fn.external_source(lambda: arrays, batch=True, layout="HWC")
         source = source.gpu() if on_gpu else source
@@ -182,14 +182,14 @@ def dali(case: AugmentCase) -> Attempt:
     return _attempt(case, views, case.count, lambda: None)
 
 
-AHEAD = 2  # runs of a DALI pipeline in flight at a time, DALI's own default
+IN_FLIGHT = 2  # runs of a DALI pipeline in flight at a time, DALI's own default
 
 
 def dali_start(pipeline: Any) -> None:
     """Build a pipeline and consume the runs that DALI prefetches with the first one."""
     pipeline.build()
     pipeline.schedule_run()
-    for _ in range(AHEAD):
+    for _ in range(IN_FLIGHT):
         pipeline.share_outputs()
         pipeline.release_outputs()
 
@@ -200,14 +200,14 @@ def dali_runs(pipeline: Any, count: int) -> Iterator[Any]:
     `Pipeline.run` would prefetch further runs, which would continue in the background during the other contestants'
     turns.
     """
-    for _ in range(min(AHEAD, count)):
+    for _ in range(min(IN_FLIGHT, count)):
         pipeline.schedule_run()
     for index in range(count):
         yield pipeline.share_outputs()
         if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()  # the caller's copies must end before DALI reuses the memory
         pipeline.release_outputs()
-        if index + AHEAD < count:
+        if index + IN_FLIGHT < count:
             pipeline.schedule_run()
 
 

@@ -46,7 +46,7 @@ class Ceilings:
                 torch.set_float32_matmul_precision(before)
 
         name = str(dtype).removeprefix("torch.")
-        return self._once(f"{name} flops" + (f" ({precision})" if precision != "highest" else ""), measure)
+        return self._cached(f"{name} flops" + (f" ({precision})" if precision != "highest" else ""), measure)
 
     def copy(self) -> float:
         """Bytes per second that a copy reads and writes."""
@@ -57,7 +57,7 @@ class Ceilings:
             target = torch.zeros_like(source)
             return 2.0 * count / self._seconds(lambda _: target.copy_(source))
 
-        return self._once("copy bytes", measure)
+        return self._cached("copy bytes", measure)
 
     def exps(self) -> float:
         """float32 exponentials per second, with the arguments already in registers (CUDA) or in the cache (CPU)."""
@@ -79,9 +79,9 @@ class Ceilings:
             finally:
                 torch.set_num_threads(threads)
 
-        return self._once("exponentials", measure)
+        return self._cached("exponentials", measure)
 
-    def _once(self, name: str, measure: Callable[[], float]) -> float:
+    def _cached(self, name: str, measure: Callable[[], float]) -> float:
         if name not in self.rates:
             self.rates[name] = measure()
         return self.rates[name]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fastclr.augment import AugmentConfig, SimCLRAugment
 from fastclr.bench.augment_cases import jpegs, photo_file
-from fastclr.bench.augment_peers import AHEAD, dali_runs, dali_start, dali_tensors, dali_view, torchvision_steps
+from fastclr.bench.augment_peers import IN_FLIGHT, dali_runs, dali_start, dali_tensors, dali_view, torchvision_steps
 from fastclr.bench.ceilings import Ceilings
 from fastclr.bench.rows import Attempt, Contestant, Row, Unsuitable, WrongResultError
 from fastclr.bench.timing import Effort, contest
@@ -199,7 +199,7 @@ def all_dali(case: LoaderCase) -> Attempt:
     fn: Any = import_module("nvidia.dali.fn")
     on_gpu = case.device != "cpu"
     options = {"num_threads": max(1, case.workers), "device_id": 0 if on_gpu else None, "seed": 0}
-    pipeline = dali.Pipeline(batch_size=case.batch, prefetch_queue_depth=AHEAD, **options)
+    pipeline = dali.Pipeline(batch_size=case.batch, prefetch_queue_depth=IN_FLIGHT, **options)
     with pipeline:
         encoded, _ = fn.readers.file(file_root=str(jpeg_folder(case.count)), random_shuffle=True, name="files")
         decoded = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu")
@@ -280,7 +280,7 @@ def decoders(case: LoaderCase) -> list[Contestant]:
         fn: Any = import_module("nvidia.dali.fn")
         on_gpu = case.device != "cpu"
         options = {"num_threads": max(1, case.workers), "device_id": 0 if on_gpu else None}
-        pipeline = nvidia.Pipeline(batch_size=case.batch, prefetch_queue_depth=AHEAD, **options)
+        pipeline = nvidia.Pipeline(batch_size=case.batch, prefetch_queue_depth=IN_FLIGHT, **options)
         with pipeline:
             encoded, _ = fn.readers.file(file_root=str(jpeg_folder(case.count)))
             pipeline.set_outputs(fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu"))

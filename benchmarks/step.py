@@ -45,7 +45,7 @@ LADDER = (
     Rung("+bf16, channels_last", augment=True, loss=True, bf16=True),
     Rung(OURS, augment=True, loss=True, bf16=True, compile=True),
 )
-SAYS = {
+RUNG_NOTES = {
     "pytorch": "torchvision v2 per image on the CPU, dense loss, float32",
     "+augment": "SimCLRAugment on the batch",
     "+loss": "and nt_xent",
@@ -97,7 +97,7 @@ class StepCase:
             return Row(suite="step", case=self.name, provider="", status="ok", unit="images", parameters=parameters)
 
         def contestant(rung: Rung) -> Contestant:
-            return Contestant(rung.name, lambda: attempt(self, rung), ("torchvision", "timm"), SAYS[rung.name])
+            return Contestant(rung.name, lambda: attempt(self, rung), ("torchvision", "timm"), RUNG_NOTES[rung.name])
 
         chosen = [contestant(rung) for rung in LADDER if not only or rung.name in only]
         return contest(chosen, base, torch.device(self.device), effort)

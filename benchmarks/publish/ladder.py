@@ -24,7 +24,7 @@ from fastclr.bench import machine
 from fastclr.bench.augment_peers import torchvision_steps
 from fastclr.bench.ceilings import Ceilings
 from fastclr.bench.rows import OURS, Row, Spread
-from fastclr.bench.step import LADDER, SAYS, Rung, StepCase, Trainer
+from fastclr.bench.step import LADDER, RUNG_NOTES, Rung, StepCase, Trainer
 from fastclr.bench.suite import Planned, failures, run_suites
 from fastclr.bench.timing import Effort
 from fastclr.data import ImageDataset, ResidentLoader, load_splits
@@ -92,7 +92,7 @@ class LadderCase:
             begin = time.perf_counter()
             loss = take(trainer, batches, steps)
             samples.append(time.perf_counter() - begin)
-        note = f"{SAYS[self.rung.name]}; warm-up of {warm} steps took {first:.1f} s"
+        note = f"{RUNG_NOTES[self.rung.name]}; warm-up of {warm} steps took {first:.1f} s"
         row = Row(suite="ladder", case=self.name, provider=self.rung.name, status="ok", unit="images", note=note)
         row.parameters = {"encoder": config.encoder, "width": config.width, "batch": config.batch_size}
         row.parameters |= {"images": len(self.data), "workers": self.workers, "device": self.device, "loss": loss}

@@ -84,6 +84,7 @@ for _name, _fake in (("ntxent_prologue", _fake_prologue), ("ntxent_fwd", _fake_f
     torch.library.register_fake(f"fastclr::{_name}", _fake)
 
 
+# calling one of these runs _dispatch, hence the back end's function of the same name
 ntxent_prologue = torch.ops.fastclr.ntxent_prologue.default
 ntxent_fwd = torch.ops.fastclr.ntxent_fwd.default
 ntxent_bwd = torch.ops.fastclr.ntxent_bwd.default

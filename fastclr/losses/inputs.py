@@ -1,4 +1,4 @@
-"""Checks, row functions and "auto" options (implementation, precision, exponent shift) shared by all losses."""
+"""What all losses share, in plain torch: input checks, row functions, and the resolution of "auto" options."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fill new tensors with NaN, so that values a kernel fails to write are noticed; rows past the end do not matter."""
+    """Fill new tensors with NaN, so that values a kernel fails to write are noticed; rows past the end are free."""
 
     def poisoned(create):
         def wrapper(*args, **kwargs):

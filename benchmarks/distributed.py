@@ -55,7 +55,7 @@ class DistributedCase:
         return replace(self, ranks=2, rows=64, dim=16)
 
     def run(self, ceilings: Ceilings, effort: Effort, only: tuple[str, ...] = ()) -> list[Row]:
-        """Time all contestants, or those named by `only`, in processes of their own."""
+        """Time all contestants, or those named by `only`, in separate processes."""
         names = [name for name in PROVIDERS if not only or name in only]
         backend = "gloo" if self.device == "cpu" else "nccl"
         parameters = {**asdict(self), "backend": backend, "temperature": TEMPERATURE}

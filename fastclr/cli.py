@@ -22,7 +22,7 @@ COMMANDS = {
     "data": "report what a data set holds, what is wrong with it, and how fast it decodes; --clear-cache",
     "profile": "where the time of a training step goes, and what to change",
     "augment-grid": "a contact sheet of images and their random views",
-    "bench": "time the loss or the augmentation on this machine, beside other libraries",
+    "bench": "time the loss or the augmentation on this machine, against other libraries",
     "info": "what is installed, built and available, and how to fix what is not",
 }
 BAD_INPUT = 2

@@ -2,19 +2,19 @@
 
 The rules of the clock follow those of airbench:
 
-- It runs while the model trains: from the first batch, with all images decoded and on the device and everything
-  imported, over all calls that the run is spread over. The augmentation counts.
-- The first step of every call, which compiles and tunes, is reported beside it (`compile_s`); so is everything else
-  that passes (`elapsed_s`).
-- It stands still during evaluations and checkpoints. A kNN evaluation (k = 10, cosine, the features h of the training
-  images as the bank) runs every few epochs; the time is that of the first one at or above the target. The schedule ends
-  where the preset says, whether the target is passed before it or not, and the last accuracies are reported too.
-- The last accuracies, kNN and a linear probe on frozen features, are those of the exported encoder: its file is read
+- It runs while the model trains, over all calls of the run, starting at the first batch with all images decoded and on
+  the device and everything imported. The augmentation counts.
+- The first step of every call, which compiles and tunes, is reported separately (`compile_s`), as is the total time
+  elapsed (`elapsed_s`).
+- It pauses during evaluations and checkpoints. A kNN evaluation (k = 10, cosine, the features h of the training images
+  as the bank) runs every few epochs; the time is that of the first one at or above the target. The schedule always
+  ends where the preset says, even if the target is reached before, and the final accuracies are reported too.
+- The final accuracies, kNN and a linear probe on frozen features, are those of the exported encoder: its file is read
   back with the lines that the model card prints, without the network that was trained.
-- Beside them stands the ceiling: the same architecture trained with the labels of the same files, under the same
+- They are reported with a ceiling: the same architecture trained with the labels of the same files, under the same
   augmentation (one view) and settings, for fewer epochs.
 
-A call trains for at most --minutes and leaves the run in --work; the next call goes on from its last checkpoint. The
+A call trains for at most --minutes and leaves the run in --work; the next call resumes from its last checkpoint. The
 checkpoint (weights and momentum in float32) takes about 95 MB: keep --work on the machine between calls.
 """
 

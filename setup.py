@@ -1,4 +1,4 @@
-"""Builds the native parts that this machine can build; fastclr/_build_plan.py decides which, and why."""
+"""Builds the native parts that fastclr/_build_plan.py selects for this machine."""
 
 import glob
 import importlib.util
@@ -17,7 +17,7 @@ from setuptools.errors import BaseError, CCompilerError
 ROOT = Path(__file__).resolve().parent
 spec = importlib.util.spec_from_file_location("fastclr_build_plan", ROOT / "fastclr" / "_build_plan.py")
 plans = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = plans  # dataclasses look their module up
+sys.modules[spec.name] = plans  # dataclasses look up their module here
 spec.loader.exec_module(plans)
 
 # no contraction to fma: CPU, CUDA and NumPy must round alike
@@ -27,7 +27,7 @@ TORCH_TARGET = ("TORCH_TARGET_VERSION", "0x020b000000000000")  # 2.11, the oldes
 
 
 def extension(target):
-    """Return the Extension of one target; the libraries hold no Python symbols and are loaded by torch."""
+    """Return the Extension of one target; torch loads the libraries, which contain no Python symbols."""
     if target == "host":
         name, sources = "fastclr._host", glob.glob("csrc/host/*.cpp")
         options = {"include_dirs": [str(plans.package_dir("pybind11") / "include")]}
@@ -67,7 +67,7 @@ def write_build_json(folder):
 
 
 class BuildPy(build_py):
-    """Adds the record to installations that build nothing; otherwise BuildExt does, which knows what failed."""
+    """Writes the record of installations that build nothing; otherwise BuildExt does, which knows what failed."""
 
     def run(self):
         super().run()
@@ -76,7 +76,7 @@ class BuildPy(build_py):
 
 
 class BuildExt(build_ext):
-    """Compiles C++ in parallel and CUDA with nvcc; a failure ends the installation only if the target was asked for."""
+    """Compiles C++ in parallel and CUDA with nvcc; a failure is fatal only if the target was explicitly requested."""
 
     def get_ext_filename(self, fullname):
         name = super().get_ext_filename(fullname)
@@ -105,8 +105,8 @@ class BuildExt(build_ext):
         except (BaseError, CCompilerError, OSError) as error:
             if target in PLAN.required:
                 raise
-            FAILED[target] = "the compiler or linker failed; its message is in the log of the installation"
-            print(f"fastclr: {target}: skip after all: {error}", file=sys.stderr)
+            FAILED[target] = "the compiler or linker failed; its message is in the installation log"
+            print(f"fastclr: {target}: skipped after a failure: {error}", file=sys.stderr)
 
     def run(self):
         super().run()

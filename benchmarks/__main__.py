@@ -6,5 +6,5 @@ import sys
 
 from fastclr.bench.suite import main
 
-if __name__ == "__main__":  # processes that a suite starts import this module again
+if __name__ == "__main__":  # the processes that a suite spawns import this module again
     sys.exit(main())

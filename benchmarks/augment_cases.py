@@ -1,4 +1,4 @@
-"""Two random views of a batch: cases, images, the gate, the share of the copy bandwidth."""
+"""Two random views of a batch: cases, images, gate, and the floor that copy bandwidth sets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fastclr.bench.timing import Effort, contest
 PHOTOS = "imagenet-sample-400.tar"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LIMITS = {"float32": 5e-5, "bfloat16": 1 / 128}  # absolute, of pixels in [0, 1]
-CHECKED = 2  # images that go through the readable implementation
+CHECKED = 2  # images that the gate compares with the reference implementation
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class AugmentCase:
     """A batch of uint8 images and SimCLR's recipe for them.
 
     Args:
-        size: side of the views; 32 takes the CIFAR recipe (no blur), more the ImageNet one.
-        count: images; what works image by image on a CPU gets `slow_count` of them.
-        dtype: of the views.
-        device: where they are augmented.
+        size: side of the views; 32 selects the CIFAR recipe (no blur), more the ImageNet one.
+        count: number of images; contestants that work image by image on a CPU get `slow_count` of them.
+        dtype: dtype of the views.
+        device: where the images are augmented.
     """
 
     size: int
@@ -50,7 +50,7 @@ class AugmentCase:
         return f"{kind}-{self.size}" + ("" if self.dtype == "float32" else f"-{self.dtype}") + batch
 
     def toy(self) -> AugmentCase:
-        """The same with few images."""
+        """The same case with few images."""
         return replace(self, count=4, slow_count=2)
 
     @property
@@ -60,11 +60,11 @@ class AugmentCase:
 
     @property
     def window(self) -> int:
-        """Size of the blur's kernel; 1 for none."""
+        """Size of the blur kernel; 1 means no blur."""
         return 2 * (self.size // 10 // 2) + 1 if self.config.blur_p > 0 else 1
 
     def images(self, count: int) -> list[Tensor]:
-        """The first images, uint8 ``[H, W, 3]`` on the CPU: photos at 224 pixels, else noise of one size."""
+        """The first `count` images, uint8 ``[H, W, 3]`` on the CPU: photos at size 224, else noise of one size."""
         if self.size > 96:
             return photos(count) if self.device == "cpu" else noise(count, 375, 500)
         return noise(count, self.size, self.size)
@@ -80,12 +80,12 @@ class AugmentCase:
         floor = None if effort.toy else self.floor_s(ceilings)
         rows = contest(contestants, base, torch.device(self.device), effort, memory=self.device != "cpu")
         for row in rows:
-            # the others read other amounts of pixels, or fewer images
+            # the other contestants read a different number of pixels, or fewer images
             row.floor_s = floor if row.provider == "fastclr" and row.time else None
         return rows
 
     def floor_s(self, ceilings: Ceilings) -> float:
-        """Seconds that a copy takes for the crops (read) and the views (written)."""
+        """Seconds that it takes to read the crops and write the views at copy bandwidth."""
         ids = torch.arange(self.count)
         sizes = torch.tensor([image.shape[:2] for image in self.images(self.count)])
         crops = 3.0 * float(SimCLRAugment(self.config, views=2).params(ids, 0, sizes).crop[..., 2:].prod(-1).sum())
@@ -103,7 +103,7 @@ def cases(device: torch.device) -> list[AugmentCase]:
 
 
 def check_views(case: AugmentCase, views: Tensor, count: int) -> None:
-    """Raise unless the views are two of `count` images, of the right size and dtype, and within [0, 1]."""
+    """Raise unless these are two views of `count` images, of the right size and dtype, and within [0, 1]."""
     size = case.size
     if views.flatten(0, -4).shape != (2 * count, 3, size, size) or views.dtype != DTYPES[case.dtype]:
         raise WrongResultError(float("inf"), 0, f"views are {list(views.shape)} {views.dtype}")
@@ -113,7 +113,7 @@ def check_views(case: AugmentCase, views: Tensor, count: int) -> None:
 
 
 def check_pixels(case: AugmentCase) -> float:
-    """Return the largest difference between the operator and the readable implementation in float32."""
+    """Return the largest difference between the operator and the reference implementation in float32."""
     worst, dtype = 0.0, DTYPES[case.dtype]
     for index, image in enumerate(case.images(CHECKED)):
         source, ids = image[None].to(case.device), torch.tensor([index], device=case.device)
@@ -126,14 +126,14 @@ def check_pixels(case: AugmentCase) -> float:
 
 
 def photo_file() -> Path | None:
-    """Return the archive of photos in the folder FASTCLR_TEST_DATA, if it is there."""
+    """Return the archive of photos in the folder FASTCLR_TEST_DATA, if it exists."""
     path = Path(os.environ.get("FASTCLR_TEST_DATA", "")) / PHOTOS
     return path if path.is_file() else None
 
 
 @functools.cache
 def photos(count: int) -> list[Tensor]:
-    """Return decoded photos of 400 to 500 pixels; where there are none, noise of such sizes."""
+    """Return decoded photos of 400 to 500 pixels, or noise of such sizes if there are none."""
     archive = photo_file()
     if archive is None:
         generator = torch.Generator().manual_seed(0)
@@ -145,7 +145,7 @@ def photos(count: int) -> list[Tensor]:
 
 
 def jpegs(archive: Path, count: int) -> list[bytes]:
-    """Return the first JPEG files of a tar."""
+    """Return the contents of the first JPEG files in a tar."""
     found: list[bytes] = []
     with tarfile.open(archive) as opened:
         for member in opened:

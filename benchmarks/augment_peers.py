@@ -1,4 +1,4 @@
-"""SimCLR's augmentation as other libraries do it, with the same recipe as far as they can."""
+"""SimCLR's augmentation in other libraries, as close to the same recipe as they allow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ONE_DRAW = "one draw of parameters for the whole batch: not SimCLR's distributio
 
 
 def contestants(case: AugmentCase) -> list[Contestant]:
-    """Return all; fastclr first."""
+    """Return all contestants, fastclr first."""
     cpu = case.device == "cpu"
     uint8_note = "rounds to bytes after every step"
     per_image = "image by image" if cpu else ONE_DRAW
@@ -64,7 +64,7 @@ def _slow(case: AugmentCase, views_of: Callable[[list[Tensor]], Callable[[], Ten
 
 
 def as_batch(images: list[Tensor]) -> Tensor | RaggedImages:
-    """Return one tensor if the sizes allow it, else one buffer."""
+    """Return one tensor if all images have the same size, else one buffer."""
     if len({image.shape for image in images}) == 1:
         return torch.stack(images)
     sizes = torch.tensor([image.shape[:2] for image in images])
@@ -73,7 +73,7 @@ def as_batch(images: list[Tensor]) -> Tensor | RaggedImages:
 
 
 def fastclr(case: AugmentCase) -> Attempt:
-    """One call for the batch."""
+    """`SimCLRAugment`: one call for the batch."""
     device = torch.device(case.device)
     if not SimCLRAugment.supports(device):
         raise Unsuitable(f"the operator is not built for {device}: `fastclr info` says why")
@@ -84,7 +84,7 @@ def fastclr(case: AugmentCase) -> Attempt:
 
 
 def torchvision_steps(config: AugmentConfig, window: int) -> list[Any]:
-    """Return torchvision's transforms, without conversions; `window` is the size of the blur's kernel, 1 for none."""
+    """Return torchvision's transforms, without conversions; `window` is the size of the blur kernel, 1 for no blur."""
     from torchvision.transforms import v2
 
     steps: list[Any] = [v2.RandomResizedCrop(config.size, scale=config.crop_scale, antialias=True)]
@@ -96,7 +96,7 @@ def torchvision_steps(config: AugmentConfig, window: int) -> list[Any]:
 
 
 def torchvision(case: AugmentCase, as_float: bool) -> Attempt:
-    """torchvision v2: image by image on a CPU (in float32 its numbers are those of fastclr), per batch on a GPU."""
+    """torchvision v2: image by image on a CPU (in float32 it computes what fastclr does), per batch on a GPU."""
     from torchvision.transforms import v2
 
     dtype = DTYPES[case.dtype]
@@ -115,7 +115,7 @@ def torchvision(case: AugmentCase, as_float: bool) -> Attempt:
 
 
 def kornia(case: AugmentCase) -> Attempt:
-    """kornia on the batch, in float32."""
+    """kornia on the whole batch, in float32."""
     import kornia.augmentation as K
 
     config, size = case.config, (case.config.size, case.config.size)
@@ -167,7 +167,7 @@ def dali(case: AugmentCase) -> Attempt:
     arrays = [image.numpy() for image in case.images(case.count)]
     on_gpu = case.device != "cpu"
     options = {"num_threads": torch.get_num_threads(), "device_id": 0 if on_gpu else None, "seed": 0}
-    built = nvidia.Pipeline(batch_size=len(arrays), prefetch_queue_depth=AHEAD, **options)
+    built = nvidia.Pipeline(batch_size=len(arrays), prefetch_queue_depth=IN_FLIGHT, **options)
     with built:
         source = fn.external_source(lambda: arrays, batch=True, layout="HWC")
         source = source.gpu() if on_gpu else source
@@ -182,42 +182,42 @@ def dali(case: AugmentCase) -> Attempt:
     return _attempt(case, views, case.count, lambda: None)
 
 
-AHEAD = 2  # runs of a DALI pipeline that are under way at once, DALI's own default
+IN_FLIGHT = 2  # runs of a DALI pipeline in flight at a time, DALI's own default
 
 
 def dali_start(pipeline: Any) -> None:
-    """Build a pipeline and take the runs that DALI starts with the first one."""
+    """Build a pipeline and consume the runs that DALI prefetches with the first one."""
     pipeline.build()
     pipeline.schedule_run()
-    for _ in range(AHEAD):
+    for _ in range(IN_FLIGHT):
         pipeline.share_outputs()
         pipeline.release_outputs()
 
 
 def dali_runs(pipeline: Any, count: int) -> Iterator[Any]:
-    """Yield the outputs of `count` runs of a started DALI pipeline, to be copied before the next are asked for.
+    """Yield the outputs of `count` runs of a started DALI pipeline; copy each before asking for the next.
 
-    `Pipeline.run` would start runs that nobody asked for, and they would go on in the background while others take
-    their turn.
+    `Pipeline.run` would prefetch further runs, which would continue in the background during the other contestants'
+    turns.
     """
-    for _ in range(min(AHEAD, count)):
+    for _ in range(min(IN_FLIGHT, count)):
         pipeline.schedule_run()
     for index in range(count):
         yield pipeline.share_outputs()
         if torch.cuda.is_available():
-            torch.cuda.current_stream().synchronize()  # the copies, before DALI takes the memory back
+            torch.cuda.current_stream().synchronize()  # the caller's copies must end before DALI reuses the memory
         pipeline.release_outputs()
-        if index + AHEAD < count:
+        if index + IN_FLIGHT < count:
             pipeline.schedule_run()
 
 
 def dali_tensors(outputs: Any) -> list[Tensor]:
-    """Return the outputs of a run as tensors that share its memory."""
+    """Return the outputs of a run as tensors that share their memory."""
     return [from_dlpack(output.as_tensor()) for output in outputs]
 
 
 def dali_view(config: AugmentConfig, window: int, source: Any) -> Any:
-    """Return the graph of one view of DALI images in HWC; `window` is the size of the blur's kernel, 1 for none."""
+    """Return the graph of one view of HWC DALI images; `window` is the size of the blur kernel, 1 for no blur."""
     fn: Any = import_module("nvidia.dali.fn")
     float_type = import_module("nvidia.dali.types").FLOAT
 

@@ -1,4 +1,4 @@
-"""Every case of every suite under pytest-benchmark; with --benchmark-disable its toy, so that no benchmark rots."""
+"""All cases of all suites under pytest-benchmark; with --benchmark-disable only their toys, so that none bit-rots."""
 
 from __future__ import annotations
 

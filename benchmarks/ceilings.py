@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured in the same run: matrix products, copies, exponentials."""
+"""The most the machine can do, measured in the same run: matrix products, copies, exponentials."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from fastclr.bench.timing import TOTAL, sample
 
 MATRIX = {"cuda": 8192, "cpu": 2048}
 COPY_BYTES = {"cuda": 2**31, "cpu": 2**28}
-SLOW_S = 1.0  # such as float16 on a CPU without instructions for it: once is enough
-EXPS_CPU = 2**16  # fits into the cache: the arithmetic is what counts
+SLOW_S = 1.0  # anything slower (float16 on a CPU without instructions for it) is measured only once
+EXPS_CPU = 2**16  # fits into the cache, so that arithmetic is the bottleneck
 
 
 @dataclass
 class Ceilings:
-    """Rates per second of a device, each measured when it is first asked for.
+    """Rates per second of a device, each measured on first use.
 
     Args:
         device: the device.
-        toy: measure on tiny inputs, once; for rehearsals.
-        rates: what was measured, such as ``{"copy bytes": 4.3e12}``.
+        toy: measure once, on tiny inputs; for rehearsals.
+        rates: the measurements so far, such as ``{"copy bytes": 4.3e12}``.
     """
 
     device: torch.device
@@ -46,7 +46,7 @@ class Ceilings:
                 torch.set_float32_matmul_precision(before)
 
         name = str(dtype).removeprefix("torch.")
-        return self._once(f"{name} flops" + (f" ({precision})" if precision != "highest" else ""), measure)
+        return self._cached(f"{name} flops" + (f" ({precision})" if precision != "highest" else ""), measure)
 
     def copy(self) -> float:
         """Bytes per second that a copy reads and writes."""
@@ -57,10 +57,10 @@ class Ceilings:
             target = torch.zeros_like(source)
             return 2.0 * count / self._seconds(lambda _: target.copy_(source))
 
-        return self._once("copy bytes", measure)
+        return self._cached("copy bytes", measure)
 
     def exps(self) -> float:
-        """float32 exponentials per second, with the arguments at hand in registers (CUDA) or in the cache (CPU)."""
+        """float32 exponentials per second, with the arguments already in registers (CUDA) or in the cache (CPU)."""
 
         def measure() -> float:
             if self.device.type == "cuda":
@@ -71,7 +71,7 @@ class Ceilings:
                 return count / self._seconds(lambda _: launch())
             x = torch.linspace(-10, 0, EXPS_CPU)
             out = torch.empty_like(x)
-            # one thread per chunk that fits into its cache; the cores together do this many times as much
+            # measure one thread on a chunk that fits into its cache; all threads together do `threads` times as much
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
             try:
@@ -79,9 +79,9 @@ class Ceilings:
             finally:
                 torch.set_num_threads(threads)
 
-        return self._once("exponentials", measure)
+        return self._cached("exponentials", measure)
 
-    def _once(self, name: str, measure: Callable[[], float]) -> float:
+    def _cached(self, name: str, measure: Callable[[], float]) -> float:
         if name not in self.rates:
             self.rates[name] = measure()
         return self.rates[name]

@@ -1,4 +1,4 @@
-"""One fixture: run a case of the registry; with --benchmark-disable its toy, so that no benchmark rots."""
+"""One fixture that runs a case; with --benchmark-disable its toy, so that no benchmark bit-rots."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def run_case(benchmark: Any) -> Callable[[Case], None]:
-    """Run a case once as the benchmark; its rows, timed contestant by contestant, are in `extra_info`."""
+    """Run a case once as the benchmark; `extra_info` gets its rows, timed per contestant."""
 
     def run(case: Case) -> None:
         torch.set_num_threads(1 if benchmark.disabled else len(os.sched_getaffinity(0)))

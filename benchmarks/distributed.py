@@ -1,4 +1,4 @@
-"""NT-Xent over the rows of several processes: gloo on CPUs, NCCL where there are as many GPUs."""
+"""NT-Xent over the rows of several processes: gloo on CPUs, NCCL where there is a GPU for each."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class DistributedCase:
     """A batch spread over processes.
 
     Args:
-        ranks: processes, on CPUs each with one thread.
+        ranks: number of processes; on CPUs each has one thread.
         rows: M over all ranks.
         dim: D.
-        dtype: of the embeddings.
+        dtype: dtype of the embeddings.
         device: `cpu` for gloo, `cuda` for NCCL with one GPU per rank.
     """
 
@@ -51,11 +51,11 @@ class DistributedCase:
         return f"{self.ranks}-ranks-M{self.rows}-D{self.dim}-{self.dtype}"
 
     def toy(self) -> DistributedCase:
-        """The same with few rows."""
+        """The same case with few rows."""
         return replace(self, ranks=2, rows=64, dim=16)
 
     def run(self, ceilings: Ceilings, effort: Effort, only: tuple[str, ...] = ()) -> list[Row]:
-        """Time all contestants, or those named by `only`, in processes of their own."""
+        """Time all contestants, or those named by `only`, in separate processes."""
         names = [name for name in PROVIDERS if not only or name in only]
         backend = "gloo" if self.device == "cpu" else "nccl"
         parameters = {**asdict(self), "backend": backend, "temperature": TEMPERATURE}
@@ -97,7 +97,7 @@ def cases(device: torch.device) -> list[DistributedCase]:
 
 
 def _rank(rank: int, case: DistributedCase, names: list[str], effort: Effort, folder: str) -> None:
-    """Run all contestants on one rank, in turn; rank 0 writes what the slowest rank needed."""
+    """Run all contestants on one rank, in turn; rank 0 writes the times of the slowest rank."""
     torch.set_num_threads(1)
     device = torch.device("cpu") if case.device == "cpu" else torch.device("cuda", rank)
     if device.type == "cuda":
@@ -137,11 +137,11 @@ def _rank(rank: int, case: DistributedCase, names: list[str], effort: Effort, fo
     if rank == 0:
         Path(folder, "rows.json").write_text(json.dumps(found))
     distributed.destroy_process_group()
-    os._exit(0)  # threads of torch may outlive the interpreter and abort it
+    os._exit(0)  # torch threads that outlive the interpreter could abort the process
 
 
 def _loss(name: str, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """Build a loss that gathers the rows of all ranks."""
+    """Return a loss that gathers the rows of all ranks."""
     if name == "fastclr":
         return NTXentLoss(TEMPERATURE, gather_distributed=True).to(device)
     require("lightly")
@@ -154,7 +154,7 @@ def _loss(name: str, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]
 def _check(
     whole: LossCase, views: list[Tensor], mine: slice, loss_of: Callable[[Tensor, Tensor], Tensor], ranks: int
 ) -> float:
-    """Return the largest relative error over the ranks; the gradient is the whole batch's times the number of ranks."""
+    """Return the largest relative error over the ranks; gradients are the whole batch's times the number of ranks."""
     for view in views:
         view.grad = None
     loss_of(*views).backward()
@@ -171,7 +171,7 @@ def _check(
 def _step(
     views: list[Tensor], loss_of: Callable[[Tensor, Tensor], Tensor], device: torch.device
 ) -> Callable[[], tuple[float, float]]:
-    """Return what runs forward and backward after a barrier and returns the seconds of both."""
+    """Return a function that runs forward and backward after a barrier and returns the seconds of each."""
     import time
 
     def now() -> float:

@@ -1,4 +1,4 @@
-"""A Triton kernel that computes exponentials and nothing else: the ceiling of the special function units."""
+"""A Triton kernel that only computes exponentials: the ceiling that the special function units set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import triton.language as tl
 BLOCK, REPEATS, ROUNDS = 1024, 16, 64
 
 
-# out[p, i] = a sum of REPEATS * ROUNDS exponentials of different arguments, so that the compiler can drop none
+# out[p, i] sums REPEATS * ROUNDS exponentials of different arguments, so that the compiler cannot eliminate any
 @triton.jit
 def _exp_kernel(out, step, BLOCK: tl.constexpr, REPEATS: tl.constexpr, ROUNDS: tl.constexpr):
     lane = tl.arange(0, BLOCK)
@@ -25,7 +25,7 @@ def _exp_kernel(out, step, BLOCK: tl.constexpr, REPEATS: tl.constexpr, ROUNDS: t
 
 
 def exponentials(blocks: int, device: torch.device) -> tuple[int, Callable[[], torch.Tensor]]:
-    """Return how many exponentials a launch computes, and the launch; it returns float32 ``[blocks * BLOCK]``.
+    """Return the number of exponentials per launch, and the launch, which returns float32 ``[blocks * BLOCK]``.
 
     Element (p, i) is ``sum_k exp2(-(p + i) 1e-6 - k step)`` with ``step = 2**-10`` and k below ``REPEATS * ROUNDS``.
     """

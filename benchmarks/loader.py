@@ -1,4 +1,4 @@
-"""From a folder of JPEG files to two 224 px views, and decoding alone, once over all files."""
+"""Loading: one pass over a folder of JPEG files, to two 224 px views or to decoded pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastclr.augment import AugmentConfig, SimCLRAugment
 from fastclr.bench.augment_cases import jpegs, photo_file
-from fastclr.bench.augment_peers import AHEAD, dali_runs, dali_start, dali_tensors, dali_view, torchvision_steps
+from fastclr.bench.augment_peers import IN_FLIGHT, dali_runs, dali_start, dali_tensors, dali_view, torchvision_steps
 from fastclr.bench.ceilings import Ceilings
 from fastclr.bench.rows import Attempt, Contestant, Row, WrongResultError
 from fastclr.bench.timing import Effort, contest
@@ -32,8 +32,8 @@ class LoaderCase:
     """JPEG files in a folder.
 
     Args:
-        kind: `views` for the way to two views, `decode` for pixels only.
-        count: files.
+        kind: `views` for two views of each file, `decode` for pixels only.
+        count: number of files.
         batch: images per step.
         device: where the views end up.
     """
@@ -49,12 +49,12 @@ class LoaderCase:
         return f"{self.kind}-{self.count}"
 
     def toy(self) -> LoaderCase:
-        """The same with few files."""
+        """The same case with few files."""
         return replace(self, count=6, batch=3)
 
     @property
     def workers(self) -> int:
-        """Threads or processes that decode: all cores, in rehearsals none beside this one."""
+        """Threads or processes that decode: one per core; none but this process in rehearsals."""
         return len(os.sched_getaffinity(0)) if self.count > 6 else 0
 
     def run(self, ceilings: Ceilings, effort: Effort, only: tuple[str, ...] = ()) -> list[Row]:
@@ -78,7 +78,7 @@ def cases(device: torch.device) -> list[LoaderCase]:
 
 
 def contestants(case: LoaderCase) -> list[Contestant]:
-    """Return all ways to two views; those of fastclr first."""
+    """Return all contestants that make two views, those of fastclr first."""
     return [
         Contestant("fastclr-dali", lambda: streaming(case, "dali"), ("nvidia-dali-cuda130",), "DALI decodes only"),
         Contestant("fastclr-torch", lambda: streaming(case, "torch"), note="DataLoader processes decode"),
@@ -91,9 +91,9 @@ def contestants(case: LoaderCase) -> list[Contestant]:
 
 @functools.cache
 def jpeg_folder(count: int) -> Path:
-    """Write `count` JPEG files, photos if FASTCLR_TEST_DATA has them, into a temporary folder; return it."""
+    """Write `count` JPEG files (photos if FASTCLR_TEST_DATA has them) into a temporary folder, and return it."""
     kept = tempfile.TemporaryDirectory(prefix="fastclr-bench-")
-    _FOLDERS.append(kept)  # lives as long as the process
+    _FOLDERS.append(kept)  # keeps the folder until the process ends
     archive = photo_file()
     source = jpegs(archive, count) if archive else drawn_jpegs(min(count, 64))
     for index in range(count):
@@ -124,7 +124,7 @@ def drawn_jpegs(count: int) -> list[bytes]:
 
 
 def attempt_epoch(case: LoaderCase, epoch: Callable[[], Iterator[Tensor]]) -> Attempt:
-    """Build one pass over all images; `epoch` yields views ``[2, n, 3, 224, 224]``."""
+    """Build the attempt that makes one pass over all images; `epoch` yields views ``[2, n, 3, 224, 224]``."""
 
     def consume(_: Any) -> int:
         return sum(views.shape[1] for views in epoch())
@@ -154,7 +154,7 @@ def augmented(case: LoaderCase, batches: Iterator[Any], epoch: int) -> Iterator[
 
 
 def resident(case: LoaderCase, first: bool) -> Attempt:
-    """ResidentLoader, with or without the decoding that comes before the first epoch."""
+    """ResidentLoader, with or without the decoding before the first epoch."""
     folder, epochs = jpeg_folder(case.count), itertools.count()
 
     def loader() -> ResidentLoader:
@@ -190,7 +190,7 @@ def all_dali(case: LoaderCase) -> Attempt:
     fn: Any = import_module("nvidia.dali.fn")
     on_gpu = case.device != "cpu"
     options = {"num_threads": max(1, case.workers), "device_id": 0 if on_gpu else None, "seed": 0}
-    pipeline = dali.Pipeline(batch_size=case.batch, prefetch_queue_depth=AHEAD, **options)
+    pipeline = dali.Pipeline(batch_size=case.batch, prefetch_queue_depth=IN_FLIGHT, **options)
     with pipeline:
         encoded, _ = fn.readers.file(file_root=str(jpeg_folder(case.count)), random_shuffle=True, name="files")
         decoded = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu")
@@ -200,14 +200,14 @@ def all_dali(case: LoaderCase) -> Attempt:
     def epoch() -> Iterator[Tensor]:
         left = case.count
         for outputs in dali_runs(pipeline, -(-case.count // case.batch)):
-            yield torch.stack(dali_tensors(outputs))[:, :left]  # the reader goes round and round
+            yield torch.stack(dali_tensors(outputs))[:, :left]  # the reader wraps around
             left -= case.batch
 
     return attempt_epoch(case, epoch)
 
 
 class TwoViews(torch.utils.data.Dataset[Tensor]):
-    """What most repositories have: opens a file with Pillow and applies the transform twice."""
+    """The usual data set class: opens a file with Pillow and applies the transform twice."""
 
     def __init__(self, files: list[Path], transform: Callable[[Any], Tensor]) -> None:
         self.files, self.transform = files, transform
@@ -242,7 +242,7 @@ def usual(case: LoaderCase) -> Attempt:
 
 
 def decoders(case: LoaderCase) -> list[Contestant]:
-    """Return the decoders; all files in this process, one thread each but DALI."""
+    """Return the decoders; all decode every file in this process, in one thread except for DALI."""
 
     def attempt(decode_all: Callable[[], int]) -> Attempt:
         def check() -> None:
@@ -271,7 +271,7 @@ def decoders(case: LoaderCase) -> list[Contestant]:
         fn: Any = import_module("nvidia.dali.fn")
         on_gpu = case.device != "cpu"
         options = {"num_threads": max(1, case.workers), "device_id": 0 if on_gpu else None}
-        pipeline = nvidia.Pipeline(batch_size=case.batch, prefetch_queue_depth=AHEAD, **options)
+        pipeline = nvidia.Pipeline(batch_size=case.batch, prefetch_queue_depth=IN_FLIGHT, **options)
         with pipeline:
             encoded, _ = fn.readers.file(file_root=str(jpeg_folder(case.count)))
             pipeline.set_outputs(fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu"))

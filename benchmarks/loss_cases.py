@@ -1,4 +1,4 @@
-"""NT-Xent (and CLIP's loss, for libraries that have no other): cases, inputs, the float64 gate, floors."""
+"""NT-Xent (and CLIP's loss, for libraries that have only that): cases, inputs, the float64 gate, floors."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ DTYPES = {
 }
 
 
-# relative error of the gradient that precision explains: inputs and products rounded to 8 (bf16), 11 (tf32) bits
+# relative gradient error that precision alone explains: inputs and products are rounded to 8 (bf16) or 11 (tf32) bits
 LIMITS = {"float64": 1e-8, "float32": 1e-4, "tf32": 2e-2, "bfloat16": 6e-2, "float16": 2e-2}
-TRUE_ROWS = 256  # rows whose gradient is compared; the float64 sums behind them run over all rows
+TRUE_ROWS = 256  # rows whose gradient is compared; their float64 sums run over all rows
 TEMPERATURE = 0.1
 BLOCK_BYTES = 2**28
 
@@ -39,9 +39,9 @@ class LossCase:
     Args:
         rows: M. NT-Xent of N pairs has M = 2N rows, CLIP's loss M rows on either side; both have M x M logits.
         dim: D.
-        dtype: a name of `DTYPES`.
+        dtype: a key of `DTYPES`.
         layout: `ntxent` or `clip`.
-        learnable: the temperature gets a gradient too.
+        learnable: whether the temperature gets a gradient too.
         device: where it runs.
     """
 
@@ -54,11 +54,11 @@ class LossCase:
 
     @property
     def name(self) -> str:
-        """The case's name: what differs between cases."""
+        """The case's name, from the parameters that differ between cases."""
         return f"{self.layout}-M{self.rows}-D{self.dim}-{self.dtype}" + ("-learnable" if self.learnable else "")
 
     def toy(self) -> LossCase:
-        """The same with few rows."""
+        """The same case with few rows."""
         return replace(self, rows=min(self.rows, 64), dim=min(self.dim, 32))
 
     def views(self, layout: Layout | None = None) -> list[Tensor]:
@@ -72,7 +72,7 @@ class LossCase:
 
     @cached_property
     def truths(self) -> dict[Layout, Truth]:
-        """Float64 results by layout, computed once per case."""
+        """Float64 results by layout, cached per case."""
         return {}
 
     def truth(self, layout: Layout) -> Truth:
@@ -82,10 +82,10 @@ class LossCase:
         return self.truths[layout]
 
     def floor_s(self, ceilings: Ceilings) -> float:
-        """Seconds that an O(M D)-memory loss needs for forward and backward at the ceilings of the machine.
+        """Seconds that an O(M D)-memory loss needs for forward and backward at the machine's ceilings.
 
-        NT-Xent: 6 M^2 D operations (logits, the same again, one product), CLIP: 8 M^2 D (two products); 2 M^2
-        exponentials; every input read twice and its gradient written once. Symmetry of NT-Xent saves more.
+        NT-Xent: 6 M^2 D operations (logits, recomputed logits, one product), CLIP: 8 M^2 D (two products); 2 M^2
+        exponentials; every input read twice and its gradient written once. NT-Xent's symmetry can save more.
         """
         m, d = float(self.rows), float(self.dim)
         dtype = DTYPES[self.dtype]
@@ -133,7 +133,7 @@ def cases(device: torch.device) -> list[LossCase]:
 
 @dataclass(frozen=True)
 class Truth:
-    """Float64 loss, the gradient of the rows `picked` of both views, and of the temperature."""
+    """Float64 loss, and its gradients with respect to the rows `picked` of both views and to the temperature."""
 
     loss: float
     picked: Tensor
@@ -142,7 +142,7 @@ class Truth:
 
 
 def exact(views: Sequence[Tensor], tau: float, layout: Layout, count: int = TRUE_ROWS) -> Truth:
-    """Compute loss and gradients in float64, block by block, from closed forms that no contestant shares.
+    """Compute loss and gradients in float64, block by block, from closed forms that no contestant uses.
 
     With unit rows z, ``p_ij = exp(s_ij - lse_i)`` and ``q_ij = exp(s_ij - lse_j)``: NT-Xent has
     ``dL/dz_i = (sum_j (p_ij + q_ij) z_j - 2 z_p(i)) / (M tau)``, CLIP's loss the same over the other side with 2 M;
@@ -186,7 +186,7 @@ def exact(views: Sequence[Tensor], tau: float, layout: Layout, count: int = TRUE
 
 
 def _softmaxes(rows: Tensor, columns: Tensor, tau: float, itself: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return log-sum-exp of every row's logits and their mean under the softmax, in blocks; `itself` is left out."""
+    """Return log-sum-exp and softmax-weighted mean of every row's logits, in blocks; `itself` is excluded."""
     lse, mean = torch.empty_like(rows[:, 0]), torch.empty_like(rows[:, 0])
     for start in range(0, len(rows), _block(len(columns))):
         part = slice(start, start + _block(len(columns)))
@@ -225,7 +225,7 @@ def check_gradient(case: LossCase, layout: Layout, loss: Tensor, views: list[Ten
 
 @contextlib.contextmanager
 def matmul_precision(precision: str) -> Iterator[None]:
-    """Set float32 matrix products to "highest" or "high" (TF32) for a while."""
+    """Set float32 matrix products to "highest" or "high" (TF32) inside the block."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:

@@ -1,4 +1,4 @@
-"""The libraries that `LossCase` compares, each in a small adaptor with the settings that are fair to it."""
+"""The libraries that `LossCase` compares, each behind a small adaptor with settings that are fair to it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fastclr.bench.rows import Attempt, Contestant, Program, Unsuitable
 from fastclr.bench.timing import run
 from fastclr.losses import NTXentLoss
 
-# (z0, z1, tau) -> loss; tau is a number, or a tensor where it is learnt
+# (z0, z1, tau) -> loss; tau is a number, or a tensor if it is learnable
 LossFunction = Callable[[Tensor, Tensor, Any], Tensor]
-GRAPH_UP_TO = 4096  # rows; beyond it launches cost nothing
+GRAPH_UP_TO = 4096  # rows; beyond this the cost of launches is negligible
 EAGER = "eager; logits in the input's dtype, softmax in float32"
-SAFE_SHARE = 0.7  # of the free memory of the host: beyond it the system would end the process
+SAFE_SHARE = 0.7  # of the host's free memory: beyond this the system might kill the process
 
 
 def contestants(case: LossCase) -> list[Contestant]:
-    """Return those that fit the layout of `case`; fastclr first."""
+    """Return the contestants for the layout of `case`, fastclr first."""
     if case.layout == "clip":
         note = "NT-Xent of M/2 pairs, which has as many logits: fastclr has no CLIP loss here"
         return [
@@ -52,7 +52,7 @@ def contestants(case: LossCase) -> list[Contestant]:
             case,
             lambda: metric_learning(case),
             ("pytorch-metric-learning",),
-            matrices=4.25 * case.rows,  # it lists every pair of a positive and a negative
+            matrices=4.25 * case.rows,  # it materialises every (positive, negative) pair
         ),
         _contestant("solo-learn", case, lambda: solo_learn, note="its formula: exp without a shift", matrices=4.3),
     ]
@@ -70,7 +70,7 @@ def _contestant(
     layout: Layout | None = None,
     matrices: float = 0.0,
 ) -> Contestant:
-    """Make a contestant that holds about `matrices` times 4 M^2 bytes."""
+    """Make a contestant that allocates about `matrices` times 4 M^2 bytes."""
 
     def prepare() -> Attempt:
         loss_of = make()
@@ -105,7 +105,7 @@ def attempt(case: LossCase, loss_of: LossFunction, layout: Layout) -> Attempt:
 
 
 def fastclr(case: LossCase) -> LossFunction:
-    """The module with its defaults; where the temperature is learnt, the function with a tensor."""
+    """The module with its defaults; if the temperature is learnable, the function with a tensor."""
     from fastclr.losses import nt_xent
 
     if case.learnable:
@@ -115,7 +115,7 @@ def fastclr(case: LossCase) -> LossFunction:
 
 
 def graphed(case: LossCase) -> Attempt:
-    """Forward and backward of fastclr captured once and replayed."""
+    """fastclr's forward and backward, captured once in a CUDA graph and replayed."""
     views, module = case.views(), NTXentLoss(TEMPERATURE).to(case.device)
 
     def compute() -> tuple[Tensor, ...]:
@@ -146,7 +146,7 @@ def graphed(case: LossCase) -> Attempt:
 
 
 def dense(z0: Tensor, z1: Tensor, tau: Any) -> Tensor:
-    """What most repositories write: the whole matrix of logits, the diagonal masked, cross-entropy."""
+    """The usual implementation: the full matrix of logits with a masked diagonal, and cross-entropy."""
     z = F.normalize(torch.cat([z0, z1]).float(), dim=1).to(z0.dtype)
     logits = (z @ z.T).float() / tau
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
@@ -155,7 +155,7 @@ def dense(z0: Tensor, z1: Tensor, tau: Any) -> Tensor:
 
 
 def clip(x: Tensor, y: Tensor, tau: Any) -> Tensor:
-    """CLIP's loss as its paper writes it: the mean of the cross-entropies over rows and over columns."""
+    """CLIP's loss as in its paper: the mean of the cross-entropies over rows and over columns."""
     x, y = (F.normalize(side.float(), dim=1).to(side.dtype) for side in (x, y))
     logits = (x @ y.T).float() / tau
     positive = torch.arange(len(x), device=x.device)
@@ -163,7 +163,7 @@ def clip(x: Tensor, y: Tensor, tau: Any) -> Tensor:
 
 
 def compiled(loss_of: LossFunction) -> LossFunction:
-    """torch.compile of a plain loss, for exactly this shape."""
+    """torch.compile of a plain loss, specialised to this shape."""
     torch.compiler.reset()
     made: LossFunction = torch.compile(loss_of, dynamic=False)
     return made
@@ -226,12 +226,12 @@ def memeff(case: LossCase) -> LossFunction:
 
 
 def inf_cl(case: LossCase) -> LossFunction:
-    """cal_flash_loss of inf-cl in both directions; `head_dim` has to divide D."""
+    """cal_flash_loss of inf-cl in both directions; its `head_dim` must divide D."""
     require("inf_cl")
     _needs_cuda(case)
     head = math.gcd(case.dim, 128)
     if head < 16:
-        raise Unsuitable(f"its head_dim has to divide D = {case.dim} and be at least 16")
+        raise Unsuitable(f"its head_dim must divide D = {case.dim} and be at least 16")
     from inf_cl import cal_flash_loss
 
     def loss_of(x: Tensor, y: Tensor, tau: Any) -> Tensor:
@@ -245,7 +245,7 @@ def inf_cl(case: LossCase) -> LossFunction:
 
 
 def cut_cross_entropy(case: LossCase) -> LossFunction:
-    """linear_cross_entropy in both directions, the other side as its classifier."""
+    """linear_cross_entropy in both directions, with the other side as the classifier."""
     require("cut_cross_entropy")
     _needs_cuda(case)
     from cut_cross_entropy import linear_cross_entropy
@@ -269,7 +269,7 @@ def require(module: str) -> None:
 
 
 def guard_memory(case: LossCase, needed: float) -> None:
-    """Raise MemoryError before a computation would take the host's memory; a GPU says so by itself."""
+    """Raise MemoryError before a computation would exhaust the host's memory; a GPU raises by itself."""
     if case.device != "cpu":
         return
     from fastclr.device import available_memory

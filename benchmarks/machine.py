@@ -1,4 +1,4 @@
-"""What a result was measured on and with."""
+"""The machine, versions and source tree that a result was measured with."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import torch
 import fastclr
 from fastclr.environment import RECORDED, cpu_name, gpu, package_versions
 
-# glibc's mallopt: numbers and values of M_MMAP_MAX and M_TRIM_THRESHOLD, and their names for processes that start later
+# glibc's mallopt numbers and values of M_MMAP_MAX and M_TRIM_THRESHOLD, by the variables that child processes read
 KEEP_FREED = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1)}
 DEFAULT_MALLOC = "default"
-BUSY = 0.3  # of the load average, as a share of the cores
+BUSY = 0.3  # load average per core above which a machine counts as busy
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep the memory that is freed, in this process and those it starts; tell whether it will.
+    """Make glibc keep freed memory, in this process and those it starts; return whether it will.
 
-    Left to itself it returns large blocks at once, and every call pays for their pages anew. Small allocations in
-    between split the first few blocks that are freed, so that it takes about ten calls until none is new. Other C
-    libraries are left alone.
+    By default it returns large blocks at once, and every call pays for their pages again. Small allocations in
+    between split the first few freed blocks, so it takes about ten calls until no new blocks are needed. With other C
+    libraries this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None or not all(mallopt(number, value) == 1 for number, value in KEEP_FREED.values()):
@@ -43,19 +43,19 @@ def malloc() -> str:
 
 
 def is_busy(here: dict[str, Any]) -> bool:
-    """Tell whether something else was running on the machine that `describe` described."""
+    """Whether something else was running on the machine when `describe` looked."""
     return bool(here["load"] > BUSY * (here["cores"] or 1))
 
 
 def busy_text(here: dict[str, Any]) -> str:
-    """Say so."""
-    return f"the machine is busy (load {here['load']}): the times will be noisy, and worse for what uses all cores"
+    """Return a warning that the machine is busy."""
+    return f"the machine is busy (load {here['load']}): times will be noisy, most of all for code that uses all cores"
 
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Return the machine, the versions and the state of the source tree.
 
-    The commit is git's; where the tree travels without its history, FASTCLR_COMMIT names it.
+    The commit comes from git or, for a tree without its history, from FASTCLR_COMMIT.
     """
     found: dict[str, Any] = {
         "device": device.type,
@@ -63,7 +63,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "malloc": malloc(),
-        "load": round(os.getloadavg()[0], 2),  # before the first measurement: above 0 something else is running
+        "load": round(os.getloadavg()[0], 2),  # before the first measurement, so above 0 something else is running
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"fastclr": fastclr.__version__, **package_versions(RECORDED)},
@@ -76,7 +76,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def nvidia_smi(device: torch.device) -> dict[str, str]:
-    """Return driver, power limit and highest clock of a GPU as nvidia-smi states them; only reads."""
+    """Return driver, power limit and highest clock of a GPU as nvidia-smi reports them; changes nothing."""
     fields = {"driver": "driver_version", "power_limit": "power.limit", "max_clock": "clocks.max.sm"}
     index = str(device.index if device.index is not None else torch.cuda.current_device())
     text = output("nvidia-smi", "-i", index, f"--query-gpu={','.join(fields.values())}", "--format=csv,noheader")
@@ -85,7 +85,7 @@ def nvidia_smi(device: torch.device) -> dict[str, str]:
 
 
 def commit() -> dict[str, Any]:
-    """Return `commit` (None if unknown) and `dirty` of the source tree this package lies in."""
+    """Return `commit` (None if unknown) and `dirty` of the source tree that contains this package."""
     root = Path(fastclr.__file__).resolve().parents[1]
     named = os.environ.get("FASTCLR_COMMIT")
     for folder in (root, Path.cwd()):
@@ -97,7 +97,7 @@ def commit() -> dict[str, Any]:
 
 
 def output(*command: str) -> str:
-    """Return what a command prints, or nothing if it cannot run."""
+    """Return the output of a command, or an empty string if it cannot run."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -105,13 +105,13 @@ def output(*command: str) -> str:
 
 
 def command_line() -> str:
-    """Return how this process was started, without folders of the machine."""
+    """Return this process's command line, without the folders of absolute paths."""
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.orig_argv]
     return " ".join(words)
 
 
 def slug(machine: dict[str, Any]) -> str:
-    """Return a short name for files: the GPU or the CPU, the version of torch, whether freed memory is kept."""
+    """Return a short name for result files: GPU or CPU, torch version, whether freed memory is kept."""
     name = str(machine.get("gpu") or machine["cpu"])
     name = re.sub(r"\((R|TM)\)|NVIDIA|Intel|AMD|Processor|CPU|@.*", " ", name, flags=re.I)
     kind = "" if machine.get("gpu") else "cpu-"

@@ -1,4 +1,4 @@
-"""Bytes that a computation holds at once, counted by PyTorch's own allocators."""
+"""Peak memory of a computation, as counted by PyTorch's own allocators."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(compute: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """Return the most bytes that `compute` holds on `device` at once beyond what was allocated before it."""
+    """Return the peak bytes that `compute` allocates on `device`, beyond what was allocated before."""
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -19,7 +19,7 @@ def peak_bytes(compute: Callable[[], object], device: torch.device | str = "cpu"
         compute()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    # the profiler's library otherwise writes lines about every start and stop, and an error where there is no GPU
+    # otherwise the profiler's library logs every start and stop, and an error where there is no GPU
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         compute()

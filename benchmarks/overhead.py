@@ -1,4 +1,4 @@
-"""What using fastclr costs before it computes anything: importing it, and calling its operators on next to nothing."""
+"""Fixed costs of fastclr: importing it, and calling its operators on tiny inputs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class OverheadCase:
         return self.kind
 
     def toy(self) -> OverheadCase:
-        """The same: it is small."""
+        """The same case: it is small enough."""
         return self
 
     def run(self, ceilings: Ceilings, effort: Effort, only: tuple[str, ...] = ()) -> list[Row]:
@@ -66,7 +66,7 @@ def cases(device: torch.device) -> list[OverheadCase]:
 
 
 def import_rows(names: list[str], times: int) -> list[Row]:
-    """Start processes in turn, each importing torch and then one package."""
+    """Time processes that import torch and then one package, in turn."""
     found: dict[str, list[float]] = {name: [] for name in names if find_spec(name.partition(".")[0]) is not None}
     for _ in range(times):
         for name, samples in found.items():

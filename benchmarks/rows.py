@@ -1,4 +1,4 @@
-"""What a benchmark returns: one row for each contestant of a case, whether it could be timed or not."""
+"""What a benchmark returns: one row per contestant of a case, whether it could be timed or not."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 OURS = "fastclr"
-NOISY = 0.15  # a spread [p20, p80] wider than this share of the median is said to be noisy
+NOISY = 0.15  # a spread [p20, p80] wider than this fraction of the median counts as noisy
 
 Status = Literal["ok", "not installed", "unsuitable", "wrong", "out of memory", "failed"]
-# stages in order; each gets what the one before returned, the first gets None
+# stages in order; each gets the previous stage's result, the first gets None
 Program = Mapping[str, Callable[[Any], Any]]
 
 
 class Unsuitable(Exception):
-    """A contestant that does not do this workload; the message says why."""
+    """The contestant cannot do this workload; the message says why."""
 
 
 class WrongResultError(Exception):
-    """A contestant that computes something else; `error` is how far off it is."""
+    """The contestant computes something else; `error` is how far off it is."""
 
     def __init__(self, error: float, limit: float, what: str) -> None:
         super().__init__(f"{what}: relative error {error:.1e}, limit {limit:.0e}")
@@ -30,13 +30,13 @@ class WrongResultError(Exception):
 
 @dataclass(frozen=True)
 class Attempt:
-    """A contestant that is ready to run: its program, and the gate, which runs it and returns its error.
+    """A contestant ready to run: its program, and its gate, which runs the program once and returns the error.
 
     Args:
         program: the stages of one run.
-        check: runs the program once and returns its relative error; raises WrongResultError beyond the limit.
+        check: the gate; raises WrongResultError if the relative error is beyond the limit.
         work: units (pairs, views, images) of one run.
-        allocates: whether a run takes its memory itself; what replays a CUDA graph took it before.
+        allocates: whether a run allocates its memory; a replayed CUDA graph has done so before.
     """
 
     program: Program
@@ -52,8 +52,8 @@ class Contestant:
     Args:
         name: as shown in tables.
         prepare: builds the attempt; raises ModuleNotFoundError or Unsuitable.
-        packages: the distributions whose versions the row states.
-        note: settings, or what it does differently.
+        packages: the distributions whose versions the row reports.
+        note: its settings, or what it does differently.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Spread:
 
     @property
     def noisy(self) -> bool:
-        """Whether the middle samples differ by more than `NOISY`."""
+        """Whether [p20, p80] is wider than `NOISY` times the median."""
         return self.p80 - self.p20 > NOISY * abs(self.median)
 
 
@@ -88,7 +88,7 @@ class Spread:
 class Row:
     """One contestant on one case; times are seconds per run, `ratio` is its time per unit of work over `reference`'s.
 
-    The ratio is taken round by round, so that a machine that slows down slows both. The reference is the first
+    Ratios are taken round by round, so that a machine that slows down slows both. The reference is the first
     contestant of fastclr that could be timed.
     """
 
@@ -122,7 +122,7 @@ class Row:
         return self.floor_s / self.time.median if self.time and self.floor_s else None
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values, without what is empty."""
+        """Return the fields as plain values, without empty ones."""
         values = dataclasses.asdict(self) | {"share": self.share}
         return {name: value for name, value in values.items() if value not in (None, {}, "")}
 

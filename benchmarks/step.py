@@ -1,4 +1,4 @@
-"""A whole training step by stage, as a ladder: from the usual PyTorch code, one part after the other becomes ours."""
+"""A whole training step by stage, as a ladder: from plain PyTorch code, replacing one part after another by ours."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from fastclr.methods.model import build_model
 from fastclr.training.config import PretrainConfig
 
 TEMPERATURE = 0.5
-# relative error of all gradients together against float64, without and with bfloat16, which rounds every activation of
-# an untrained network; convolutions of float32 run in TF32 on a GPU
+# (device, bfloat16) -> relative error of all gradients together against float64. bfloat16 rounds every activation of an
+# untrained network; float32 convolutions run in TF32 on a GPU
 LIMITS = {("cpu", False): 2e-2, ("cuda", False): 0.1, ("cpu", True): 0.3, ("cuda", True): 0.3}
-CHECKED_LARGE = 16  # images of a gate in float64 where a whole batch would not fit
+CHECKED_LARGE = 16  # images in the float64 gate where a whole batch would not fit
 
 
 @dataclass(frozen=True)
 class Rung:
-    """What a training step is made of; every rung of the ladder changes one thing."""
+    """The parts of a training step; each rung of the ladder changes one of them."""
 
     name: str
     augment: bool = False
@@ -45,7 +45,7 @@ LADDER = (
     Rung("+bf16, channels_last", augment=True, loss=True, bf16=True),
     Rung(OURS, augment=True, loss=True, bf16=True, compile=True),
 )
-SAYS = {
+RUNG_NOTES = {
     "pytorch": "torchvision v2 per image on the CPU, dense loss, float32",
     "+augment": "SimCLRAugment on the batch",
     "+loss": "and nt_xent",
@@ -56,14 +56,14 @@ SAYS = {
 
 @dataclass(frozen=True)
 class StepCase:
-    """A training step of SimCLR on images of one size that lie on the device.
+    """A training step of SimCLR on images of one size that are already on the device.
 
     Args:
         encoder: timm's name; `width` multiplies its channels.
-        size: of the images and of the views, in pixels.
-        batch: images of a step.
-        device: where the model is.
-        backend: of torch.compile.
+        size: side of the images and the views, in pixels.
+        batch: images per step.
+        device: where the model runs.
+        backend: torch.compile's backend.
     """
 
     encoder: str
@@ -79,7 +79,7 @@ class StepCase:
         return f"{self.encoder}-x{self.width:g}-{self.size}px-batch{self.batch}"
 
     def toy(self) -> StepCase:
-        """The same with a thin encoder and few images."""
+        """The same case with a thin encoder and few images."""
         return replace(self, encoder="resnet18", width=0.125, size=32, batch=4, backend="aot_eager")
 
     @property
@@ -97,7 +97,7 @@ class StepCase:
             return Row(suite="step", case=self.name, provider="", status="ok", unit="images", parameters=parameters)
 
         def contestant(rung: Rung) -> Contestant:
-            return Contestant(rung.name, lambda: attempt(self, rung), ("torchvision", "timm"), SAYS[rung.name])
+            return Contestant(rung.name, lambda: attempt(self, rung), ("torchvision", "timm"), RUNG_NOTES[rung.name])
 
         chosen = [contestant(rung) for rung in LADDER if not only or rung.name in only]
         return contest(chosen, base, torch.device(self.device), effort)
@@ -112,7 +112,7 @@ def cases(device: torch.device) -> list[StepCase]:
 
 @dataclass
 class Trainer:
-    """A model with its optimiser, as a rung says; `step` makes one update from views on the device."""
+    """The model and optimiser of a rung; `step` makes one update from views on the device."""
 
     rung: Rung
     model: nn.Module
@@ -123,7 +123,7 @@ class Trainer:
 
     @staticmethod
     def build(case: StepCase, rung: Rung, config: PretrainConfig | None = None) -> Trainer:
-        """Build with weights that are the same for every rung."""
+        """Build the model, with the same weights for every rung."""
         device = torch.device(case.device)
         torch.manual_seed(0)
         model: nn.Module = build_model(config or case.config).to(device)
@@ -151,13 +151,13 @@ class Trainer:
         return nt_xent(*z, TEMPERATURE) if self.rung.loss else dense(*z, TEMPERATURE)
 
     def backward(self, loss: Tensor) -> Tensor:
-        """Replace all gradients."""
+        """Compute all gradients anew."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         return loss
 
     def update(self, loss: Tensor) -> Tensor:
-        """Make the update."""
+        """Update the weights."""
         self.optimizer.step()
         return loss.detach()
 
@@ -188,8 +188,8 @@ def attempt(case: StepCase, rung: Rung) -> Attempt:
 def pictures(count: int, size: int) -> Tensor:
     """Return smooth random images, uint8 ``[count, size, size, 3]``.
 
-    Noise would not do: to an untrained encoder all noise is nearly the same image, and batch normalisation blows up
-    the rounding errors in the differences.
+    Noise would not do: to an untrained encoder all noise images look nearly the same, and batch normalisation amplifies
+    the rounding errors in their differences.
     """
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 5, 5, generator=generator)
@@ -198,7 +198,7 @@ def pictures(count: int, size: int) -> Tensor:
 
 
 def our_views(case: StepCase, channels_last: bool = False) -> Callable[[Any], Tensor]:
-    """Return what makes two views with the operator, on the device if it is built for it."""
+    """Return a function that makes two views with the operator, on the device if it is built for it."""
     device = torch.device(case.device)
     where = device if SimCLRAugment.supports(device) else torch.device("cpu")
     if not SimCLRAugment.supports(where):
@@ -211,7 +211,7 @@ def our_views(case: StepCase, channels_last: bool = False) -> Callable[[Any], Te
 
 
 def usual_views(case: StepCase) -> Callable[[Any], Tensor]:
-    """Return what makes two views with torchvision, image by image on the CPU, in this process."""
+    """Return a function that makes two views with torchvision, image by image on the CPU, in this process."""
     from torchvision.transforms import v2
 
     config = case.config.augment

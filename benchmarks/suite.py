@@ -1,4 +1,4 @@
-"""Runs suites within a box of time, the most important cases first, and goes on where an earlier call stopped."""
+"""Runs suites within a time limit, the most important cases first, and resumes where an earlier call stopped."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from fastclr.bench.timing import Effort
 from fastclr.files import write_text_atomically
 
 FORMAT = 2
-# suite -> how many of its cases belong to the headlines, which all run before the rest
+# suite -> how many of its cases are headlines, which all run before the rest
 SUITES = {"loss": 3, "augment": 2, "step": 1, "loader": 1, "distributed": 1, "overhead": 1}
-# headlines on a CPU: a shared machine changes its speed every ten seconds or so, which the samples have to outlast
+# budget factor of headlines on a CPU: samples must outlast speed changes, every ten seconds or so on a shared machine
 LONGER = 3.0
 SAME = ("device", "cpu", "gpu", "commit", "dirty", "versions", "threads", "malloc", "rehearsal")
 
@@ -39,7 +39,7 @@ class Case(Protocol):
         """Unique within the suite and the device."""
 
     def toy(self) -> Case:
-        """The same in a fraction of a second."""
+        """The same case at a size that takes a fraction of a second."""
 
     def run(self, ceilings: Ceilings, effort: Effort, only: tuple[str, ...] = ()) -> list[Row]:
         """Time all contestants, or those named by `only`."""
@@ -58,7 +58,7 @@ def plan(suites: Sequence[str], device: torch.device) -> list[Planned]:
     """Return the cases of some suites on a device: the headlines of each, then the rest of each.
 
     Raises:
-        ValueError: an unknown suite.
+        ValueError: a suite is unknown.
     """
     if unknown := sorted(set(suites) - set(SUITES)):
         raise ValueError(f"suites must be among {', '.join(SUITES)}, got {', '.join(unknown)}")
@@ -70,7 +70,7 @@ def plan(suites: Sequence[str], device: torch.device) -> list[Planned]:
 
 @dataclass(frozen=True)
 class Joined:
-    """A workload of the loss or the augmentation, and the libraries that are compared on it."""
+    """A workload of the loss or the augmentation, joined with the libraries compared on it."""
 
     workload: LossCase | AugmentCase
 
@@ -80,11 +80,11 @@ class Joined:
         return self.workload.name
 
     def toy(self) -> Joined:
-        """The same in a fraction of a second."""
+        """The same case at a size that takes a fraction of a second."""
         return Joined(self.workload.toy())
 
     def contestants(self) -> list[Contestant]:
-        """Everything that the workload can be compared with."""
+        """All contestants for this workload."""
         if isinstance(self.workload, LossCase):
             return loss_peers.contestants(self.workload)
         return augment_peers.contestants(self.workload)
@@ -113,22 +113,22 @@ def run_suites(
     again: bool = False,
     say: Callable[[str], None] = print,
 ) -> list[Row]:
-    """Run what is planned and not in `path` yet; the file is complete after every case.
+    """Run the planned cases that are not in `path` yet; the file is valid after every case.
 
     Args:
         planned: cases in the order to run them.
         device: where they run.
-        path: JSON file of results, new or of an earlier call.
+        path: JSON file of results, new or from an earlier call.
         effort: time for each case.
-        seconds: no case is started later than this after the call.
-        again: also run what is in `path` already; the other cases of the file stay.
+        seconds: no case starts later than this after the call.
+        again: also rerun cases that are in `path` already; the file's other cases stay.
         say: takes a line of progress.
 
     Returns:
-        all rows of the file.
+        All rows of the file.
 
     Raises:
-        ValueError: `path` holds results of another machine, version or commit.
+        ValueError: `path` has results of another machine, version or commit.
         RuntimeError: a case broke the CUDA device; the cases before it are in `path`.
     """
     begin = time.monotonic()
@@ -141,7 +141,7 @@ def run_suites(
     if stored is not None:
         check_same(path, stored["machine"], here)
     rows = [] if stored is None else [Row.from_json(row) for row in stored["rows"]]
-    # what an earlier call left and this one was not asked for
+    # cases that an earlier call left over and this one does not cover
     elsewhere = set(stored["missing"] if stored else []) - {f"{suite}/{case}" for suite, case in asked}
     ceilings = Ceilings(device, effort.toy, dict(stored["ceilings"]) if stored else {})
     commands = list(dict.fromkeys([*(stored["commands"] if stored else []), machine.command_line()]))
@@ -155,23 +155,23 @@ def run_suites(
         current = left.pop(0)
         found = attempted(current, ceilings, effort)
         broken = device_error(device)
-        if broken:  # whatever ran after that is no result
+        if broken:  # results after the failure are worthless
             found = [failed(current, f"broke the device: {broken}")]
         rows += found
         missing = [f"{p.suite}/{p.case.name}" for p in left] + sorted(elsewhere)
         write(path, here, ceilings, commands, rows, missing)
         say(text_table(f"{current.suite}: {current.case.name}", found))
         if broken:
-            raise RuntimeError(f"{current.suite}/{current.case.name} broke the device: run the command again to go on")
+            raise RuntimeError(f"{current.suite}/{current.case.name} broke the device: run the command again to resume")
     if left:
         say(f"stopped after {time.monotonic() - begin:.0f} s with {len(left)} case(s) to go: run the command again")
     return rows
 
 
 def device_error(device: torch.device) -> str:
-    """Return why a CUDA device is of no use to this process any more, or nothing.
+    """Return why this process can no longer use a CUDA device, or an empty string.
 
-    An access out of bounds in one contestant's kernel makes every later call fail.
+    An out-of-bounds access in one contestant's kernel makes every later call fail.
     """
     try:
         if device.type == "cuda":
@@ -182,7 +182,7 @@ def device_error(device: torch.device) -> str:
 
 
 def attempted(planned: Planned, ceilings: Ceilings, effort: Effort) -> list[Row]:
-    """Run a case; if it breaks as a whole, the suite goes on and a row of fastclr says so."""
+    """Run a case; if the whole case fails, the suite continues and a row of fastclr records it."""
     if planned.headline and ceilings.device.type == "cpu":
         effort = replace(effort, budget_s=LONGER * effort.budget_s)
     try:
@@ -192,7 +192,7 @@ def attempted(planned: Planned, ceilings: Ceilings, effort: Effort) -> list[Row]
 
 
 def failed(planned: Planned, note: str) -> Row:
-    """Return the row of a case that broke as a whole."""
+    """Return the row of a case that failed as a whole."""
     return Row(suite=planned.suite, case=planned.case.name, provider=OURS, status="failed", note=note[:500])
 
 
@@ -200,14 +200,14 @@ def read(path: Path) -> dict[str, Any]:
     """Read a file of results.
 
     Raises:
-        ValueError: it is none, or of another format.
+        ValueError: it is not one, or has another format.
     """
     try:
         stored = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is no file of results: {error}") from error
+        raise ValueError(f"{path} is not a results file: {error}") from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise ValueError(f"{path} must hold results of format {FORMAT}")
+        raise ValueError(f"{path} must contain results of format {FORMAT}")
     return stored
 
 
@@ -219,7 +219,7 @@ def write(
     rows: Sequence[Row],
     missing: Sequence[str],
 ) -> None:
-    """Write a file of results, whole or not at all."""
+    """Write a file of results atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     contents = {
         "format": FORMAT,
@@ -238,22 +238,22 @@ def check_same(path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
     for name in SAME:
         if then.get(name) != now.get(name):
             raise ValueError(
-                f"{path} holds results of {name} {then.get(name)!r}, this is {now.get(name)!r}: give another folder"
+                f"{path} has results of {name} {then.get(name)!r}, this is {now.get(name)!r}: use another folder"
             )
 
 
 def failures(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of fastclr that are wrong or broken; those of others are results."""
+    """Return the rows of fastclr that are wrong or failed; for other libraries these are results too."""
     return [row for row in rows if row.provider.startswith(OURS) and row.status in ("wrong", "failed")]
 
 
 def results_path(folder: Path, device: torch.device) -> Path:
-    """Return the file for this machine in `folder`."""
+    """Return the path of this machine's file in `folder`."""
     return folder / f"{machine.slug(machine.describe(device))}.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and run; 1 if fastclr failed somewhere, 2 for bad input."""
+    """Parse the command line and run; return 1 if fastclr failed somewhere, 2 for bad input."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="python -m fastclr.bench", description=__doc__)
@@ -262,13 +262,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("build/bench"), help="folder of results (default: %(default)s)"
     )
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no case later than this")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no case after this many minutes")
     parser.add_argument("--budget", type=float, help="seconds of samples per case (default: 20 on a CPU, 3 on a GPU)")
-    parser.add_argument("--rehearse", action="store_true", help="toy sizes, one sample: shows that everything runs")
-    parser.add_argument("--again", action="store_true", help="measure again what an earlier call measured")
+    parser.add_argument("--rehearse", action="store_true", help="toy sizes, one sample: checks that everything runs")
+    parser.add_argument("--again", action="store_true", help="repeat cases that an earlier call measured")
     parser.add_argument("--headlines", action="store_true", help="only the most important cases of every suite")
-    parser.add_argument("--keep-freed", action="store_true", help="on a CPU: have the C library keep freed memory")
-    parser.add_argument("--threads", type=int, help="of the CPU (default: all cores; in rehearsals one)")
+    parser.add_argument("--keep-freed", action="store_true", help="on a CPU: make the C library keep freed memory")
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: all cores; one in rehearsals)")
     options = parser.parse_args(arguments)
     from fastclr.device import resolve_device
 
@@ -277,7 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.threads or device.type == "cpu":
             torch.set_num_threads(options.threads or (1 if options.rehearse else len(os.sched_getaffinity(0))))
         if options.keep_freed and not (device.type == "cpu" and machine.keep_freed_memory()):
-            raise ValueError("--keep-freed is for a CPU and glibc")
+            raise ValueError("--keep-freed needs a CPU and glibc")
         planned = plan(options.suites.split(","), device)
         if options.headlines:
             planned = [p for p in planned if p.headline]

@@ -37,14 +37,14 @@ def rate(value: float) -> str:
 
 
 def spread(value: Spread, show: str = "time") -> str:
-    """Format a median with its [p20, p80]; a tilde marks what is noisy."""
+    """Format a median with its [p20, p80]; a tilde marks a noisy one."""
     text = seconds if show == "time" else lambda x: f"{x:.3g}x"
     mark = "~" if value.noisy else ""
     return f"{mark}{text(value.median)} [{text(value.p20)}, {text(value.p80)}]"
 
 
 def text_table(title: str, rows: Sequence[Row]) -> str:
-    """Return the rows of one case as aligned text; what has no time says why."""
+    """Return the rows of one case as aligned text; rows without a time say why."""
     reference = next((row.reference for row in rows if row.reference), "")
     lines = [title + (f"   (factors are times over those of {reference})" if reference else "")]
     width = max([26, *(len(row.provider) + 2 for row in rows)])

@@ -1,4 +1,4 @@
-"""The clock: contestants take turns, so that a machine that gets slower gets slower for all of them."""
+"""The clock: contestants take turns, so that a machine that slows down slows down for all of them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fastclr.environment import package_versions
 SAMPLE_S = {"cpu": 0.1, "cuda": 0.01}  # a sample repeats a short program until it takes about this long
 MOST_INNER = 2000
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 51
-HURRIED_ROUNDS, PATIENCE = 3, 6.0  # fewer rounds where the fewest would take this many times the budget
-CROWDED = 0.5  # share of the GPU's memory beyond which contestants no longer fit beside each other's caches
+HURRIED_ROUNDS, PATIENCE = 3, 6.0  # only this many rounds if FEWEST_ROUNDS would take PATIENCE times the budget
+CROWDED = 0.5  # share of the GPU's memory beyond which contestants' cached blocks no longer fit side by side
 TOTAL = "total"
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much time to spend: `budget_s` of samples per case, or in a `toy` run a single one of the smallest size."""
+    """How much time to spend: `budget_s` of samples per case, or in a `toy` run a single minimal sample."""
 
     budget_s: float = 15.0
     toy: bool = False
@@ -32,7 +32,7 @@ class Effort:
 
 @dataclass
 class _Runner:
-    """A contestant that passed its gate."""
+    """A contestant that has passed its gate."""
 
     row: Row
     program: Program
@@ -51,7 +51,7 @@ def run(program: Program) -> Any:
 def sample(program: Program, inner: int, device: torch.device) -> dict[str, float]:
     """Run a program `inner` times and return seconds per run of every stage, and of all of them as `TOTAL`.
 
-    On CUDA the times are those between events on the current stream: host work counts where the device waits for it.
+    On CUDA these are times between events on the current stream: host work counts only if the device waits for it.
     """
     return _sample_cuda(program, inner, device) if device.type == "cuda" else _sample_cpu(program, inner)
 
@@ -92,13 +92,13 @@ def _sample_cuda(program: Program, inner: int, device: torch.device) -> dict[str
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception means that memory ran out."""
+    """Whether an exception means that memory ran out."""
     cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     return cpu or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def enter(contestant: Contestant, base: Callable[[], Row], device: torch.device, memory: bool) -> Row | _Runner:
-    """Prepare a contestant, put it through its gate and measure its memory; a Row without time if it fails."""
+    """Prepare a contestant, run its gate and measure its memory; return a Row without a time if one of these fails."""
     row = base()
     row.provider, row.note, row.versions = contestant.name, contestant.note, package_versions(contestant.packages)
     try:
@@ -114,7 +114,7 @@ def enter(contestant: Contestant, base: Callable[[], Row], device: torch.device,
     except WrongResultError as error:
         row.status, row.note, row.error = "wrong", str(error), error.error
     except Exception as error:
-        # what a library raises on a workload is a result too: the others go on
+        # an exception from a library is a result too: the other contestants continue
         row.status = "out of memory" if out_of_memory(error) else "failed"
         row.note = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
     else:
@@ -136,12 +136,12 @@ def contest(
     """Time all contestants in turn and return their rows in the given order.
 
     Args:
-        contestants: of one case.
-        base: makes a row that names suite, case, parameters and unit.
-        device: whose clock counts.
+        contestants: the contestants of one case.
+        base: makes a row with suite, case, parameters and unit.
+        device: the device whose clock counts.
         effort: the time to spend.
         memory: also measure peak extra bytes.
-        floor_s: time that the ceilings of the machine allow for a run.
+        floor_s: seconds that a run would take at the machine's ceilings.
     """
     entered = [enter(contestant, base, device, memory) for contestant in contestants]
     runners = [entry for entry in entered if isinstance(entry, _Runner)]
@@ -157,7 +157,7 @@ def contest(
 
 
 def _take_turns(runners: list[_Runner], device: torch.device, effort: Effort) -> None:
-    """Fill the samples of all runners, round by round, each round beginning with another one."""
+    """Take samples of all runners, round by round, starting each round with the next one."""
     if effort.toy:
         for runner in runners:
             _guarded(runner, device, 1, crowded=False)

@@ -1,4 +1,4 @@
-// arguments of the operators as the back ends read them, and every check made before a byte is touched
+// the operators' arguments as the back ends read them, and all checks that run before a byte is read
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -89,7 +89,7 @@ inline Normalize make_normalize(const std::vector<double>& mean, const std::vect
   return normalize;
 }
 
-// values of one image's place in data
+// the values that locate one image in data
 inline void check_source(int64_t offset, int64_t height, int64_t width, int64_t bytes, int64_t sample) {
   check_side(height, sample);
   check_side(width, sample);
@@ -98,7 +98,7 @@ inline void check_source(int64_t offset, int64_t height, int64_t width, int64_t 
       offset, " on, but data has ", bytes);
 }
 
-// values of one packed row
+// the values of one packed row
 inline void check_row(Style style, const float* row, int64_t height, int64_t width, int64_t view, int64_t sample) {
   STD_TORCH_CHECK(
       valid_box(row, height, width), "params[", view, ", ", sample, "]: crop box (top ", row[kTop], ", left ",

@@ -1,4 +1,4 @@
-// operator contracts; fastclr/ops/library.py holds the same text for installations without this library
+// operator schemas; fastclr/augment/native.py repeats them for installations without this library
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fastclr, m) {

@@ -1,6 +1,6 @@
-"""What an installation builds and why: a pure decision, apart from setup.py so that tests and `fastclr info` read it.
+"""Decides what an installation builds, and why; separate from setup.py so that tests and `fastclr info` can use it.
 
-setup.py loads this file by its path, before fastclr or torch can be imported: the standard library is all it uses.
+setup.py loads this file by path, before fastclr or torch can be imported, so it uses the standard library only.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ REINSTALL = "pip install --no-build-isolation --force-reinstall --no-deps ."
 
 
 class BuildError(RuntimeError):
-    """An explicit request (FASTCLR_BUILD=cpu or cuda) that this machine cannot meet."""
+    """An invalid request, or one (FASTCLR_BUILD=cpu or cuda) that this machine cannot fulfil."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildFacts:
-    """What the machine has; every field that is None or False is absent.
+    """What the machine has; None or False means absent.
 
     Args:
-        request: FASTCLR_BUILD: ``auto`` (what can be built), ``0`` (nothing), ``cpu`` or ``cuda`` (that, or an error).
-        torch: version of the torch that the build sees, such as ``"2.14.1+cu130"``.
+        request: FASTCLR_BUILD: ``auto`` (whatever can be built), ``0`` (nothing), ``cpu`` or ``cuda`` (that or fail).
+        torch: version of the torch in the build environment, such as ``"2.14.1+cu130"``.
         torch_cuda: the CUDA version of that torch, such as ``"13.0"``; None for a CPU build.
         compiler: path of the C++ compiler.
         pybind11: version of pybind11.
@@ -55,7 +55,7 @@ class BuildFacts:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether one target is built, the reason, and the command that would change a no (empty for a yes)."""
+    """Whether one target is built, the reason, and the command that would get it built (empty if it is)."""
 
     target: str
     build: bool
@@ -145,7 +145,7 @@ def _cuda(facts: BuildFacts, cpu: Decision) -> Decision:
 def plan_build(facts: BuildFacts) -> BuildPlan:
     """Decide what to build from what the machine has.
 
-    Never asks whether a GPU is present: machines that build rarely have one.
+    Whether a GPU is present does not matter: build machines rarely have one.
 
     Returns:
         A decision for ``host`` (fastclr._host, no torch), ``cpu`` (fastclr/_C.so) and ``cuda`` (fastclr/_C_cuda.so).
@@ -189,7 +189,7 @@ def package_dir(name: str) -> Path | None:
 def find_cuda_home(environ: Mapping[str, str]) -> str | None:
     """Return the root of the CUDA toolkit, or None.
 
-    /usr/local/cuda comes before PATH: an nvcc there may be a wrapper script, with no toolkit around it.
+    /usr/local/cuda comes before PATH: an nvcc on the PATH may be a wrapper script without a toolkit around it.
     """
     on_path = shutil.which("nvcc", path=environ.get("PATH"))
     guesses = [environ.get("CUDA_HOME"), environ.get("CUDA_PATH"), "/usr/local/cuda"]
@@ -198,7 +198,7 @@ def find_cuda_home(environ: Mapping[str, str]) -> str | None:
 
 
 def gather_facts(root: Path) -> BuildFacts:
-    """Look at this machine and at the source tree in `root`; reads torch's version file instead of importing torch."""
+    """Inspect this machine and the source tree in `root`; reads torch's version file instead of importing torch."""
     torch, home = package_dir("torch"), find_cuda_home(os.environ)
     version = (torch / "version.py").read_text() if torch else ""
     torch_version = re.search(r"^__version__ = '([^']+)'", version, re.M)

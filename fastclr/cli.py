@@ -1,4 +1,4 @@
-"""The `fastclr` command: errors from bad input are one line and a status of 2."""
+"""The `fastclr` command; bad input ends in a one-line error and exit status 2."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import signal
 import sys
 
 COMMANDS = {
-    "pretrain": "pretrain an encoder with SimCLR; --resume RUN goes on with one",
+    "pretrain": "pretrain an encoder with SimCLR; --resume RUN continues a run",
     "knn": "kNN accuracy of a run's frozen encoder",
     "probe": "linear accuracy of a run's frozen encoder",
     "finetune": "train a run's whole network on few labels",
     "distill": "train a student on the predictions of a fine-tuned network",
-    "v2": "pretrain, fine-tune on few labels, distil into a student: the stages of SimCLR v2",
-    "embed": "features of a folder, a tar or a named set of images, as .npz or .parquet",
+    "v2": "the stages of SimCLR v2: pretrain, fine-tune on few labels, distil into a student",
+    "embed": "features of a folder, a tar or a published data set, as .npz or .parquet",
     "search": "nearest neighbours of an image among embedded ones",
     "export": "the encoder for timm, torchvision, ONNX, torch.export or TorchScript, with a model card",
-    "report": "one HTML page about a run, or one that compares several",
+    "report": "an HTML page about one run, or comparing several",
     "demo": "pretrain on the built-in shapes and compare with baselines",
     "data": "report what a data set holds, what is wrong with it, and how fast it decodes; --clear-cache",
     "profile": "where the time of a training step goes, and what to change",
     "augment-grid": "a contact sheet of images and their random views",
-    "bench": "time the loss or the augmentation here, beside other libraries",
-    "info": "what is installed, built and available, and how to mend what is not",
+    "bench": "time the loss or the augmentation on this machine, against other libraries",
+    "info": "what is installed, built and available, and how to fix what is not",
 }
 BAD_INPUT = 2
-SIGNALLED = 128  # a shell reports this plus the signal: 130 for Ctrl-C, 143 for SIGTERM
+SIGNALLED = 128  # shells report this plus the signal number: 130 for Ctrl-C, 143 for SIGTERM
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return the exit status: 0 done, 2 bad input, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Run one command and return the exit status: 0 success, 2 bad input, 130 after Ctrl-C, 143 after SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
     name, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if name in ("", "-h", "--help"):
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         module = importlib.import_module(f"fastclr.commands.{name.replace('-', '_')}")
         module.main(rest)
-    except SystemExit as stop:  # tyro has shown its help, or what is wrong with an option
+    except SystemExit as stop:  # tyro has printed its help or the error in an option
         return int(stop.code or 0)
     except KeyboardInterrupt as interrupt:
         print(f"fastclr: {interrupt or 'interrupted'}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What this machine has: the choice of device and precision, determinism, free memory, cores."""
+"""What this machine offers: device, precision, determinism, free memory, cores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def resolve_device(name: str) -> torch.device:
     """Return the torch device for `auto`, `cpu`, `cuda`, `cuda:1`, ...
 
     Raises:
-        ValueError: the name is no device, or the device is not there.
+        ValueError: the name is not a CPU or CUDA device, or the device does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -25,12 +25,12 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be a CPU or a CUDA device, got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA device(s)")
+        raise ValueError(f"device {name!r} does not exist: torch sees {torch.cuda.device_count()} CUDA device(s)")
     return device
 
 
 def uses_bf16(amp: str, device: torch.device) -> bool:
-    """Tell whether to autocast to bfloat16: `amp` says so, or is `auto` and `device` has the instructions."""
+    """Whether to autocast to bfloat16: `amp` is `bf16`, or it is `auto` and `device` has bfloat16 instructions."""
     if amp != "auto":
         return amp == "bf16"
     if device.type == "cuda":
@@ -40,7 +40,7 @@ def uses_bf16(amp: str, device: torch.device) -> bool:
 
 
 def set_deterministic() -> None:
-    """Make torch choose reproducible algorithms, and raise where it has none."""
+    """Make torch use deterministic algorithms, and raise where it has none."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
@@ -48,7 +48,7 @@ def set_deterministic() -> None:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Multiply float32 matrices in float32, not TF32 or bfloat16, until the end of the block."""
+    """Multiply float32 matrices in full float32, not TF32 or bfloat16, inside the block."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -62,10 +62,10 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_memory() -> int:
-    """Return the bytes of main memory that can still be taken.
+    """Return the bytes of main memory that can still be allocated.
 
-    On Linux the smaller of the kernel's estimate and what is left of the container's limit; elsewhere the memory that
-    is built in, or a very large number when the system does not tell.
+    On Linux the smaller of the kernel's estimate and what is left of the container's limit; elsewhere the installed
+    memory, or a very large number if the system does not report it.
     """
     try:
         lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
@@ -83,7 +83,7 @@ def available_memory() -> int:
 
 
 def local_processes() -> int:
-    """Return how many processes of this distributed job run on this machine, as torchrun tells; 1 without it."""
+    """Return how many processes of this job run on this machine according to torchrun; 1 without torchrun."""
     value = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return int(value) if value.isdecimal() and int(value) > 0 else 1
 

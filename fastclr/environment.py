@@ -1,4 +1,4 @@
-"""What this process runs on and with: packages, processor, devices; a run keeps it as ``environment.json``."""
+"""The packages, processor and devices that this process uses; a run stores them as ``environment.json``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastclr import __version__
 from fastclr.device import available_cores
 from fastclr.files import write_text_atomically
 
-# the packages that change what fastclr does or how fast, and what brings them
+# the packages that affect what fastclr does or how fast, and which installation provides them
 PACKAGES = {
     "torch": "fastclr",
     "triton": "fastclr (on Linux)",
@@ -31,7 +31,7 @@ PACKAGES = {
     "nvidia-dali-cuda130": "fastclr[dali]",
     "tensorboard": "fastclr[logging]",
 }
-# those that the numbers of a run or of a benchmark depend on
+# those that affect the results of a run or a benchmark
 RECORDED = ("torch", "triton", "torchvision", "timm", "numpy", "nvidia-dali-cuda130")
 
 
@@ -47,7 +47,7 @@ def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """Return the model of the processor as the system names it."""
+    """Return the processor's model name as the system reports it."""
     try:
         match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     except OSError:
@@ -67,7 +67,7 @@ def gpu(index: int | None = None) -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """Return the versions, the system and the devices of this process, as texts under short names."""
+    """Return versions, system and devices of this process, as strings under short names."""
     versions = package_versions(RECORDED)
     found = {
         "fastclr": __version__,
@@ -83,7 +83,7 @@ def environment() -> dict[str, str]:
 
 
 def record_environment(folder: Path) -> None:
-    """Write `environment()` into the folder of a run, unless it is there: a resumed run keeps where it began."""
+    """Write `environment()` into a run's folder, unless it exists: a resumed run keeps that of its start."""
     path = folder / "environment.json"
     if not path.exists():
         text = json.dumps(environment(), indent=2) + "\n"
@@ -91,7 +91,7 @@ def record_environment(folder: Path) -> None:
 
 
 def read_environment(folder: Path) -> dict[str, str] | None:
-    """Return what `record_environment` wrote, None if the run has none."""
+    """Return what `record_environment` wrote, or None if the run has no record."""
     path = folder / "environment.json"
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the lock of a folder."""
+"""Atomic file writes, and a lock on a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, force it to disk, and rename it to `path`.
 
     Raises:
-        OSError: it could not be written; what was at `path` is untouched, and the temporary file is gone.
+        OSError: writing failed; `path` is unchanged, and the temporary file is removed.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -34,16 +34,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, which then holds either what it held before or all of it.
+    """Write `text` as UTF-8 to `path`, which then holds either its previous content or all of `text`.
 
     Raises:
-        OSError: it could not be written; what was at `path` is untouched.
+        OSError: writing failed; `path` is unchanged.
     """
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def sync_folder(folder: Path) -> None:
-    """Force the names in `folder` to disk: a rename must survive a power cut too."""
+    """Flush the directory entries of `folder` to disk, so that a rename survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -52,18 +52,18 @@ def sync_folder(folder: Path) -> None:
 
 
 def lock(path: Path) -> int:
-    """Take the lock of a folder until the returned descriptor is closed, or the process ends in whatever way.
+    """Take the lock of a folder until the returned descriptor is closed or the process ends, however it ends.
 
     Raises:
-        BlockingIOError: another process has it.
+        BlockingIOError: another process holds it.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        # a lock of the process: unlike that of flock, it is not held on by data workers that outlive a killed run
+        # lockf belongs to the process: unlike with flock, data workers that outlive a killed run do not keep it held
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             os.close(descriptor)
             raise BlockingIOError(f"another process is training in {path.parent.parent}: stop it first") from error
-        # some network file systems have no locks
+        # otherwise go on without a lock: some network file systems have none
     return descriptor

@@ -1,4 +1,4 @@
-"""Several processes as one: the ranks that torchrun started, what they gather, and what they agree on."""
+"""Several processes as one: the ranks that torchrun started, gathers between them, and checks that they agree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from fastclr.device import resolve_device
 
-# what the ranks of a group last agreed on, for groups that can only exchange it through a device
+# the shape the ranks of a group last agreed on, for groups that can only communicate through a device
 _agreed: WeakKeyDictionary[ProcessGroup, list[int]] = WeakKeyDictionary()
 
 
@@ -27,7 +27,7 @@ def resolve_group(group: ProcessGroup | None) -> ProcessGroup | None:
     """The group to gather over; None stands for the default group.
 
     Returns:
-        The group, or None where it has one rank and there is nothing to gather.
+        The group, or None if it has one rank and there is nothing to gather.
 
     Raises:
         ValueError: torch.distributed is not available or not initialised, or this process is not a member of the group.
@@ -48,19 +48,19 @@ def resolve_group(group: ProcessGroup | None) -> ProcessGroup | None:
 
 
 def check_same_shape(batch: Tensor, group: ProcessGroup) -> None:
-    """Refuse batches that differ between ranks, before a gather could hang on them.
+    """Raise if batches differ between ranks, before a gather could hang on them.
 
-    The ranks exchange three integers on the CPU at every call where the group has a CPU backend (gloo, or
-    ``init_process_group("cpu:gloo,cuda:nccl")``): no rank waits for its GPU. A group with NCCL alone has to wait for
-    the device to compare: it does so at the first call and when this rank's shape changes, so that with NCCL alone one
-    rank changing its batch by itself ends in the watchdog's timeout instead of this error.
+    With a CPU backend (gloo, or ``init_process_group("cpu:gloo,cuda:nccl")``) the ranks exchange three integers on the
+    CPU at every call, and no rank waits for its GPU. A group with NCCL alone must synchronise with the device to
+    compare, so it does so only at the first call and when this rank's shape changes: if a single rank then changes its
+    batch, the run ends in NCCL's watchdog timeout instead of this error.
 
     Args:
         batch: ``[N, D]`` on this rank.
         group: the ranks to compare with.
 
     Raises:
-        ValueError: shape or dtype differ, naming all of them.
+        ValueError: shape or dtype differ; the message lists those of every rank.
     """
     mine = [*batch.shape, _DTYPES.index(batch.dtype)]
     on_cpu = "cpu:" in distributed.get_backend_config(group)
@@ -78,7 +78,7 @@ _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def gather_rows(rows: Tensor, group: ProcessGroup) -> Tensor:
-    """Concatenate the rows of all ranks in rank order; the same shape on every rank, no gradient.
+    """Concatenate the rows of all ranks in rank order, without gradient; every rank must pass the same shape.
 
     Args:
         rows: ``[m, ...]``.
@@ -90,12 +90,12 @@ def gather_rows(rows: Tensor, group: ProcessGroup) -> Tensor:
     size = distributed.get_world_size(group)
     gathered = rows.new_empty((size * len(rows), *rows.shape[1:]))
     # renamed in torch 2.14
-    gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
-    gather(gathered, rows.detach().contiguous(), group=group)
+    all_gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
+    all_gather(gathered, rows.detach().contiguous(), group=group)
     return gathered
 
 
-TIMEOUT = timedelta(minutes=30)  # the longest that one rank may work alone, while it loads images for one
+TIMEOUT = timedelta(minutes=30)  # how long the others wait for a rank that works alone, for example decoding images
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ class World:
     """The processes of a run; a single one by default.
 
     Args:
-        rank: number of this process.
+        rank: index of this process.
         size: number of processes.
-        device: where this process computes.
-        group: all of them, None for a single process.
+        device: the device this process computes on.
+        group: the group of all processes, None for a single process.
     """
 
     rank: int
@@ -116,19 +116,19 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes and speaks for all."""
+        """Whether this process writes files and messages for all of them."""
         return self.rank == 0
 
     def share(self, batch_size: int) -> int:
         """Return the images per step of each process.
 
         Raises:
-            ValueError: ``batch_size`` does not divide by the number of processes.
+            ValueError: ``batch_size`` is not a multiple of the number of processes.
         """
         if batch_size % self.size:
             raise ValueError(
-                f"batch_size counts the images of all processes and must divide by them: got {batch_size} for "
-                f"{self.size} processes"
+                f"batch_size counts the images of all processes and must be a multiple of their number: got "
+                f"{batch_size} for {self.size} processes"
             )
         return batch_size // self.size
 
@@ -140,12 +140,12 @@ class World:
         return values
 
     def part(self, count: int) -> Tensor:
-        """Return the rows of ``0 .. count - 1`` that are this process's: every ``size``-th, int64."""
-        # with fewer rows than processes, some take a row that `join` drops
+        """Return this process's share of the rows ``0 .. count - 1``: every ``size``-th, int64."""
+        # with fewer rows than processes, the surplus processes take a row that `join` drops
         return torch.arange(self.rank, count, self.size) if self.rank < count else torch.tensor([count - 1])
 
     def join(self, rows: Tensor, count: int) -> Tensor:
-        """Put the rows that the processes made of their `part` of ``count`` into their order, on every process."""
+        """Merge what the processes computed for their `part` of ``count`` rows, in row order, on every process."""
         if self.group is None:
             return rows
         share = -(-count // self.size)
@@ -154,7 +154,7 @@ class World:
         return joined.reshape(self.size * share, *rows.shape[1:])[:count]
 
     def any(self, value: int) -> int:
-        """Return the largest ``value`` of all processes; no process waits for its GPU."""
+        """Return the largest ``value`` over all processes, without synchronising with a GPU."""
         if self.group is None:
             return value
         message = torch.tensor(value)
@@ -167,7 +167,7 @@ class World:
 
 
 def check_single_process(what: str) -> None:
-    """Raise a ValueError under torchrun with several processes: `what` runs in one."""
+    """Raise a ValueError if torchrun started several processes: `what` runs in one."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count > 1:
         raise ValueError(f"{what} runs in one process, got {count}: start it without torchrun")
@@ -175,16 +175,16 @@ def check_single_process(what: str) -> None:
 
 @contextmanager
 def open_world(device: str) -> Iterator[World]:
-    """Join the processes that torchrun started, or be the only one.
+    """Join the processes that torchrun started, or run as a single one.
 
-    With CUDA every process takes the GPU of its local rank, and the group has both NCCL and gloo, so that the ranks can
-    agree on small things without waiting for their GPUs. A group that the caller initialised is used as it is.
+    With CUDA each process takes the GPU of its local rank, and the group has both NCCL and gloo, so that the ranks can
+    exchange small values without waiting for their GPUs. A group that the caller initialised is used as is.
 
     Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; under torchrun without a number.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; no number with several processes.
 
     Raises:
-        ValueError: the device is not there, or is one numbered GPU for several processes.
+        ValueError: the device does not exist, or several processes were given one numbered GPU.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     ours = not distributed.is_initialized()
@@ -203,8 +203,8 @@ def open_world(device: str) -> Iterator[World]:
         distributed.init_process_group(backend, timeout=TIMEOUT)
     size = distributed.get_world_size()
     group = distributed.group.WORLD if size > 1 else None
-    # after an error the group is left alone: closing it would wait for ranks that wait for this one. The process ends,
-    # and torchrun stops the others.
+    # after an error the group stays open: closing it would wait for ranks that wait for this one. The process exits and
+    # torchrun stops the others.
     yield World(distributed.get_rank(), size, chosen, group)
     if ours:
         distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Triton kernels and their launchers; installed as ``fastclr.kernels``. Importing it does not import Triton."""
+"""Triton kernels and their launchers; installed as ``fastclr.kernels``. Importing this does not import Triton."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 if __name__ == "kernels":  # the repository root on sys.path would shadow another distribution of this name
     raise ImportError("these are fastclr's kernels: install the package and import `fastclr.kernels`")
 
-# launcher -> module; no module has the name of a launcher, which it would shadow
+# launcher -> module; a module with the name of a launcher would shadow it
 _LAUNCHERS = {
     "ntxent_prologue": "ntxent_normalize",
     "ntxent_fwd": "ntxent_forward",

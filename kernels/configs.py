@@ -1,6 +1,6 @@
-"""Tile sizes of every kernel: one table, and what follows from the size of the problem.
+"""Tile sizes of every kernel in one table, and the launch parameters that depend on the problem size.
 
-Nothing here reads the memory of the device or waits for it. ``python -m fastclr.kernels.tune`` times candidates.
+Nothing here reads device memory or synchronises. ``python -m fastclr.kernels.tune`` times candidates for the table.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 
 @dataclass(frozen=True)
 class Tile:
-    """How one program cuts its work: ``block_m`` rows against ``block_n`` columns, ``block_d`` features at a time.
+    """How one program splits its work: ``block_m`` rows against ``block_n`` columns, ``block_d`` features at a time.
 
-    ``programs_per_sm`` of them fit on one multiprocessor. Where a row is wider than ``block_d``, a program of the
-    backward makes ``block_out`` features of the result.
+    ``programs_per_sm`` programs fit on one multiprocessor. Where a row is wider than ``block_d``, a program of the
+    backward computes ``block_out`` features of the result.
     """
 
     block_m: int
@@ -30,26 +30,26 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiles:
-    """The tiles of one row of the table; in the triangular one ``block_m`` divides ``block_n``."""
+    """The tiles of one row of the table; in ``triangular``, ``block_m`` must divide ``block_n``."""
 
     forward: Tile
     triangular: Tile
     backward: Tile
 
 
-# the first and the last kernel hold whole rows
+# the normalising and the projecting kernel hold whole rows
 WIDEST_ROW = 16384
 
 # how fp32 rows can be multiplied
 PRECISIONS = ("tf32", "tf32x3", "ieee")
 
-# fewer rows go through the rectangular forward: launches cost more than the arithmetic that the triangular one saves
+# below this, launches cost more than the arithmetic the triangular forward saves: the rectangular one is used
 TRIANGULAR_FROM_ROWS = 2048
 
-# (architecture, kind of dot product, widest row) -> tiles. an architecture also serves the later ones up to the next,
-# a width all narrower ones down to the one before, and ANY every other width: its tiles take ``block_d`` features at
-# a time. 80 has to fit into the 99 KiB of shared memory of 8.6, 8.9 and 12.x. tests/compile_only checks registers and
-# memory
+# (architecture, kind of dot product, widest row) -> tiles. An entry also serves later architectures up to the next
+# entry and narrower rows down to the next width; ANY serves all wider rows, ``block_d`` features at a time. The tiles
+# of 80 must fit into the 99 KiB of shared memory of 8.6, 8.9 and 12.x. tests/compile_only checks registers and shared
+# memory.
 ANY = 0
 # fmt: off
 TABLE: dict[tuple[int, str, int], Tiles] = {
@@ -79,7 +79,7 @@ TABLE: dict[tuple[int, str, int], Tiles] = {
 
 
 def dot_kind(dtype: torch.dtype, precision: str) -> str:
-    """The row of the table for tiles of ``dtype``; raises TypeError or ValueError for what no kernel computes."""
+    """The table's kind for tiles of ``dtype``; TypeError or ValueError for a dtype or precision without a kernel."""
     if dtype in (torch.bfloat16, torch.float16):
         return "half"
     if dtype != torch.float32:
@@ -90,13 +90,13 @@ def dot_kind(dtype: torch.dtype, precision: str) -> str:
 
 
 def padded(width: int) -> int:
-    """The power of two that holds ``width`` features; tensor cores want at least 16."""
+    """The next power of two from ``width`` features up; tensor cores need at least 16."""
     return max(16, 1 << (width - 1).bit_length())
 
 
 def table_tiles(arch: int, kind: str, width: int) -> Tiles:
-    """The tiles for rows of ``width`` features on compute capability ``arch`` (such as 90); narrow rows shrink them."""
-    # 12.x has the tensor cores and the shared memory of 8.x
+    """The tiles for rows of ``width`` features on compute capability ``arch`` (such as 90), shrunk for narrow rows."""
+    # 12.x has the tensor cores and the shared memory size of 8.x
     table_arch = 80 if arch >= 120 else max((a for a, _, _ in TABLE if a <= arch), default=80)
     widths = sorted(w for a, k, w in TABLE if (a, k) == (table_arch, kind) and w >= width)
     tiles = TABLE[table_arch, kind, widths[0] if widths else ANY]
@@ -109,7 +109,7 @@ def table_tiles(arch: int, kind: str, width: int) -> Tiles:
 
 @functools.cache
 def device_traits(device: torch.device) -> tuple[int, int]:
-    """Compute capability (such as 90) and number of multiprocessors; the interpreter counts as a small 8.0."""
+    """Compute capability (such as 90) and number of multiprocessors; the interpreter counts as an 8.0 with one."""
     if device.type != "cuda":
         return 80, 1
     properties = torch.cuda.get_device_properties(device)
@@ -123,7 +123,7 @@ def tiles_for(device: torch.device, dtype: torch.dtype, precision: str, width: i
 
 
 def rows_tile(width: int) -> Tile:
-    """The tile of the kernels that only touch whole rows."""
+    """The tile of the kernels that process whole rows."""
     if width > WIDEST_ROW:
         raise ValueError(f"the Triton kernels take at most {WIDEST_ROW} features, got {width}")
     block_d = padded(width)
@@ -134,10 +134,10 @@ def rows_tile(width: int) -> Tile:
 def split_columns(
     device: torch.device, tile: Tile, programs: int, num_cols: int, splits: int | None
 ) -> tuple[int, int]:
-    """How often to split the columns so that ``programs`` row tiles keep every multiprocessor busy; tiles per split.
+    """Number of column splits that keeps every multiprocessor busy with ``programs`` row tiles, and tiles per split.
 
-    The cost of s splits is the number of waves of programs, each 1/s as long, and what merging s partial results takes.
-    A split has at least four tiles, and the number of programs is bounded, hence so is the memory for their results.
+    The cost of s splits is the number of waves of programs, each 1/s as long, plus the merging of s partial results.
+    A split has at least four tiles, and the number of programs is bounded, which bounds the memory for their results.
     ``splits`` overrides the choice.
     """
     column_tiles = -(-num_cols // tile.block_n)
@@ -150,7 +150,7 @@ def split_columns(
 
 
 def triangular_chunk(device: torch.device, tile: Tile, num_rows: int) -> int:
-    """Row tiles per program of the triangular forward: about sixteen programs per slot, at least four tiles each."""
+    """Row tiles per program of the triangular forward: at least four, and about sixteen programs per resident slot."""
     slots = device_traits(device)[1] * tile.programs_per_sm
     tiles = num_rows * num_rows // (2 * tile.block_m * tile.block_n)
     return max(4, tiles // (16 * slots))

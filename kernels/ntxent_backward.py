@@ -1,4 +1,4 @@
-"""The backward: `ntxent_bwd` and its kernel. A recomputed tile, one exponential, one more product, no atomics."""
+"""The backward: `ntxent_bwd` and its kernel, which recomputes each tile of logits. No atomics."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .tl_utils import (
     wide_products,
 )
 
-# every block_n divides it
+# a multiple of every block_n
 BLOCK_COLUMNS = 1024
 
 
-# factor_j = w_j exp(c - lse_j) of every column: with the fixed shift a pair of rows costs one exponential,
-# exp(s_ij - c) (factor_i + factor_j). columns that do not exist have factor 0, up to a full block
+# factor_j = w_j exp(c - lse_j) of every column: with the fixed shift a pair of rows then costs a single exponential,
+# exp(s_ij - c) (factor_i + factor_j). padding columns up to a full block get factor 0
 @triton.jit(do_not_specialize=["num_cols"])
 def ntxent_factor_kernel(lse, weight, factor, num_cols, HAS_WEIGHT: tl.constexpr, BLOCK_N: tl.constexpr):
     cols = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -41,7 +41,7 @@ def ntxent_factor_kernel(lse, weight, factor, num_cols, HAS_WEIGHT: tl.constexpr
 
 
 def ntxent_factor(lse: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
-    """``w_j exp(c - lse_j)``, fp32 ``[M]``, then zeros up to a multiple of ``BLOCK_COLUMNS``; None is all ones."""
+    """``w_j exp(c - lse_j)``, fp32 ``[M]``, zero-padded to a multiple of ``BLOCK_COLUMNS``; no weight means ones."""
     blocks = triton.cdiv(len(lse), BLOCK_COLUMNS)
     factor = torch.empty((blocks * BLOCK_COLUMNS,), dtype=torch.float32, device=lse.device)
     ntxent_factor_kernel[(blocks,)](
@@ -61,9 +61,9 @@ def load_columns(ptr, cols, num_cols, MASKED: tl.constexpr):
     return tl.load(ptr + cols, mask=cols < num_cols, other=0.0) if MASKED else tl.load(ptr + cols)
 
 
-# one program: BLOCK_M rows of one view against the column tiles of one split: sum_j p_ij k_j over the negatives for
-# BLOCK_OUT features, p_ij = w_i exp(s_ij - lse_i) + w_j exp(s_ij - lse_j). first the column tiles that need no mask,
-# then the others
+# one program takes BLOCK_M rows of one view against the column tiles of one split, and sums p_ij k_j over the negatives
+# for BLOCK_OUT features, with p_ij = w_i exp(s_ij - lse_i) + w_j exp(s_ij - lse_j). column tiles that need no mask come
+# first
 @triton.jit(do_not_specialize=["n", "num_cols", "offset", "tiles_per_split"])
 def ntxent_bwd_kernel(
     z,
@@ -177,20 +177,20 @@ def ntxent_bwd(
     + (w_i expm1(-loss_i) + w_p expm1(-loss_p)) z_p)``, ``du_i = (g_i - (g_i . z_i) z_i) / |u_i|``.
 
     Args:
-        z0, z1: ``[n, D]`` the inputs of `ntxent_prologue`, any strides.
-        z, columns, inv_norm, loss: as `ntxent_prologue` and `ntxent_fwd` returned them.
-        positive: likewise; what is needed of it is in ``loss``.
-        lse: ``[M]`` of every column.
-        weight: ``[M]`` fp32, at most 1 in magnitude; None is all ones.
+        z0, z1: ``[n, D]``, the inputs of `ntxent_prologue`, any strides.
+        z, columns, inv_norm, loss: as returned by `ntxent_prologue` and `ntxent_fwd`.
+        positive: unused, ``loss`` carries what is needed of it.
+        lse: ``[M]``, of every column.
+        weight: ``[M]`` fp32, at most 1 in magnitude; None means ones.
         scale: scalar fp32 tensor.
         temperature, offset, shift, precision: see `ntxent_fwd`.
         normalize: as in `ntxent_prologue`.
-        tile: overrides the configuration table.
+        tile: overrides the tile table.
         splits: overrides the number of column splits.
 
     Returns:
-        ``dz0``, ``dz1`` ``[n, D]`` contiguous in the dtype of the inputs (zero vectors get zeros if ``normalize``),
-        ``dot [2n]`` fp32, whose sum over every process times ``-1 / (2 tau)`` is dL/dtau.
+        ``dz0``, ``dz1`` ``[n, D]``, contiguous, in the dtype of the inputs (zero for zero vectors if ``normalize``),
+        ``dot [2n]`` fp32, whose sum over all processes times ``-1 / (2 tau)`` is dL/dtau.
     """
     width = z.shape[1]
     num_cols = columns.shape[0]

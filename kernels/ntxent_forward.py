@@ -1,4 +1,4 @@
-"""The forward: `ntxent_fwd` and its rectangular kernel, the rows of a process against the columns of all."""
+"""The forward: `ntxent_fwd` and its rectangular kernel, one process's rows against the columns of all processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .tl_utils import (
 )
 
 
-# row_max and sum_j exp2(s_ij - row_max) with one more tile; with the fixed shift row_max is that shift
+# adds one tile to row_max and row_sum = sum_j exp2(s_ij - row_max); with the fixed shift row_max is that shift
 @triton.jit
 def add_tile(row_max, row_sum, s, IS_ONLINE: tl.constexpr):
     if IS_ONLINE:
@@ -38,8 +38,8 @@ def add_tile(row_max, row_sum, s, IS_ONLINE: tl.constexpr):
     return row_max, row_sum
 
 
-# one program: BLOCK_M rows of one view against the column tiles of one split: row_max and row_sum over the
-# negatives, first the column tiles that need no mask, then the others
+# one program takes BLOCK_M rows of one view against the column tiles of one split, and accumulates row_max and row_sum
+# over the negatives. column tiles that need no mask come first
 @triton.jit(do_not_specialize=["n", "num_cols", "offset", "tiles_per_split"])
 def ntxent_fwd_kernel(
     z,
@@ -84,7 +84,7 @@ def ntxent_fwd_kernel(
     q = load_rows(z, first_row, 0, row_end, D, BLOCK_M, BLOCK_D, True)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     row_max = row_sum + (LOWEST if IS_ONLINE else fixed_shift(num_cols))
-    # without masks a tile is summed while the tensor cores make the next one; the first has no predecessor
+    # without masks, each tile is summed while the tensor cores compute the next one; the first has none to sum
     previous = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32) + tl.where(scale > 0.0, float("-inf"), float("inf"))
     for MASKED in tl.static_range(2):
         for i in tl.range(0, count_tiles(specials, MASKED), num_stages=1 if MASKED else None):
@@ -145,23 +145,23 @@ def ntxent_fwd(
         offset: column of row 0.
         shift: ``"fixed"``, ``"online"`` or ``"runtime"``: how exponents are kept in range (see `tl_utils`).
         precision: ``"ieee"``, ``"tf32"`` or ``"tf32x3"`` for fp32 rows; other dtypes ignore it.
-        deterministic: the same bits every time, so never the triangular kernel, which sums with atomics.
+        deterministic: bitwise reproducible, so never the triangular kernel, which sums with atomics.
         stats: also compute the last two results.
-        tile: overrides the configuration table.
+        tile: overrides the tile table.
         splits: overrides the number of column splits of the rectangular kernel.
-        triangular: overrides the number of rows from which the triangular kernel is used, where it can be.
+        triangular: overrides the row threshold of the triangular kernel, where that kernel applies.
 
     Returns:
         ``loss``, ``lse``, ``correct``, ``entropy``: fp32 ``[2n]``; the last two are empty unless ``stats``.
 
     Raises:
-        ValueError: an unknown ``shift`` or ``precision``; ``stats`` with a number of columns that is no multiple of m.
+        ValueError: ``shift`` or ``precision`` is unknown, or ``stats`` if the number of columns is not a multiple of m.
     """
     m = len(z)
     z, columns = z.contiguous(), columns.contiguous()
     loss = torch.empty((m,), dtype=torch.float32, device=z.device)
     lse = torch.empty_like(loss)
-    # two tensors: an operator may not return one twice
+    # two tensors: an operator must not return the same one twice
     correct, entropy = (torch.empty((0,), dtype=torch.float32, device=z.device) for _ in range(2))
     if stats:
         correct, entropy = ntxent_stats(z, columns, positive, temperature, offset, precision, tile=tile)
@@ -170,7 +170,7 @@ def ntxent_fwd(
     launches = shifts_to_launch(shift)
     for launch in launches:
         guarded = len(launches) > 1
-        # every column is a row of this process, and no order of summation is asked for
+        # the columns are this process's own rows, and the order of summation is free
         if triangular and launch == "fixed" and columns.shape[0] == m and not deterministic:
             sums = ntxent_triangular(z, temperature, precision, guarded, tile=tile)
             ntxent_loss(None, sums, positive, temperature, loss, lse, m, guarded)
@@ -207,7 +207,7 @@ def ntxent_rectangular(
     tile: Tile | None,
     splits: int | None,
 ) -> None:
-    """Write ``loss`` and ``lse`` with the rectangular kernel; ``shift`` is ``"fixed"`` or ``"online"`` here."""
+    """Write ``loss`` and ``lse`` with the rectangular kernel; ``shift`` must be ``"fixed"`` or ``"online"``."""
     m, width = z.shape
     num_cols = columns.shape[0]
     is_online = shift == "online"

@@ -1,4 +1,4 @@
-"""From sums over the negatives to the loss and the log-sum-exp of a row: the last step of every forward."""
+"""The last step of every forward: from sums over the negatives to loss and log-sum-exp of each row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from .tl_utils import LN2, LOWEST, device_guard, fixed_shift, shift_applies, sof
 BLOCK_ROWS = 128
 
 
-# the loss of rows from their negatives, sum_j exp2(s_ij - row_max), and their positive logit in natural units
+# loss and lse of rows from row_sum = sum_j exp2(s_ij - row_max) over the negatives and the positive logit in natural
+# units
 @triton.jit
 def store_loss(loss, lse, rows, in_rows, row_max, row_sum, positive_logit):
     row_loss = softplus((row_max + tl.log2(row_sum)) * LN2 - positive_logit)
@@ -19,7 +20,7 @@ def store_loss(loss, lse, rows, in_rows, row_max, row_sum, positive_logit):
     tl.store(lse + rows, positive_logit + row_loss, mask=in_rows)
 
 
-# one program: BLOCK_M rows; merges the partial sums of all splits, in order
+# one program takes BLOCK_M rows and merges the partial sums of all splits, in order
 @triton.jit(do_not_specialize=["n", "num_cols", "splits"])
 def ntxent_loss_kernel(
     partial_max,
@@ -67,7 +68,7 @@ def ntxent_loss(
     num_cols: int,
     guarded: bool,
 ) -> None:
-    """Write ``loss`` and ``lse`` ``[m]`` from ``partial_sum [splits, m]``; ``partial_max`` None: fixed shift."""
+    """Write ``loss`` and ``lse`` ``[m]`` from ``partial_sum [splits, m]``; no ``partial_max`` means the fixed shift."""
     splits, m = partial_sum.shape
     with device_guard(loss):
         ntxent_loss_kernel[(triton.cdiv(m, BLOCK_ROWS),)](

@@ -1,4 +1,4 @@
-"""Normalisation: unit rows in the dtype of the tiles, 1/|u| and the positive products in fp32, in one pass."""
+"""Normalisation in one pass: unit rows in the dtype of the tiles, 1/|u| and the positives' dot products in fp32."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .configs import dot_kind, rows_tile
 from .tl_utils import MAX_INV_NORM, MIN_NORM, device_guard
 
 
-# u / |u| and 1 / |u| of whole rows. scaled by the largest element first: squares of 1e25 or 1e-25 have no fp32
+# u / |u| and 1 / |u| of whole rows, first scaled by the largest element: fp32 cannot hold the squares of 1e25 or 1e-25
 @triton.jit
 def unit_rows(u):
     largest = tl.max(tl.abs(u), axis=1)
@@ -23,7 +23,7 @@ def unit_rows(u):
     return u * tl.where(is_zero, unit * MAX_INV_NORM, inv_length)[:, None], inv_norm
 
 
-# one program: BLOCK_M pairs, both views, all features
+# one program takes BLOCK_M pairs, both views, all features
 @triton.jit(do_not_specialize=["n"])
 def ntxent_prologue_kernel(
     z0,
@@ -78,8 +78,8 @@ def ntxent_prologue(
         ``z [2n, D]`` contiguous, ``inv_norm [2n]`` fp32, ``positive [n]`` fp32 (from the inputs, not rounded ``z``).
 
     Raises:
-        TypeError: another dtype.
-        ValueError: more features than a program can hold.
+        TypeError: the dtype is another one.
+        ValueError: there are more features than a program can hold.
     """
     n, width = z0.shape
     dot_kind(z0.dtype, "ieee")

@@ -1,4 +1,4 @@
-"""The last step of every backward: the positive term in fp32, the temperature and the Jacobian of the normalisation."""
+"""The last step of every backward: the positive term in fp32, the temperature, the Jacobian of the normalisation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .configs import rows_tile
 from .tl_utils import MAX_INV_NORM, device_guard, expm1_neg, row_tile
 
 
-# one program: BLOCK_M rows of one view, all features. from the sums over the negatives, split by split, to du_i and
-# g_i . z_i. the positive is recomputed in fp32 from the inputs: its weight nearly cancels, and what is left must not
+# one program takes BLOCK_M rows of one view, all features: from the sums over the negatives of each split to du_i and
+# g_i . z_i. the positive is recomputed in fp32 from the inputs: its weight nearly cancels, and the remainder must not
 # carry the rounding of the tiles
 @triton.jit(do_not_specialize=["n", "offset", "splits"])
 def ntxent_project_kernel(

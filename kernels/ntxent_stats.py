@@ -1,4 +1,4 @@
-"""Contrastive accuracy and entropy: one pass over the columns of the other view, which is half of all."""
+"""Contrastive accuracy and entropy in one pass over the columns of the other view, half of all columns."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from .configs import Tile, tiles_for
 from .tl_utils import LN2, LOG2E, device_guard, dot_precision, load_rows, row_tile, wide_products
 
 
-# one program: BLOCK_M rows of one view. columns are [rank][view][pair], so that the other view is one run of n
-# columns per rank. a row starts with its positive, the fp32 one; ``moment`` is sum_j exp2(x_j) x_j with x_j = s_ij -
-# row_max <= 0
+# one program takes BLOCK_M rows of one view. columns are [rank][view][pair], so the other view is one run of n columns
+# per rank. a row starts from its fp32 positive; ``moment`` is sum_j exp2(x_j) x_j with x_j = s_ij - row_max <= 0
 @triton.jit(do_not_specialize=["n", "ranks", "offset"])
 def ntxent_stats_kernel(
     z,
@@ -83,18 +82,18 @@ def ntxent_stats(
     *,
     tile: Tile | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Is the positive the best of the other view's columns, and how flat (in nats) is their softmax: fp32 ``[m]`` each.
+    """Whether the positive is the best of the other view's columns, and their softmax's entropy in nats, fp32 ``[m]``.
 
     Args:
-        z, columns: contiguous ``[m, D]`` and ``[M, D]``; every process has m columns, laid out as the rows of this one.
+        z, columns: contiguous ``[m, D]`` and ``[M, D]``; each process has m columns in the layout of this one's rows.
         positive: ``[m / 2]`` fp32, dot products of the positives.
         temperature: scalar fp32 tensor.
         offset: column of row 0.
         precision: see `ntxent_fwd`.
-        tile: overrides the configuration table.
+        tile: overrides the tile table.
 
     Raises:
-        ValueError: M is no multiple of m, so that the views of the other processes are unknown.
+        ValueError: M is not a multiple of m, so the view of a column is unknown.
 
     Source: google-research/simclr, ``contrast_acc`` and ``contrast_entropy`` of ``objective.py``.
     """

@@ -1,4 +1,4 @@
-"""The triangular forward: a square matrix of logits is symmetric, so half of it serves the rows and the columns."""
+"""The triangular forward: a square matrix of logits is symmetric, so each tile serves its rows and its columns."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from .tl_utils import (
 )
 
 
-# adds a tile to the sums of its rows, in memory, and of its columns, in registers, where two rows share an element:
-# in the layout of the tensor cores rows r and r + 8 belong to one thread
+# adds a tile to the sums of its rows, in memory, and of its columns, in registers. two rows share an element of the
+# column sums: in the tensor cores' layout rows r and r + 8 belong to one thread
 @triton.jit
 def add_tile(column_sum, sums, first_row, p, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     tl.atomic_add(sums + first_row + tl.arange(0, BLOCK_M), tl.sum(p, axis=1), sem="relaxed")
     return column_sum + tl.sum(tl.reshape(p, (BLOCK_M // 16, 2, 8, BLOCK_N)), axis=1)
 
 
-# one program: one column tile against a chunk of the row tiles above it. the tile is laid out [rows, columns], where
-# a sum along a row stays inside a few threads: rows are finished every step, columns are summed elementwise and
-# reduced once. the longest columns come first, which evens out the end
+# one program takes one column tile against a chunk of the row tiles above it. in the layout [rows, columns] a sum along
+# a row stays within a few threads, so row sums are finished at every step, while column sums are accumulated
+# elementwise and reduced once. the longest columns come first, so that all programs finish at about the same time
 @triton.jit(do_not_specialize=["n", "tiles_per_chunk"])
 def ntxent_triangular_kernel(
     z,
@@ -56,7 +56,7 @@ def ntxent_triangular_kernel(
     if begin >= end:
         return
     cols = first_col + tl.arange(0, BLOCK_N)
-    # positives are n columns to the right of their row; every tile of a ragged last column needs the mask
+    # positives are n columns to the right of their row; every tile of a partial last column needs the mask
     ragged = first_col + BLOCK_N > m
     specials = special_tiles(
         begin,
@@ -71,8 +71,7 @@ def ntxent_triangular_kernel(
     shift = fixed_shift(m)
     k = load_rows(z, first_col, 0, m, D, BLOCK_N, BLOCK_D, True)
     column_sum = tl.zeros([BLOCK_M // 16, 8, BLOCK_N], tl.float32)
-    # without masks a tile is summed while the tensor cores make the next one; the first has no predecessor, it adds
-    # zeros
+    # without masks, each tile is summed while the tensor cores compute the next one; the first step adds zeros
     previous = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32) + tl.where(scale > 0.0, float("-inf"), float("inf"))
     previous_row = begin * 0
     for MASKED in tl.static_range(2):
@@ -108,7 +107,7 @@ def ntxent_triangular(
     column_tiles = triton.cdiv(m, tile.block_n)
     chunk = triangular_chunk(z.device, tile, m)
     chunks = triton.cdiv(triton.cdiv(m, tile.block_m), chunk)
-    # the kernel adds zeros to the rows that fill up the last tile
+    # padded: the kernel adds zeros to the rows beyond the last one of a partial tile
     sums = torch.zeros((1, column_tiles * tile.block_n), dtype=torch.float32, device=z.device)[:, :m]
     with device_guard(z):
         ntxent_triangular_kernel[(column_tiles, chunks)](

@@ -1,10 +1,10 @@
-"""Device functions that the NT-Xent kernels share, and the host helpers of their launchers.
+"""Device functions that the NT-Xent kernels share, and host helpers of their launchers.
 
-Everything a kernel does to a logit happens in units of log 2, so that one multiply-add in fp32 and one ``ex2`` make
-``exp(s - c)``. ``s_ij = <z_i, k_j> / tau``; ``c = ln(M) / 2`` is the fixed shift. It neither under- nor overflows fp32
+Kernels keep logits in units of log 2, so that one fp32 multiply-add and one ``ex2`` give ``exp(s - c)``, where
+``s_ij = <z_i, k_j> / tau`` and ``c = ln(M) / 2`` is the fixed shift. It neither under- nor overflows fp32
 while ``2 / |tau| + ln(M) <= 175`` and the rows have unit length.
 
-A constant stands to the right of a tensor in the kernels: Triton's interpreter does not unwrap one on the left.
+In kernels, constants go to the right of a tensor: Triton's interpreter does not unwrap one on the left.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
-# below every finite logit, yet finite: differences of two of them are numbers
+# below every logit, yet finite: the difference of two of them is not NaN
 LOWEST = tl.constexpr(-3.0e38)
 
-# weights of fp16 tiles are lifted out of the subnormal range by this power of two, and lowered again in the epilogue
+# this power of two lifts the weights of fp16 tiles out of the subnormal range; the epilogue divides by it again
 FP16_LIFT = tl.constexpr(16384.0)
 
-# rows no longer than this are zero vectors: they keep their direction undefined and get no gradient
+# rows no longer than this count as zero vectors: without a direction, they get no gradient
 MIN_NORM = tl.constexpr(1e-12)
 MAX_INV_NORM = tl.constexpr(1e12)
 
@@ -35,14 +35,14 @@ def device_guard(tensor: torch.Tensor) -> AbstractContextManager[object]:
 
 
 def shifts_to_launch(shift: str) -> tuple[str, ...]:
-    """The kernels to launch for this ``shift``: of ``"runtime"`` both, one of which will find nothing to do."""
+    """The kernels to launch for this ``shift``; for ``"runtime"`` both, one of which will find nothing to do."""
     if shift not in ("fixed", "online", "runtime"):
         raise ValueError(f"expected shift to be 'fixed', 'online' or 'runtime', got {shift!r}")
     return ("fixed", "online") if shift == "runtime" else (shift,)
 
 
 def dot_precision(tensor: torch.Tensor, precision: str) -> str:
-    """The ``input_precision`` of ``tl.dot`` for tiles of this dtype: only fp32 tiles have a choice."""
+    """The ``input_precision`` of ``tl.dot`` for tiles of this dtype: only fp32 tiles offer a choice."""
     return precision if tensor.dtype == torch.float32 else "ieee"
 
 
@@ -51,9 +51,9 @@ def fixed_shift(num_cols):
     return 0.5 * tl.log2(num_cols.to(tl.float32))
 
 
-# whether the temperature calls for this shift. where only the device knows it (GUARDED), the kernels of both shifts are
-# launched, and those of the wrong one visit no tiles and store nothing. they do not return at once: a branch around the
-# whole program costs the compiler registers. a NaN goes to the online shift
+# whether the temperature calls for this shift. if only the device knows it (GUARDED), the kernels of both shifts are
+# launched, and those of the wrong shift visit no tiles and store nothing. they do not return early, since a branch
+# around the whole program costs registers. a NaN selects the online shift
 @triton.jit
 def shift_applies(temperature, num_cols, IS_ONLINE: tl.constexpr):
     bound = 2.0 / tl.abs(tl.load(temperature)) + tl.log2(num_cols.to(tl.float32)) * LN2
@@ -76,13 +76,13 @@ def log1p_unit(y):
     return 2.0 * t * (1.0 + u * p)
 
 
-# log(1 + exp(x)) without overflow, and without losing a tiny result
+# log(1 + exp(x)) without overflow, and accurate where the result is tiny
 @triton.jit
 def softplus(x):
     return tl.maximum(x, 0.0) + log1p_unit(tl.exp(-tl.abs(x)))
 
 
-# exp(-x) - 1 for x >= 0 to full relative accuracy: a series where the difference would cancel
+# exp(-x) - 1 for x >= 0 to full relative accuracy, by a series where the difference would cancel
 @triton.jit
 def expm1_neg(x):
     p = 1.0 / 5040.0 - x * (1.0 / 40320.0)
@@ -95,7 +95,7 @@ def expm1_neg(x):
     return tl.where(x < 0.35, series, tl.exp(-x) - 1.0)
 
 
-# the view and the first pair of a row tile. row tiles do not cross the views, so that their positives are one band of
+# the view and the first pair of a row tile. a row tile does not span both views, so its positives are one band of
 # columns
 @triton.jit
 def row_tile(index, n, BLOCK_M: tl.constexpr):
@@ -104,8 +104,8 @@ def row_tile(index, n, BLOCK_M: tl.constexpr):
     return view, (index - view * tiles_per_view) * BLOCK_M
 
 
-# the column tiles of [begin, end) that need a mask, as three runs (start, count) in ascending order: [a, a_end), [b,
-# b_end) and everything from ``ragged`` on. runs may overlap and may lie outside; what is left are disjoint runs
+# the column tiles of [begin, end) that need a mask, as three runs (start, count) in ascending order: [a, a_end),
+# [b, b_end) and everything from ``ragged`` on. arguments may overlap or lie outside; the runs returned are disjoint and
 # inside
 @triton.jit
 def special_tiles(begin, end, a, a_end, b, b_end, ragged):
@@ -176,7 +176,7 @@ def load_rows(
     return tile
 
 
-# the products of a row tile and a column tile too wide to be held: feature chunk by feature chunk
+# the products of a row tile and a column tile that are too wide to hold, feature chunk by feature chunk
 @triton.jit
 def wide_products(
     row_ptr,

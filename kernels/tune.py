@@ -1,7 +1,7 @@
-"""Time candidates for the table of tiles on the GPU at hand: ``python -m fastclr.kernels.tune --kind half``.
+"""Time candidates for the tile table on this machine's GPU: ``python -m fastclr.kernels.tune --kind half``.
 
-Prints, per kernel, the fastest candidates, and at the end the row for ``fastclr.kernels.configs.TABLE``. Before a row
-ships, ``tests/compile_only`` has to accept it.
+Prints the fastest candidates per kernel, and at the end the row for ``fastclr.kernels.configs.TABLE``. Before a row
+ships, ``tests/compile_only`` must pass with it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BLOCKS = ((32, 32), (32, 64), (64, 32), (64, 64), (64, 128), (128, 64), (128, 12
 
 
 def candidates(shipped: Tile, triangular: bool) -> Iterator[Tile]:
-    """The shipped tile first, then others with the same chunk of features."""
+    """The shipped tile first, then others with the same feature chunk."""
     yield shipped
     for (block_m, block_n), num_warps, num_stages in product(BLOCKS, (4, 8), (2, 3, 4)):
         tile = replace(shipped, block_m=block_m, block_n=block_n, num_warps=num_warps, num_stages=num_stages)
@@ -55,7 +55,7 @@ def milliseconds(run: Callable[[], object], repeats: int = 7) -> float:
 
 
 def attempt(run: Callable[[Tile], torch.Tensor], tile: Tile) -> torch.Tensor | str:
-    """The result of a tile in fp32, or why it cannot run here."""
+    """The result of a tile in fp32, or the reason why it cannot run here."""
     from triton.compiler.errors import CompilationError
     from triton.runtime.errors import OutOfResources, PTXASError
 
@@ -66,7 +66,7 @@ def attempt(run: Callable[[Tile], torch.Tensor], tile: Tile) -> torch.Tensor | s
 
 
 def rank(run: Callable[[Tile], torch.Tensor], tiles: Iterable[Tile]) -> list[tuple[float, Tile]]:
-    """Times of the tiles that run here and agree with the first, from fast to slow."""
+    """Times of the tiles that run here and agree with the first, fastest first."""
     times: list[tuple[float, Tile]] = []
     expected: torch.Tensor | None = None
     for tile in tiles:
@@ -84,7 +84,7 @@ def rank(run: Callable[[Tile], torch.Tensor], tiles: Iterable[Tile]) -> list[tup
 
 
 def launchers(rows: int, width: int, kind: str, device: torch.device) -> dict[str, Callable[[Tile], torch.Tensor]]:
-    """One call per kernel, on random rows of ``rows / 2`` pairs: from a tile to what it computes."""
+    """For each kernel a function from a tile to the kernel's result, on ``rows / 2`` random pairs."""
     from .ntxent_backward import ntxent_bwd
     from .ntxent_forward import ntxent_fwd
     from .ntxent_normalize import ntxent_prologue
@@ -114,14 +114,14 @@ def launchers(rows: int, width: int, kind: str, device: torch.device) -> dict[st
 
 
 def compile_beforehand(arguments: list[str], workers: int) -> None:
-    """Have ``workers`` processes run every candidate once: Triton's cache on disk then holds all of them.
+    """Run every candidate once, shared among ``workers`` processes, to fill Triton's cache on disk.
 
-    Compilation takes seconds per candidate and one core, the measurement milliseconds.
+    Compiling a candidate takes seconds of one core, measuring it milliseconds.
     """
     command = [sys.executable, "-m", "fastclr.kernels.tune", *arguments, "--share"]
     shares = [subprocess.Popen([*command, f"{i}/{workers}"], stdout=subprocess.DEVNULL) for i in range(workers)]
     if failed := [share.args for share in shares if share.wait() != 0]:
-        print(f"  {len(failed)} of {workers} processes failed: what they had to compile is compiled now")
+        print(f"  {len(failed)} of {workers} processes failed: their candidates are compiled on first use instead")
 
 
 def main(arguments: list[str]) -> None:
@@ -135,7 +135,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=KERNELS)
     parser.add_argument("--show", type=int, default=5, help="candidates to print per kernel (default 5)")
     parser.add_argument("--json", type=Path, help="also write all times to this file")
-    parser.add_argument("--share", help=argparse.SUPPRESS)  # i/n: only compile every n-th candidate, beginning with i
+    parser.add_argument("--share", help=argparse.SUPPRESS)  # i/n: only compile every n-th candidate, starting at i
     args = parser.parse_args(arguments)
     device = gpu()
     if device is None:

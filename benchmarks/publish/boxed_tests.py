@@ -1,8 +1,8 @@
-"""A pytest plugin for machines that are lent for minutes: outcomes go to a JSON file as they come.
+"""A pytest plugin for machines that are available for minutes only: outcomes go to a JSON file as they come in.
 
-With ``-p boxed_tests --box-json FILE`` tests that passed in an earlier call on the same commit are left out, and with
-``--box-minutes N`` no test is started later than that. ``--box-warm`` first has every core run a share of the tests,
-unseen: the hundreds of kernels are then in Triton's cache on disk, where one process would compile them for minutes.
+``-p boxed_tests --box-json FILE`` skips tests that passed in an earlier call on the same commit, and with
+``--box-minutes N`` no test starts later than that. ``--box-warm`` first runs a share of the tests on every core and
+discards the outcomes: that fills Triton's disk cache with hundreds of kernels, which would take one process minutes.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from fastclr.bench import machine
 from fastclr.files import write_text_atomically
 
 SAME = ("commit", "dirty", "gpu", "versions")
-WARM_S = 150.0  # what is not compiled by then is compiled by the tests
+WARM_S = 150.0  # kernels that are not compiled by then are compiled by the tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
-    parser.addoption("--box-json", type=Path, help="write outcomes here, and leave out what passed there already")
+    parser.addoption("--box-json", type=Path, help="write outcomes here, and skip tests that passed there already")
     parser.addoption("--box-minutes", type=float, default=float("inf"), help="start no test later than this")
-    parser.addoption("--box-warm", action="store_true", help="first run the tests in many processes, unseen")
-    parser.addoption("--box-share", help="i/n: run every n-th test that is not slow, beginning with i")
+    parser.addoption("--box-warm", action="store_true", help="first fill the compiler's cache with many processes")
+    parser.addoption("--box-share", help="i/n: run every n-th test that is not slow, starting at i")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the clock and read what is there."""
+    """Start the clock and read earlier outcomes."""
     if path := config.getoption("--box-json"):
         config.pluginmanager.register(Box(path, config.getoption("--box-minutes")), "box")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the share of this process."""
+    """Select this process's share of the tests."""
     if share := config.getoption("--box-share"):
         index, count = map(int, share.split("/"))
         items[:] = [item for item in items if item.get_closest_marker("slow") is None][index::count]
 
 
 def warm(arguments: list[str]) -> None:
-    """Run the tests that ``arguments`` name, a share in each of as many processes as there are cores."""
+    """Run the tests that ``arguments`` select, split among one process per core."""
     count = len(os.sched_getaffinity(0))
     command = [
         sys.executable,
@@ -77,7 +77,7 @@ def warm(arguments: list[str]) -> None:
 
 
 class Box:
-    """Keeps the outcomes of one file."""
+    """Maintains the outcomes of one file."""
 
     def __init__(self, path: Path, minutes: float) -> None:
         self.path, self.end = path, time.monotonic() + 60 * minutes
@@ -88,11 +88,11 @@ class Box:
         if path.exists():
             stored = json.loads(path.read_text())
             if any(stored["machine"].get(name) != self.machine.get(name) for name in SAME):
-                raise pytest.UsageError(f"{path} is of another machine, version or commit: give another OUT")
+                raise pytest.UsageError(f"{path} is from another machine, version or commit: use another OUT")
             self.outcomes, self.warm_s = stored["tests"], stored["warm_s"]
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leave out what passed already."""
+        """Deselect tests that passed already."""
         done = [item for item in items if self.outcomes.get(item.nodeid, {}).get("outcome") == "passed"]
         if done:
             config.hook.pytest_deselected(items=done)
@@ -104,7 +104,7 @@ class Box:
             self.warm_s = round(time.monotonic() - begin, 1)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note the outcome: of the call, or of what went wrong around it."""
+        """Record the outcome of the call, or of the setup or teardown that failed."""
         if report.when == "call" or report.outcome != "passed":
             entry: dict[str, Any] = {"outcome": report.outcome, "seconds": round(report.duration, 3)}
             if report.failed:
@@ -115,7 +115,7 @@ class Box:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
-        """Write after every test, and stop when the time is up."""
+        """Write the file after every test, and stop when time is up."""
         result = yield
         self.left = [name for name in self.left if name != item.nodeid]
         self.write()
@@ -124,12 +124,12 @@ class Box:
         return result
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """End well where nothing but the time was up: the next call goes on."""
+        """Report success if the session stopped only because time was up: the next call resumes."""
         if session.shouldstop and not session.testsfailed:
             session.exitstatus = pytest.ExitCode.OK
 
     def write(self) -> None:
-        """Write the file, whole."""
+        """Write the file atomically."""
         counts: dict[str, int] = {}
         for entry in self.outcomes.values():
             counts[entry["outcome"]] = counts.get(entry["outcome"], 0) + 1

@@ -1,6 +1,6 @@
-"""Compares the working tree with another revision: both are built, and take turns on the same workloads.
+"""Compares the working tree with another revision: builds both, and times them in turn on the same workloads.
 
-python benchmarks/publish/compare.py BASE               BASE is anything git names: a commit, a branch, a tag
+python benchmarks/publish/compare.py BASE               BASE is any git revision: a commit, a branch, a tag
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SAMPLE_S, ROUNDS, REHEARSED_ROUNDS = 0.1, 15, 1
 
 
 def git(*arguments: str) -> str:
-    """Run git on this repository; its message is the error's."""
+    """Run git on this repository; if it fails, raise with its message."""
     done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"git {' '.join(arguments)}: {done.stderr.strip()}")
@@ -33,7 +33,7 @@ def git(*arguments: str) -> str:
 
 
 def build(tree: Path, target: Path) -> Path:
-    """Build the package of a source tree with its own native code into `target`."""
+    """Build a source tree's package, including its native code, into `target`."""
     request = "cuda" if torch.cuda.is_available() else "cpu"
     command = [sys.executable, "setup.py", "-q", "build", "--build-base", str(target / "tmp")]
     command += ["--build-lib", str(target / "lib")]
@@ -46,7 +46,7 @@ def build(tree: Path, target: Path) -> Path:
 
 
 class Worker:
-    """A process that times one of the two."""
+    """A process that times one of the two builds."""
 
     def __init__(self, library: Path, threads: int) -> None:
         environment = os.environ | {"PYTHONPATH": str(library), "PYTHONSAFEPATH": "1"}
@@ -76,7 +76,7 @@ class Worker:
     def _answer(self) -> str:
         line = self.process.stdout.readline() if self.process.stdout is not None else ""
         if not line:
-            raise ValueError("a revision cannot run a workload; its message is above")
+            raise ValueError("a revision cannot run a workload; its error message is above")
         return line.strip()
 
     def close(self) -> None:
@@ -87,7 +87,7 @@ class Worker:
 
 
 def compare(workers: dict[str, Worker], workloads: list[str], rounds: int) -> list[dict[str, object]]:
-    """Let both take turns and print medians, spreads and the ratio, round by round."""
+    """Time both in turn, and print medians, spreads and the ratio, which is taken round by round."""
     results: list[dict[str, object]] = []
     for workload in workloads:
         slowest = max(worker.seconds(workload, 1) for worker in workers.values())
@@ -150,7 +150,7 @@ def main(arguments: list[str]) -> int:
 
 
 def remove(tree: Path) -> None:
-    """Take the other revision's source tree away; what was built stays, and is built again where sources changed."""
+    """Remove the other revision's source tree; its build stays, and only changed sources are rebuilt next time."""
     if tree.exists():
         git("worktree", "remove", "--force", str(tree))
 

@@ -1,6 +1,6 @@
-"""Times a few workloads of the fastclr that is on the path, one sample per line of standard input.
+"""Times a few workloads of the fastclr on the path, one sample per line of standard input.
 
-Both revisions of a comparison run this same file, which uses the public names `NTXentLoss` and `SimCLRAugment` only.
+Both revisions of a comparison run this file, so it uses only the public names `NTXentLoss` and `SimCLRAugment`.
 A line is `WORKLOAD INNER`; the answer is seconds per run. An empty line ends the process.
 """
 
@@ -53,13 +53,13 @@ ON_GPU: dict[str, Callable[[], Callable[[], object]]] = {
 
 
 def wait() -> None:
-    """Wait for the device, if there is one."""
+    """Wait for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def main() -> None:
-    """Answer until told to stop."""
+    """Answer requests until an empty line."""
     torch.set_num_threads(int(sys.argv[1]))
     print(fastclr.__file__, flush=True)
     known, ready = WORKLOADS | ON_GPU, {}

@@ -1,8 +1,8 @@
-"""A training step of the preset `imagenet` on photos: by stage, and the largest batch that one device holds.
+"""A training step of the preset `imagenet` on photos: time by stage, and the largest batch that fits on one device.
 
-The stages are those of `fastclr profile`, on decoded photos that lie on the device, repeated to fill the batches. The
-largest batch is found by doubling, with whole steps (views at hand, forward, loss, backward, update), for the dense
-loss and for NT-Xent of fastclr, each plainly and with cached gradients.
+The stages are those of `fastclr profile`, on decoded photos that are already on the device, repeated to fill batches.
+The largest batch is found by doubling, with full steps from given views (forward, loss, backward, update), for the
+dense loss and for fastclr's NT-Xent, each with and without cached gradients.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from fastclr.training.optim import build_optimizer
 from fastclr.training.presets import PRESETS
 
 BATCH, MICRO = 256, 256
-FIRST, MOST = 256, 65_536  # images of a step: where the search begins and where it ends
+FIRST, MOST = 256, 65_536  # images per step at which the search starts and ends
 STEPS = 20
 Loss = Callable[[Tensor, Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
 class StagesCase:
-    """The step of the loop by stage."""
+    """The training step by stage."""
 
     config: PretrainConfig
     data: Splits
@@ -55,11 +55,11 @@ class StagesCase:
         return f"{config.encoder}-x{config.width:g}-{config.augment.size}px-batch{config.batch_size}"
 
     def toy(self) -> StagesCase:
-        """The same with two steps."""
+        """The same case with two steps."""
         return replace(self, steps=2)
 
     def run(self, ceilings: Ceilings, effort: Effort, only: tuple[str, ...] = ()) -> list[Row]:
-        """Profile and return one row, whose stages are those of the profile."""
+        """Profile, and return one row with the profile's stages."""
         from fastclr.training.build import build
         from fastclr.training.profile import measure
 
@@ -81,7 +81,7 @@ class StagesCase:
 
 
 def in_seconds(milliseconds: Spread) -> Spread:
-    """Turn a spread of the profile into one of the benchmarks."""
+    """Convert a spread of the profile into one of the benchmarks."""
     return Spread(milliseconds.median / 1000, milliseconds.p20 / 1000, milliseconds.p80 / 1000)
 
 
@@ -92,11 +92,11 @@ class LargestCase:
     Args:
         kind: what is tried, for people.
         loss: of two projections.
-        micro: images of a micro-batch for cached gradients; None for a plain step.
+        micro: images per micro-batch for cached gradients; None for a plain step.
         config: model, optimiser and views.
-        device: where it is tried.
-        first: images to begin with; doubled as long as a step fits.
-        most: images to end with.
+        device: where the steps run.
+        first: images to start with; doubled as long as a step fits.
+        most: images to stop at.
     """
 
     kind: str
@@ -113,11 +113,11 @@ class LargestCase:
         return f"largest batch, {self.kind}"
 
     def toy(self) -> LargestCase:
-        """The same up to few images."""
+        """The same case, up to few images."""
         return replace(self, first=4, most=8, micro=self.micro and 2)
 
     def run(self, ceilings: Ceilings, effort: Effort, only: tuple[str, ...] = ()) -> list[Row]:
-        """Double the batch until memory runs out, and return the last one that fitted."""
+        """Double the batch until memory runs out, and return the last one that fits."""
         device = torch.device(self.device)
         torch.manual_seed(0)
         model = build_model(self.config).to(device, memory_format=torch.channels_last)
@@ -130,7 +130,7 @@ class LargestCase:
         while batch <= self.most:
             try:
                 took, peak = self.step(model, optimizer, batch, autocast, device)
-            except Exception as error:  # not only out of memory: libraries have other words for a size they cannot do
+            except Exception as error:  # libraries raise other errors, too, for a size they cannot handle
                 if row.time is None and not out_of_memory(error):
                     raise
                 note = f"{batch:,} do not: {type(error).__name__}: {str(error).strip().splitlines()[0]}"[:300]
@@ -148,7 +148,7 @@ class LargestCase:
     def step(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: int, autocast: bool, device: torch.device
     ) -> tuple[float, int | None]:
-        """Make one update from random views; return its seconds and the most bytes held on a GPU."""
+        """Make one update from random views; return its seconds and, on a GPU, the peak bytes."""
         on_gpu = device.type == "cuda"
         dtype, size = torch.bfloat16 if autocast else torch.float32, self.config.augment.size
         views = torch.empty(2 * batch, 3, size, size, dtype=dtype, device=device, memory_format=torch.channels_last)
@@ -174,7 +174,7 @@ class LargestCase:
 
 
 def photos(source: str, count: int) -> Splits:
-    """Return decoded photos, repeated until there are `count`, each under a number of its own."""
+    """Return decoded photos, repeated until there are `count`, each with its own index."""
     found = load_splits(source, holdout=0.0, loader="resident").train
     if not isinstance(found, ImageDataset):
         raise ValueError(f"{source} does not fit into memory: a few hundred photos are enough")
@@ -185,7 +185,7 @@ def photos(source: str, count: int) -> Splits:
 
 
 def cases(config: PretrainConfig, data: Splits, device: str) -> list[Planned]:
-    """Return what is measured, the profile first."""
+    """Return the planned measurements, the profile first."""
     kinds: list[tuple[str, Loss, int | None]] = [
         (OURS, nt_xent, None),
         ("dense loss", dense, None),
@@ -197,18 +197,18 @@ def cases(config: PretrainConfig, data: Splits, device: str) -> list[Planned]:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure within a box of time; the next call goes on where this one stopped."""
+    """Measure within a time limit; the next call resumes where this one stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="", help="a folder or archive of photos; some hundred are enough")
+    parser.add_argument("--data", default="", help="a folder or archive of photos; a few hundred are enough")
     parser.add_argument("--out", type=Path, default=Path("build/imagenet"))
-    parser.add_argument("--batch", type=int, default=BATCH, help="images of the step whose stages are timed")
+    parser.add_argument("--batch", type=int, default=BATCH, help="images per step when timing the stages")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--rehearse", action="store_true", help="a thin encoder on small views, few steps")
     options = parser.parse_args(arguments)
     device = resolve_device("auto")
     try:
         if not options.data and not options.rehearse:
-            raise ValueError("say where photos are: --data PATH")
+            raise ValueError("photos are needed: pass --data PATH")
         config = replace(PRESETS["imagenet"], batch_size=options.batch, loader="resident", device=device.type)
         if options.rehearse:
             augment = replace(config.augment, size=32)

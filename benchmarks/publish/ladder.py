@@ -1,7 +1,7 @@
 """From a plain PyTorch loop to fastclr, one change at a time: images per second of real epochs on one device.
 
-The first rung is the usual loop: a DataLoader whose processes run torchvision's transforms image by image, a dense loss
-in float32. Every rung trains the model of the preset `cifar10`; each sample is one epoch after a warm-up.
+The first rung is the usual loop: a DataLoader whose processes run torchvision's transforms image by image, and a dense
+loss in float32. Every rung trains the model of the preset `cifar10`; each sample is one epoch after a warm-up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fastclr.bench import machine
 from fastclr.bench.augment_peers import torchvision_steps
 from fastclr.bench.ceilings import Ceilings
 from fastclr.bench.rows import OURS, Row, Spread
-from fastclr.bench.step import LADDER, SAYS, Rung, StepCase, Trainer
+from fastclr.bench.step import LADDER, RUNG_NOTES, Rung, StepCase, Trainer
 from fastclr.bench.suite import Planned, failures, run_suites
 from fastclr.bench.timing import Effort
 from fastclr.data import ImageDataset, Order, ResidentLoader, load_splits
@@ -37,7 +37,7 @@ EPOCHS, WARM_STEPS = 3, 20
 
 
 class TwoViews(torch.utils.data.Dataset[Tensor]):
-    """Two views of every image, made by the process that asks."""
+    """Two views of every image, computed in the calling process."""
 
     def __init__(self, images: Tensor, config: PretrainConfig) -> None:
         from torchvision.transforms import v2
@@ -72,7 +72,7 @@ class LadderCase:
         return self.rung.name
 
     def toy(self) -> LadderCase:
-        """The same: rehearsals bring a small data set."""
+        """The same case: rehearsals use a small data set."""
         return self
 
     def run(self, ceilings: Ceilings, effort: Effort, only: tuple[str, ...] = ()) -> list[Row]:
@@ -92,7 +92,7 @@ class LadderCase:
             begin = time.perf_counter()
             loss = take(trainer, batches, steps)
             samples.append(time.perf_counter() - begin)
-        note = f"{SAYS[self.rung.name]}; warm-up of {warm} steps took {first:.1f} s"
+        note = f"{RUNG_NOTES[self.rung.name]}; warm-up of {warm} steps took {first:.1f} s"
         row = Row(suite="ladder", case=self.name, provider=self.rung.name, status="ok", unit="images", note=note)
         row.parameters = {"encoder": config.encoder, "width": config.width, "batch": config.batch_size}
         row.parameters |= {"images": len(self.data), "workers": self.workers, "device": self.device, "loss": loss}
@@ -137,7 +137,7 @@ def take(trainer: Trainer, batches: Iterator[Tensor], steps: int) -> float:
 
 
 def main(arguments: list[str]) -> int:
-    """Climb the ladder within a box of time; the next call goes on where this one stopped."""
+    """Measure the rungs within a time limit; the next call resumes where this one stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="", help="images of one size: CIFAR-10 as a folder or archive")
     parser.add_argument("--out", type=Path, default=Path("build/ladder"))
@@ -147,16 +147,16 @@ def main(arguments: list[str]) -> int:
     device = resolve_device("auto")
     try:
         if not options.data and not options.rehearse:
-            raise ValueError("say where CIFAR-10 is: --data PATH")
+            raise ValueError("CIFAR-10 is needed: pass --data PATH")
         config = PRESETS["cifar10"]
         data = load_splits(options.data or "shapes", holdout=0.0, loader="resident").train
         if not isinstance(data, ImageDataset) or not isinstance(data.images, Tensor):
-            raise ValueError(f"{options.data} has images of several sizes: the ladder is for data like CIFAR-10")
+            raise ValueError(f"{options.data} has images of several sizes: the ladder needs one size, as in CIFAR-10")
         workers = len(os.sched_getaffinity(0))
         if options.rehearse:
             config, workers = replace(config, width=0.125, stem="imagenet", batch_size=32), 0
             data = data.select(torch.arange(96))
-        ends_first = [LADDER[-1], *LADDER[:-1]]  # both ends and then the steps between them
+        ends_first = [LADDER[-1], *LADDER[:-1]]  # both ends first, then the rungs between them
         planned = [Planned("ladder", LadderCase(rung, data, config, device.type, workers)) for rung in ends_first]
         path = options.out / f"ladder-{machine.slug(machine.describe(device))}.json"
         rows = run_suites(planned, device, path, Effort(toy=options.rehearse), seconds=60 * options.minutes)

@@ -1,20 +1,20 @@
-"""Time to 90.0% on CIFAR-10: pretrain with the preset `cifar10` until the kNN accuracy on the test images passes it.
+"""Time to 90.0% on CIFAR-10: pretrain with the preset `cifar10` until kNN accuracy on the test images reaches it.
 
-The rules of the clock, which follow those of airbench:
+The rules of the clock follow those of airbench:
 
-- It runs while the model is trained: from the first batch, with all images decoded and on the device and everything
-  imported, over all calls that the run is spread over. The augmentation counts.
-- The first step of every call, which compiles and tunes, is reported beside it (`compile_s`); so is everything else
-  that passes (`elapsed_s`).
-- It stands still during evaluations and checkpoints. A kNN evaluation (k = 10, cosine, the features h of the training
-  images as the bank) runs every few epochs; the time is that of the first one at or above the target. The schedule ends
-  where the preset says, whether the target is passed before it or not, and the last accuracies are reported too.
-- The last accuracies, kNN and a linear probe on frozen features, are those of the exported encoder: its file is read
+- It runs while the model trains, over all calls of the run, starting at the first batch with all images decoded and on
+  the device and everything imported. The augmentation counts.
+- The first step of every call, which compiles and tunes, is reported separately (`compile_s`), as is the total time
+  elapsed (`elapsed_s`).
+- It pauses during evaluations and checkpoints. A kNN evaluation (k = 10, cosine, the features h of the training images
+  as the bank) runs every few epochs; the time is that of the first one at or above the target. The schedule always
+  ends where the preset says, even if the target is reached before, and the final accuracies are reported too.
+- The final accuracies, kNN and a linear probe on frozen features, are those of the exported encoder: its file is read
   back with the lines that the model card prints, without the network that was trained.
-- Beside them stands the ceiling: the same architecture trained with the labels of the same files, under the same
+- They are reported with a ceiling: the same architecture trained with the labels of the same files, under the same
   augmentation (one view) and settings, for fewer epochs.
 
-A call trains for at most --minutes and leaves the run in --work; the next call goes on from its last checkpoint. The
+A call trains for at most --minutes and leaves the run in --work; the next call resumes from its last checkpoint. The
 checkpoint (weights and momentum in float32) takes about 95 MB: keep --work on the machine between calls.
 """
 
@@ -48,11 +48,11 @@ TARGET, REHEARSED_TARGET = 0.90, 0.15
 KNN_EVERY, KNN_K = 10, 10
 SUPERVISED_EPOCHS, REHEARSED_EPOCHS = 100, 2
 STOPPED = 130
-GRACE_S = 60.0  # for the last checkpoint once a call is over
+GRACE_S = 60.0  # for writing the last checkpoint once time is up
 
 
 def configuration(data: str, rehearse: bool, epochs: int | None, seed: int, mode: str = "default") -> PretrainConfig:
-    """Return the run: the preset, and what changes speed only."""
+    """Return the run's configuration: the preset, plus options that only affect speed."""
     on_gpu = torch.cuda.is_available()
     options: dict[str, Any] = {
         "loader": "resident",
@@ -66,14 +66,14 @@ def configuration(data: str, rehearse: bool, epochs: int | None, seed: int, mode
         small |= {"epochs": epochs or 2, "knn_every": 1}
         return dataclasses.replace(PRESETS["cifar10"], **(options | small))
     if not data:
-        raise ValueError("say where CIFAR-10 is: --data PATH")
+        raise ValueError("CIFAR-10 is needed: pass --data PATH")
     return dataclasses.replace(PRESETS["cifar10"], data=data, epochs=epochs or PRESETS["cifar10"].epochs, **options)
 
 
 def train(folder: Path, config: PretrainConfig, supervised_epochs: int) -> None:
-    """Start or go on with the run in `folder`; then evaluate its exported encoder, then train the ceiling.
+    """Start or resume the run in `folder`, then evaluate its exported encoder, then train the ceiling.
 
-    Each part leaves a file when it is done: `final.json` and `supervised.json`.
+    The latter two write a file when done: `final.json` and `supervised.json`.
     """
     from fastclr.training.build import load_data
 
@@ -105,7 +105,7 @@ def evaluate_exported(run: Run, data: Splits, config: PretrainConfig) -> dict[st
 
 
 def train_ceiling(data: Splits, config: PretrainConfig, epochs: int) -> dict[str, Any]:
-    """Train the same architecture with labels and return its accuracy on the test images."""
+    """Train the same architecture with labels, and return its accuracy on the test images."""
     from fastclr.evaluate.scores import score
     from fastclr.methods.model import build_model
     from fastclr.training.fit import check_test, fit, predict
@@ -122,7 +122,7 @@ def train_ceiling(data: Splits, config: PretrainConfig, epochs: int) -> dict[str
 
 
 def summarise(folder: Path, config: PretrainConfig, target: float) -> dict[str, Any]:
-    """Return what is known about the run so far: the curve, and the clock at the first evaluation that passes."""
+    """Return the run's results so far: the curve, and the clock at the first evaluation that reaches the target."""
     path = folder / "metrics.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     clocks = {r["step"]: r["train_s"] for r in records if r["kind"] == "train"}  # one at the end of every epoch
@@ -144,7 +144,7 @@ def summarise(folder: Path, config: PretrainConfig, target: float) -> dict[str, 
 
 
 def call(command: list[str], seconds: float) -> int | None:
-    """Run the training; at the end of the time ask it to stop, then end it. Return its status, None if time was up."""
+    """Run the training; when time is up, ask it to stop, then kill it. Return its status, None if time was up."""
     child = subprocess.Popen(command, start_new_session=True)
     try:
         return child.wait(seconds)
@@ -156,22 +156,22 @@ def call(command: list[str], seconds: float) -> int | None:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
         return None
-    except BaseException:  # Ctrl-C must not leave the training behind
+    except BaseException:  # Ctrl-C must not leave the training running
         os.killpg(child.pid, signal.SIGKILL)
         raise
 
 
 def main(arguments: list[str]) -> int:
-    """Train for a while and write the record as far as it is known."""
+    """Train for a while, and write the record so far."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="", help="CIFAR-10: a folder or archive of JPEG files, or its own archive")
     parser.add_argument("--out", type=Path, default=Path("build/record"), help="folder of the record")
     parser.add_argument("--work", type=Path, default=Path("runs/record"), help="folder of the run between calls")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--supervised-epochs", type=int, help=f"of the ceiling (default: {SUPERVISED_EPOCHS})")
+    parser.add_argument("--supervised-epochs", type=int, help=f"epochs of the ceiling (default: {SUPERVISED_EPOCHS})")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--compile", default="default", help="mode of torch.compile (default: %(default)s)")
+    parser.add_argument("--compile", default="default", help="torch.compile's mode (default: %(default)s)")
     parser.add_argument("--rehearse", action="store_true", help="a thin encoder on the built-in shapes, two epochs")
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -190,7 +190,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parent(options: argparse.Namespace, config: PretrainConfig) -> int:
-    """Start the training in a process of its own, and write down what came of it."""
+    """Run the training in a separate process, and write the record of its results."""
     here, begin = machine.describe(resolve_device("auto")), time.monotonic()
     path = options.out / f"record-{machine.slug(here)}.json"
     before = json.loads(path.read_text()) if path.exists() else {}
@@ -198,7 +198,7 @@ def parent(options: argparse.Namespace, config: PretrainConfig) -> int:
     if before:
         check_same(path, before["machine"], here)
     if (options.work / "config.json").exists():
-        Run.open(options.work, config)  # refuses a rehearsal, or another run
+        Run.open(options.work, config)  # raises if the folder has a rehearsal or another run
     target = REHEARSED_TARGET if options.rehearse else TARGET
     status: int | None = 0
     if not (options.work / "supervised.json").exists():
@@ -212,13 +212,13 @@ def parent(options: argparse.Namespace, config: PretrainConfig) -> int:
     print(said(record))
     print(path)
     if status is None:
-        print("the time is up: run the command again to go on")
+        print("time is up: run the command again to resume")
         return 0
     return status
 
 
 def said(record: dict[str, Any]) -> str:
-    """Return the record in one line."""
+    """Return a one-line summary of the record."""
     last = record["curve"][-1]["knn"] if record["curve"] else float("nan")
     parts = [f"epoch {record['epochs_done']}/{record['epochs']}", f"kNN {100 * last:.2f}%"]
     if record["passed"]:

@@ -1,9 +1,9 @@
-"""Writes the results of the README, its plots, and a page, from the JSON files in benchmarks/results.
+"""Writes the README's results and plots, or a page, from the JSON files in benchmarks/results.
 
 python benchmarks/publish/report.py                     rewrite the README's tables and the plots in docs/
-python benchmarks/publish/report.py --check             exit status 1 if they say something else than the files
+python benchmarks/publish/report.py --check             exit status 1 if they do not match the files
 python benchmarks/publish/report.py --page OUT.html     one page with everything, of --results FOLDER
-python benchmarks/publish/report.py --publish FILE...   take files over into benchmarks/results, then rewrite
+python benchmarks/publish/report.py --publish FILE...   copy files into benchmarks/results, then rewrite
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PLOTS["augment"] = ("docs/bench-augment.svg", augment_plot, augment_shown)  # ty
 
 
 def best(results: Sequence[Result], suite: str) -> Result:
-    """Return the result that the README shows: a GPU's if there is one."""
+    """Return the result that the README shows: one from a GPU if there is one."""
     found = [result for result in results if any(row.time for row in result.suite(suite))]
     if not found:
         raise ValueError(f"benchmarks/results has no {suite} results")
@@ -37,7 +37,7 @@ def best(results: Sequence[Result], suite: str) -> Result:
 
 
 def readme_block(results: Sequence[Result]) -> str:
-    """Return what stands between the marks of the README."""
+    """Return the text between the README's markers."""
     parts = []
     loss = best(results, "loss")
     rows = headline_losses(loss.suite("loss"))
@@ -60,13 +60,13 @@ def readme_block(results: Sequence[Result]) -> str:
 
 
 def kept_memory(results: Sequence[Result], shown: Result) -> list[Result]:
-    """Return the results beside those of `shown` for which a CPU's C library kept freed memory."""
+    """Return the CPU results other than `shown` for which the C library kept freed memory."""
     cpus = [] if shown.on_gpu else [result for result in results if not result.on_gpu and result is not shown]
     return [result for result in cpus if result.malloc != DEFAULT_MALLOC and result.suite("loss")]
 
 
 def not_on_gpu(results: Sequence[Result]) -> str:
-    """Say plainly what has no number from a GPU."""
+    """State plainly which suites have no numbers from a GPU."""
     measured = {row.suite for result in results if result.on_gpu for row in result.rows if row.time}
     missing = [title.lower() for suite, title in TITLES.items() if suite not in measured]
     if not missing:
@@ -79,12 +79,12 @@ def not_on_gpu(results: Sequence[Result]) -> str:
 
 
 def link(result: Result) -> str:
-    """Return the path of a file of results from the README."""
+    """Return the path of a results file relative to the README."""
     return f"benchmarks/results/{result.path.name}"
 
 
 def stale(results: Sequence[Result], readme: str) -> list[str]:
-    """Return what does not say what the files say."""
+    """Return the documents that do not match the files."""
     found = [] if split(readme)[1] == readme_block(results) else ["README.md"]
     for suite, (name, _, shown) in PLOTS.items():
         path = ROOT / name
@@ -95,7 +95,7 @@ def stale(results: Sequence[Result], readme: str) -> list[str]:
 
 
 def split(readme: str) -> tuple[str, str, str]:
-    """Return what stands before, between and after the marks."""
+    """Return the text before, between and after the markers."""
     before, rest = readme.split(BEGIN + "\n")
     inside, after = rest.split("\n" + END)
     return before, inside, after
@@ -111,14 +111,14 @@ def rewrite(results: Sequence[Result]) -> None:
 
 
 def kind(result: Result) -> tuple[bool, str | None, str]:
-    """Return what a newer file has to share with an older one to take its place."""
+    """Return the properties that a newer file must share with the older one it replaces."""
     return result.on_gpu, result.machine.get("gpu"), result.malloc
 
 
 def publish(files: Sequence[Path]) -> None:
-    """Copy complete files of results into benchmarks/results; older ones of the same device kind and suites go.
+    """Copy complete results files into benchmarks/results, replacing older ones of the same device kind and suites.
 
-    Nothing is touched before every file is known to be fit, and the README can be made of what will be there.
+    Nothing changes until every file is checked, and the README can be written from the resulting set.
 
     Raises:
         ValueError: a file is a rehearsal, has cases to go, or would replace one that has more suites.
@@ -127,7 +127,7 @@ def publish(files: Sequence[Path]) -> None:
     new = [load(file) for file in files if file not in records]
     for file in files:
         if file.parent.resolve() == RESULTS.resolve():
-            raise ValueError(f"{file} is there already")
+            raise ValueError(f"{file} exists already")
     there, gone = load_all(RESULTS), []
     for result in new:
         if result.machine.get("rehearsal") is not False:
@@ -149,7 +149,7 @@ def publish(files: Sequence[Path]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Rewrite, check, or make a page."""
+    """Parse the command line and run; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--page", type=Path)
@@ -169,7 +169,7 @@ def run(options: argparse.Namespace) -> int:
         publish(options.publish)
     results = load_all(options.results)
     if not results:
-        raise ValueError(f"{options.results} holds no results")
+        raise ValueError(f"{options.results} has no results")
     if options.page:
         options.page.parent.mkdir(parents=True, exist_ok=True)
         records = [record_text(record) for record in load_records(options.results).values()]

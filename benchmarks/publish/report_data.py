@@ -1,4 +1,4 @@
-"""Reads the files of results that `python -m fastclr.bench` writes."""
+"""Reads the results files that `python -m fastclr.bench` writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastclr.bench.suite import FORMAT
 
 @dataclass(frozen=True)
 class Result:
-    """One file: a machine with its versions, and its rows."""
+    """One results file: a machine with its versions, and its rows."""
 
     path: Path
     machine: dict[str, Any]
@@ -43,42 +43,42 @@ def load(path: Path) -> Result:
     """Read a file.
 
     Raises:
-        ValueError: it holds no results.
+        ValueError: it contains no results.
     """
     stored = contents(path)
     if stored.get("format") == FORMAT:
         rows = [Row.from_json(row) for row in stored["rows"]]
         return Result(path, stored["machine"], rows, stored["ceilings"], stored["commands"], stored["missing"])
-    raise ValueError(f"{path} holds no results of fastclr")
+    raise ValueError(f"{path} contains no results of fastclr")
 
 
 def contents(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ValueError: the file is none.
+        ValueError: the file is not one.
     """
     try:
         stored = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(stored, dict):
         raise ValueError(f"{path} holds no results of fastclr")
     return stored
 
 
 def load_all(folder: Path) -> list[Result]:
-    """Read the results of a folder, in order; records, outcomes of tests and times of tiles are not among them."""
+    """Read the results of a folder, in order, skipping records, test outcomes and tile timings."""
     found = {path: contents(path) for path in sorted(folder.glob("*.json"))}
     return in_order([load(path) for path, stored in found.items() if not {"curve", "tests", "tune"} & stored.keys()])
 
 
 def in_order(results: Sequence[Result]) -> list[Result]:
-    """Sort: those of GPUs first, those where freed memory is kept last."""
+    """Sort results: from GPUs first, with kept freed memory last."""
     return sorted(results, key=lambda result: (not result.on_gpu, result.malloc != DEFAULT_MALLOC, result.path.name))
 
 
 def load_records(folder: Path) -> dict[Path, dict[str, Any]]:
-    """Read the records of time to accuracy, without rehearsals."""
+    """Read the time-to-accuracy records, without rehearsals."""
     found = {path: contents(path) for path in sorted(folder.glob("*.json"))}
     return {path: stored for path, stored in found.items() if "curve" in stored and not stored["rehearsal"]}

@@ -32,7 +32,7 @@ PLOTS = {"loss": loss_plot, "augment": augment_plot, "step": ladder_plot}
 
 
 def page(results: Sequence[Result], records: Sequence[str] = ()) -> str:
-    """Return the page as HTML; `records` are sentences on time to accuracy."""
+    """Return the page as HTML; `records` are sentences about time to accuracy."""
     parts = [f"<!doctype html><meta charset=utf-8><title>fastclr: benchmarks</title><style>{STYLE}</style>"]
     parts.append("<h1>fastclr: benchmarks</h1>")
     parts.append(
@@ -56,7 +56,7 @@ def page(results: Sequence[Result], records: Sequence[str] = ()) -> str:
             parts.append(f"<h3>{TITLES[suite]}</h3>")
             if suite in PLOTS and any(row.time for row in rows):
                 parts.append(re.sub(r"^.*?(?=<svg)", "", PLOTS[suite](rows), flags=re.S))
-            if suite in ("ladder", "photos"):  # every case is one row
+            if suite in ("ladder", "photos"):  # each case is a single row
                 parts.append(as_html(plain_table(rows)))
                 continue
             for case, found in by_case(rows).items():
@@ -65,7 +65,7 @@ def page(results: Sequence[Result], records: Sequence[str] = ()) -> str:
 
 
 def as_html(lines: Sequence[str]) -> str:
-    """Turn a Markdown table into an HTML one."""
+    """Convert a Markdown table to HTML."""
     cells = [[html.escape(cell.strip()) for cell in line.strip("|").split("|")] for line in lines]
     head = "".join(f"<th>{cell}</th>" for cell in cells[0])
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells[2:])

@@ -1,4 +1,4 @@
-"""Plots as SVG; each carries a digest of what it shows, so that a stale one is found without drawing it again."""
+"""Plots as SVG; each contains a digest of its data, so that a stale plot is found without redrawing it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ DIGEST = re.compile(r"digest:([0-9a-f]{16})")
 
 
 def digest_of(shown: Any) -> str:
-    """Return a digest of the numbers of a plot."""
+    """Return a digest of a plot's numbers."""
     return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def stored_digest(svg: str) -> str | None:
-    """Return the digest that a plot carries."""
+    """Return the digest that a plot contains."""
     found = DIGEST.search(svg)
     return found[1] if found else None
 
@@ -87,7 +87,7 @@ def augment_plot(rows: Sequence[Row]) -> str:
 
 
 def ladder_plot(rows: Sequence[Row]) -> str:
-    """Draw the stages of a training step as stacked bars, one for each rung of the ladder."""
+    """Draw the stages of a training step as stacked bars, one per rung of the ladder."""
     shown = ladder_shown(rows)
     figure, axes = _figure(len(shown), 10, 3.2)
     for axis, (case, rungs) in zip(axes, shown.items(), strict=True):

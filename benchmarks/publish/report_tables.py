@@ -1,4 +1,4 @@
-"""Tables in Markdown from rows, and the captions under them."""
+"""Markdown tables of rows, and their captions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOT_TIMED = {"not installed": "not installed", "unsuitable": "-", "wrong": "wron
 
 
 def by_case(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
-    """Group rows by case and provider, both in their order."""
+    """Group rows by case and provider, both in order of appearance."""
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
         found.setdefault(row.case, {})[row.provider] = row
@@ -32,7 +32,7 @@ def headline_losses(rows: Sequence[Row]) -> list[Row]:
 
 
 def loss_table(rows: Sequence[Row]) -> list[str]:
-    """NT-Xent over M: time and memory of fastclr, and how many times as much each peer takes."""
+    """NT-Xent over M: time and memory of fastclr, and each peer's factors relative to it."""
     cases = by_case(headline_losses(rows))
     peers = list(dict.fromkeys(name for found in cases.values() for name in found if not name.startswith(OURS)))
     lines = ["| rows M = 2N | fastclr | extra memory | of the floor's speed |" + "".join(f" {p} |" for p in peers)]
@@ -53,7 +53,7 @@ def own_cells(row: Row) -> list[str]:
 
 
 def factor(row: Row, ours: Row) -> str:
-    """How many times the time and the memory of fastclr a peer takes, or why that is not known."""
+    """A peer's time and memory relative to those of fastclr, or why they are unknown."""
     if row.time is None or row.ratio is None:
         return NOT_TIMED.get(row.status, row.status)
     mark = "~" if row.ratio.noisy else ""
@@ -86,7 +86,7 @@ def augment_table(rows: Sequence[Row]) -> list[str]:
 
 
 def plain_table(rows: Sequence[Row]) -> list[str]:
-    """Every row of one case: for the page."""
+    """Every row of one case, for the page."""
     lines = [
         "| | time [p20, p80] | factor | rate | extra memory | of the floor | error | n | |",
         "|---|" + "---:|" * 7 + "---|",
@@ -121,7 +121,7 @@ def malloc_text(rows: Sequence[Row]) -> str:
 
 
 def record_text(record: dict[str, Any]) -> str:
-    """A record of time to accuracy in one sentence; says so where it is not at its end."""
+    """A time-to-accuracy record in one sentence, which says so if the run is not finished."""
     config = record["config"]
     parts = [f"CIFAR-10, {config['encoder']}, epoch {record['epochs_done']} of {record['epochs']}"]
     if record["passed"] is None:
@@ -141,7 +141,7 @@ def record_text(record: dict[str, Any]) -> str:
 
 
 def machine_text(machine: dict[str, Any]) -> str:
-    """The machine in one line."""
+    """A one-line description of the machine."""
     if machine["device"] == "cuda":
         parts = [machine["gpu"], f"{machine['power_limit']} limit" if machine.get("power_limit") else ""]
         parts += [f"driver {machine['driver']}" if machine.get("driver") else ""]
@@ -156,7 +156,7 @@ def machine_text(machine: dict[str, Any]) -> str:
 
 
 def caption(what: str, result: Result, rows: Sequence[Row], link: str, shown: str = "median [p20, p80]") -> str:
-    """Where, with what and how the table above was made."""
+    """The caption: where, with what and how the table above it was measured."""
     counts = [row.n for row in rows if row.time]
     n = f"n = {min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"n = {counts[0]}"
     peers: dict[str, str] = {}

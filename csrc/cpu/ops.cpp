@@ -12,8 +12,8 @@ namespace fastclr::cpu {
 
 namespace {
 
-// Views of megabytes are fresh memory at every call: huge pages save a fifth of the time, which goes into page faults.
-// Advice only, so its failure is no error.
+// Large views are fresh memory at every call, and page faults take a fifth of the time, which huge pages save.
+// This is only advice to the kernel, so failure is not an error.
 void advise_huge_pages([[maybe_unused]] void* begin, [[maybe_unused]] size_t bytes) {
 #ifdef __linux__
   constexpr uintptr_t kHuge = 2 << 20;
@@ -90,7 +90,7 @@ Tensor augment_apply(
   char* pixels = static_cast<char*>(out.mutable_data_ptr());
   advise_huge_pages(pixels, static_cast<size_t>(view_bytes * views * samples));
   std::atomic<int64_t> next{0};
-  // images differ in cost, so threads take the next one when they are free; the views of an image share its cache lines
+  // images differ in cost, so each thread takes the next one when it is free; an image's views share its cache lines
   torch::stable::parallel_for(0, torch::stable::get_num_threads(), 1, [&](int64_t, int64_t) {
     thread_local Workspace work;
     for (int64_t i = next++; i < views * samples; i = next++) {

@@ -1,6 +1,6 @@
 #include "rows.h"
 
-// one library for every x86-64: the loader picks the widest version; rounding is the same in all of them
+// one library for every x86-64 processor: the loader picks the widest version, and all of them round alike
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && !defined(FASTCLR_NO_CLONES)
 #define FASTCLR_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -36,7 +36,7 @@ FASTCLR_CLONES void mix_rows(
   }
 }
 
-// four floats: one pixel and a neighbour's first channel, which is dropped
+// four floats: one pixel and a neighbour's first channel, which is discarded
 typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
 
 FASTCLR_CLONES void resample_row(const float* row, const Taps& taps, int64_t n, Planes out) {
@@ -45,7 +45,7 @@ FASTCLR_CLONES void resample_row(const float* row, const Taps& taps, int64_t n, 
     const float* pixel = row + 3 * static_cast<int64_t>(taps.start[x]);
     const float* weight = taps.weight + x * count;
     Quad sum = {0.0f, 0.0f, 0.0f, 0.0f};
-    // the same number of taps for all pixels: what lies beyond a pixel's own has no weight
+    // all pixels use the same number of taps; those beyond a pixel's own have zero weight
     for (int64_t t = 0; t < count; ++t) sum += weight[t] * *reinterpret_cast<const Quad*>(pixel + 3 * t);
     out.r[x] = sum[0];
     out.g[x] = sum[1];
@@ -53,7 +53,7 @@ FASTCLR_CLONES void resample_row(const float* row, const Taps& taps, int64_t n, 
   }
 }
 
-// applies a function of a pixel to a run of pixels
+// applies a per-pixel function to a run of pixels
 #define FASTCLR_MAP(EXPRESSION)                              \
   float* __restrict r = planes.r, * __restrict g = planes.g; \
   float* __restrict b = planes.b;                            \
@@ -100,7 +100,7 @@ FASTCLR_CLONES int64_t channel_sum(const float* row, int64_t n) {
 // eight floats: one register of AVX2, two of SSE or NEON
 typedef float Octet __attribute__((vector_size(32), aligned(4), may_alias));
 
-// thirty-two pixels, which stay in registers while the taps go by
+// thirty-two pixels, which stay in registers during the loop over taps
 FASTCLR_HD void blur_run(
     const float* const* up, const float* const* down, const float* weight, int reach, int64_t x, float* out) {
   const Octet* centre = reinterpret_cast<const Octet*>(up[0] + x);

@@ -1,4 +1,4 @@
-// vectorised loops over runs of pixels; each is compiled for several instruction sets and chosen at load time
+// vectorised loops over runs of pixels, each compiled for several instruction sets and selected at load time
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ struct Taps {
 
 // out[i] = sum_t weight[t] * source[t * pitch + i]
 void mix_rows(const uint8_t* source, int64_t pitch, const float* weight, int taps, int64_t n, float* out);
-// row: interleaved pixels, with taps.stride further pixels that are readable after the last
+// row: interleaved pixels, with taps.stride more readable pixels after the last
 void resample_row(const float* row, const Taps& taps, int64_t n, Planes out);
 
 void brightness_row(Planes p, int64_t n, float factor, float summand);

@@ -10,7 +10,7 @@ namespace fastclr::cpu {
 
 namespace {
 
-// colour operations run on a few thousand pixels at a time, while they are in the first-level cache
+// colour operations run on a few thousand pixels at a time, so that these stay in the L1 cache
 constexpr int64_t kChunk = 2048;
 
 template <typename T>
@@ -25,7 +25,7 @@ struct Canvas {
   int64_t pixels() const { return size * size; }
 };
 
-// the vertical pass of output row y: one interleaved row of the crop, in bytes' scale
+// the vertical pass of output row y: one interleaved row of the crop, on the scale of bytes
 void source_row(
     const Source& source, bool planar, const Box& box, int64_t y, const Workspace& work, float* planes, float* out) {
   const Taps taps = work.y.taps();
@@ -69,10 +69,10 @@ Sums add_rows(Style style, Sums sums, Planes p, int64_t n) {
   return {sums.r + channel_sum(p.r, n), sums.g + channel_sum(p.g, n), sums.b + channel_sum(p.b, n)};
 }
 
-// resizes into the canvas and applies what comes before the contrast; returns the sums for the contrast
+// resizes into the canvas and applies the operations before the contrast; returns the sums for the contrast
 Sums resize(const Source& source, bool planar, const Box& box, const Jitter& jitter, Canvas canvas, Workspace& work) {
   const Taps across = work.x.taps();
-  // the taps without weight reach beyond the last pixel
+  // the taps with zero weight reach beyond the last pixel
   const int64_t padding = 3 * across.stride + 1;
   float* row = reserve(work.source_row, 3 * box.width + padding);
   std::fill_n(row + 3 * box.width, padding, 0.0f);
@@ -104,7 +104,7 @@ void store_row(const float* in, int64_t n, Element element, char* out) {
   }
 }
 
-// solarises, normalises (both in place) and writes n pixels from pixel `position` on
+// solarises and normalises n pixels in place, and writes them from pixel `position` on
 void finish(
     Planes p, int64_t n, int64_t position, int64_t pixels, const float* row, const Output& output, Workspace& work,
     void* out) {
@@ -129,7 +129,7 @@ void finish(
   }
 }
 
-// blurs the canvas row by row and finishes each row as it is done
+// blurs the canvas row by row, and finishes each row at once
 void blur_and_finish(Canvas canvas, Style style, const float* row, const Output& output, Workspace& work, void* out) {
   const int n = static_cast<int>(canvas.size);
   const int reach = blur_reach(row[kSigma], blur_radius(n));
@@ -148,7 +148,7 @@ void blur_and_finish(Canvas canvas, Style style, const float* row, const Output&
     right[d] = middle + d;
   }
   const float* planes[3] = {canvas.planes.r, canvas.planes.g, canvas.planes.b};
-  const bool mirrored = style == kTorchvision;  // TensorFlow's padding is zero
+  const bool mirrored = style == kTorchvision;  // TensorFlow pads with zeros
   const float* zeros = reserve(work.zeros, n);
   const auto row_of = [&](const float* plane, int y) {
     if (!mirrored && (y < 0 || y >= n)) return zeros;
@@ -199,7 +199,7 @@ void render_view(
     Workspace& work, void* out) {
   const Box box = read_box(row);
   work.y.build(style, box.height, size, false, 1.0f);
-  work.x.build(style, box.width, size, row[kFlip] != 0.0f, 1.0f / 255.0f);  // bytes become [0, 1] on the way
+  work.x.build(style, box.width, size, row[kFlip] != 0.0f, 1.0f / 255.0f);  // also scales bytes to [0, 1]
 
   float* image = reserve(work.image, 3 * size * size);
   const Canvas canvas = {{image, image + size * size, image + 2 * size * size}, size};

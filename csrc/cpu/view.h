@@ -20,7 +20,7 @@ struct Output {
 // tables and buffers of one thread; they grow to the largest image seen and are then reused
 struct Workspace {
   struct Axis {
-    std::vector<Tap> taps_of;  // of every output pixel
+    std::vector<Tap> taps_of;  // per output pixel
     std::vector<int> start, count;
     std::vector<float> weight;
     int stride = 0;
@@ -30,11 +30,11 @@ struct Workspace {
   };
   Axis x, y;
   std::vector<float> source_row;   // one row after the vertical pass, interleaved
-  std::vector<float> source_rows;  // the same as three planes, for planar sources
+  std::vector<float> source_rows;  // the same in three planes, for planar sources
   std::vector<float> image;        // [3, size, size]
-  std::vector<float> blurred;      // rows of the blur, with its overhang
-  std::vector<float> weight;       // of the blur, 0..reach
-  std::vector<float> zeros;        // a row outside of the image
+  std::vector<float> blurred;      // rows of the blur, including its overhang
+  std::vector<float> weight;       // blur weights 0..reach
+  std::vector<float> zeros;        // a row outside the image
   std::vector<const float*> up, down;
   std::vector<float> staged;  // interleaved pixels before the conversion to 16 bits
 };

@@ -1,6 +1,6 @@
-// What the kernels read and write. The values in device memory cannot be checked on the host without waiting for the
-// device, so every block checks its own view, and fills it with NaN (bytes: 0) if its place, its size or its parameters
-// are invalid.
+// What the kernels read and write. The host cannot check values in device memory without synchronising, so each block
+// checks those of its own view, and fills the view with NaN (bytes: 0) if the image's location or size or its
+// parameters are invalid.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -38,7 +38,7 @@ struct View {
   bool valid;
 };
 
-// the views of one image are neighbours in the grid, so that they share its bytes in the cache
+// an image's views are neighbours in the grid, so that they share its bytes in the cache
 __device__ inline View load_view(const Batch& batch, int64_t index) {
   const int64_t sample = index / batch.views, slot = index % batch.views * batch.samples + sample;
   const int64_t offset = batch.offsets[sample];

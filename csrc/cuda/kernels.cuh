@@ -1,5 +1,5 @@
-// The kernels. Small views: one block does everything in shared memory. Large views: three kernels over bands of rows,
-// with the canvas in global memory between them. Numbers of threads are powers of two.
+// The kernels. A small view: one block does everything in shared memory. A large view: three kernels over bands of rows
+// pass the canvas on in global memory. Thread counts are powers of two.
 #pragma once
 
 #include "../math/sampler.h"
@@ -22,7 +22,7 @@ struct Draw {
   SamplerConfig config;
 };
 
-// one thread per row; a row of NaN for an invalid id or size
+// one thread per row; an invalid id or size gives a row of NaN
 __global__ void __launch_bounds__(kDrawThreads) augment_params_kernel(const __grid_constant__ Draw draw) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= draw.rows) return;
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kDrawThreads) augment_params_kernel(const __gr
   draw_params(draw.config, {draw.seed, draw.epoch, view, static_cast<uint64_t>(id)}, height, width, draw.radius, out);
 }
 
-// shared memory of a block: sums or raw blur weights, then what the stages need one after the other
+// a block's shared memory: sums or raw blur weights, then space that the stages use one after the other
 FASTCLR_HD int64_t scratch_bytes(int size, int threads) {
   const int64_t sums = int64_t{8} * threads, raw = int64_t{8} * (blur_radius(size) + 1);
   return sums > raw ? sums : raw;
@@ -51,7 +51,7 @@ FASTCLR_HD int64_t blur_bytes(int size, int rows) {
   return blur_radius(size) > 0 ? int64_t{4} * (blur_radius(size) + 1 + int64_t{rows} * size) : 0;
 }
 
-// one block per view: canvas, then taps, whose place the blur takes
+// one block per view: canvas, then taps, whose space the blur reuses
 __global__ void __launch_bounds__(kSmallThreads, 1) augment_small_kernel(const __grid_constant__ Batch batch) {
   const View view = load_view(batch, blockIdx.x);
   if (!view.valid) {
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kSmallThreads, 1) augment_small_kernel(const _
   const bool blurred = has_blur(batch, view);
   colour_pixels(batch, view, jitter, sums, 0, batch.pixels(), blurred, canvas);
   if (!blurred) return;
-  const int reach = blur_weights(batch, view, shared_memory, stage);  // it waits for all pixels of the canvas
+  const int reach = blur_weights(batch, view, shared_memory, stage);  // synchronises: the canvas is complete
   blur_rows(batch, view, stage, reach, 0, batch.size, canvas, stage + blur_radius(batch.size) + 1);
 }
 
@@ -82,7 +82,7 @@ struct Pass {
 
 struct Band {
   View view;
-  int64_t index;  // of the view in the pass
+  int64_t index;  // index of the view in the pass
   int number, top, rows;
   float* canvas;
 };

@@ -1,4 +1,4 @@
-// Grids and shared memory: one launch for small views, three for large ones (two without blur).
+// Grids and shared memory sizes: one launch for small views, three for large ones (two without blur).
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 namespace fastclr::cuda {
 
 constexpr int kSmallSize = 96;
-constexpr int64_t kCanvasBytes = int64_t{1} << 30;  // a batch whose canvases take more is computed in several passes
+constexpr int64_t kCanvasBytes = int64_t{1} << 30;  // batches whose canvases need more are computed in several passes
 constexpr int64_t kMaxBlocks = 0x7FFFFFFF;
 
 template <typename... Arguments>
@@ -41,7 +41,7 @@ inline int64_t small_shared(int size) {
          std::max(tap_bytes(size, size), blur_bytes(size, size));
 }
 
-// whether views of this size are computed in shared memory; limit is what a block can have
+// whether views of this size fit into shared memory; limit is the most a block can have
 inline bool is_small(int size, int64_t limit) { return size <= kSmallSize && small_shared(size) <= limit; }
 
 inline cudaError_t launch_small(const Batch& batch, cudaStream_t stream) {
@@ -50,14 +50,14 @@ inline cudaError_t launch_small(const Batch& batch, cudaStream_t stream) {
   return launch(augment_small_kernel, views, small_threads(batch.size), small_shared(batch.size), stream, batch);
 }
 
-// what large views need in global memory
+// the global memory that large views need
 struct Plan {
-  int64_t views;  // of one pass
+  int64_t views;  // per pass
   int bands, band_rows;
 };
 
 inline Plan plan_large(int64_t views, int size) {
-  // rows of the blur in 48 KiB, with one row at least
+  // as many rows of the blur as fit in 48 KiB, at least one
   const int rows = static_cast<int>(std::clamp<int64_t>(40 * 1024 / (int64_t{4} * size), 1, kBandRows));
   const int bands = (size + rows - 1) / rows;
   const int64_t fit = std::max<int64_t>(1, kCanvasBytes / (int64_t{12} * size * size));

@@ -1,4 +1,4 @@
-// the CUDA back end of the augmentation: checks of shapes, types and devices, memory from torch, launches
+// the CUDA back end of the augmentation: checks shapes, types and devices, allocates with torch, launches
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
@@ -96,7 +96,7 @@ Tensor augment_apply(
     STD_CUDA_CHECK(launch_small(batch, stream));
   } else {
     const Plan plan = plan_large(views * samples, batch.size);
-    // freed on return, and not used again before the stream has passed the launches
+    // freed on return, but torch's allocator reuses it only after the launches on this stream
     Tensor canvas = torch::stable::new_empty(data, {plan.views, 3, size, size}, ScalarType::Float);
     Tensor sums = torch::stable::new_empty(data, {plan.views, plan.bands, 3}, ScalarType::Long);
     STD_CUDA_CHECK(launch_large(

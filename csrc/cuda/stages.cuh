@@ -1,6 +1,6 @@
 // The stages of a view, each computed by a block for some of its rows. A canvas holds three planes of size * size
-// floats, in shared memory for small views and in global memory for large ones. Every sum is taken in the order of the
-// CPU back end, so that both round alike.
+// floats, in shared memory for small views and in global memory for large ones. Sums use the same order as in the CPU
+// back end, so that both round alike.
 #pragma once
 
 #include "../math/jitter.h"
@@ -11,7 +11,7 @@ namespace fastclr::cuda {
 
 constexpr int kTapColumns = 512;  // columns whose taps are in shared memory at a time
 
-// sum over the block; partial has one element per thread, and their number is a power of two
+// sum over the block; partial has one element per thread, and the thread count is a power of two
 __device__ inline int64_t block_sum(int64_t value, int64_t* partial) {
   partial[threadIdx.x] = value;
   __syncthreads();
@@ -20,7 +20,7 @@ __device__ inline int64_t block_sum(int64_t value, int64_t* partial) {
     __syncthreads();
   }
   const int64_t sum = partial[0];
-  __syncthreads();  // partial can be used again
+  __syncthreads();  // partial can be reused
   return sum;
 }
 
@@ -62,7 +62,7 @@ __device__ inline Pixel resample(const uint8_t* box, const Strides& stride, cons
   return sum;
 }
 
-// crop, resize, flip and what comes before the contrast, for `rows` rows from `top` on; returns this
+// crop, resize, flip and the operations before the contrast, for `rows` rows from `top` on; returns this
 // thread's sums for the contrast. taps has room for rows + min(size, kTapColumns).
 __device__ inline Sums resize_rows(
     const Batch& batch, const View& view, const Jitter& jitter, int top, int rows, Tap* taps, float* canvas) {
@@ -76,7 +76,7 @@ __device__ inline Sums resize_rows(
   Sums sums = {0, 0, 0};
   for (int left = 0; left < size; left += kTapColumns) {
     const int columns = size - left < kTapColumns ? size - left : kTapColumns;
-    __syncthreads();  // the taps of the columns before are no longer read
+    __syncthreads();  // all threads have finished with the previous columns' taps
     for (int i = threadIdx.x; i < rows + columns; i += blockDim.x) {
       const int x = left + i - rows;
       taps[i] =
@@ -97,7 +97,8 @@ __device__ inline Sums resize_rows(
   return sums;
 }
 
-// the rest of the colour, for pixels first..last-1; stored at once if there is no blur, otherwise kept in the canvas
+// the remaining colour operations, for pixels first..last-1; without a blur it also writes the view, otherwise the
+// result stays in the canvas
 __device__ inline void colour_pixels(
     const Batch& batch, const View& view, const Jitter& jitter, Sums sums, int first, int last, bool blurred,
     float* canvas) {
@@ -125,7 +126,7 @@ __device__ inline bool has_blur(const Batch& batch, const View& view) {
   return view.row[kSigma] > 0.0f && blur_radius(batch.size) > 0;
 }
 
-// weight[0..reach] and the reach of a view's blur; raw has as many elements
+// fills weight[0..reach] and returns the reach of a view's blur; raw has as many elements
 __device__ inline int blur_weights(const Batch& batch, const View& view, double* raw, float* weight) {
   const float sigma = view.row[kSigma];
   const int reach = blur_reach(sigma, blur_radius(batch.size));
@@ -138,7 +139,7 @@ __device__ inline int blur_weights(const Batch& batch, const View& view, double*
   return reach;
 }
 
-// element i of a line of pixels, which goes on mirrored or, as TensorFlow pads, with zeros
+// element i of a line of pixels, padded by reflection or, as in TensorFlow, with zeros
 __device__ inline float at(const Batch& batch, const float* line, int i, int stride) {
   if (batch.style != kTorchvision && (i < 0 || i >= batch.size)) return 0.0f;
   return line[reflect(i, batch.size) * stride];
@@ -167,7 +168,7 @@ __device__ inline void blur_rows(
       for (int d = 1; d <= reach; ++d) sum += weight[d] * (at(batch, row, x - d, 1) + at(batch, row, x + d, 1));
       store(batch, view, c, top * size + i, sum);
     }
-    __syncthreads();  // before the next channel takes the place of middle
+    __syncthreads();  // before the next channel overwrites middle
   }
 }
 

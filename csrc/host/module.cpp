@@ -1,4 +1,4 @@
-// fastclr._host: what this build is, and the parameter sampler on NumPy arrays; needs no torch
+// fastclr._host: build information and the parameter sampler on NumPy arrays; needs no torch
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

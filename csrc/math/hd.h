@@ -4,6 +4,6 @@
 #if defined(__CUDACC__)
 #define FASTCLR_HD __host__ __device__ __forceinline__
 #else
-// always_inline: a function cloned per instruction set must absorb its helpers to vectorise them
+// always_inline: a function cloned per instruction set must inline its helpers to vectorise them
 #define FASTCLR_HD inline __attribute__((always_inline))
 #endif

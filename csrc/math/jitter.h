@@ -7,7 +7,7 @@
 
 namespace fastclr {
 
-// the factors stay in the packed row: a GPU has few registers
+// the factors stay in the packed row, because registers are scarce on a GPU
 struct Jitter {
   const float* row;
   Style style;

@@ -30,7 +30,7 @@ FASTCLR_HD Random4 philox(const Random4& counter, uint32_t key0, uint32_t key1) 
   return {{c0, c1, c2, c3}};
 }
 
-// uniform in [0, 1), a multiple of 2^-24: the top 24 bits, so that it is exact in float as well
+// uniform in [0, 1) from the top 24 bits: a multiple of 2^-24 is exact in float, too
 FASTCLR_HD double uniform(uint32_t x) { return static_cast<double>(x >> 8) * (1.0 / 16777216.0); }
 
 // uniform integer in [0, n); n <= 2^32 / 1000 keeps the bias of the multiply-high method below 0.1 %

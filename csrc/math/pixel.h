@@ -1,6 +1,6 @@
-// Per-pixel mathematics of the augmentation, on floats in [0, 1]; torchvision's float functional API is the
-// model, and TensorFlow's image operations are for the style of SimCLR's own code.
-// The translation units that include it are compiled without contraction to fma, so host and device agree.
+// Per-pixel arithmetic of the augmentation, on floats in [0, 1]. It follows torchvision's float functional API or, for
+// the styles of SimCLR's own code, TensorFlow's image operations.
+// Everything that includes this is compiled without contraction to fma, so that host and device agree.
 #pragma once
 
 #include <cmath>
@@ -27,7 +27,7 @@ FASTCLR_HD float luma(Pixel p) { return 0.2989f * p.r + 0.587f * p.g + 0.114f * 
 
 FASTCLR_HD float blend(float x, float factor, float offset) { return clamp01(factor * x + offset); }
 
-// brightness as a factor, or as a summand with the factor 1
+// brightness as a factor, or as an offset with factor 1
 FASTCLR_HD Pixel adjust_brightness(Pixel p, float factor, float summand) {
   return {blend(p.r, factor, summand), blend(p.g, factor, summand), blend(p.b, factor, summand)};
 }
@@ -42,7 +42,7 @@ FASTCLR_HD Pixel adjust_saturation(Pixel p, float factor) {
   return {blend(p.r, factor, offset), blend(p.g, factor, offset), blend(p.b, factor, offset)};
 }
 
-// multiplies the saturation of HSV, at most to 1; hue and maximum stay
+// multiplies the HSV saturation, clamped to 1; hue and maximum stay the same
 FASTCLR_HD Pixel scale_saturation(Pixel p, float factor) {
   const float gb_max = p.g > p.b ? p.g : p.b, gb_min = p.g < p.b ? p.g : p.b;
   const float maximum = p.r > gb_max ? p.r : gb_max, minimum = p.r < gb_min ? p.r : gb_min;
@@ -83,8 +83,8 @@ FASTCLR_HD float solarize(float x) { return x >= 0.5f ? 1.0f - x : x; }
 
 FASTCLR_HD Pixel clamp_pixel(Pixel p) { return {clamp01(p.r), clamp01(p.g), clamp01(p.b)}; }
 
-// ---- means: fixed point, so that a sum has one value in whatever order it is taken. |x| < 2: a bicubic resize
-// overshoots [0, 1] by at most 0.57
+// ---- means in fixed point, so that a sum does not depend on its order. |x| < 2: a bicubic resize overshoots [0, 1] by
+// at most 0.57
 
 struct Sums {
   int64_t r, g, b;
@@ -92,7 +92,7 @@ struct Sums {
 
 FASTCLR_HD int32_t fixed(float x) { return static_cast<int32_t>(x * 1073741824.0f); }
 
-// what a pixel adds to the sums: its luma (the same for all channels), or its channels in the TensorFlow styles
+// a pixel's contribution to the sums: its luma (the same for all channels), or its channels in the TensorFlow styles
 FASTCLR_HD Sums add_pixel(Style style, Sums sums, Pixel p) {
   if (style == kTorchvision) return {sums.r + fixed(luma(p)), 0, 0};
   return {sums.r + fixed(p.r), sums.g + fixed(p.g), sums.b + fixed(p.b)};
@@ -114,7 +114,7 @@ FASTCLR_HD Pixel contrast_offset(Style style, float factor, Sums sums, int64_t p
 
 enum ColourOp { kOpBrightness, kOpContrast, kOpSaturation, kOpHue };
 
-// operation at a position of the order-th permutation, in lexicographic order, of the four operations
+// the operation at a position of the order-th permutation (in lexicographic order) of the four operations
 FASTCLR_HD int colour_op(int order, int position) {
   int left = kOpBrightness | kOpContrast << 2 | kOpSaturation << 4 | kOpHue << 6;  // two bits each
   for (int i = 0;; ++i) {
@@ -126,7 +126,7 @@ FASTCLR_HD int colour_op(int order, int position) {
   }
 }
 
-// ---- 16-bit floats, rounded to nearest even; in integers, so that every compiler vectorises it. No NaN comes here.
+// ---- 16-bit floats, rounded to nearest even; in integers, so that every compiler vectorises it. Inputs are never NaN.
 
 FASTCLR_HD uint32_t float_bits(float x) {
   uint32_t bits;
@@ -144,7 +144,7 @@ FASTCLR_HD uint16_t half_bits(float x) {
   const float magnitude = x < 0.0f ? -x : x;
   const uint32_t bits = float_bits(magnitude) & 0x7FFFFFFFu;
   const uint32_t normal = (bits - 0x38000000u + 0xFFFu + (bits >> 13 & 1u)) >> 13;
-  // below 2^-14 the sum with 1/2 rounds at 2^-24, the spacing of subnormal halves
+  // below 2^-14, adding 1/2 rounds to multiples of 2^-24, the spacing of subnormal halves
   const uint32_t subnormal = float_bits(magnitude + 0.5f) - 0x3F000000u;
   const uint32_t rounded = bits >= 0x47800000u ? 0x7C00u : bits < 0x38800000u ? subnormal : normal;
   return static_cast<uint16_t>(rounded | sign);
@@ -156,7 +156,7 @@ FASTCLR_HD uint8_t byte_value(float x) { return static_cast<uint8_t>(clamp01(x) 
 
 // ---- gaussian blur
 
-// half width of the window of a kernel of size // 10 (SimCLR's choice); 0 means no blur
+// half width of the window for a kernel of size // 10 (SimCLR's choice); 0 means no blur
 FASTCLR_HD int blur_radius(int size) { return size / 10 / 2; }
 
 // taps beyond 5.3 sigma hold less than 1.2e-7 of the mass: invisible in float

@@ -11,10 +11,10 @@ namespace fastclr {
 
 constexpr int kStoredTaps = 4;
 
-// the source pixels start..start+count-1 that weigh in one output pixel
+// the source pixels start..start+count-1 that contribute to one output pixel
 struct Tap {
   int start, count;
-  float value[kStoredTaps];  // up to kStoredTaps weights; more are computed from centre, 1 / width and gain
+  float value[kStoredTaps];  // the weights if at most kStoredTaps; more are computed from centre, 1 / width and gain
 };
 
 FASTCLR_HD float triangle(float centre, float inverse, int source) {
@@ -32,8 +32,8 @@ FASTCLR_HD double keys_cubic(double x) {
   return x <= 1.0 ? (1.5 * x - 2.5) * x * x + 1.0 : ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0;
 }
 
-// pixels outside of the crop have no weight, the others are scaled up for it; positions have 1024 steps per pixel, as
-// in TensorFlow's table
+// pixels outside the crop get no weight, and the others are scaled up to compensate; positions are quantised to 1/1024
+// pixel, as in TensorFlow's table
 FASTCLR_HD Tap cubic_tap(int in, int out, int i, float gain) {
   const double position = (static_cast<double>(i) + 0.5) * static_cast<double>(in) / static_cast<double>(out) - 0.5;
   const double below = floor(position), delta = rint((position - below) * 1024.0) / 1024.0;
@@ -44,7 +44,7 @@ FASTCLR_HD Tap cubic_tap(int in, int out, int i, float gain) {
   double total = 0.0;
   for (int t = 0; t < 4; ++t) total += t >= skipped && t < skipped + count ? weight[t] : 0.0;
   Tap tap = {first + skipped, count, {0.0f, 0.0f, 0.0f, 0.0f}};
-  // both indices are known to the compiler, so that nothing is kept in an array
+  // both indices are compile-time constants, so that no array ends up in memory
   for (int to = 0; to < kStoredTaps; ++to) {
     for (int from = to; from < 4; ++from) {
       if (from == to + skipped && to < count) tap.value[to] = static_cast<float>(gain * weight[from] / total);

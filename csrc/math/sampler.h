@@ -1,7 +1,7 @@
-// The parameters of one augmented view, drawn from (seed, epoch, sample id, view) alone.
+// The parameters of one augmented view, a function of (seed, epoch, sample id, view) alone.
 //
 // Everything is IEEE double with + - * / sqrt rint, compiled without contraction to fma, so that this code gives the
-// same bits on every host, on a GPU and in fastclr/reference/augment.py.
+// same bits on every host, on a GPU and in fastclr/augment/reference.py.
 #pragma once
 
 #include <cmath>
@@ -30,24 +30,24 @@ enum Param {
   kParams = 16,  // packed row length; 13..15 are zero
 };
 
-// torchvision's functions, or those of SimCLR's TensorFlow code with brightness as a factor (v2) or a summand (v1)
+// torchvision's functions, or those of SimCLR's TensorFlow code with brightness as a factor (v2) or an offset (v1)
 enum Style { kTorchvision, kSimclrTf, kSimclrTfAdditive, kStyles };
 
 constexpr int kCropAttempts = 10;
 constexpr int kTfCropAttempts = 100;
-constexpr uint64_t kNoId = ~uint64_t{0};        // stands for all samples; ids are below 2^63
+constexpr uint64_t kNoId = ~uint64_t{0};        // the id of draws that all samples share; ids are below 2^63
 constexpr int64_t kMaxSide = int64_t{1} << 24;  // box coordinates are stored as float
 
 struct SamplerConfig {
   double crop_scale_lo, crop_scale_hi;
   double crop_ratio_lo, crop_ratio_hi;
-  double log_ratio_lo, log_ratio_hi;  // computed once by the caller: a library log is not the same everywhere
+  double log_ratio_lo, log_ratio_hi;  // computed once by the caller: the log of different C libraries differs
   double flip_p;
   double brightness, contrast, saturation, hue;
   double jitter_p, gray_p;
   double blur_p, blur_sigma_lo, blur_sigma_hi;
   double solarize_p;
-  double min_object_covered;  // of the TensorFlow sampler: smallest part of the image in a crop
+  double min_object_covered;  // TensorFlow sampler only: smallest fraction of the image in a crop
   int64_t style;
   bool blur_sigma_per_batch;
 };
@@ -63,7 +63,7 @@ struct Box {
   int64_t top, left, height, width;
 };
 
-// exp(x) for x <= 700 from exactly rounded operations: 2^k times a Taylor polynomial on |r| <= ln(2) / 2
+// exp(x) for x <= 700 from correctly rounded operations: 2^k times a Taylor polynomial on |r| <= ln(2) / 2
 FASTCLR_HD double exp_exact(double x) {
   if (!(x > -700.0)) return 0.0;
   const double k = rint(x * 1.4426950408889634);
@@ -106,14 +106,14 @@ FASTCLR_HD Box draw_box(const SamplerConfig& config, const SampleKey& key, int64
   } else if (w / h > config.crop_ratio_hi) {
     box_w = rint(h * config.crop_ratio_hi);
   }
-  // extreme ratio bounds can round to nothing; one pixel is the smallest box
+  // extreme ratio bounds can round to 0; the smallest box is one pixel
   const int64_t bh = box_h < 1.0 ? 1 : static_cast<int64_t>(box_h);
   const int64_t bw = box_w < 1.0 ? 1 : static_cast<int64_t>(box_w);
   return {(height - bh) / 2, (width - bw) / 2, bh, bw};
 }
 
 // TensorFlow's sample_distorted_bounding_box with the whole image as the only object: the ratio is uniform, the height
-// a uniform integer, the last offset is left out; a hundred tries, then the whole image
+// a uniform integer, the largest offset is never drawn; a hundred tries, then the whole image
 FASTCLR_HD Box draw_box_tf(const SamplerConfig& config, const SampleKey& key, int64_t height, int64_t width) {
   const double h = static_cast<double>(height), w = static_cast<double>(width);
   const double min_area = config.crop_scale_lo * h * w, max_area = config.crop_scale_hi * h * w;
@@ -125,7 +125,7 @@ FASTCLR_HD Box draw_box_tf(const SamplerConfig& config, const SampleKey& key, in
     highest = highest < h ? highest : h;
     double box_h = rint(sqrt(min_area / ratio));
     box_h = box_h < highest ? box_h + pick(random.x[1], static_cast<uint32_t>(highest - box_h) + 1) : highest;
-    // rounding may have left the range of areas by a row
+    // rounding may have put the area out of range by one row
     if (box_h * rint(box_h * ratio) < min_area) box_h += 1.0;
     if (box_h * rint(box_h * ratio) > max_area) box_h -= 1.0;
     const double box_w = rint(box_h * ratio), area = box_h * box_w;
@@ -144,7 +144,7 @@ FASTCLR_HD double factor(uint32_t x, double strength) {
   return between(x, lo > 0.0 ? lo : 0.0, 1.0 + strength);
 }
 
-// writes one packed row of kParams floats; radius is blur_radius(size): without a blur window sigma is 0
+// writes one packed row of kParams floats; radius is blur_radius(size), and if it is 0, so is sigma
 FASTCLR_HD void draw_params(
     const SamplerConfig& config, const SampleKey& key, int64_t height, int64_t width, int radius, float* out) {
   const Box box =

@@ -1,4 +1,4 @@
-// One view: where its image lies, what its packed parameters may be, and how its pixels are written.
+// One view: the location of its image, the valid packed parameters, and how its pixels are written.
 #pragma once
 
 #include <cmath>
@@ -31,7 +31,7 @@ FASTCLR_HD bool valid_place(int64_t offset, int64_t height, int64_t width, int64
   return offset >= 0 && offset <= bytes && 3 * height * width <= bytes - offset;
 }
 
-// the checks of packed rows are written so that a NaN fails
+// the checks of packed rows are written so that NaN fails them
 FASTCLR_HD bool valid_box(const float* row, int64_t height, int64_t width) {
   const double top = row[kTop], left = row[kLeft], box_h = row[kHeight], box_w = row[kWidth];
   return top >= 0 && left >= 0 && box_h >= 1 && box_w >= 1 && top + box_h <= static_cast<double>(height) &&
@@ -45,7 +45,7 @@ FASTCLR_HD bool valid_order(const float* row) {
 
 FASTCLR_HD bool valid_hue(const float* row) { return row[kHue] >= -0.5f && row[kHue] <= 0.5f; }
 
-// brightness, contrast, saturation and sigma; a summand may be negative
+// brightness, contrast, saturation and sigma; a brightness offset may be negative
 FASTCLR_HD bool valid_factor(Style style, const float* row, int field) {
   const float lowest = style == kSimclrTfAdditive && field == kBrightness ? -1e6f : 0.0f;
   return row[field] >= lowest && row[field] <= 1e6f;

@@ -1,4 +1,4 @@
-"""Random views of a batch, and the fixed view of an evaluation."""
+"""Random views of a batch, and the deterministic view that evaluation uses."""
 
 from fastclr.augment.config import AugmentConfig, AugmentParams
 from fastclr.augment.images import RaggedImages

@@ -1,4 +1,4 @@
-"""What an augmentation is: its configuration, and the parameters drawn from it."""
+"""The configuration of an augmentation, and the parameters drawn from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Triple = tuple[float, float, float]
 Quad = tuple[float, float, float, float]
 
 
-# style and brightness -> the number that the operators take
+# (style, brightness) -> the style code that the operators take
 STYLES = {
     ("torchvision", "multiplicative"): TORCHVISION,
     ("simclr_tf", "multiplicative"): SIMCLR_TF,
@@ -41,9 +41,9 @@ def _check_interval(name: str, value: Pair, lowest: float, highest: float) -> No
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """SimCLR's random transformation, in its order: crop, flip, colour jitter, grey, blur, solarise, normalise.
+    """SimCLR's random transformation, in this order: crop, flip, colour jitter, grey, blur, solarise, normalise.
 
-    The colour operations run in a random order drawn per sample and view.
+    The four colour operations run in a random order, drawn per sample and view.
 
     Args:
         size: side of the square views, in pixels.
@@ -53,19 +53,19 @@ class AugmentConfig:
         jitter: strengths b, c, s, h. Brightness, contrast and saturation factors are uniform in
             ``[max(0, 1 - x), 1 + x]``; the hue shift is uniform in ``[-h, h]`` turns, h at most 0.5.
         jitter_p: probability of the four colour operations.
-        gray_p: probability of grey.
+        gray_p: probability of conversion to grey.
         blur_p: probability of a Gaussian blur, with a window of ``2 * (size // 10 // 2) + 1``; none below 20 px.
         blur_sigma: standard deviation of the blur in pixels, uniform.
-        solarize_p: probability of inverting what is at least 0.5.
-        mean: subtracted from the three channels, in [0, 1]; None leaves the normalisation out.
-        std: divides the three channels; given together with `mean`.
+        solarize_p: probability of inverting the values that are at least 0.5.
+        mean: subtracted from the three channels, on the scale [0, 1]; None skips the normalisation.
+        std: divides the three channels; required with `mean`.
         style: ``"torchvision"``: equal to replaying the parameters through torchvision's float functional API.
             ``"simclr_tf"``: what the paper's TensorFlow code does. The crop's ratio is uniform and its height a uniform
             integer; bicubic resize without antialiasing; contrast about the mean of each channel, saturation in HSV;
             the blur pads with zeros.
-        brightness: of ``"simclr_tf"``: ``"multiplicative"`` (its version 2) or ``"additive"`` (version 1: a summand
+        brightness: in ``"simclr_tf"``: ``"multiplicative"`` (its version 2) or ``"additive"`` (version 1: adds a value
             uniform in ``[-b, b]``).
-        min_object_covered: of ``"simclr_tf"``: crops of a smaller part of the image are drawn again.
+        min_object_covered: in ``"simclr_tf"``: crops that cover a smaller fraction of the image are redrawn.
         blur_sigma_per_batch: one sigma for all images, as in that code; drawn from (seed, epoch, view).
 
     Raises:
@@ -107,7 +107,7 @@ class AugmentConfig:
         if not 0.0 <= min(self.jitter) <= max(self.jitter) <= 100.0 or self.jitter[3] > 0.5:
             raise ValueError(f"jitter must be strengths from 0 to 100, the last (hue) at most 0.5, got {self.jitter!r}")
         if (self.mean is None) != (self.std is None):
-            raise ValueError(f"mean and std are given together or not at all, got mean={self.mean!r}, std={self.std!r}")
+            raise ValueError(f"mean and std must be given together, got mean={self.mean!r}, std={self.std!r}")
         if self.mean is not None and self.std is not None:
             _check_numbers("mean", self.mean, 3)
             _check_numbers("std", self.std, 3)
@@ -125,21 +125,21 @@ class AugmentConfig:
 
     @classmethod
     def cifar(cls, size: int = 32) -> AugmentConfig:
-        """SimCLR's setting for CIFAR: colour strength 0.5, no blur."""
+        """SimCLR's settings for CIFAR: colour strength 0.5, no blur."""
         return cls(size, jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.0)
 
     @classmethod
     def imagenet(cls, size: int = 224) -> AugmentConfig:
-        """SimCLR's setting for ImageNet: colour strength 1, blur."""
+        """SimCLR's settings for ImageNet: colour strength 1, blur."""
         return cls(size)
 
     @property
     def style_code(self) -> int:
-        """The number of style and brightness in the operators."""
+        """The code by which the operators know this style and brightness."""
         return STYLES[self.style, self.brightness]
 
     def sampler(self) -> dict[str, float]:
-        """Return the sampler's arguments of ``fastclr::augment_params``, the logarithms taken once, here."""
+        """Return the sampler's arguments of ``fastclr::augment_params``, with logarithms, so back ends share them."""
         brightness, contrast, saturation, hue = self.jitter
         return {
             "crop_scale_lo": self.crop_scale[0],
@@ -171,9 +171,9 @@ class AugmentParams:
 
     Args:
         packed: float32 ``[V, N, 16]``. Columns: 0 top, 1 left, 2 height, 3 width of the crop in source pixels; 4 flip;
-            5 brightness (factor or summand), 6 contrast, 7 saturation factor; 8 hue shift in turns; 9 index of the
-            order of the colour operations, 0 to 23 in lexicographic order, -1 for no jitter; 10 grey; 11 sigma of the
-            blur in pixels, 0 for none; 12 solarise; 13 to 15 zero.
+            5 brightness (factor or offset), 6 contrast, 7 saturation factor; 8 hue shift in turns; 9 index of the
+            permutation of the colour operations, 0 to 23 in lexicographic order, -1 for no jitter; 10 grey; 11 sigma of
+            the blur in pixels, 0 for none; 12 solarise; 13 to 15 zero.
 
     Raises:
         TypeError: `packed` is not a float32 tensor.
@@ -213,7 +213,7 @@ class AugmentParams:
 
     @property
     def brightness(self) -> Tensor:
-        """Brightness factor, 1 without jitter, or summand, 0 without: float32 ``[V, N]``."""
+        """Brightness factor (1 without jitter), or offset (0 without jitter) if additive: float32 ``[V, N]``."""
         return self.packed[..., 5]
 
     @property
@@ -233,7 +233,7 @@ class AugmentParams:
 
     @property
     def order(self) -> Tensor:
-        """Operations in turn (0 brightness, 1 contrast, 2 saturation, 3 hue): int64 ``[V, N, 4]``, -1 for none."""
+        """Order of operations (0 brightness, 1 contrast, 2 saturation, 3 hue): int64 ``[V, N, 4]``, -1 for none."""
         table = torch.tensor([*ORDERS, (-1, -1, -1, -1)], device=self.packed.device)
         return table[self.packed[..., 9].long()]
 
@@ -265,15 +265,15 @@ class AugmentParams:
         """Read parameters written by `save`, onto the CPU.
 
         Raises:
-            ValueError: the file holds something else.
+            ValueError: the file contains something else.
         """
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or set(state) != {"packed"}:
-            raise ValueError(f"{os.fspath(path)} holds no augmentation parameters")
+            raise ValueError(f"{os.fspath(path)} does not contain augmentation parameters")
         return cls(state["packed"])
 
     def __repr__(self) -> str:
-        """One line: how many views of how many images, and where."""
+        """One line: number of views, number of images, device."""
         return f"AugmentParams(views={self.views}, images={len(self)}, device='{self.packed.device}')"
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Images beside what the augmentation makes of them."""
+"""A contact sheet: images side by side with their augmented views."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WHITE = 255
 def contact_sheet(
     images: Sequence[Tensor], config: AugmentConfig, views: int = 8, seed: int = 0, epoch: int = 0
 ) -> tuple[Tensor, AugmentParams]:
-    """Draw images and their views; image i has the id i, and a normalisation is left out.
+    """Draw images and their views; image i has id i, and `config`'s normalisation is ignored.
 
     Args:
         images: uint8 ``[H, W, 3]`` on the CPU, of any sizes.
@@ -30,7 +30,7 @@ def contact_sheet(
         epoch: 0 to 2^32 - 1.
 
     Returns:
-        uint8 ``[rows, columns, 3]``: a row of V + 1 tiles per image; and the parameters of the views.
+        uint8 ``[rows, columns, 3]`` with one row of V + 1 tiles per image, and the parameters of the views.
 
     Raises:
         TypeError: an image is not uint8.

@@ -1,4 +1,4 @@
-"""The fixed view of an evaluation, and views without any change of colour."""
+"""The deterministic view that evaluation uses, and views without colour changes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from fastclr.augment.config import AugmentConfig, AugmentParams
 from fastclr.augment.images import RaggedImages
 
-CROP_ABOVE = 32  # pixels: google-research/simclr crops the centre of larger images only
+CROP_ABOVE = 32  # pixels: google-research/simclr centre-crops only above this size
 CROP_FRACTION = 0.875
 
 
 def evaluation_params(sizes: Tensor, size: int) -> AugmentParams:
-    """Return the fixed view of an evaluation: whole image up to 32 px, else the centre 87.5% square.
+    """Return the view for evaluation: centre square of the short side if `size` is at most 32 px, else 87.5% of it.
 
     Args:
         sizes: int64 ``[N, 2]``, heights and widths.
@@ -33,12 +33,12 @@ def evaluation_params(sizes: Tensor, size: int) -> AugmentParams:
 
 
 def image_sizes(images: Tensor | RaggedImages) -> Tensor:
-    """Return int64 ``[N, 2]`` heights and widths of a batch."""
+    """Return heights and widths of a batch, int64 ``[N, 2]``."""
     if isinstance(images, RaggedImages):
         return images.sizes
     return torch.tensor(images.shape[1:3], device=images.device).expand(len(images), 2)
 
 
 def crop_and_flip(config: AugmentConfig) -> AugmentConfig:
-    """Return `config` with its crops, flips, size, style and normalisation, and without any change of colour."""
+    """Return `config` without its colour changes, blur and solarisation."""
     return dataclasses.replace(config, jitter_p=0.0, gray_p=0.0, blur_p=0.0, solarize_p=0.0)

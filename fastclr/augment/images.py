@@ -1,4 +1,4 @@
-"""Containers for batches of undecoded-to-float images: dense tensors need none, images of mixed sizes need this one."""
+"""A container for a batch of uint8 images of mixed sizes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RaggedImages:
     sizes: Tensor
 
     def __post_init__(self) -> None:
-        """Check dtypes, shapes and devices; the values are checked where they are used."""
+        """Check dtypes, shapes and devices; values are checked where they are used."""
         for name, dtype, dims in (("data", torch.uint8, 1), ("offsets", torch.int64, 1), ("sizes", torch.int64, 2)):
             tensor: Tensor = getattr(self, name)
             if tensor.dtype != dtype:
@@ -48,11 +48,11 @@ class RaggedImages:
 
     @property
     def device(self) -> torch.device:
-        """The device that holds the pixels."""
+        """The device of the pixels."""
         return self.data.device
 
     def select(self, indices: Tensor) -> RaggedImages:
-        """Return the images at int64 ``indices`` ``[n]``; the pixels are shared, not copied."""
+        """Return the images at ``indices``, int64 ``[n]``; the pixels are shared, not copied."""
         return RaggedImages(self.data, self.offsets[indices], self.sizes[indices])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RaggedImages:
@@ -61,7 +61,7 @@ class RaggedImages:
         return RaggedImages(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors))
 
     def pin_memory(self) -> RaggedImages:
-        """Return the same images in page-locked memory of the CPU."""
+        """Return the same images in pinned (page-locked) CPU memory."""
         return RaggedImages(self.data.pin_memory(), self.offsets.pin_memory(), self.sizes.pin_memory())
 
     def image(self, index: int) -> Tensor:

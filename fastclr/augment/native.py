@@ -1,4 +1,4 @@
-"""Loads the native libraries, and remembers why one could not be loaded.
+"""Loads the native libraries, and records why one could not be loaded.
 
 Importing this module never raises and never initialises CUDA: loading a library only registers its operators.
 """
@@ -18,7 +18,7 @@ from fastclr._build_plan import REINSTALL
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
-# the contracts of csrc/ops.cpp, for installations without the library
+# the schemas of csrc/ops.cpp, for installations without the library
 SCHEMAS = {
     "augment_params": (
         "(Tensor ids, Tensor sizes, int seed, SymInt epoch, int first_view, int views, int size, "
@@ -36,14 +36,14 @@ SCHEMAS = {
 
 @dataclass(frozen=True)
 class LibraryStatus:
-    """State of one native part.
+    """State of one native library.
 
     Args:
-        target: ``host``, ``cpu`` or ``cuda``, the names of the build plan.
-        path: the file that holds it.
+        target: ``host``, ``cpu`` or ``cuda``, as in the build plan.
+        path: the library's file.
         loaded: whether it can be used in this process.
-        reason: what was built with what, or why it cannot be used.
-        remedy: the command that mends it; empty if there is nothing to mend.
+        reason: what it was built with, or why it cannot be used.
+        remedy: the command that fixes it; empty if there is nothing to fix.
     """
 
     target: str
@@ -63,7 +63,7 @@ def build_record() -> dict[str, Any]:
 
 
 def _load(target: str, file: str) -> LibraryStatus:
-    """Load one library and say how that went."""
+    """Load one library and report the result."""
     path = PACKAGE / file
     built: dict[str, Any] = build_record().get("targets", {}).get(target, {})
     if not path.exists():
@@ -82,7 +82,7 @@ def _load(target: str, file: str) -> LibraryStatus:
 
 
 def _host() -> LibraryStatus:
-    """Import the pybind11 module and say how that went."""
+    """Import the pybind11 module and report the result."""
     built: dict[str, Any] = build_record().get("targets", {}).get("host", {})
     try:
         host = importlib.import_module("fastclr._host")
@@ -95,7 +95,7 @@ def _host() -> LibraryStatus:
 
 
 def _load_cuda(cpu: LibraryStatus) -> LibraryStatus:
-    """Load the CUDA library, whose kernels need the operators of the CPU one."""
+    """Load the CUDA library, which implements operators that the CPU library declares."""
     path = PACKAGE / "_C_cuda.so"
     if not cpu.loaded:
         return LibraryStatus("cuda", path, False, f"the cpu library is missing: {cpu.reason}", cpu.remedy)
@@ -113,7 +113,7 @@ if not _CPU.loaded:
 
 
 def status() -> tuple[LibraryStatus, ...]:
-    """Return the state of the pybind11 module, the CPU library and the CUDA library, in this order."""
+    """Return the states of the pybind11 module, the CPU library and the CUDA library, in this order."""
     return _host(), _CPU, _CUDA
 
 
@@ -121,7 +121,7 @@ def kernels(device_type: str) -> LibraryStatus:
     """Return the state of the library with the kernels for ``"cpu"`` or ``"cuda"`` tensors.
 
     Raises:
-        ValueError: no library is written for that device.
+        ValueError: there is no library for that device.
     """
     if device_type not in ("cpu", "cuda"):
         raise ValueError(f"native augmentation runs on cpu and cuda tensors, got a {device_type} tensor")

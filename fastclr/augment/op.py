@@ -1,8 +1,8 @@
-"""Contracts of the augmentation operators: fakes, and typed Python entry points.
+"""The augmentation operators in Python: fakes and typed entry points.
 
 ``fastclr::augment_params`` draws packed parameters, ``fastclr::augment_apply`` computes views from them; the kernels
-are in csrc/. Shapes, dtypes and values are checked there before a byte is read (RuntimeError); the friendly checks are
-in `fastclr.augment.simclr`.
+are in csrc/ and raise a RuntimeError for invalid shapes, dtypes or values before they read a byte. The checks that
+explain themselves are in `fastclr.augment.simclr`.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ def augment_params(
     size: int,
     sampler: Mapping[str, float],
 ) -> Tensor:
-    """Draw packed parameters, a function of (seed, epoch, id, view) and the image's own size only.
+    """Draw packed parameters, which depend on (seed, epoch, id, view) and the image's own size only.
 
     Args:
-        ids: int64 ``[N]``, not negative.
+        ids: int64 ``[N]``, non-negative.
         sizes: int64 ``[N, 2]``, height and width, on the device of `ids`.
         seed: the Philox key, 0 to 2^63 - 1.
         epoch: 0 to 2^32 - 1.
-        first_view: number of the first view.
-        views: how many views.
-        size: side of the output; decides whether there is a blur at all.
+        first_view: index of the first view.
+        views: number of views.
+        size: side of the output; small outputs are never blurred.
         sampler: the remaining arguments of the schema, from `AugmentConfig.sampler`.
 
     Returns:
-        float32 ``[views, N, 16]`` on the device of `ids`; see `fastclr.augment.simclr.AugmentParams` for the columns.
+        float32 ``[views, N, 16]`` on the device of `ids`; see `fastclr.augment.AugmentParams` for the columns.
     """
     packed: Tensor = torch.ops.fastclr.augment_params(ids, sizes, seed, epoch, first_view, views, size, **sampler)
     return packed
@@ -71,9 +71,9 @@ def augment_apply(
         size: side S of the views.
         style: 0 torchvision, 1 SimCLR's TensorFlow code, 2 the same with additive brightness.
         planar: whether an image is ``[3, height, width]`` instead of ``[height, width, 3]``.
-        mean: three values, or none to leave out the normalisation.
-        std: as many as `mean`.
-        dtype: float32, bfloat16, float16, or uint8 (then without normalisation).
+        mean: three values, or none to skip the normalisation.
+        std: as many values as `mean`.
+        dtype: float32, bfloat16, float16, or uint8 (without normalisation).
         channels_last: whether a view is stored as ``[S, S, 3]``.
 
     Returns:
@@ -94,7 +94,7 @@ def _augment_params_fake(
     views: int,
     size: int,
     *sampler: float,
-    **named: float,
+    **options: float,
 ) -> Tensor:
     """Shape of the packed parameters."""
     return ids.new_empty((views, ids.shape[0], PARAMS), dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Augmentations of other methods: a configuration per view, and crops of several sizes."""
+"""Augmentations of other methods: one configuration per view, and multi-crop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def moco_v2(size: int = 224) -> AugmentConfig:
 
 
 def byol(size: int = 224) -> tuple[AugmentConfig, AugmentConfig]:
-    """BYOL: the first view always blurred, the second seldom blurred and sometimes solarised.
+    """BYOL: the first view is always blurred, the second rarely blurred and sometimes solarised.
 
     Source: Grill et al., "Bootstrap your own latent", NeurIPS 2020, appendix B.
     """
@@ -31,7 +31,7 @@ def byol(size: int = 224) -> tuple[AugmentConfig, AugmentConfig]:
 
 
 def swav(size: int = 224, small: int = 96, views: int = 2, small_views: int = 6) -> list[tuple[AugmentConfig, int]]:
-    """SwAV's multi-crop, for `MultiCropAugment`: a few large views and several small ones of small crops.
+    """SwAV's multi-crop, for `MultiCropAugment`: a few large views, and several small ones from small crops.
 
     Source: Caron et al., "Unsupervised learning of visual features by contrasting cluster assignments", NeurIPS 2020.
     """
@@ -42,18 +42,18 @@ def swav(size: int = 224, small: int = 96, views: int = 2, small_views: int = 6)
 class MultiCropAugment(nn.Module):
     """Views of several sizes: ``large, small = augment(images, ids, epoch)``.
 
-    Views are numbered through all groups, so a view is what a `SimCLRAugment` with that ``first_view`` computes.
+    Views are numbered consecutively across groups: each is what a `SimCLRAugment` with that ``first_view`` computes.
 
     Args:
-        groups: a configuration and its number of views for each size, or a sequence of configurations of one size.
+        groups: for each size a configuration and its number of views, or a sequence with one configuration per view.
         seed: 0 to 2^63 - 1.
         dtype: as for `SimCLRAugment`.
         channels_last: as for `SimCLRAugment`.
         impl: as for `SimCLRAugment`.
 
     Raises:
-        TypeError: a group is something else, or an argument has the wrong type.
-        ValueError: there is no group, or an argument is out of range.
+        TypeError: a group is neither, or an argument has the wrong type.
+        ValueError: there are no groups, or an argument is out of range.
 
     Source: the multi-crop of SwAV, Caron et al., NeurIPS 2020.
     """
@@ -88,7 +88,7 @@ class MultiCropAugment(nn.Module):
             images: uint8 ``[N, H, W, 3]`` or ``[N, 3, H, W]``, or `RaggedImages`.
             ids: int64 ``[N]`` on the device of `images`.
             epoch: 0 to 2^32 - 1.
-            indices: int64 ``[N]``: use these rows of `images`, which may then hold a whole dataset.
+            indices: int64 ``[N]``: use these rows of `images`, which can be a whole dataset.
 
         Returns:
             One ``[V, N, 3, S, S]`` per group, on the device of `images`, not differentiable.

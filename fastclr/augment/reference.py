@@ -1,8 +1,8 @@
-"""The specification of the augmentation: the sampler in NumPy, the pixels by torchvision's float API or `simclr_tf`.
+"""The specification of the augmentation: the sampler in NumPy, pixels by torchvision's float API or reference_tf.py.
 
-Both functions have the arguments of the operators in `fastclr.augment.op`. The sampler gives the same bits as the
-native ones because every step is an exactly rounded IEEE double operation. The pixels are correct to the rounding of
-the compute type, float64 included.
+Both functions take the arguments of the operators in `fastclr.augment.op`. The sampler matches the native ones bit for
+bit because every step is a correctly rounded IEEE double operation. Pixels are accurate to the rounding of the compute
+type, float64 included.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ Doubles = NDArray[np.float64]
 Words = NDArray[np.uint32]
 
 
-# what `style` says in the operators: torchvision, SimCLR's TensorFlow code with multiplicative (v2) or additive
-# brightness (v1)
+# the operators' style codes: torchvision, SimCLR's TensorFlow code with multiplicative (v2) or additive (v1) brightness
 TORCHVISION, SIMCLR_TF, SIMCLR_TF_ADDITIVE = 0, 1, 2
-NO_ID = 2**64 - 1  # stands for all samples
+NO_ID = 2**64 - 1  # the id of draws that all samples share
 
 
-# order index -> the four colour operations (0 brightness, 1 contrast, 2 saturation, 3 hue), in lexicographic order
+# index -> permutation of the colour operations (0 brightness, 1 contrast, 2 saturation, 3 hue), in lexicographic order
 ORDERS: tuple[tuple[int, ...], ...] = tuple(permutations(range(4)))
 CROP_ATTEMPTS = 10
 
@@ -71,7 +70,7 @@ def pick(word: Words, count: NDArray[np.int64] | int) -> NDArray[np.int64]:
 
 
 def exp_exact(x: Doubles) -> Doubles:
-    """exp(x) for x <= 700 from exactly rounded operations: 2^k times a Taylor polynomial on |r| <= ln(2) / 2."""
+    """exp(x) for x <= 700 from correctly rounded operations: 2^k times a Taylor polynomial on |r| <= ln(2) / 2."""
     k = np.rint(x * 1.4426950408889634)
     r = (x - k * 6.93147180369123816490e-01) - k * 1.90821492927058770002e-10
     p = np.ones_like(r)
@@ -85,7 +84,7 @@ def _boxes(words: Callable[[int], list[Words]], sizes: NDArray[np.int64], sample
     height, width = sizes[:, 0], sizes[:, 1]
     h, w = height.astype(np.float64), width.astype(np.float64)
     ratio_lo, ratio_hi = sampler["crop_ratio_lo"], sampler["crop_ratio_hi"]
-    # the fallback comes first, and every attempt that fits replaces it, the last attempt first
+    # start from the fallback and go backwards, so that the first attempt that fits wins
     bh = np.where(w / h < ratio_lo, np.rint(w / ratio_lo), h)
     bw = np.where(w / h > ratio_hi, np.rint(h * ratio_hi), w)
     bh, bw = np.maximum(bh, 1.0).astype(np.int64), np.maximum(bw, 1.0).astype(np.int64)
@@ -116,9 +115,9 @@ def augment_params(
     """Draw packed parameters: float32 ``[views, N, 16]`` from int64 `ids` ``[N]`` and `sizes` ``[N, 2]``.
 
     Word j of block b is ``philox((b | view << 16, epoch, id_lo, id_hi), (seed_lo, seed_hi))[j]``. Blocks 0 to 9 are the
-    attempts of the crop (area, log ratio, top, left), blocks 256 to 355 those of the TensorFlow styles (ratio, height,
-    top, left); block 16 holds flip, jitter coin, order, gray coin; block 17 brightness, contrast, saturation, hue;
-    block 18 blur coin, sigma, solarise coin. A sigma for all samples has the id 2^64 - 1.
+    crop's attempts (area, log ratio, top, left), blocks 256 to 355 those of the TensorFlow styles (ratio, height,
+    top, left); block 16 holds flip, jitter coin, order, grey coin; block 17 brightness, contrast, saturation, hue;
+    block 18 blur coin, sigma, solarise coin. A sigma shared by all samples uses id 2^64 - 1.
 
     Source of the distributions: torchvision's RandomResizedCrop, ColorJitter, RandomGrayscale and GaussianBlur, or
     SimCLR's TensorFlow code.
@@ -158,7 +157,7 @@ def augment_params(
 
 
 def _replay(image: Tensor, row: list[float], size: int) -> Tensor:
-    """One view of a float image [3, H, W] in [0, 1]: the recipe, operation by operation."""
+    """One view of a float image [3, H, W] in [0, 1], operation by operation."""
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as F
 

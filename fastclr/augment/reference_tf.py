@@ -1,4 +1,4 @@
-"""The specification of the style ``simclr_tf``: what SimCLR's TensorFlow code does to an image, in torch and NumPy."""
+"""The specification of style ``simclr_tf``: what SimCLR's TensorFlow code does to an image, in torch and NumPy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 Words = NDArray[np.uint32]
 CROP_ATTEMPTS = 100
-FIRST_BLOCK = 256  # of the crop's attempts
+FIRST_BLOCK = 256  # Philox block of the crop's first attempt
 
 
 def boxes(
@@ -25,9 +25,9 @@ def boxes(
 ) -> NDArray[Any]:
     """Crop boxes int64 [V, N, 4] of ``tf.image.sample_distorted_bounding_box`` with the whole image as the one object.
 
-    The ratio is uniform, the height a uniform integer between the heights of the smallest and the largest area, and
-    the largest offset is never drawn. A box that covers too little of the image is drawn again, up to a
-    hundred times.
+    The ratio is uniform, the height a uniform integer between those of the smallest and the largest area, and the
+    largest offset is never drawn. A box that covers too little of the image is redrawn, in up to a hundred attempts;
+    after those the crop is the whole image.
     """
     h, w = sizes[:, 0].astype(np.float64), sizes[:, 1].astype(np.float64)
     least, most = sampler["crop_scale_lo"] * h * w, sampler["crop_scale_hi"] * h * w
@@ -65,7 +65,7 @@ def _keys(x: Tensor) -> Tensor:
 def _bicubic_matrix(source: int, size: int, like: Tensor) -> Tensor:
     """Weights [size, source] of ``tf.image.resize(..., "bicubic")``: half-pixel centres, no antialiasing.
 
-    Source: TensorFlow's ResizeBicubic, whose table has 1024 entries per pixel; what lies outside weighs nothing.
+    Source: TensorFlow's ResizeBicubic, whose table has 1024 entries per pixel; pixels outside get no weight.
     """
     position = (torch.arange(size, dtype=torch.float64) + 0.5) * source / size - 0.5
     below = position.floor()
@@ -79,7 +79,7 @@ def _bicubic_matrix(source: int, size: int, like: Tensor) -> Tensor:
 
 
 def _saturate(x: Tensor, factor: float) -> Tensor:
-    """Multiply the saturation of HSV; hue and value stay."""
+    """Multiply the HSV saturation; hue and value stay the same."""
     value, least = x.amax(0), x.amin(0)
     chroma = value - least
     saturation = torch.where(value > 0, chroma / value.where(value > 0, torch.ones_like(value)), 0).mul(factor)
@@ -90,7 +90,7 @@ def _saturate(x: Tensor, factor: float) -> Tensor:
 
 
 def _rotate_hue(x: Tensor, turns: float) -> Tensor:
-    """Shift the hue of HSV; saturation and value stay."""
+    """Shift the HSV hue; saturation and value stay the same."""
     r, g, b = x
     value, chroma = x.amax(0), x.amax(0) - x.amin(0)
     divisor = chroma.where(chroma > 0, torch.ones_like(chroma))
@@ -102,7 +102,7 @@ def _rotate_hue(x: Tensor, turns: float) -> Tensor:
 
 
 def _blur(x: Tensor, sigma: float, radius: int) -> Tensor:
-    """Gaussian blur with a window of 2 * radius + 1; the image goes on in black."""
+    """Gaussian blur with a window of 2 * radius + 1 and zero padding."""
     distance = torch.arange(-radius, radius + 1, dtype=torch.float64)
     weights = torch.exp(-0.5 * (distance / sigma) ** 2)
     weights = (weights / weights.sum()).to(x)
@@ -113,7 +113,7 @@ def _blur(x: Tensor, sigma: float, radius: int) -> Tensor:
 def replay(image: Tensor, row: list[float], size: int, additive: bool) -> Tensor:
     """One view of a float image [3, H, W] in [0, 1], operation by operation.
 
-    Source: data_util.py of google-research/simclr; `additive` is its version 1 of the brightness.
+    Source: data_util.py of google-research/simclr; `additive` selects its version 1 of the brightness.
     """
     top, left, height, width = (int(value) for value in row[:4])
     x = image[:, top : top + height, left : left + width]

@@ -1,4 +1,4 @@
-"""SimCLR augmentation of whole batches: parameters per sample and view, all views in one call."""
+"""SimCLR augmentation of whole batches: separate parameters per sample and view, all views in one call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IMPLEMENTATIONS = ("auto", "native", "reference")
 
 @dataclass(frozen=True)
 class _Sources:
-    """Where the operator finds the N images: flat bytes, first byte and size of each, and the layout."""
+    """The N images as the operator takes them: flat bytes, first byte and size of each, and the layout."""
 
     data: Tensor
     offsets: Tensor
@@ -45,12 +45,12 @@ def _check_integers(name: str, value: Tensor, device: torch.device) -> None:
 
 
 def _can_look(value: Tensor) -> bool:
-    """Whether the values may be checked here: on an accelerator that would wait for it, under a compiler it cannot."""
+    """Whether values may be read here: on an accelerator that would synchronise, and a compiler cannot trace it."""
     return value.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _check_range(name: str, value: Tensor, count: int | None) -> None:
-    """Raise unless all values are at least 0 and, given `count`, below it."""
+    """Raise unless all values are at least 0 and, if `count` is given, below it."""
     if not _can_look(value):
         return
     lowest, highest = int(value.min()), int(value.max())
@@ -74,7 +74,7 @@ def _check_boxes(params: AugmentParams, sizes: Tensor) -> None:
 
 
 def _filled_sizes(like: Tensor, height: int, width: int) -> Tensor:
-    """Sizes [N, 2] of images that are all alike; filled rather than copied from the host: no wait for the device."""
+    """Sizes [N, 2] of equally large images; filled rather than copied from the host, which would synchronise."""
     sizes = like.new_empty((like.shape[0], 2), dtype=torch.int64)
     sizes[:, 0].fill_(height)
     sizes[:, 1].fill_(width)
@@ -82,7 +82,7 @@ def _filled_sizes(like: Tensor, height: int, width: int) -> Tensor:
 
 
 def _dense(images: Tensor, indices: Tensor | None) -> _Sources:
-    """Describe rows of a dense batch or dataset; contiguous and channels_last batches are not copied."""
+    """Describe rows of a dense batch or dataset, without copying contiguous or channels_last batches."""
     if images.dtype != torch.uint8:
         raise TypeError(f"images must be uint8, got {images.dtype}")
     if images.dim() != 4 or (images.shape[3] != 3 and images.shape[1] != 3):
@@ -99,7 +99,7 @@ def _dense(images: Tensor, indices: Tensor | None) -> _Sources:
 
 
 def _sources(images: object, indices: Tensor | None) -> _Sources:
-    """Describe the chosen images for the operator, without gathering them."""
+    """Describe the selected images for the operator, without copying them together."""
     if not isinstance(images, (Tensor, RaggedImages)):
         raise TypeError(f"images must be a uint8 tensor or RaggedImages, got {type(images).__name__}")
     if indices is not None:
@@ -117,7 +117,7 @@ def _sources(images: object, indices: Tensor | None) -> _Sources:
         if bool(bad.any()):
             n = int(bad.nonzero()[0])
             raise ValueError(
-                f"image {n} of {tuple(chosen.sizes[n].tolist())} pixels from byte {int(chosen.offsets[n])} on "
+                f"image {n} of {tuple(chosen.sizes[n].tolist())} pixels, starting at byte {int(chosen.offsets[n])}, "
                 f"does not fit into {chosen.data.numel()} bytes"
             )
     return sources
@@ -140,36 +140,36 @@ def _one_per_view(
         for name in ("size", "style", "brightness", "mean", "std"):
             ours, first = getattr(each, name), getattr(config[0], name)
             if ours != first:
-                raise ValueError(f"the views of one tensor share their {name}, got {first!r} and {ours!r}")
+                raise ValueError(f"all views must have the same {name}, got {first!r} and {ours!r}")
     if views not in (None, len(config)):
-        raise ValueError(f"views must be the number of configurations {len(config)}, got {views}")
+        raise ValueError(f"views must equal the number of configurations, {len(config)}, got {views}")
     return tuple(config)
 
 
 class SimCLRAugment(nn.Module):
     """Two (or more) random views of every image of a batch: ``views = augment(images, ids, epoch)``.
 
-    What happens to image i in view v is a function of (seed, epoch, ids[i], v) alone: not of the batch, the order, the
+    What happens to image i in view v depends on (seed, epoch, ids[i], v) alone, and not on the batch, the order, the
     threads, the device or the number of processes.
 
     Args:
-        config: the transformation; an int is the size of an otherwise default `AugmentConfig`. A sequence has one for
-            each view; they share size, style and normalisation.
+        config: the transformation; an int is the size of an otherwise default `AugmentConfig`. A sequence has one per
+            view; all share size, style and normalisation.
         views: number of views V. Default: 2, or the length of the sequence.
         seed: 0 to 2^63 - 1.
         dtype: of the views: float32, bfloat16, float16, uint8 (values times 255, rounded; no normalisation), or float64
             with ``impl="reference"``.
         channels_last: store every ``[N, 3, S, S]`` in channels_last format.
-        first_view: number of the first view in the randomness, 0 to 65535: a module with ``first_view=2`` draws
-            further views of what a module with two views draws.
+        first_view: index of the first view in the random streams, 0 to 65535: a module with ``first_view=2`` continues
+            the views of a module with two views.
         impl: ``"native"``: the C++ or CUDA operator. ``"reference"``: torchvision, image by image. ``"auto"``: native
             if it is built for the images' device, otherwise the reference with a warning.
 
     Raises:
-        TypeError: `config` or `dtype` is of another type.
+        TypeError: `config` or `dtype` has the wrong type.
         ValueError: another argument is out of range.
 
-    Source: equal to torchvision's v2 transforms on float images, per sample, or to SimCLR's TensorFlow code; see
+    Source: per sample equal to torchvision's v2 transforms on float images, or to SimCLR's TensorFlow code; see
     `AugmentConfig`.
     """
 
@@ -197,10 +197,10 @@ class SimCLRAugment(nn.Module):
             raise ValueError(f"seed must be 0 to 2^63 - 1, got {seed}")
         self.configs, self.config = configs, configs[0]
         if dtype == torch.uint8 and self.config.mean is not None:
-            raise ValueError(f"uint8 views are not normalised: drop mean={self.config.mean} or take another dtype")
+            raise ValueError(f"uint8 views are not normalised: drop mean={self.config.mean} or use another dtype")
         self.views, self.seed, self.dtype, self.channels_last, self.impl = views, seed, dtype, channels_last, impl
         self.first_view = first_view
-        # what one call of the sampler draws: all views, or each on its own
+        # (first view, count, sampler) of each sampler call: one for all views if they are alike, else one per view
         alike = len(set(configs)) == 1
         draws = [(0, views, self.config)] if alike else [(v, 1, each) for v, each in enumerate(configs)]
         self._draws = [(first, count, each.sampler()) for first, count, each in draws]
@@ -212,10 +212,10 @@ class SimCLRAugment(nn.Module):
         return kind in ("cpu", "cuda") and native.kernels(kind).loaded
 
     def _native(self, device: torch.device) -> bool:
-        """Choose the implementation for tensors of `device`.
+        """Whether to run the native operator on tensors of `device`.
 
         Raises:
-            RuntimeError: ``impl="native"`` was asked for, and the operator is not built for this device.
+            RuntimeError: ``impl="native"``, but the operator is not built for this device.
         """
         if self.impl == "reference":
             return False
@@ -224,7 +224,7 @@ class SimCLRAugment(nn.Module):
         known = device.type in ("cpu", "cuda")
         reason = native.kernels(device.type).reason if known else "there is none"
         remedy = native.kernels(device.type).remedy if known else "move the images to the CPU"
-        message = f"no native augmentation for {device.type} tensors: {reason}; to mend it: {remedy}"
+        message = f"no native augmentation for {device.type} tensors: {reason}; to fix it: {remedy}"
         if self.impl == "native":
             raise RuntimeError(message)
         warnings.warn(f"{message}. Using the slow reference implementation.", RuntimeWarning, stacklevel=4)
@@ -275,7 +275,7 @@ class SimCLRAugment(nn.Module):
         """Draw the parameters of all views.
 
         Args:
-            ids: int64 ``[N]``, at least 0; an image keeps its id for ever.
+            ids: int64 ``[N]``, at least 0; an image must keep its id in all epochs.
             epoch: 0 to 2^32 - 1.
             sizes: height and width of the images: int64 ``[N, 2]`` on the device of `ids`, or one pair for all of them.
 
@@ -296,7 +296,7 @@ class SimCLRAugment(nn.Module):
 
     @overload
     def apply(self, images: Callable[[nn.Module], None]) -> SimCLRAugment:
-        """Be `nn.Module.apply`."""
+        """Act as `nn.Module.apply`."""
 
     @overload
     def apply(self, images: Tensor | RaggedImages, params: AugmentParams, indices: Tensor | None = None) -> Tensor:
@@ -311,21 +311,21 @@ class SimCLRAugment(nn.Module):
         """Compute the views that `params` describes.
 
         Args:
-            images: uint8 ``[N, H, W, 3]`` or ``[N, 3, H, W]``, or `RaggedImages`. A tensor that fits both
-                (``[N, 3, W, 3]``) is taken as ``[N, H, W, 3]``.
+            images: uint8 ``[N, H, W, 3]`` or ``[N, 3, H, W]``, or `RaggedImages`. An ambiguous tensor
+                (``[N, 3, W, 3]``) is read as ``[N, H, W, 3]``.
             params: of N images; any number of views.
-            indices: int64 ``[N]``: use these rows of `images`, which may then hold a whole dataset; no copy is made.
+            indices: int64 ``[N]``: use these rows of `images`, which can be a whole dataset; no copy is made.
 
         Returns:
             ``[V, N, 3, S, S]``, not differentiable.
 
         Raises:
             TypeError: an argument has the wrong type or dtype.
-            ValueError: shapes or devices do not fit, an index is out of range, or a crop box leaves its image.
-            RuntimeError: ``impl="native"``, and the operator is not built for the device.
+            ValueError: shapes or devices do not match, an index is out of range, or a crop box leaves its image.
+            RuntimeError: ``impl="native"``, but the operator is not built for the device.
         """
         if params is None and not isinstance(images, (Tensor, RaggedImages)) and callable(images):
-            # nn.Module.apply: a model that contains this module passes on its function
+            # nn.Module.apply: called by the apply of a model that contains this module
             return super().apply(images)
         if not isinstance(params, AugmentParams):
             raise TypeError(f"params must be AugmentParams, got {type(params).__name__}")
@@ -357,6 +357,6 @@ class SimCLRAugment(nn.Module):
         return self._compute(sources, self._draw(ids, epoch, sources.sizes))
 
     def extra_repr(self) -> str:
-        """Name what differs between two modules."""
+        """The options that distinguish one module from another."""
         configs = self.config if len(set(self.configs)) == 1 else self.configs
         return f"{configs}, views={self.views}, seed={self.seed}, dtype={self.dtype}, impl={self.impl!r}"

@@ -1,7 +1,7 @@
-"""Losses with the call conventions of other libraries, one module a library, loaded at first use.
+"""Losses with the call conventions of other libraries, one module per library, imported on first use.
 
-lightly's conventions are those of :class:`fastclr.NTXentLoss` itself. All are two-view NT-Xent; cases of an original
-that are no two-view NT-Xent are refused.
+:class:`fastclr.NTXentLoss` itself follows lightly's conventions. All of them are two-view NT-Xent; where an original
+accepts anything else, these raise.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import an adaptor at its first use."""
+    """Import an adaptor on first use."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

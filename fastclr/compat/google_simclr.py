@@ -29,12 +29,12 @@ def add_contrastive_loss(
 ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """``objective.add_contrastive_loss`` of google-research/simclr: ``loss_a + loss_b``, twice the mean over the rows.
 
-    The original always returns the logits, which are a matrix of N by N; here only on request. Its normalisation bounds
-    the squared length by 1e-12, this one the length: they differ for rows shorter than 1e-6.
+    The original always returns the logits, an N by N matrix; here they are optional. Its normalisation clamps the
+    squared length at 1e-12, this one the length: the two differ for rows shorter than 1e-6.
 
     Args:
         hidden: ``[2N, D]``, view 0 and then view 1.
-        hidden_norm: bring the rows to unit length.
+        hidden_norm: scale the rows to unit length.
         temperature: tau.
         return_logits: also return what the original does, for its metrics.
 

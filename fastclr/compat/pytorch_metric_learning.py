@@ -12,20 +12,20 @@ from fastclr.losses.inputs import check_temperature
 class MetricLearningNTXentLoss(nn.Module):
     """``pytorch_metric_learning.losses.NTXentLoss`` for two views: embeddings ``[2N, D]`` and labels ``[2N]``.
 
-    Same value: the mean over the 2N positive pairs, for cosine similarity and the default reducer. That library forms a
-    matrix of pairs by pairs, 4 (2N)^2 (2N - 2) bytes and several of them at once; this one keeps O(N D).
+    Same value: the mean over the 2N positive pairs, for cosine similarity and the default reducer. The original builds
+    several matrices of pairs by negatives, 4 (2N)^2 (2N - 2) bytes each; this one needs O(N D).
     ``SelfSupervisedLoss(NTXentLoss(t))(a, b)`` is ``fastclr.NTXentLoss(t)(a, b)``.
     """
 
     def __init__(self, temperature: float = 0.07) -> None:
-        """Keep the temperature.
+        """Check and store the temperature.
 
         Args:
             temperature: tau, finite and not 0.
 
         Raises:
-            TypeError: no number.
-            ValueError: zero or not finite.
+            TypeError: the temperature is not a number.
+            ValueError: it is zero or not finite.
         """
         super().__init__()
         check_temperature(temperature)
@@ -42,17 +42,17 @@ class MetricLearningNTXentLoss(nn.Module):
         """Mean loss over the positive pairs.
 
         Args:
-            embeddings: ``[2N, D]`` floating, in any order.
-            labels: ``[2N]`` integers, every value exactly twice: with more the original counts each pair alone, with
-                fewer it returns 0.
-            indices_tuple, ref_emb, ref_labels: must stay None: mined pairs and reference embeddings are other losses.
+            embeddings: ``[2N, D]`` floating-point, in any order.
+            labels: ``[2N]`` integers, each value exactly twice: of more, the original counts every pair separately,
+                and of fewer it returns 0.
+            indices_tuple, ref_emb, ref_labels: must be None: with mined pairs or reference embeddings the loss differs.
 
         Returns:
             0-dim tensor.
 
         Raises:
-            TypeError: labels that are no integer tensor.
-            ValueError: what this loss is not, see above.
+            TypeError: labels are not an integer tensor.
+            ValueError: an argument asks for another loss, see above.
         """
         if labels is None or indices_tuple is not None or ref_emb is not None or ref_labels is not None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Two views from rows in any order, by the id of their sample."""
+"""Split rows in any order into two views by their sample ids."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ def pair_rows(ids: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """Indices of the first and the second row of every sample.
 
     Args:
-        ids: ``[2N]`` integers; every value must occur exactly twice. The check waits for the device.
-        rows: number of rows the ids should name.
+        ids: ``[2N]`` integers; every value must occur exactly twice. Checking that synchronises with the device.
+        rows: expected number of ids.
 
     Returns:
         Two index tensors ``[N]``.
 
     Raises:
-        TypeError: ids that are no integer tensor.
-        ValueError: another number of ids than rows, or a sample that does not occur exactly twice.
+        TypeError: ids are not an integer tensor.
+        ValueError: the number of ids is not `rows`, or a sample does not occur exactly twice.
     """
     if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex():
         raise TypeError(f"labels must be an integer tensor, got {getattr(ids, 'dtype', type(ids).__name__)}")

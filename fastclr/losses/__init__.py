@@ -1,4 +1,9 @@
-"""Contrastive losses, one file each, over one tile machinery: function, operator, CPU blocks, specification."""
+"""Contrastive losses, one file each, on shared tile machinery.
+
+From a public call to its kernel: :class:`NTXentLoss` or :func:`nt_xent` (nt_xent.py), then ``NTXentFunction`` and the
+operator ``ntxent_fwd`` (contrast_op.py), then the function of that name in ``fastclr.kernels`` (Triton) or in
+contrast_blocks.py (plain PyTorch). contrast_reference.py is the specification that both are tested against.
+"""
 
 from fastclr.losses.cached_step import cached_step
 from fastclr.losses.memory_bank import MemoryBank

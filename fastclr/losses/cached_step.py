@@ -1,4 +1,4 @@
-"""The gradient of a large contrastive batch in the activation memory of a small one."""
+"""Gradient caching: the gradient of a large contrastive batch in the activation memory of a micro-batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 Extra = TypeVar("Extra")
 
 
-# of the norm of z: rounding in other kernels stays far below, other random numbers seldom do
+# relative to the norm of z: differently rounded kernels stay far below this, different random numbers rarely do
 MOST_DRIFT = 0.1
 
 
@@ -27,12 +27,12 @@ def rows_of_views(model: nn.Module, views: tuple[Tensor, ...]) -> Sequence[Tenso
         TypeError: the model returns no tensor.
         ValueError: it returns another number of rows than it got.
     """
-    rows = torch.cat(views)  # unlike a reshape this keeps channels_last
+    rows = torch.cat(views)  # unlike a reshape this preserves channels_last
     z = model(rows)
     if not isinstance(z, Tensor):
         raise TypeError(f"the model must return a tensor [n, ...], got {type(z).__name__}")
     if z.dim() == 0 or len(z) != len(rows):
-        raise ValueError(f"the model must return {len(rows)} rows for as many images, got {list(z.shape)}")
+        raise ValueError(f"the model must return one row per image, {len(rows)} in all, got {list(z.shape)}")
     return z.chunk(len(views))
 
 
@@ -57,7 +57,7 @@ def cached_step(
     *,
     embed: Embed = ...,
 ) -> tuple[Tensor, Extra]:
-    """Return the loss and what came with it."""
+    """Return the loss and the extra value that came with it."""
 
 
 def cached_step(
@@ -68,48 +68,48 @@ def cached_step(
     *,
     embed: Embed = rows_of_views,
 ) -> Tensor | tuple[Tensor, Any]:
-    """Add the gradient of ``loss(model(view_0), ..., model(view_V-1))`` to ``.grad``, a micro-batch at a time.
+    """Accumulate the gradient of ``loss(model(view_0), ..., model(view_V-1))`` in ``.grad``, one micro-batch at a time.
 
-    A contrastive loss does not split into sums over micro-batches, but its gradient does:
+    A contrastive loss is not a sum over micro-batches, but its gradient is:
     ``dL/dw = sum_k <dL/dz_k, dz_k/dw>`` over micro-batches k. The embeddings z of the whole batch are computed without
-    graph, the loss gives dL/dz, and every micro-batch is computed again, now with its graph, and sent backward with
-    its rows of dL/dz. It costs one more forward than ``loss(...).backward()``; activations are held for one
-    micro-batch, and of the whole batch only z and dL/dz.
+    a graph, the loss gives dL/dz, and each micro-batch then runs again with its graph and goes backward with its rows
+    of dL/dz. This costs one forward more than ``loss(...).backward()``, and keeps the activations of one micro-batch
+    plus z and dL/dz of the whole batch.
 
-    The gradient is that of the direct step where an embedding depends on its own images alone. Batch normalisation in
-    training mode normalises with the statistics of a micro-batch (all its views), so its gradient is another one.
-    The second computation repeats the first: the states of torch's generators (CPU, and the CUDA devices of the
-    model and the views) are replayed, and the buffers of the model are put back, so that running statistics move once
-    per micro-batch. Randomness from elsewhere (``random``, NumPy) and state outside of buffers are not repeated; if the
-    embeddings of a micro-batch then differ by more than a tenth of their norm, the step ends in an error. On CUDA this
-    check waits for the device, once, at the end.
+    The gradient equals that of the direct step if each embedding depends on its own images alone. Batch normalisation
+    in training mode uses the statistics of a micro-batch (all its views), so its gradient differs.
+    The second forward repeats the first: the states of torch's generators (CPU, and the CUDA devices of the model and
+    the views) are replayed, and the model's buffers are restored, so running statistics are updated once per
+    micro-batch. Other randomness (``random``, NumPy) and state outside of buffers are not replayed; if that changes
+    the embeddings of a micro-batch by more than a tenth of their norm, the step raises. On CUDA this check
+    synchronises with the device once, at the end.
 
     Args:
         model: maps images ``[n, ...]`` to embeddings ``[n, ...]``. A DistributedDataParallel reduces its gradients
-            once, in the last micro-batch; every rank needs the same number of images, and what is compiled is the
-            module inside. A model without trainable parameters is not computed again.
-        views: ``[V, N, ...]``, or V tensors ``[N, ...]`` of one shape: V views of N images, on the device of the model,
-            without gradient.
+            once, in the last micro-batch; every rank needs the same number of images, and only the module inside may
+            be compiled. A model without trainable parameters is not run again.
+        views: ``[V, N, ...]``, or V tensors ``[N, ...]`` of one shape: V views of N images, on the model's device,
+            not requiring gradients.
         loss: takes V embeddings ``[N, ...]``, returns a 0-dim loss, or ``(loss, extra)``. It is called once, and its
             own parameters get their gradient. It may gather over ranks, as `fastclr.NTXentLoss` does.
         micro_batch: images per forward, at least 1. Their views go through the model together, view after view:
-            ``V * micro_batch`` rows, fewer in the last forward if N does not divide.
+            ``V * micro_batch`` rows, fewer in the last forward if N is not a multiple.
         embed: calls the model on V views of some images, ``[n, ...]`` each, and returns any number of embeddings
             ``[n, ...]``, which the loss takes in that order. Default: one for each view, from a model as above. Given
             one's own, the model may be any module; what it returns without gradient, such as the keys of a momentum
             encoder, is a constant.
 
     Returns:
-        The loss without graph, or ``(loss, extra)`` with the extra as it came.
+        The detached loss, or ``(loss, extra)`` with the extra unchanged.
 
     Raises:
-        TypeError: a view, the model's output or the loss is not a tensor, or ``micro_batch`` not an integer.
-        ValueError: a size is wrong, views need gradients, gradients are switched off, a DistributedDataParallel is
-            compiled, the model returns another number of rows, the loss is not 0-dim or has no gradient, or the
-            embeddings do not depend on the trainable parameters. After the gradients are added: the second
-            computation differed from the first.
+        TypeError: a view, the model's output or the loss is not a tensor, or ``micro_batch`` is not an integer.
+        ValueError: a size is wrong, views require gradients, gradients are disabled, a DistributedDataParallel is
+            compiled, the model returns the wrong number of rows, the loss is not 0-dim or has no gradient, or the
+            embeddings do not depend on the trainable parameters. After the gradients were accumulated: the second
+            forward differed from the first.
 
-    Autocast that is active at the call applies to the model and to the loss, and not to their backward. With a
+    Autocast that is active at the call applies to the model and the loss, but not to their backward. With a
     gradient scaler let the loss return ``scaler.scale(value), value``.
 
     Source: Gao, Zhang, Han and Callan, Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, 2021.
@@ -122,7 +122,7 @@ def cached_step(
     result = loss(*leaves)
     value = result[0] if isinstance(result, tuple) and len(result) == 2 else result
     _check_loss(value)
-    # as of an ordinary step, whose backward runs outside of autocast
+    # as in an ordinary step, the backward runs outside of autocast
     no_autocast = torch.autocast(batch[0].device.type, enabled=False)
     with no_autocast:
         value.backward()
@@ -133,7 +133,7 @@ def cached_step(
         with torch.random.fork_rng(devices):
             for part, state in zip(parts, states, strict=True):
                 _set_random_state(state, devices)
-                # gradients add up on every rank; the backward of the last micro-batch reduces the sum
+                # gradients accumulate locally; the backward of the last micro-batch reduces the sum over the ranks
                 with model.no_sync() if is_ddp and part is not parts[-1] else nullcontext():  # type: ignore[operator]
                     again = embed(model, _part(batch, part))
                     moving = [index for index, z in enumerate(again) if z.requires_grad]
@@ -147,9 +147,9 @@ def cached_step(
                         )
         if (drift := float(torch.stack(drifts).max())) > MOST_DRIFT:
             raise ValueError(
-                f"the gradient is wrong: computed again, the embeddings of a micro-batch differ by {100 * drift:.0f}%. "
-                "Does the model draw random numbers that are not torch's, or keep state outside of buffers, or has "
-                "torch.compile given up on one of the two (recompile_limit)?"
+                f"the gradient is wrong: recomputing a micro-batch changed its embeddings by {100 * drift:.0f}%. "
+                "Does the model draw random numbers outside of torch or keep state outside of buffers, or did "
+                "torch.compile fall back to eager for one of the two forwards (recompile_limit)?"
             )
     return value.detach() if value is result else (value.detach(), result[1])
 
@@ -157,8 +157,8 @@ def cached_step(
 def _embed(
     model: nn.Module, batch: Sequence[Tensor], parts: list[slice], devices: list[int], embed: Embed
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """Return the embeddings of the whole batch, and the state of the generators before every micro-batch."""
-    # the wrapper would broadcast buffers, which are put back below
+    """Return the embeddings of the whole batch, and the generators' states before every micro-batch."""
+    # the wrapper would broadcast buffers, but they are restored after this pass
     inner = model.module if isinstance(model, DistributedDataParallel) else model
     embeddings: list[Tensor] = []
     states = []
@@ -187,7 +187,7 @@ def _part(batch: Sequence[Tensor], part: slice) -> tuple[Tensor, ...]:
 
 @contextmanager
 def _kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Put the buffers back as they were, those that a forward replaces by new tensors too."""
+    """Restore all buffers on exit, including those that a forward replaced by new tensors."""
     kept = [
         (module, name, buffer, buffer.clone())
         for module in model.modules()
@@ -212,33 +212,33 @@ def _set_random_state(state: list[Tensor], devices: list[int]) -> None:
 
 
 def _check(model: nn.Module, views: Tensor | Sequence[Tensor], micro_batch: int) -> tuple[Tensor, ...]:
-    """Return the views as a tuple, or refuse them."""
+    """Return the views as a tuple, or raise."""
     if not isinstance(micro_batch, int):
         raise TypeError(f"micro_batch must be an integer, got {micro_batch!r}")
     if micro_batch < 1:
         raise ValueError(f"micro_batch must be at least 1, got {micro_batch}")
     if not torch.is_grad_enabled():
-        raise ValueError("cached_step computes gradients, but they are switched off: call it outside of no_grad")
+        raise ValueError("cached_step computes gradients, but gradients are disabled: call it outside of no_grad")
     batch = tuple(views)
     for view in batch:
         if not isinstance(view, Tensor):
             raise TypeError(f"views must be tensors, got {type(view).__name__}")
     shapes = [list(view.shape) for view in batch]
     if not batch or len(shapes[0]) < 2 or 0 in shapes[0] or any(shape != shapes[0] for shape in shapes):
-        raise ValueError(f"views must be [V, N, ...] or V tensors [N, ...] of one shape and not empty, got {shapes}")
+        raise ValueError(f"views must be [V, N, ...] or V tensors [N, ...] of one non-empty shape, got {shapes}")
     if any(view.requires_grad for view in batch):
-        raise ValueError("views must not require a gradient: the model's parameters get one; detach the views")
-    wrapped = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
+        raise ValueError("views must not require gradients, only the model's parameters get them: detach the views")
+    wrapped = getattr(model, "_orig_mod", model)  # the module inside torch.compile
     if isinstance(wrapped, DistributedDataParallel) and (wrapped is not model or model._compiled_call_impl):
-        # the two computations of a micro-batch would be split into other graphs and draw other random numbers
-        raise ValueError("compile the model inside: DistributedDataParallel(torch.compile(model)), not the other way")
+        # the two forwards of a micro-batch would be split into different graphs and draw different random numbers
+        raise ValueError("compile the wrapped model: DistributedDataParallel(torch.compile(model)), not the reverse")
     return batch
 
 
 def _check_loss(value: object) -> None:
     if not isinstance(value, Tensor):
-        raise TypeError(f"the loss must be a 0-dim tensor, or that and one extra; got {type(value).__name__}")
+        raise TypeError(f"the loss must be a 0-dim tensor or (0-dim tensor, extra), got {type(value).__name__}")
     if value.dim() != 0:
         raise ValueError(f"the loss must be 0-dim (reduction 'mean' or 'sum'), got shape {list(value.shape)}")
     if not value.requires_grad:
-        raise ValueError("the loss must depend on the embeddings: it has no gradient")
+        raise ValueError("the loss must depend on the embeddings, but it has no gradient")

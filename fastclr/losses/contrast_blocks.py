@@ -1,8 +1,9 @@
-"""NT-Xent in blocks of plain PyTorch: the CPU back end, in O(M D) memory. Runs on every device torch runs on.
+"""Contrastive losses in blocks of plain PyTorch: the CPU back end behind contrast_op.py, in O(M D) memory, any device.
 
-Notation: n local pairs, m = 2n local rows z (view 0, then view 1), M columns over all ranks in the order rank, view,
-pair; ``offset`` is the column of local row 0 and ``s_ij = <z_i, k_j> / tau``. On one process the columns are z itself,
-the similarities are symmetric, and every pair of blocks is visited once. Derivations: docs/loss.md.
+Calls tiles.py for the tiles. Notation: n local pairs, m = 2n local rows z (view 0, then view 1), M columns over all
+ranks ordered by rank, view, pair; ``offset`` is the column of local row 0 and ``s_ij = <z_i, k_j> / tau``. On one
+process the columns are z itself and the similarities symmetric, so each pair of blocks is visited once. Derivations:
+docs/loss.md.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ EPS = 1e-12
 
 
 def ntxent_prologue(z0: Tensor, z1: Tensor, normalize: bool, precision: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, their inverse lengths and the similarity of every pair.
+    """Return the rows, their inverse lengths and the similarity of every pair.
 
     Args:
         z0: ``[n, D]``, first view, any strides.
         z1: ``[n, D]``, second view.
         normalize: divide every row by ``max(|u|, 1e-12)``.
-        precision: part of the seam; rows are kept in float32, or float64 for float64.
+        precision: ignored, the Triton back end needs it; rows are float32, or float64 for float64 inputs.
 
     Returns:
         z ``[m, D]``; inv_norm ``[m]`` (1 if not normalised) and positive ``[n]`` = ``<z0_i, z1_i>`` in float64.
@@ -45,7 +46,7 @@ def ntxent_prologue(z0: Tensor, z1: Tensor, normalize: bool, precision: str) -> 
     rows[pairs:].copy_(z1)
     if normalize:
         length = _row_lengths(rows, squares_fit=wide.itemsize > z0.dtype.itemsize)
-        # exactly 1e12 marks the rows that get no gradient
+        # an inverse of exactly 1e12 marks rows that get no gradient
         inverse = length.clamp_min_(EPS).reciprocal_()
         rows.mul_(inverse[:, None])
     else:
@@ -54,7 +55,7 @@ def ntxent_prologue(z0: Tensor, z1: Tensor, normalize: bool, precision: str) -> 
 
 
 def _row_lengths(rows: Tensor, squares_fit: bool) -> Tensor:
-    """Euclidean length of every row; scaled by the largest element where squares could leave the range of the dtype."""
+    """Euclidean length of every row, scaled by its largest element where squares could overflow or underflow."""
     peak = None if squares_fit else rows.abs().amax(dim=1, keepdim=True).clamp_min_(torch.finfo(rows.dtype).tiny)
     length: Tensor = torch.linalg.vector_norm(rows if peak is None else rows / peak, dim=1)
     return length if peak is None else length * peak.squeeze(1)
@@ -71,7 +72,7 @@ def ntxent_fwd(
     deterministic: bool,
     stats: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``loss_i = log(1 + sum_{j not self, positive} exp(s_ij - s_ip))`` and ``lse_i = s_ip + loss_i``.
+    """Compute ``loss_i = log(1 + sum_{j not self, positive} exp(s_ij - s_ip))`` and ``lse_i = s_ip + loss_i``.
 
     Args:
         z: ``[m, D]`` rows from :func:`ntxent_prologue`.
@@ -79,9 +80,9 @@ def ntxent_fwd(
         positive: ``[n]``.
         temperature: tau, 0-dim.
         offset: column of local row 0.
-        shift: "online" keeps running maxima; "fixed" and "runtime" may do without where the temperature allows it.
+        shift: "online" keeps running maxima; "fixed" and "runtime" skip them where the temperature allows it.
         precision: of float32 matrix products, see :func:`matrix_products`.
-        deterministic: part of the seam; the order of summation here is always the same.
+        deterministic: ignored, the Triton back end needs it; the order of summation here is always the same.
         stats: also compute the two statistics.
 
     Returns:
@@ -119,16 +120,16 @@ def _sum_triangular(z: Tensor, pairs: int, temperature: Tensor) -> Tensor:
 def sum_online(
     z: Tensor, columns: Tensor, s_pos: Tensor, temperature: Tensor, offset: int, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log of the sum over the negatives ``[m]`` with running maxima, and correct and entropy if asked for.
+    """Log-sum-exp over the negatives ``[m]`` with running maxima; correct and entropy too if `stats` is set.
 
-    An offset of -2m or less puts self and positive outside the columns, as with a queue of negatives. Statistics need
-    the two views of the columns apart: group 0 is the row's own view, group 1 the other one.
+    An offset of -2m or less puts self and positive outside the columns, as a queue of negatives needs. Statistics need
+    separate sums for the two views of the columns: group 0 is the row's own view, group 1 the other one.
     """
     rows, pairs = len(z), len(z) // 2
     block = block_size(len(columns), z.dtype, z.device)
     buffer = z.new_empty(block * block)
     z, columns = logit_operands(z, columns, temperature)
-    # finite, so that a row without negatives subtracts no infinities
+    # finite: with -inf, a row without negatives would compute inf - inf
     top = z.new_full((2, rows), torch.finfo(z.dtype).min)
     total = s_pos.new_zeros(2, rows)
     moment = s_pos.new_zeros(rows)
@@ -147,7 +148,7 @@ def sum_online(
                 shrink = (old - new).exp_()
                 tile.sub_(new[:, None])
                 if group:
-                    # sum of (s - top) exp(s - top), carried over to the new top
+                    # sum of (s - top) exp(s - top), rescaled to the new top
                     moved = (moment[i:i_end] + (old - new) * total[1, i:i_end]) * shrink
                     moment[i:i_end] = moved + torch.special.entr(tile.exp_()).sum(1).neg_()
                 else:
@@ -161,7 +162,7 @@ def sum_online(
 
 
 def _entropy(s_pos: Tensor, top: Tensor, total: Tensor, moment: Tensor) -> Tensor:
-    """``log Z - sum p s`` over the negatives (sum and first moment relative to top) and the positive."""
+    """Entropy ``log Z - sum p s`` over the negatives (total and moment are relative to top) and the positive."""
     top = torch.where(total > 0, top, s_pos)
     highest = torch.maximum(top, s_pos)
     scale, own = (top - highest).exp(), (s_pos - highest).exp()
@@ -187,17 +188,17 @@ def ntxent_bwd(
     shift: str,
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of ``scale * sum_j weight_j loss_j`` over all ranks, for the rows of this one.
+    """Gradient of ``scale * sum_j weight_j loss_j`` over all ranks, with respect to the rows of this rank.
 
     ``g_i = scale/tau [sum_{j not self, positive} (w_i e^(s_ij - lse_i) + w_j e^(s_ij - lse_j)) k_j
     + (w_i (e^-loss_i - 1) + w_p (e^-loss_p - 1)) z_p]``, and ``(g_i - (g_i . z_i) z_i) / |u_i|`` if normalised.
 
     Args:
-        z0: ``[n, D]``, first view as given; only its dtype is used, z is not rounded here.
-        z1: ``[n, D]``, second view as given.
+        z0: ``[n, D]``, first view as passed by the caller; only its dtype is used, since z is not rounded here.
+        z1: ``[n, D]``, second view as passed by the caller.
         z, columns, positive, temperature, offset, shift, precision: as in the forward.
-        inv_norm: ``[m]`` from the prologue; rows at 1e12 get no gradient.
-        loss: ``[m]`` of the forward.
+        inv_norm: ``[m]`` from the prologue; rows where it is 1e12 get no gradient.
+        loss: ``[m]`` from the forward.
         lse: ``[M]`` of all columns.
         weight: ``[M]``, or None for ones.
         scale: 0-dim.
@@ -237,14 +238,14 @@ def _accumulate(
 ) -> None:
     """Add ``sum_j (w_i e^(s_ij - lse_i) + w_j e^(s_ij - lse_j)) k_j`` over the negatives to grad.
 
-    exact: exp(s) is finite and shared by the two terms; otherwise each term takes its own exponential.
+    exact: exp(s) is finite, so both terms share it; otherwise each term computes its own exponential.
     """
     rows, pairs = len(z), len(z) // 2
     square = rows == len(columns)
     block = block_size(len(columns), z.dtype, z.device)
     buffer, second = z.new_empty(block * block), z.new_empty(block * block)
     left, right = logit_operands(z, columns, temperature, math.log(2) if exact else 1.0)
-    # e^(s - lse) = e^(s - shift) e^(shift - lse), the second factor once per row
+    # e^(s - lse) = e^(s - shift) e^(shift - lse), where the second factor is computed once per row
     shift = torch.zeros_like(lse, dtype=z.dtype) if exact else lse.to(z.dtype)
     factor = (shift - lse).exp_()
     factor = (factor if weight is None else factor.mul_(weight)).to(z.dtype)

@@ -1,7 +1,8 @@
-"""The NT-Xent operators: schemas, fakes, choice of back end, and the autograd function around them. Torch only.
+"""The contrastive operators and ``NTXentFunction``, the autograd function around them, which nt_xent.py applies.
 
-``impl`` is "triton" (fastclr.kernels, which imports Triton at the first call) or "blockwise" (contrast_blocks). The
-operators have no autograd of their own: :class:`NTXentFunction` around them costs less per call.
+Each operator calls the function of its name in the back end that ``impl`` names: "triton" is fastclr.kernels, which
+imports Triton at the first call, and "blockwise" is contrast_blocks.py. The operators themselves have no autograd:
+:class:`NTXentFunction` costs less per call.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ SCHEMAS = {
 
 
 def _dispatch(name: str) -> Callable[..., Any]:
-    """The operator's implementation: hands its arguments to the back end named by the last one."""
+    """Return an operator's implementation: it calls the back end named by the last argument with the others."""
 
     def call(first: Tensor, *args: Any) -> Any:
         *rest, impl = args
@@ -46,7 +47,7 @@ def _dispatch(name: str) -> Callable[..., Any]:
         device = first.device.type
         if not torch.is_autocast_enabled(device):
             return backend(first, *rest)
-        # the dtypes are chosen already: autocast would round the matrix products of the blocks
+        # the dtypes are settled by now: autocast would round the matrix products of the blocks
         with torch.autocast(device, enabled=False):
             return backend(first, *rest)
 
@@ -83,13 +84,14 @@ for _name, _fake in (("ntxent_prologue", _fake_prologue), ("ntxent_fwd", _fake_f
     torch.library.register_fake(f"fastclr::{_name}", _fake)
 
 
+# calling one of these runs _dispatch, hence the back end's function of the same name
 ntxent_prologue = torch.ops.fastclr.ntxent_prologue.default
 ntxent_fwd = torch.ops.fastclr.ntxent_fwd.default
 ntxent_bwd = torch.ops.fastclr.ntxent_bwd.default
 
 
 class NTXentOptions(NamedTuple):
-    """What does not change the meaning of the tensors; checked by the caller (fastclr.losses.nt_xent)."""
+    """Everything but the tensors, with "auto" resolved; checked by the caller, :func:`fastclr.nt_xent`."""
 
     impl: str
     """"triton" or "blockwise"."""
@@ -107,7 +109,7 @@ class NTXentOptions(NamedTuple):
 
 
 class NTXentFunction(torch.autograd.Function):
-    """``(z0, z1, temperature, options) -> (loss, correct, entropy)``, once differentiable in the first three."""
+    """``(z0, z1, temperature, options) -> (loss, correct, entropy)``; the loss has first derivatives only."""
 
     @staticmethod
     def forward(
@@ -122,7 +124,7 @@ class NTXentFunction(torch.autograd.Function):
         loss, lse, correct, entropy = ntxent_fwd(
             z, columns, positive, temperature, offset, shift, precision, deterministic, stats, impl
         )
-        # with these every rank owns the whole gradient of its rows: the backward communicates nothing
+        # with the lse of all columns, each rank can compute the full gradient of its rows without communication
         every_lse = lse if group is None else gather_rows(lse, group)
         ctx.save_for_backward(z0, z1, z, columns, inv_norm, positive, loss, every_lse, temperature)
         ctx.options, ctx.offset = options, offset
@@ -134,7 +136,7 @@ class NTXentFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        """Gradients of both views and of the temperature."""
+        """Gradients with respect to both views and the temperature."""
         grad = grads[0]
         if grad is None:
             return None, None, None, None
@@ -144,13 +146,13 @@ class NTXentFunction(torch.autograd.Function):
 
 
 def _gradients(grad: Tensor, *saved: Tensor, options: NTXentOptions, offset: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of the reduced loss by z0, z1 and the temperature, times the world size, which DDP divides by."""
+    """Gradient of the reduced loss w.r.t. z0, z1 and the temperature, times the world size, which DDP divides by."""
     z0, z1, z, columns, inv_norm, positive, loss, lse, temperature = saved
     weight, scale = None, grad.to(loss.dtype)
     if options.reduction == "mean":
         scale = scale / z.shape[0]
     elif options.reduction == "none":
-        # the kernels take weights up to 1 and the magnitude apart, so that half precision keeps its range
+        # weights of at most 1 and a separate magnitude keep the kernels' half precision in range
         scale = grad.abs().amax().to(loss.dtype).clamp_min(torch.finfo(loss.dtype).tiny)
         weight = grad.to(loss.dtype) / scale
     elif options.group is not None:

@@ -1,4 +1,7 @@
-"""NT-Xent as its definition reads: dense, in plain PyTorch, differentiable any number of times."""
+"""The specification of NT-Xent: its definition in dense plain PyTorch, differentiable any number of times.
+
+``nt_xent(..., impl="reference")`` calls it; no fast path does.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ def logits_of(z0: Tensor, z1: Tensor, temperature: float | Tensor, normalize: bo
     """Similarities of all 2N rows, ``<z_i, z_j> / tau`` with -inf for ``i == j``, and of every row with its positive.
 
     Args:
-        z0: ``[N, D]``, first view. float64 stays float64, everything narrower than float32 is computed in float32.
+        z0: ``[N, D]``, first view. float64 stays float64, everything else is computed in float32.
         z1: ``[N, D]``, second view.
         temperature: tau, a number or a 0-dim tensor.
-        normalize: bring the rows to unit length first.
+        normalize: scale the rows to unit length first.
 
     Returns:
         Logits ``[2N, 2N]`` and positives ``[2N]``. Rows are view 0 and then view 1: the positive of row i is
@@ -35,13 +38,13 @@ def nt_xent(
 ) -> Tensor:
     """NT-Xent: ``loss_i = log sum_{j != i} exp(s_ij) - s_ip`` with ``s_ij = <z_i, z_j> / tau``, p the positive of i.
 
-    The specification every faster path is tested against. It stores the whole ``[2N, 2N]`` matrix of similarities.
+    Every faster path is tested against this. It stores the full ``[2N, 2N]`` similarity matrix.
 
     Args:
         z0: ``[N, D]`` embeddings of the first view, floating, any device.
         z1: ``[N, D]`` embeddings of the second view: ``z1[i]`` is the positive of ``z0[i]``.
         temperature: tau, any number but 0, or a 0-dim tensor (differentiable).
-        normalize: bring the rows to unit length first (see :func:`unit_rows`).
+        normalize: scale the rows to unit length first (see :func:`unit_rows`).
         reduction: "mean" over the 2N rows, "sum", or "none".
 
     Returns:
@@ -67,7 +70,7 @@ def nt_xent_stats(
         z0: ``[N, D]``, first view.
         z1: ``[N, D]``, second view.
         temperature: tau, a number or a 0-dim tensor.
-        normalize: bring the rows to unit length first.
+        normalize: scale the rows to unit length first.
 
     Returns:
         correct ``[2N]`` (0 or 1) and entropy ``[2N]`` in nats, without gradient.

@@ -1,4 +1,4 @@
-"""InfoNCE over a queue of negatives, in O((N + K) D) memory."""
+"""InfoNCE over a queue of negatives in O((N + K) D) memory, on the blocks of contrast_blocks.py and tiles.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class QueueFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, bank: Tensor, temperature: Tensor, precision: str) -> Tensor:
-        """Loss ``[N]`` from queries and keys ``[N, D]`` and bank ``[K, D]`` of one dtype."""
+        """Loss ``[N]`` from queries and keys ``[N, D]`` and bank ``[K, D]``, all of one dtype."""
         wide = tiles.vector_dtype(queries.device)
         s_pos = torch.linalg.vecdot(queries.to(wide), keys.to(wide)) / temperature
         with tiles.matrix_products(precision):
@@ -31,7 +31,7 @@ class QueueFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, Tensor, None]:
-        """Gradients of queries, keys and temperature; the similarities are computed again, block by block."""
+        """Gradients of queries, keys and temperature, from similarities recomputed block by block."""
         compute = partial(_queue_gradients, precision=ctx.precision)
         with torch.autocast(grad.device.type, enabled=False):
             dqueries, dkeys, dtemperature = once_differentiable(compute, grad, *ctx.saved_tensors)
@@ -42,7 +42,7 @@ def _queue_gradients(grad: Tensor, *saved: Tensor, precision: str) -> tuple[Tens
     """``dq_i = w_i/tau [sum_j e^(s_ij - lse_i) b_j + (e^-loss_i - 1) k_i]``, ``dk_i = w_i/tau (e^-loss_i - 1) q_i``."""
     queries, keys, bank, temperature, loss, lse = saved
     pull = torch.expm1(-loss).to(keys.dtype)[:, None]
-    # e^(s - lse) = e^(s - shift) e^(shift - lse), the second factor once per row
+    # e^(s - lse) = e^(s - shift) e^(shift - lse), where the second factor is computed once per row
     shift = lse.to(keys.dtype)
     factor = (shift - lse).exp_().to(keys.dtype)[:, None]
     left, right = tiles.logit_operands(queries, bank, temperature)

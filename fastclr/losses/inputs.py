@@ -1,4 +1,4 @@
-"""What every loss accepts, and which implementation, precision and range of exponents that means."""
+"""What all losses share, in plain torch: input checks, row functions, and the resolution of "auto" options."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SMALLEST_TEMPERATURE = 1e-8
 
 
-# 2/|tau| + ln M <= 175 fits the exponents of float32 without running maxima; this is it for any M up to 2^32
+# float32 exponents need no running maxima while 2/|tau| + ln M <= 175; this is that bound on tau for any M up to 2^32
 FIXED_SHIFT_TEMPERATURE = 2.0 / (175.0 - 32.0 * math.log(2.0))
 MATMUL_PRECISION = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
 TRITON_FOUND = find_spec("triton") is not None
 
 
 def check_views(z0: Tensor, z1: Tensor) -> None:
-    """Raise unless both are ``[N, D]`` with N and D at least 1, of one floating dtype, on one device."""
+    """Raise unless both are ``[N, D]`` with N and D at least 1, of the same floating dtype, on the same device."""
     for name, view in (("z0", z0), ("z1", z1)):
         if not isinstance(view, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(view).__name__}")
@@ -57,7 +57,7 @@ def check_temperature(temperature: float) -> None:
 
 
 def temperature_tensor(temperature: float | Tensor, z0: Tensor, on_cpu: bool) -> Tensor:
-    """The temperature as a 0-dim tensor in the dtype of the computation, numbers on the CPU or on the device of z0."""
+    """The temperature as a 0-dim tensor of the compute dtype; a number goes to the CPU or to the device of z0."""
     dtype = torch.float64 if z0.dtype == torch.float64 else torch.float32
     if not isinstance(temperature, Tensor):
         check_temperature(temperature)
@@ -71,8 +71,8 @@ def temperature_tensor(temperature: float | Tensor, z0: Tensor, on_cpu: bool) ->
     return temperature.to(dtype)
 
 
-def choose_impl(impl: str, z0: Tensor) -> str:
-    """The implementation to run; raises if an explicit choice cannot."""
+def select_impl(impl: str, z0: Tensor) -> str:
+    """Resolve "auto" to an implementation; raise if an explicit choice cannot run on z0."""
     check_option("impl", impl, IMPLS)
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if impl == "auto":
@@ -93,23 +93,23 @@ def choose_impl(impl: str, z0: Tensor) -> str:
 
 
 def matmul_precision(precision: str, dtype: torch.dtype) -> str:
-    """What the kernels may do to float32 inputs; the other dtypes are multiplied exactly."""
+    """The precision of the kernels' float32 matrix products; other dtypes are multiplied exactly."""
     if dtype != torch.float32:
         return "ieee"
     return MATMUL_PRECISION[global_precision()] if precision == "auto" else precision
 
 
 def global_precision() -> str:
-    """``torch.get_float32_matmul_precision()``; a compiled function keeps what it was when it was compiled."""
+    """``torch.get_float32_matmul_precision()``; a compiled function keeps the value at compile time."""
     return torch.get_float32_matmul_precision()
 
 
-# Dynamo cannot trace it. What torch.compiler.assume_constant_result does, without importing Dynamo with fastclr
+# Dynamo cannot trace that call. This is torch.compiler.assume_constant_result without its import of Dynamo
 global_precision._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def exponent_shift(temperature: float | Tensor, normalize: bool) -> str:
-    """How to keep exponents in range: "fixed" where that is known to do, else "online", or chosen on the device."""
+    """How to keep exponents in range: "fixed" if tau allows it, else "online"; "runtime" if only the device knows."""
     if not normalize:
         return "online"
     if isinstance(temperature, Tensor):
@@ -118,10 +118,10 @@ def exponent_shift(temperature: float | Tensor, normalize: bool) -> str:
 
 
 def bank_shape(size: int | Sequence[int]) -> tuple[int, int] | None:
-    """(K, D) of a memory bank, None for none.
+    """(K, D) of a memory bank, or None for no bank.
 
     Raises:
-        ValueError: anything but 0 or two numbers, K >= 0 and D >= 1; the length of an embedding cannot be guessed.
+        ValueError: `size` is neither 0 nor (K, D) with K >= 0 and D >= 1; a number alone does not tell D.
     """
     shape = (size,) if isinstance(size, int) else tuple(size)
     if shape == (0,):
@@ -138,14 +138,14 @@ def unit_rows(rows: Tensor) -> Tensor:
     """Divide every row by its length: ``u / max(|u|, 1e-12)``.
 
     Args:
-        rows: ``[M, D]`` of any floating dtype, on any device; no square leaves the range of the dtype.
+        rows: ``[M, D]`` of any floating dtype, on any device; squares neither overflow nor underflow.
 
     Returns:
         ``[M, D]`` like the input. Rows no longer than 1e-12 are divided by 1e-12 and get no gradient: the direction of
-        (almost) nothing is noise. ``torch.nn.functional.normalize`` has the same value and a gradient
-        1e12 times the incoming one.
+        (almost) nothing is noise. ``torch.nn.functional.normalize`` returns the same value, but multiplies the
+        incoming gradient of such rows by 1e12.
     """
-    # the peak is a constant to autograd: it cancels, and keeps the squares inside the range of the dtype
+    # dividing by the peak keeps the squares in range; it cancels out, so autograd may treat it as a constant
     peak = rows.detach().abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
     scaled = rows / peak
     length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
@@ -155,7 +155,7 @@ def unit_rows(rows: Tensor) -> Tensor:
 
 
 def reduce_rows(loss: Tensor, reduction: str) -> Tensor:
-    """Mean or sum of the losses per row, or the losses themselves.
+    """Mean or sum of the per-row losses, or the losses themselves.
 
     Raises:
         ValueError: unknown reduction.

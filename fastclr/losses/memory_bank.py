@@ -1,4 +1,4 @@
-"""A queue of past embeddings as negatives (MoCo), with lightly's semantics."""
+"""A queue of past embeddings that serve as negatives (MoCo), with lightly's semantics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class MemoryBank(nn.Module):
-    """The last K keys, as a ring. Starts as random unit vectors; a buffer that state_dict leaves out, as in lightly.
+    """Ring buffer of the last K keys, initialised with random unit vectors; absent from state_dict, as in lightly.
 
     Source: He et al., Momentum Contrast for Unsupervised Visual Representation Learning, 2020, and lightly.
     """
@@ -15,7 +15,7 @@ class MemoryBank(nn.Module):
     bank: Tensor
 
     def __init__(self, size: int, dim: int) -> None:
-        """Fill the bank from the global random number generator.
+        """Fill the bank using the global random number generator.
 
         Args:
             size: number of keys K.
@@ -27,7 +27,7 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def push(self, keys: Tensor) -> None:
-        """Overwrite the oldest keys. As in lightly, what does not fit before the end is dropped and the ring restarts.
+        """Overwrite the oldest keys. As in lightly, keys beyond the end are dropped and the next push starts at 0.
 
         Args:
             keys: ``[N, D]``, converted to the bank's dtype.

@@ -1,4 +1,8 @@
-"""The NT-Xent loss: what is checked, which implementation runs, and the module that replaces lightly's."""
+"""NT-Xent, public: ``NTXentLoss`` calls ``nt_xent``, which checks its arguments and applies ``NTXentFunction``.
+
+That autograd function and the operators below it are in contrast_op.py; impl "reference" goes to contrast_reference.py
+and a memory bank to info_nce.py instead.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +27,10 @@ from fastclr.losses.inputs import (
     check_option,
     check_temperature,
     check_views,
-    choose_impl,
     exponent_shift,
     matmul_precision,
     reduce_rows,
+    select_impl,
     temperature_tensor,
     unit_rows,
 )
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class NTXentStats(NamedTuple):
-    """Statistics of every row over the N candidates of the other view, without gradient (SimCLR paper, Table 5)."""
+    """Per-row statistics over the N candidates of the other view, without gradient (SimCLR paper, Table 5)."""
 
     accuracy: Tensor
     """``[2N]``: 1 where no candidate is more similar than the positive, else 0."""
@@ -99,25 +103,27 @@ def nt_xent(
         z0: ``[N, D]`` embeddings of the first view: float32, float64, float16 or bfloat16, any strides, any device.
         z1: ``[N, D]`` embeddings of the second view, same dtype and device; ``z1[i]`` is the positive of ``z0[i]``.
         temperature: tau, a finite number with ``|tau| >= 1e-8`` (negative is allowed), or a 0-dim tensor on the device
-            of z0, with or without gradient. The value of a tensor is not checked: that would wait for the device.
+            of z0, with or without gradient. A tensor's value is not checked: that would synchronise with the device.
         normalize: divide every row by ``max(|u|, 1e-12)`` first; rows no longer than 1e-12 get no gradient.
         reduction: "mean" over the 2N rows, "sum", or "none" (``[2N]``: view 0, then view 1).
         precision: of the matrix products of float32 inputs: "ieee", "tf32", "tf32x3" or "bf16"; "auto" follows
             ``torch.get_float32_matmul_precision()`` ("highest" ieee, "high" tf32, "medium" bf16). Other dtypes are
-            multiplied as they are and accumulated in float32. On a CPU it is the least precision that may be used.
+            multiplied as they are and accumulated in float32. On a CPU this is the lowest precision allowed.
         impl: "triton" (CUDA; CPU tensors under TRITON_INTERPRET=1), "blockwise" (plain PyTorch, any device),
-            "reference" (dense, differentiable twice), or "auto": triton for CUDA tensors but float64, else blockwise.
-        deterministic: same bits at every call; None follows ``torch.are_deterministic_algorithms_enabled()``.
+            "reference" (dense, differentiable twice), or "auto": triton for CUDA tensors except float64, else
+            blockwise.
+        deterministic: bitwise reproducible; None follows ``torch.are_deterministic_algorithms_enabled()``.
         return_stats: also return :class:`NTXentStats`.
         group: gather the rows of all ranks of this process group (``torch.distributed.group.WORLD`` for all). The value
-            is over the local rows; the gradient is the one of the whole batch times the world size, which
-            DistributedDataParallel divides by. Nothing is communicated in the backward.
+            covers the local rows; the gradient is that of the whole batch times the world size, which
+            DistributedDataParallel divides by. The backward communicates nothing.
 
     Returns:
-        The loss, float64 for float64 inputs and float32 otherwise, inside autocast too; statistics if asked for.
+        The loss, float64 for float64 inputs and float32 otherwise, also under autocast; with `return_stats` also
+        the statistics.
 
     Raises:
-        TypeError: inputs that are not dense floating tensors of one dtype, a temperature that is no number.
+        TypeError: inputs are not dense floating-point tensors of one dtype, or the temperature is not a number.
         ValueError: shapes, devices, temperature or options are wrong, or the implementation cannot run here.
 
     Source: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020. Same value as
@@ -126,7 +132,7 @@ def nt_xent(
     check_views(z0, z1)
     check_option("reduction", reduction, REDUCTIONS)
     check_option("precision", precision, PRECISIONS)
-    chosen = choose_impl(impl, z0)
+    chosen = select_impl(impl, z0)
     tau = temperature_tensor(temperature, z0, on_cpu=chosen != "triton")
     if group is not None:
         group = resolve_group(group)
@@ -164,10 +170,10 @@ def _run_reference(
 
 
 class NTXentLoss(nn.Module):
-    """:func:`nt_xent` as a module: takes the place of ``lightly.loss.NTXentLoss``, with the same first three arguments.
+    """:func:`nt_xent` as a module: replaces ``lightly.loss.NTXentLoss``, with the same first three arguments.
 
     With a memory bank of K keys the loss is MoCo's, over the N rows of out0:
-    ``loss_i = log(1 + sum_k exp((<z0_i, b_k> - <z0_i, z1_i>) / tau))``. The bank takes up out1 if out0
+    ``loss_i = log(1 + sum_k exp((<z0_i, b_k> - <z0_i, z1_i>) / tau))``. out1 is then pushed to the bank if out0
     requires a gradient.
     """
 
@@ -188,20 +194,20 @@ class NTXentLoss(nn.Module):
         deterministic: bool | None = None,
         process_group: ProcessGroup | None = None,
     ) -> None:
-        """Check and keep the options.
+        """Check and store the options.
 
         Args:
             temperature: tau, finite with ``|tau| >= 1e-8``; negative only if not learnable.
             memory_bank_size: 0 for none, or (K, D): K past embeddings of length D as the negatives.
             gather_distributed: gather the rows (with a memory bank: the keys) of all ranks.
             learnable_temperature: make ``log_temperature`` a parameter, ``tau = exp(log_temperature)``, which stays
-                positive and moves by ratios. Keep weight decay off it, which would pull tau to 1.
+                positive and is learnt on a log scale. Exempt it from weight decay, which would pull tau to 1.
             normalize, reduction, precision, impl, deterministic: as in :func:`nt_xent`.
             process_group: the ranks to gather over; None for all of them.
 
         Raises:
-            TypeError: a temperature that is no number.
-            ValueError: any other argument out of its range; says what was expected.
+            TypeError: the temperature is not a number.
+            ValueError: another argument is out of range; the message says what was expected.
         """
         super().__init__()
         check_temperature(temperature)
@@ -211,12 +217,10 @@ class NTXentLoss(nn.Module):
         if learnable_temperature and temperature < 0:
             raise ValueError(f"a learnable temperature must be positive, got {temperature}")
         if process_group is not None and not gather_distributed:
-            raise ValueError("process_group is the group to gather over: pass gather_distributed=True with it")
+            raise ValueError("process_group is only used for gathering: pass gather_distributed=True with it")
         size = bank_shape(memory_bank_size)
         if size is not None and impl not in ("auto", "blockwise"):
-            raise ValueError(
-                f"a memory bank runs in blocks of PyTorch: impl must be 'auto' or 'blockwise', got {impl!r}"
-            )
+            raise ValueError(f"with a memory bank impl must be 'auto' or 'blockwise', got {impl!r}")
         self._temperature = float(temperature)
         self.memory_bank = None if size is None else MemoryBank(*size)
         self.gather_distributed = gather_distributed
@@ -257,7 +261,7 @@ class NTXentLoss(nn.Module):
     def _forward_bank(self, out0: Tensor, out1: Tensor, bank: MemoryBank, group: ProcessGroup | None) -> Tensor:
         check_views(out0, out1)
         if out0.shape[1] != bank.bank.shape[1]:
-            raise ValueError(f"the memory bank holds embeddings of length {bank.bank.shape[1]}, got {out0.shape[1]}")
+            raise ValueError(f"embeddings must have the memory bank's length {bank.bank.shape[1]}, got {out0.shape[1]}")
         if group is not None:
             check_same_shape(out1, group)
         tau = temperature_tensor(self.temperature, out0, on_cpu=True)
@@ -265,13 +269,13 @@ class NTXentLoss(nn.Module):
             queries, keys = out0.to(tau.dtype), out1.to(tau.dtype)
             if self.normalize:
                 queries, keys = unit_rows(queries), unit_rows(keys)
-            # a copy: the backward needs the bank as it was
+            # a copy: the push below must not change what the backward reads
             loss: Tensor = QueueFunction.apply(queries, keys, bank.bank.to(queries, copy=True), tau, self.precision)
             if queries.requires_grad:
                 bank.push(keys if group is None else gather_rows(keys, group))
             return reduce_rows(loss, self.reduction)
 
     def extra_repr(self) -> str:
-        """The options that differ most between uses."""
+        """The most frequently varied options."""
         tau = self._temperature if self.log_temperature is None else "learnable"
         return f"temperature={tau}, gather_distributed={self.gather_distributed}, impl={self.impl!r}"

@@ -1,4 +1,4 @@
-"""Gradients that cannot be differentiated again, and say so."""
+"""Gradients that raise, instead of coming out wrong, when they are differentiated again."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 
-class _Once(torch.autograd.Function):
-    """Compute gradients as a node of the graph whose own backward refuses."""
+class _RefuseBackward(torch.autograd.Function):
+    """Compute gradients as a node of the graph whose own backward raises."""
 
     @staticmethod
     def forward(ctx: Any, compute: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -24,12 +24,12 @@ class _Once(torch.autograd.Function):
 
 
 def once_differentiable(compute: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Call compute on the tensors; under create_graph make a second derivative of the result raise.
+    """Call compute on the tensors; under create_graph, a second derivative of the result raises.
 
-    ``torch.autograd.function.once_differentiable`` raises only if the incoming gradient has a graph. That of a loss is
-    a constant, and its second derivative by the inputs would come out as zero.
+    ``torch.autograd.function.once_differentiable`` raises only if the incoming gradient has a graph. A loss's incoming
+    gradient is a constant, so its second derivative with respect to the inputs would silently be zero.
     """
     if not torch.is_grad_enabled():
         return compute(*tensors)
-    results: tuple[Tensor, ...] = _Once.apply(compute, *tensors)
+    results: tuple[Tensor, ...] = _RefuseBackward.apply(compute, *tensors)
     return results

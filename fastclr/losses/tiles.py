@@ -1,4 +1,4 @@
-"""Tiles of similarities in blocks of PyTorch: their size, their operands, and the elements that do not count."""
+"""Tiles of a similarity matrix in plain PyTorch: their size, operands and masks; contrast_blocks.py calls this."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-# one tile of similarities: it stays in the second-level cache of a CPU, and fills any other device
+# size of one tile of similarities: on a CPU it stays in the L2 cache, elsewhere it is large enough to fill the device
 CPU_TILE_BYTES = 1 << 20
 DEVICE_TILE_BYTES = 1 << 26
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 stays, everything else is computed in float32."""
+    """float64 stays float64, everything else is computed in float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def vector_dtype(device: torch.device) -> torch.dtype:
-    """Of what there is one per row: float64 costs nothing there, and keeps exp(s - lse) exact to the rounding of s."""
+    """Dtype of per-row values: float64 (not on mps) is cheap there; exp(s - lse) is then as accurate as s itself."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def block_size(columns: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Edge of a square tile: the largest that fits the cache, evened out over the blocks."""
+    """Edge of a square tile: the largest that fits the cache, reduced so that all blocks are about equal."""
     tile = CPU_TILE_BYTES if device.type == "cpu" else DEVICE_TILE_BYTES
     largest = math.isqrt(tile // dtype.itemsize)
     blocks = -(-columns // largest)
@@ -33,9 +33,9 @@ def block_size(columns: int, dtype: torch.dtype, device: torch.device) -> int:
 
 
 def unshifted(temperature: Tensor, columns: int, dtype: torch.dtype, shift: str) -> bool:
-    """Whether exp(s) can be summed as it is: unit rows, and ``1/|tau| + ln M`` inside the exponents of the dtype.
+    """Whether exp(s) can be summed without a shift: unit rows, and ``1/|tau| + ln M`` within the dtype's exponents.
 
-    A temperature on a device is not looked at, which would wait for the device.
+    A temperature on another device counts as unsafe: reading it would synchronise.
     """
     if shift == "online" or temperature.device.type != "cpu":
         return False
@@ -46,13 +46,13 @@ def unshifted(temperature: Tensor, columns: int, dtype: torch.dtype, shift: str)
 def logit_operands(z: Tensor, columns: Tensor, temperature: Tensor, unit: float = 1.0) -> tuple[Tensor, Tensor]:
     """Rows and columns whose products are the similarities, ``sign(tau) z / sqrt|tau|`` and ``k / sqrt|tau|``.
 
-    `unit` divides them: ln 2 is for ``exp2``, which takes a third to two thirds of the time of ``exp`` on a CPU.
-    Sharing the temperature makes the products symmetric to the last bit, so that the backward meets the similarities
-    that the log-sum-exp was made of, whichever of the two tiles it takes them from.
+    `unit` divides the similarities: ln 2 for ``exp2``, which takes a third to two thirds of the time of ``exp`` on a
+    CPU. Splitting the temperature evenly makes the products symmetric to the last bit, so the backward recomputes
+    exactly the similarities that the log-sum-exp used, whichever of the two mirrored tiles it visits.
     """
     root = (temperature.to(vector_dtype(z.device)).abs() * unit).rsqrt()
     high = root.to(z.dtype)
-    # in two parts: the rounding of one would be the same in every similarity, and add up
+    # in two parts: the rounding error of one factor would be the same in every similarity, and add up
     low = (root - high).to(z.dtype)
     scaled = (columns * high).add_(columns * low)
     rows = scaled if z is columns else (z * high).add_(z * low)
@@ -61,9 +61,9 @@ def logit_operands(z: Tensor, columns: Tensor, temperature: Tensor, unit: float 
 
 @contextmanager
 def matrix_products(precision: str) -> Iterator[None]:
-    """Keep oneDNN from rounding float32 products to bfloat16 where the caller asked for more.
+    """Keep oneDNN from rounding float32 products to bfloat16 where the caller asked for more precision.
 
-    "auto" follows ``torch.set_float32_matmul_precision`` as ``torch.mm`` does, and "bf16" permits what it does.
+    "auto" follows ``torch.set_float32_matmul_precision``, as ``torch.mm`` does, and "bf16" permits the rounding.
     """
     setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     previous = setting.fp32_precision
@@ -78,20 +78,20 @@ def matrix_products(precision: str) -> Iterator[None]:
 
 
 def tiles(rows: int, columns: int, block: int, triangular: bool) -> Iterator[tuple[int, int, int, int]]:
-    """Row and column bounds of the tiles, row by row; triangular: those on and above the diagonal."""
+    """Yield row and column bounds of the tiles, row by row; triangular: only those on and above the diagonal."""
     for i in range(0, rows, block):
         for j in range(i if triangular else 0, columns, block):
             yield i, min(i + block, rows), j, min(j + block, columns)
 
 
 def fill_diagonal(tile: Tensor, lag: int, value: float) -> None:
-    """Write the value where column - row == lag, if the tile has such elements."""
+    """Fill the elements with column - row == lag, if the tile has any."""
     if -tile.shape[0] < lag < tile.shape[1]:
         tile.diagonal(lag).fill_(value)
 
 
 def fill_special(tile: Tensor, row: int, column: int, pairs: int, offset: int, value: float) -> None:
-    """Write the value on the self and positive columns of the tile whose corner is (row, column)."""
+    """Fill the self and positive elements of the tile whose corner is (row, column)."""
     lag = offset + row - column
     fill_diagonal(tile, lag, value)
     first = min(max(pairs - row, 0), tile.shape[0])

@@ -38,7 +38,7 @@ def ragged(images: list[Tensor]) -> RaggedImages:
 
 
 def neutral(views: int, size: tuple[int, int], images: int = 1) -> Tensor:
-    """Packed parameters that change nothing: the whole image, no operation."""
+    """Identity parameters: the whole image, no operation."""
     packed = torch.zeros(views, images, 16)
     packed[..., 2], packed[..., 3] = size
     packed[..., 5:8] = 1.0
@@ -63,7 +63,7 @@ COLOUR = (
 
 @pytest.mark.parametrize("kind", ["photo", "gray", "flat", "primaries"])
 def test_colour_operations(kind: str) -> None:
-    """Each colour operation alone equals torchvision's, on images that are hard for hue and saturation."""
+    """Each colour operation alone equals torchvision's, on images that are hard cases for hue and saturation."""
     size = 48
     image = smooth(size, size)
     if kind == "gray":
@@ -110,7 +110,7 @@ def test_all_orders() -> None:
 
 @pytest.mark.parametrize("size", [7, 32, 96, 224])
 def test_pipeline_equals_replay(size: int) -> None:
-    """Drawn parameters, everything on, from sources of many shapes."""
+    """Random parameters, every operation on, sources of many shapes."""
     config = AugmentConfig(
         size, jitter_p=0.9, blur_p=0.7, solarize_p=0.3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
     )
@@ -125,7 +125,7 @@ def test_pipeline_equals_replay(size: int) -> None:
 
 @pytest.mark.parametrize("shape", [(4000, 37), (50, 4000), (1500, 2200)])
 def test_large_sources(shape: tuple[int, int]) -> None:
-    """Downscaling by up to 125: hundreds of taps per pixel."""
+    """Downscaling by factors up to 125: hundreds of taps per pixel."""
     config = AugmentConfig(32, jitter=(0.4, 0.4, 0.4, 0.1))
     image = smooth(*shape)[None]
     params = SimCLRAugment(config, views=3).params(torch.tensor([3]), 0, shape)
@@ -136,7 +136,7 @@ def test_large_sources(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("sigma", [0.001, 0.1, 0.7, 2.0, 50.0])
 def test_blur(sigma: float) -> None:
-    """The blur alone, narrower and wider than its window, at the edges too."""
+    """The blur alone, with kernels narrower and wider than its window, edges included."""
     for size in (20, 33, 100):
         packed = neutral(1, (size, size))
         packed[..., 11] = sigma
@@ -157,7 +157,7 @@ def test_resize_is_clipped_to_the_crop() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_views_do_not_depend_on_batch_or_threads(threads: int) -> None:
-    """Bit for bit: one image at a time, or all of them on any number of threads."""
+    """Processing one image at a time, or all of them on any number of threads, gives the same bits."""
     augment = SimCLRAugment(AugmentConfig(48), seed=2, impl="native")
     images = torch.stack([smooth(70, 50, seed=i) for i in range(9)])
     ids = torch.arange(9) + 100

@@ -1,7 +1,7 @@
-"""The CUDA kernels, compiled as C++ and run block by block on the CPU: what they compute, and that they stay in bounds.
+"""The CUDA kernels, compiled as C++ and run block by block on the CPU: results and memory bounds.
 
-This is the code that nvcc compiles, with threads for the threads of a block and a barrier for ``__syncthreads``; see
-tests/cuda_emulation. Rounding, warps and the memory model of a GPU are left to tests/gpu.
+This is the code that nvcc compiles, with host threads as the threads of a block and a barrier as ``__syncthreads``; see
+tests/cuda_emulation. tests/gpu covers the rounding, warps and memory model of a GPU.
 """
 
 from __future__ import annotations
@@ -55,17 +55,17 @@ class Batch(ctypes.Structure):
 
 
 class Sampler(ctypes.Structure):
-    """fastclr::SamplerConfig: the arguments of the operator, in its order."""
+    """fastclr::SamplerConfig: the operator's arguments, in the struct's order."""
 
     _fields_ = tuple((name, TYPES.get(name, ctypes.c_double)) for name in AugmentConfig(8).sampler())
 
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The harness, without contraction to fma, as nvcc is told."""
+    """The harness, compiled without contraction to fma, like the real build."""
     target = tmp_path_factory.mktemp("emulation") / "emulated.so"
     flags = ["-std=c++20", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-pthread"]
-    flags += os.environ.get("CXXFLAGS", "").split()  # such as -fsanitize=address, as for the library
+    flags += os.environ.get("CXXFLAGS", "").split()  # for example -fsanitize=address, as for the library
     command = [str(COMPILER), *flags, f"-I{HERE / 'cuda_emulation'}", str(HERE / "cuda_emulation" / "harness.cpp")]
     subprocess.run([*command, "-o", str(target)], check=True)
     return ctypes.CDLL(str(target))
@@ -132,7 +132,7 @@ SHAPES = [(32, 32), (1, 9), (60, 200), (13, 1), (2, 3), (90, 41)]
 
 
 def test_augment_params_kernel(kernels: ctypes.CDLL) -> None:
-    """The same bits as on the CPU; a row of NaN for what cannot be drawn."""
+    """The same bits as on the CPU; a row of NaN for invalid input."""
     ids, sizes = torch.randint(0, 2**63 - 1, (300,)), torch.randint(1, 2000, (300, 2))
     for config in (AugmentConfig(40, solarize_p=0.3), AugmentConfig(40, style="simclr_tf", blur_sigma_per_batch=True)):
         sampler = config.sampler()
@@ -154,7 +154,7 @@ STYLES = [{}, {"style": "simclr_tf"}, {"style": "simclr_tf", "brightness": "addi
 def test_augment_apply_kernels(
     kernels: ctypes.CDLL, size: int, path: int, style: dict[str, str], dtype: torch.dtype
 ) -> None:
-    """Equal to the CPU operator, bit for bit: the sums are taken in the same order."""
+    """Bitwise equal to the CPU operator, because sums use the same order."""
     mean, std = ((0.5, 0.4, 0.3), (0.25, 0.5, 2.0)) if dtype != torch.uint8 else (None, None)
     config = AugmentConfig(size, jitter_p=0.9, blur_p=0.6, solarize_p=0.3, mean=mean, std=std, **style)
     images = pictures(SHAPES)
@@ -166,7 +166,7 @@ def test_augment_apply_kernels(
 
 
 def test_large_views(kernels: ctypes.CDLL) -> None:
-    """More columns than the taps in shared memory, bands of fewer rows, and planar images."""
+    """More columns than there are taps in shared memory, bands with fewer rows, and planar images."""
     config = AugmentConfig(1040, blur_p=1.0, jitter_p=1.0, blur_sigma=(3.0, 3.0))
     images = torch.randint(0, 256, (1, 3, 50, 40), dtype=torch.uint8)
     augment = SimCLRAugment(config, views=1, channels_last=False, impl="native")
@@ -175,7 +175,7 @@ def test_large_views(kernels: ctypes.CDLL) -> None:
 
 
 def test_all_orders_and_single_operations(kernels: ctypes.CDLL) -> None:
-    """Every order of the colour operations, with a contrast in each place."""
+    """Every order of the colour operations, so the contrast is at each position."""
     images = pictures([(20, 30)])
     packed = torch.zeros(25, 1, 16)
     packed[..., 2], packed[..., 3], packed[..., 9] = 20, 30, torch.arange(-1.0, 24.0)[:, None]
@@ -203,7 +203,7 @@ BAD += [(8, 0.6), (5, -1.0), (6, float("inf")), (11, 2e6), (11, float("nan"))]
 @pytest.mark.parametrize("path", [SMALL, LARGE])
 @pytest.mark.parametrize("dtype", ELEMENTS)
 def test_invalid_views_are_nan(kernels: ctypes.CDLL, path: int, dtype: torch.dtype) -> None:
-    """A bad row, place or size gives a view of NaN, reads nothing outside of the data and leaves the others alone."""
+    """A bad row, offset or size gives a view of NaN, reads nothing outside the data and does not affect other views."""
     config = AugmentConfig(32, blur_p=1.0)
     images = pictures([(30, 40)] * (len(BAD) + 5))
     augment = SimCLRAugment(config, views=2, dtype=dtype, channels_last=False, impl="native")

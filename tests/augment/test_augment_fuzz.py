@@ -1,4 +1,4 @@
-"""Random shapes, places, strides, boxes and parameters: refused before a byte is read, or computed within bounds.
+"""Random shapes, offsets, strides, boxes and parameters: refused before a byte is read, or computed within bounds.
 
 `make test-asan` runs this with every read and write checked; here, what is accepted must be what an independent
 predicate accepts, and must not depend on the batch around it.
@@ -42,7 +42,7 @@ def fixed(generator: np.random.Generator, count: int) -> Tensor:
 
 @st.composite
 def batches(draw: st.DrawFn) -> dict[str, Any]:
-    """Images with gaps and overlaps in a buffer that ends with the last of them, and rows of valid parameters."""
+    """Images with gaps and overlaps in a buffer that ends with the last image, and rows of valid parameters."""
     count, views = draw(st.integers(1, 3)), draw(st.integers(1, 2))
     sizes = [(draw(SIDES), draw(SIDES)) for _ in range(count)]
     offsets = [draw(st.integers(0, 9)) for _ in range(count)]
@@ -73,7 +73,7 @@ def batches(draw: st.DrawFn) -> dict[str, Any]:
 @FUZZ
 @given(batches())
 def test_valid_batches(batch: dict[str, Any]) -> None:
-    """Values in [0, 1], the same for strided arguments, and for each image on its own."""
+    """Values in [0, 1] that are the same for strided arguments and for each image alone."""
     views = torch.ops.fastclr.augment_apply(**batch)
     assert views.shape == (*batch["params"].shape[:2], 3, batch["size"], batch["size"])
     if batch["dtype"] != torch.uint8:
@@ -90,7 +90,7 @@ def test_valid_batches(batch: dict[str, Any]) -> None:
 
 @st.composite
 def spoiled(draw: st.DrawFn) -> dict[str, Any]:
-    """A valid batch in which one value is replaced by anything."""
+    """A valid batch with one value replaced by an arbitrary one."""
     batch = draw(batches())
     name = draw(st.sampled_from(["offsets", "sizes", "params", "params", "params"]))
     value = draw(ANY_FLOAT if name == "params" else ANY_INT)
@@ -100,7 +100,7 @@ def spoiled(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def is_valid(batch: dict[str, Any], view: int, image: int) -> bool:
-    """What the documentation demands of a row, its image's size and its place; in Python's own numbers."""
+    """The documented requirements on a row, its image's size and its offset, in plain Python numbers."""
     height, width = batch["sizes"][image].tolist()
     offset = int(batch["offsets"][image])
     if not (1 <= height <= 2**24 and 1 <= width <= 2**24 and offset >= 0):
@@ -158,7 +158,7 @@ def test_spoiled_batches_in_the_kernels(kernels: ctypes.CDLL, batch: dict[str, A
 def test_params_of_anything(
     rows: list[tuple[int, int, int]], numbers: tuple[int, int, int], config: AugmentConfig
 ) -> None:
-    """Ids, sizes, epoch, first view and output size of any value: drawn inside of the image, or refused."""
+    """Arbitrary ids, sizes, epoch, first view and output size: the crop lies inside the image, or the call raises."""
     epoch, first_view, size = numbers
     ids, sizes = torch.tensor([row[0] for row in rows]), torch.tensor([row[1:] for row in rows])
     valid = 0 <= epoch < 2**32 and 0 <= first_view <= 65534 and 1 <= size <= 16384

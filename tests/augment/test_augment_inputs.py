@@ -1,4 +1,4 @@
-"""Layouts of the input and types of the output, and what is refused."""
+"""Input layouts, output dtypes, and refused arguments."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_layouts_give_one_answer(augment: SimCLRAugment, images: Tensor) -> None
 @pytest.mark.parametrize("impl", ["native", "reference"])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_bytes(images: Tensor, impl: str, channels_last: bool) -> None:
-    """uint8 views are the float32 ones times 255, rounded; with a normalisation they are refused."""
+    """uint8 views are the float32 ones times 255, rounded; combined with a normalisation they are refused."""
     config = AugmentConfig(24, blur_p=0.5)
     float32 = SimCLRAugment(config, impl=impl)(images, IDS, 0)
     views = SimCLRAugment(config, dtype=torch.uint8, channels_last=channels_last, impl=impl)(images, IDS, 0)
@@ -67,7 +67,7 @@ def test_bytes(images: Tensor, impl: str, channels_last: bool) -> None:
 
 
 def test_three_pixels_high_is_interleaved(augment: SimCLRAugment) -> None:
-    """[N, 3, W, 3] fits both layouts; it is read as [N, H, W, 3]."""
+    """[N, 3, W, 3] is ambiguous; it is read as [N, H, W, 3]."""
     images = torch.randint(0, 256, (4, 3, 9, 3), dtype=torch.uint8)
     ragged = RaggedImages(images.view(-1), torch.arange(4) * 81, torch.tensor([[3, 9]] * 4))
     assert torch.equal(augment(images, IDS, 0), augment(ragged, IDS, 0))
@@ -91,7 +91,7 @@ def test_outputs(images: Tensor, impl: str, channels_last: bool, dtype: torch.dt
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("std", [3e-8, 1e-4, 2e3, 1e6, 1e38])
 def test_rounding_to_16_bits(images: Tensor, dtype: torch.dtype, std: float) -> None:
-    """The rounding is torch's over the whole range: infinite, normal, subnormal and zero results."""
+    """Rounding matches torch's over the whole range: infinite, normal, subnormal and zero results."""
     config = AugmentConfig(24, mean=(0.5, 0.1, 0.9), std=(std, std, std))
     float32, rounded = (
         SimCLRAugment(config, dtype=kind, impl="native")(images, IDS, 0) for kind in (torch.float32, dtype)
@@ -112,13 +112,13 @@ def test_module_copies_and_pickles(images: Tensor) -> None:
 
 
 def test_missing_library(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a library auto falls back with a warning; native says why, and what mends it."""
+    """Without the library, auto falls back with a warning, and native raises with the reason and the remedy."""
     missing = LibraryStatus("cpu", fastclr.augment.simclr.native.PACKAGE, False, "not built: no torch", "make build")
     expected = SimCLRAugment(CONFIG, impl="reference")(images, IDS, 0)
     monkeypatch.setattr(fastclr.augment.simclr.native, "kernels", lambda device: missing)
     assert not SimCLRAugment.supports("cpu")
     assert not SimCLRAugment.supports("xla")
-    with pytest.warns(RuntimeWarning, match="not built: no torch; to mend it: make build"):
+    with pytest.warns(RuntimeWarning, match="not built: no torch; to fix it: make build"):
         assert torch.equal(SimCLRAugment(CONFIG)(images, IDS, 0), expected)
     with pytest.raises(RuntimeError, match="no native augmentation for cpu tensors: not built: no torch"):
         SimCLRAugment(CONFIG, impl="native")(images, IDS, 0)
@@ -142,8 +142,8 @@ def bad_inputs() -> list[tuple[object, object, type[Exception], str]]:
         (images, index + 1, ValueError, "indices must be below the number of images 4, got 4"),
         (images, index - 1, ValueError, "indices must not be negative, got -1"),
         (images, index.to("meta"), ValueError, "indices is on meta, expected cpu"),
-        (RaggedImages(flat, index * 216 + 1, sizes), None, ValueError, r"image 3 of \(8, 9\) pixels from byte 649"),
-        (RaggedImages(flat, index - 1, sizes), None, ValueError, "image 0 of .* from byte -1"),
+        (RaggedImages(flat, index * 216 + 1, sizes), None, ValueError, r"image 3 of \(8, 9\) .* at byte 649"),
+        (RaggedImages(flat, index - 1, sizes), None, ValueError, "image 0 of .* at byte -1"),
         (RaggedImages(flat, index, sizes * 0), None, ValueError, r"image 0 of \(0, 0\) pixels"),
         (RaggedImages(flat, index[:0], sizes[:0]), None, ValueError, "images is empty"),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The operators themselves: contracts, fakes, compilation, and checks of their own before a byte is read."""
+"""The operators themselves: contracts, fakes, compilation, and their own checks before a byte is read."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def render(**change: Any) -> Tensor:
 
 @pytest.mark.parametrize("name", list(native.SCHEMAS))
 def test_schemas_have_one_text(name: str) -> None:
-    """The library and the fallback of an installation without it define the same operator."""
+    """The library and the fallback for installations without it define the same operators."""
     operator = getattr(torch.ops.fastclr, name).default
     fallback = torch._C.parse_schema(f"fastclr::{name}{native.SCHEMAS[name]}")
     assert str(operator._schema) == str(fallback)
@@ -68,7 +68,7 @@ def test_opcheck() -> None:
 
 
 def test_fake_tensors() -> None:
-    """Shapes, types and strides without memory, for any device."""
+    """Shapes, dtypes and strides without allocation, for any device."""
     with FakeTensorMode():
         data = torch.empty(5 * 1800, dtype=torch.uint8, device="cuda")
         ids, sizes = (torch.empty(shape, dtype=torch.int64, device="cuda") for shape in ((5,), (5, 2)))
@@ -164,7 +164,7 @@ def test_augment_apply_refuses(change: dict[str, Any], message: str) -> None:
     ],
 )
 def test_boxes_are_checked_natively(box: tuple[float, ...]) -> None:
-    """Every edge, in the last image of the last view, without the help of the Python checks."""
+    """Every limit, in the last image of the last view, without the Python checks."""
     params = torch.zeros(2, 6, 16)
     params[..., 2:4], params[..., 9] = 5.0, -1.0
     assert render(params=params).shape == (2, 6, 3, 32, 32)
@@ -184,7 +184,7 @@ def test_strided_arguments() -> None:
 
 
 def test_operators_exist_without_the_library() -> None:
-    """A fresh process that cannot load the library still has the operators, says why, and initialises no CUDA."""
+    """A fresh process that cannot load the library still defines the operators, knows why, and initialises no CUDA."""
     code = """
 import torch
 def refuse(path):
@@ -206,5 +206,5 @@ assert len(native.status()) == 3 and not torch.cuda.is_initialized()
 @pytest.mark.skipif(not native.kernels("cuda").loaded, reason=f"the CUDA library is {native.kernels('cuda').reason}")
 @pytest.mark.parametrize("name", list(native.SCHEMAS))
 def test_cuda_kernels_are_registered(name: str) -> None:
-    """Loading the CUDA library needs no device and gives both operators their CUDA kernel."""
+    """Loading the CUDA library needs no device, and registers the CUDA kernels of both operators."""
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastclr::{name}", "CUDA")

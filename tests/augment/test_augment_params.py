@@ -1,4 +1,4 @@
-"""The sampler: the same bits everywhere, and torchvision's distributions."""
+"""The sampler: identical bits everywhere, and torchvision's distributions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def draw(
     ],
 )
 def test_three_samplers_agree(config: AugmentConfig) -> None:
-    """C++ operator, pybind11 module and NumPy: bit for bit, for large ids, seeds, epochs and odd sizes."""
+    """C++ operator, pybind11 module and NumPy agree bitwise for large ids, seeds, epochs and odd sizes."""
     host = pytest.importorskip("fastclr._host", reason="the pybind11 module is not built")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, 2**63 - 1, (3000,), generator=generator)
@@ -66,13 +66,13 @@ def test_a_function_of_id_alone() -> None:
     torch.set_num_threads(threads)
     for other in (draw(CONFIG, ids, sizes, 4, seed=5), draw(CONFIG, ids, sizes, 3, seed=6), whole.flip(0)):
         for columns in (slice(0, 4), slice(5, 9), slice(9, 10), slice(11, 12)):
-            # equal now and then by chance: the crop of a narrow image, no jitter, no blur
+            # these are sometimes equal by chance: the crop of a narrow image, no jitter, no blur
             assert float((other[..., columns] == whole[..., columns]).all(-1).float().mean()) < 0.4
 
 
 @pytest.mark.parametrize("size", [(375, 500), (400, 20), (32, 32)])
 def test_boxes_follow_torchvision(size: tuple[int, int]) -> None:
-    """Kolmogorov-Smirnov against RandomResizedCrop.get_params, the fallback of narrow images included."""
+    """Kolmogorov-Smirnov against RandomResizedCrop.get_params, including the fallback for narrow images."""
     boxes = draw(CONFIG, torch.arange(DRAWS), size, seed=1, views=1)[0, :, :4].double().numpy()
     torch.manual_seed(1)
     image = torch.empty(3, *size)
@@ -142,7 +142,7 @@ def test_params_print_save_and_load(tmp_path: Path) -> None:
     order = params.order[0, 0].tolist()
     assert ("".join("bcsh"[op] for op in order) if order[0] >= 0 else "-") == table[2].split()[11]
     torch.save({"other": 1}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="holds no augmentation parameters"):
+    with pytest.raises(ValueError, match="does not contain augmentation parameters"):
         AugmentParams.load(tmp_path / "other.pt")
 
 
@@ -161,7 +161,7 @@ def test_params_print_save_and_load(tmp_path: Path) -> None:
         ({"jitter": (0.1, 0.1, 0.1, 0.6)}, "hue"),
         ({"jitter": (-0.1, 0.1, 0.1, 0.1)}, "jitter must be strengths from 0 to 100"),
         ({"jitter": (0.1, 0.1, 0.1)}, "jitter must be a tuple of 4 finite numbers"),
-        ({"mean": (0.5, 0.5, 0.5)}, "mean and std are given together"),
+        ({"mean": (0.5, 0.5, 0.5)}, "mean and std must be given together"),
         ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.0, 0.5)}, "std must be positive"),
         ({"style": "pil"}, "style must be 'torchvision' or 'simclr_tf', got 'pil'"),
         ({"brightness": "additive"}, "brightness must be 'multiplicative' in style 'torchvision'"),
@@ -208,9 +208,9 @@ def test_params_refuses(
         (
             {"config": [CONFIG, AugmentConfig(32)]},
             ValueError,
-            "the views of one tensor share their size, got 64 and 32",
+            "all views must have the same size, got 64 and 32",
         ),
-        ({"config": [CONFIG] * 3, "views": 2}, ValueError, "views must be the number of configurations 3, got 2"),
+        ({"config": [CONFIG] * 3, "views": 2}, ValueError, "views must equal the number of configurations, 3, got 2"),
         ({"views": 3, "first_view": 65534}, ValueError, "first_view must be 0 to 65533 for 3 views, got 65534"),
         ({"views": 0}, ValueError, "views must be 1 to 65536, got 0"),
         ({"seed": -1}, ValueError, "seed must be 0 to 2.63 - 1, got -1"),

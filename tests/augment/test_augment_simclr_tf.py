@@ -22,7 +22,7 @@ STYLE = {"style": "simclr_tf"}
 
 
 def pictures(count: int, height: int, width: int, seed: int = 0) -> Tensor:
-    """Random uint8 images whose pixels use the whole range, neighbours being alike."""
+    """Random uint8 images that use the whole range, with similar neighbours."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(count, 3, 9, 9, generator=generator) * 1.6 - 0.3
     images = torch.nn.functional.interpolate(noise, (height, width), mode="bilinear")
@@ -52,7 +52,7 @@ def bicubic(image: Image, size: int, axis: int) -> Image:
 
 
 def scale_saturation(image: Image, scale: float) -> Image:
-    """Scale the saturation of HSV, pixel by pixel, at most to 1; where there is no light there is none."""
+    """Scale the HSV saturation, pixel by pixel, clamped to 1; black has none."""
     out = np.repeat(image.max(-1, keepdims=True), 3, -1)
     for y, x in zip(*np.nonzero(image.max(-1) > 0), strict=True):
         h, s, v = colorsys.rgb_to_hsv(*image[y, x])
@@ -61,7 +61,7 @@ def scale_saturation(image: Image, scale: float) -> Image:
 
 
 def shift_hue(image: Image, turns: float) -> Image:
-    """Shift the hue, pixel by pixel, by way of sextant, maximum, middle and minimum."""
+    """Shift the hue, pixel by pixel, via sextant, maximum, middle and minimum."""
     out = image.copy()
     for y, x in np.ndindex(image.shape[:2]):
         low, high = image[y, x].min(), image[y, x].max()
@@ -90,7 +90,7 @@ def blur(image: Image, sigma: float) -> Image:
 
 
 def transcription(image: Image, row: list[float], size: int, additive: bool) -> Image:
-    """data_util.py for one image [H, W, 3] in [0, 1], given what it draws."""
+    """data_util.py for one image [H, W, 3] in [0, 1], with given random parameters."""
     top, left, height, width = (int(value) for value in row[:4])
     x = bicubic(bicubic(image[top : top + height, left : left + width], size, 0), size, 1)
     x = x[:, ::-1] if row[4] else x
@@ -114,7 +114,7 @@ def transcription(image: Image, row: list[float], size: int, additive: bool) -> 
 @pytest.mark.parametrize("brightness", ["multiplicative", "additive"])
 @pytest.mark.parametrize(("size", "shape"), [(33, (25, 60)), (24, (90, 70)), (48, (1, 3)), (7, (40, 30))])
 def test_pipeline_equals_transcription(impl: str, brightness: str, size: int, shape: tuple[int, int]) -> None:
-    """Everything on, enlarging and reducing, on images of a few pixels too."""
+    """Every operation on, upscaling and downscaling, including images of a few pixels."""
     config = AugmentConfig(size, jitter_p=0.9, blur_p=0.7, style="simclr_tf", brightness=brightness)
     images = pictures(3, *shape, seed=size)
     augment = SimCLRAugment(config, views=3, seed=size, impl=impl)
@@ -128,7 +128,7 @@ def test_pipeline_equals_transcription(impl: str, brightness: str, size: int, sh
 
 @pytest.mark.parametrize("brightness", ["multiplicative", "additive"])
 def test_all_orders(brightness: str) -> None:
-    """A resize that overshoots is clipped by the first operation only; the contrast sees what comes before it."""
+    """Only the first operation clips a resize that overshoots; the contrast sees the result of what precedes it."""
     images = (pictures(1, 10, 10) > 127).to(torch.uint8) * 255
     packed = torch.zeros(24, 1, 16)
     packed[..., 2:4], packed[:, 0, 9] = 10, torch.arange(24.0)
@@ -169,7 +169,7 @@ def tensorflow_box(random: np.random.Generator, height: int, width: int, covered
 
 @pytest.mark.parametrize("size", [(375, 500), (400, 60), (32, 32)])
 def test_boxes_follow_tensorflow(size: tuple[int, int]) -> None:
-    """Kolmogorov-Smirnov against the sampler's loop, a narrow image with its rejections included."""
+    """Kolmogorov-Smirnov against the sampler's loop, including a narrow image with rejections."""
     config = AugmentConfig(32, **STYLE)
     ours = SimCLRAugment(config, views=1, seed=2).params(torch.arange(20_000), 0, size).crop[0].numpy()
     random = np.random.default_rng(1)

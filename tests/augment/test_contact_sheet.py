@@ -1,4 +1,4 @@
-"""The contact sheet shows the views that a training would see."""
+"""The contact sheet shows the views that training would see."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def test_augment_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Row i: image i as evaluated, then views 0, 1, ... of id i with the options' seed and epoch."""
+    """Row i: image i as in evaluation, then views 0, 1, ... of id i with the options' seed and epoch."""
     paths, out = files(tmp_path), tmp_path / "sheet.png"
     options = ["--out", str(out), "--views", "3", "--size", "32", "--seed", "4", "--epoch", "5", "--blur-p", "1.0"]
     assert main(["augment-grid", *map(str, paths), *options, "--show-params"]) == 0
@@ -77,7 +77,7 @@ def test_augment_grid_refuses(
 
 @pytest.mark.parametrize("style", ["torchvision", "simclr_tf"])
 def test_sheets_of_the_documentation(style: str) -> None:
-    """docs/ shows what the code draws: up to a step of 255, since compilers may order a sum differently."""
+    """The images in docs/ match the code within 1/255, since compilers may order a sum differently."""
     path = Path(__file__).resolve().parents[2] / "docs" / f"augment-{style}.png"
     if not path.exists():
         pytest.skip("the documentation is not in this tree")

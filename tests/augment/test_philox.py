@@ -31,7 +31,7 @@ def test_philox_native(counter: tuple[int, ...], key: tuple[int, ...], answer: t
 
 
 def test_philox_broadcasts() -> None:
-    """Arrays give what their elements give one by one."""
+    """Arrays give the same results as their elements one by one."""
     blocks, samples = np.arange(5)[:, None], np.array([3, 2**32 - 1])
     words = philox([blocks, np.array(7), samples, np.array(0)], [np.array(1), np.array(2)])
     for i, j in np.ndindex(5, 2):

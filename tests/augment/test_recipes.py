@@ -1,4 +1,4 @@
-"""A configuration per view, and views of several sizes."""
+"""One configuration per view, and views of several sizes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IDS = torch.tensor([4, 9, 2**33])
 
 @pytest.mark.parametrize("impl", ["native", "reference"])
 def test_a_configuration_per_view(impl: str) -> None:
-    """View v of a sequence is view v of a module with that configuration for all views."""
+    """View v of a sequence equals view v of a module that uses that configuration for all views."""
     configs = (*byol(32), AugmentConfig(32, flip_p=1.0, gray_p=1.0))
     augment = SimCLRAugment(configs, seed=3, impl=impl)
     views = augment(IMAGES, IDS, 2)
@@ -35,7 +35,7 @@ def test_a_configuration_per_view(impl: str) -> None:
 
 
 def test_byol_views_differ() -> None:
-    """The first view is always blurred, the second in a tenth of the cases; it alone is solarised, in a fifth."""
+    """The first view is always blurred; the second is blurred in a tenth of the cases and solarised in a fifth."""
     params = SimCLRAugment(byol(32), impl="native").params(torch.arange(5000), 0, (40, 50))
     assert (params.blur_sigma[0] > 0).all()
     assert not params.solarize[0].any()
@@ -48,7 +48,7 @@ def test_byol_views_differ() -> None:
 
 @pytest.mark.parametrize("indices", [None, torch.tensor([2, 0])])
 def test_multi_crop(indices: torch.Tensor | None) -> None:
-    """One tensor per size; the views are numbered through, so no small view repeats the draw of a large one."""
+    """One tensor per size; views are numbered across sizes, so no small view repeats the draw of a large one."""
     ids = IDS if indices is None else IDS[indices]
     augment = MultiCropAugment(swav(48, 20, 2, 3), seed=1, dtype=torch.float16, impl="native")
     large, small = augment(IMAGES, ids, 7, indices)

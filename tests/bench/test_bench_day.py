@@ -1,4 +1,4 @@
-"""What runs on a lent machine, rehearsed: cut short, gone on with, written down."""
+"""Rehearsals of the long benchmarks: interrupted, resumed, recorded."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def test_record_is_cut_short_and_gone_on_with(tmp_path: Path, pictures: Path) ->
     assert found["epochs_done"] == found["epochs"] == 2
     final = found["final"]
     assert isinstance(final, dict) and final["test_images"] == 64 and 0 <= final["probe"] <= 1
-    # of the exported file, read back by timm alone
+    # measured on the exported file as timm alone reads it
     assert final["knn"] == found["curve"][-1]["knn"]  # type: ignore[index]
     assert list(work.glob("export/safetensors/encoder.safetensors"))
     ceiling = found["supervised"]
     assert isinstance(ceiling, dict) and ceiling["epochs"] == 2 and ceiling["test_images"] == 64
     assert len(found["elapsed_s"]) == 2 and found["rehearsal"] is True  # type: ignore[arg-type]
-    again = run(*command)  # nothing is left to do
+    again = run(*command)  # nothing left to do
     assert "final kNN" in again and "epoch 1/2" not in again
     real = [
         "benchmarks/publish/record.py",

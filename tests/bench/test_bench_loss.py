@@ -1,4 +1,4 @@
-"""The gate of the loss benchmarks: its closed forms against autograd, and what it lets through."""
+"""The gate of the loss benchmarks: its closed forms against autograd, and what it accepts."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_every_contestant_gets_a_row_that_says_what_became_of_it() -> None:
 
 
 def skip_compile(case: LossCase) -> tuple[str, ...]:
-    """All but torch.compile, which takes long and has its run in the benchmarks."""
+    """All but torch.compile, which is slow and runs in the benchmarks."""
     return tuple(c.name for c in loss_peers.contestants(case) if "compile" not in c.name)
 
 

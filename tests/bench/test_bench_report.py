@@ -1,4 +1,4 @@
-"""The README, its plots and the page say what the files of results say."""
+"""The README, its plots and the page match the results files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def some_rows(dtype: str = "bfloat16", device: str = "cuda") -> list[Row]:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with nothing but a README, and a folder of results."""
+    """A project with only a README and a folder of results."""
     monkeypatch.setattr(report, "ROOT", tmp_path)
     monkeypatch.setattr(report, "RESULTS", tmp_path / "benchmarks" / "results")
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Suites: boxed in time, restartable, and no result of another machine in the same file."""
+"""Suites: time-limited, resumable, and never mixing results of two machines in one file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 
 from fastclr.bench import machine, suite
 from fastclr.bench.augment_cases import AugmentCase, check_views
-from fastclr.bench.augment_peers import AHEAD, contestants, dali_runs, dali_start, dali_tensors
+from fastclr.bench.augment_peers import IN_FLIGHT, contestants, dali_runs, dali_start, dali_tensors
 from fastclr.bench.ceilings import Ceilings
 from fastclr.bench.rows import Row, Spread, WrongResultError
 from fastclr.bench.step import LADDER, Rung, StepCase, our_views
@@ -123,7 +123,7 @@ def faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def steady() -> int:
-    # what is allocated in between splits the first few blocks that were freed
+    # allocations in between split the first few freed blocks
     for _ in range(50):
         faults()
     return max(faults() for _ in range(5))
@@ -208,7 +208,7 @@ def test_dali_does_not_work_ahead_in_the_turns_of_others() -> None:
         calls.append(len(calls))
         return [np.full(1, calls[-1], np.uint8)] * 2
 
-    pipeline = dali.Pipeline(batch_size=2, num_threads=1, device_id=None, prefetch_queue_depth=AHEAD)
+    pipeline = dali.Pipeline(batch_size=2, num_threads=1, device_id=None, prefetch_queue_depth=IN_FLIGHT)
     with pipeline:
         pipeline.set_outputs(dali.fn.external_source(source, batch=True))
     dali_start(pipeline)
@@ -217,7 +217,7 @@ def test_dali_does_not_work_ahead_in_the_turns_of_others() -> None:
         before = len(calls)
         seen = [int(dali_tensors(outputs)[0][0]) for outputs in dali_runs(pipeline, count)]
         assert seen == list(range(before, before + count)) and len(calls) == before + count
-    assert started == AHEAD
+    assert started == IN_FLIGHT
 
 
 def test_a_broken_device_ends_the_suite_and_the_next_call_goes_on(

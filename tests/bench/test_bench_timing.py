@@ -1,4 +1,4 @@
-"""The clock of the benchmarks: turns, spreads, ratios, and what becomes of those that fail."""
+"""The clock of the benchmarks: turns, spreads, ratios, and contestants that fail."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_spread_of_one_sample_and_noise() -> None:
 
 
 class Clock:
-    """Stands in for the wall clock: programs say how long they take."""
+    """Replaces the wall clock: programs advance it by the time they claim to take."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.log = 0.0, [""]
@@ -51,7 +51,7 @@ class Clock:
 
 def test_contestants_take_turns_and_the_ratio_is_taken_within_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    # the machine gets slower and slower; the second contestant always takes three times as long for twice the work
+    # the machine slows down steadily; the second contestant always takes three times as long for twice the work
     speed = lambda: 1.0 + 0.03 * len(clock.log)  # noqa: E731
     contestants = [clock.contestant("fastclr", speed), clock.contestant("peer", lambda: 3 * speed(), work=2)]
     ours, peer = contest(contestants, base, CPU, Effort(budget_s=40.0), memory=False)
@@ -59,9 +59,9 @@ def test_contestants_take_turns_and_the_ratio_is_taken_within_rounds(monkeypatch
     assert ours.time is not None and ours.time.noisy
     assert peer.ratio is not None and peer.ratio.median == pytest.approx(1.5, rel=0.05)
     assert ours.ratio is not None and ours.ratio.median == 1.0
-    turns = clock.log[3:]  # after the first look at both
+    turns = clock.log[3:]  # after the calibration of both
     assert all({a, b} == {"fastclr", "peer"} for a, b in zip(turns[::2], turns[1::2], strict=True))
-    assert turns[0] == "fastclr" and turns[2] == "peer"  # each round begins with another one
+    assert turns[0] == "fastclr" and turns[2] == "peer"  # each round starts with the other contestant
 
 
 def test_short_programs_are_repeated_within_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:

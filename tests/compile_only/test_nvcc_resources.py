@@ -1,4 +1,4 @@
-"""What nvcc makes of the CUDA kernels, per architecture: registers, spills, stack and shared memory. Needs no GPU."""
+"""Resources of the CUDA kernels as nvcc compiles them: registers, spills, stack, shared memory. Needs no GPU."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ pytestmark = [
     pytest.mark.skipif(not (ROOT / "csrc" / "cuda").is_dir(), reason="no source tree"),
 ]
 ARCHS = [arch for arch in parse_archs(DEFAULT_ARCHS) if arch.startswith("sm_")]
-# of the 65536 registers of a multiprocessor: one block of 512 threads (its shared memory hardly leaves room for two),
-# three or four blocks of 256 threads
+# registers per thread, from a multiprocessor's 65536: one block of 512 threads (its shared memory hardly leaves room
+# for two), three or four blocks of 256 threads
 LIMITS = {
     "augment_params_kernel": 80,
     "augment_small_kernel": 128,
@@ -38,7 +38,7 @@ PROPERTIES = re.compile(
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The output of ptxas for all architectures, compiled with the flags of setup.py."""
+    """ptxas output for all architectures, compiled with the flags of setup.py."""
     torch = importlib.util.find_spec("torch")
     include = Path(str(torch and torch.origin)).parent / "include"
     setup = (ROOT / "setup.py").read_text()
@@ -56,7 +56,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_nvcc_resources(report: str, arch: str) -> None:
-    """No spills, no arrays in local memory, few registers, no static shared memory beside what a launch asks for."""
+    """No spills, no arrays in local memory, few registers, no static shared memory on top of what a launch requests."""
     found = {}
     for match in PROPERTIES.finditer(report):
         if match["arch"] == arch:
@@ -70,7 +70,7 @@ def test_nvcc_resources(report: str, arch: str) -> None:
 
 
 def test_no_contraction(report: str, tmp_path: Path) -> None:
-    """The build passes -fmad=false: with it a product and a sum stay two roundings, as on the CPU."""
+    """The build passes -fmad=false, so a product and a sum are rounded separately, as on the CPU."""
     setup = (ROOT / "setup.py").read_text()
     assert '"-fmad=false"' in setup
     source = tmp_path / "mad.cu"

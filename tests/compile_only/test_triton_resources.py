@@ -1,7 +1,7 @@
-"""Every shipped tile compiles for every architecture of the table without spilling, and uses what it was made for.
+"""Every shipped tile compiles for its architectures without spilling, and uses the instructions it is meant to.
 
-No GPU is needed: Triton brings its own assembler and disassembler. That the kernels are right is tested in
-``tests/interpret``, how fast they are only on a GPU.
+No GPU is needed: Triton ships its own assembler and disassembler. Correctness is tested in ``tests/interpret``, speed
+only on a GPU.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def test_the_fixed_shift_needs_half_the_exponentials_of_the_online_one(compiled:
 @pytest.mark.parametrize("arch", sorted(SHARED_LIMIT))
 @pytest.mark.parametrize("width", [8, 24, 64, 200, 2048])
 def test_widths_between_the_rows_of_the_table(arch: int, width: int) -> None:
-    """Rows narrower than their tile, padded or not, must not spill either; here with the heaviest kernel."""
+    """Rows narrower than their tile, padded or not, must not spill either; tested with the heaviest kernel."""
     used = compile_case(Case("backward", arch, "bfloat16", "ieee", width))
     assert (used.stack, used.spills) == (0, 0)
     assert used.shared <= SHARED_LIMIT[arch] * 1024

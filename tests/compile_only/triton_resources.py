@@ -1,4 +1,4 @@
-"""Compile a Triton kernel for a GPU that is not there, and read from the binary what it needs.
+"""Compile a Triton kernel without a GPU, and read its resources from the binary.
 
 ``python tests/compile_only/triton_resources.py`` prints the table of every shipped configuration as Markdown.
 """
@@ -32,7 +32,7 @@ from fastclr.kernels.ntxent_triangular import ntxent_triangular_kernel
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-# what stands for a row of the table: the widest rows it serves, and for ANY some that take several chunks
+# widths that represent a row of the table: the widest it serves, and for ANY some that take several chunks
 WIDTHS = {
     "half": {128: [128], 256: [256], ANY: [1024]},
     "tf32": {128: [128], ANY: [1024]},
@@ -44,7 +44,7 @@ SHARED_LIMIT = {80: 99, 90: 227, 100: 227}
 
 @dataclass(frozen=True)
 class Case:
-    """One kernel of one row of the table, as it is launched."""
+    """One kernel for one row of the table, as launched."""
 
     kernel: str
     arch: int
@@ -62,7 +62,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a program needs: registers per thread, bytes of stack and shared memory, and how it multiplies matrices."""
+    """A program's resources: registers per thread, bytes of stack and shared memory, and its matrix instructions."""
 
     registers: int
     stack: int
@@ -72,7 +72,7 @@ class Resources:
     exponentials: int
 
     def programs_per_sm(self, num_warps: int, arch: int) -> int:
-        """How many fit: registers come in blocks of 8 per thread, every program reserves 1 KiB of shared memory."""
+        """Programs per multiprocessor: registers are allocated in blocks of 8, each program reserves 1 KiB shared."""
         by_registers = 65536 // (-(-self.registers // 8) * 8 * 32 * num_warps)
         return min(by_registers, SHARED_LIMIT[arch] * 1024 // (self.shared + 1024))
 
@@ -80,15 +80,15 @@ class Resources:
 def shipped_cases() -> Iterator[Case]:
     """Every kernel of every row of the table with the fixed shift, then with the online one and weights.
 
-    fp16 shares the rows of bf16; it stands for the variant that first asks whether the fixed shift is safe.
+    fp16 shares the rows of bf16; it represents the variant that first checks whether the fixed shift is safe.
     """
     for arch, kind, widest in configs.TABLE:
-        # the statistics have no tiles of their own
+        # the statistics kernel uses the forward's tiles
         kernels = ["forward", "triangular", "backward", *(["stats"] if arch == 90 and kind != "ieee" else [])]
         dtype, precision = ("bfloat16", "ieee") if kind == "half" else ("float32", kind)
         for kernel in kernels:
             for width in WIDTHS[kind][widest]:
-                # only in the backward does a chunked program depend on the width
+                # among chunked programs only the backward depends on the width
                 if width == 128 and widest == ANY and kernel != "backward":
                     continue
                 yield Case(kernel, arch, dtype, precision, width)
@@ -122,7 +122,7 @@ def compile_case(case: Case, tile: Tile | None = None) -> Resources:
 
 
 def compile_row_kernel(kernel: str, arch: int, dtype: str, width: int) -> Resources:
-    """Build the binary of one of the kernels that touch every row once."""
+    """Build the binary of one of the kernels that process each row once."""
     tile = configs.rows_tile(width)
     sizes = {"D": width, "BLOCK_M": tile.block_m, "BLOCK_D": tile.block_d, "NORMALIZE": True}
     strides = {"stride_0d": 1, "stride_1d": 1}
@@ -179,7 +179,7 @@ def run_tool(name: str, *args: str) -> str:
 
 
 def compile_all(cases: list[Case], workers: int = 2) -> list[Resources]:
-    """All of them, two at a time: compiling is single threaded."""
+    """Resources of all cases, compiled two at a time, since a compilation is single-threaded."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         return list(pool.map(compile_case, cases))
 

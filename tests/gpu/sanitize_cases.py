@@ -1,8 +1,8 @@
-"""Every kernel once, on small inputs with ragged edges, for compute-sanitizer.
+"""Every kernel once, on small inputs with partial tiles, for compute-sanitizer.
 
-``python sanitize_cases.py loss|augment`` prints one line per case. Sizes are no multiples of a tile. With
-PYTORCH_NO_CUDA_MEMORY_CACHING=1 every tensor is an allocation of its own, so that a step beyond its end is one out of
-an allocation.
+``python sanitize_cases.py loss|augment`` prints one line per case. Sizes are not multiples of a tile. With
+PYTORCH_NO_CUDA_MEMORY_CACHING=1 each tensor is a separate allocation, so that an access beyond its end is out of
+bounds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def views(pairs: int, dim: int, dtype: torch.dtype, device: str) -> list[Tensor]
 
 
 def loss_cases(device: str, *, few: bool = False) -> Iterator[Case]:
-    """Forward and backward of every path, dtype and kind of width; a few of them for a slow device."""
+    """Forward and backward for every path, dtype and kind of width; only a few on a slow device."""
     dtypes = ["float16"] if few else DTYPES
     for name, (pairs, options) in LOSSES.items():
         for dtype in dtypes:
@@ -93,7 +93,7 @@ def one_of_two_ranks(dtype: torch.dtype, device: str) -> None:
 
 
 def augment_cases(device: str) -> Iterator[Case]:
-    """Both operators in every style, layout, dtype and kind of batch; sizes for one and for several passes."""
+    """Both operators in every style, layout, dtype and kind of batch, at sizes for one and for several passes."""
     sizes = torch.tensor([(33, 47), (1, 9), (150, 111), (13, 1)], device=device)
     ends = (3 * sizes.prod(1)).cumsum(0)
     pixels = torch.randint(0, 256, (int(ends[-1]),), dtype=torch.uint8, device=device)
@@ -117,7 +117,7 @@ def augment_cases(device: str) -> Iterator[Case]:
 
 
 def made(augment: SimCLRAugment, images: Tensor | RaggedImages, numbers: Tensor, rows: Tensor | None = None) -> Call:
-    """Return a call that makes the views."""
+    """Return a call that computes the views."""
     return lambda: finite(augment(images, numbers, 1, indices=rows))
 
 
@@ -127,7 +127,7 @@ def ids(count: int, device: str) -> Tensor:
 
 
 def finite(*tensors: Tensor | None) -> None:
-    """Raise unless all values are there and finite: a sanitizer does not notice what was never written."""
+    """Raise unless all values are present and finite: a sanitizer does not notice values that were never written."""
     for tensor in tensors:
         if tensor is None or not bool(tensor.float().isfinite().all()):
             raise ArithmeticError("a result is missing or not finite")

@@ -1,4 +1,4 @@
-"""The augmentation on a CUDA device: the parameters have the CPU's bits, the images its values within 2e-6."""
+"""The augmentation on a CUDA device: parameters equal the CPU's bitwise, images within 2e-6."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check(augment: SimCLRAugment, images: Tensor | RaggedImages, params: Augment
         assert float(difference.max()) <= TOLERANCE
     else:
         assert float(difference.max()) <= (1.0 if views.dtype == torch.uint8 else 1 / 255)
-        assert float((difference > 0).double().mean()) < 0.01  # a rounding that falls the other way now and then
+        assert float((difference > 0).double().mean()) < 0.01  # a value occasionally rounds the other way
 
 
 @pytest.mark.parametrize("size", [16, 32, 224])
@@ -107,7 +107,7 @@ def test_augment_apply_outputs(size: int, dtype: torch.dtype, channels_last: boo
 
 @pytest.mark.parametrize("size", [32, 224])
 def test_invalid_views_are_nan(size: int) -> None:
-    """Values that the CPU refuses give NaN, without a read outside of the data."""
+    """Values that the CPU refuses give NaN, without reading outside the data."""
     images = pictures([(30, 40)] * 8)
     augment = SimCLRAugment(size, impl="native")
     params = augment.params(torch.arange(8), 0, images.sizes).to("cuda")
@@ -129,7 +129,7 @@ def test_invalid_views_are_nan(size: int) -> None:
 
 @pytest.mark.parametrize("size", [32, 224])
 def test_no_wait_for_the_device(size: int) -> None:
-    """Neither the operators nor the module around them wait for the device."""
+    """Neither the operators nor the module around them synchronise with the device."""
     images, ids = dense(4, 50, 50).cuda(), torch.arange(4, device="cuda")
     ragged = pictures([(50, 50)] * 4).to("cuda")
     augment = SimCLRAugment(everything(size), impl="native")
@@ -147,7 +147,7 @@ def test_no_wait_for_the_device(size: int) -> None:
 
 @pytest.mark.parametrize("size", [32, 224])
 def test_graph_capture(size: int) -> None:
-    """A captured call computes from what the tensors hold when it is replayed."""
+    """A replayed capture uses the tensors' contents at replay."""
     images, ids = dense(6, 50, 50).cuda(), torch.arange(6, device="cuda")
     augment = SimCLRAugment(everything(size), impl="native")
     augment(images, ids, 0)
@@ -163,7 +163,7 @@ def test_graph_capture(size: int) -> None:
 
 @pytest.mark.parametrize("size", [32, 224])
 def test_other_streams(size: int) -> None:
-    """The work goes to the current stream: a result that is read there is complete."""
+    """Work runs on the current stream, so a result read on that stream is complete."""
     images, ids = dense(64, 50, 50).cuda(), torch.arange(64, device="cuda")
     augment = SimCLRAugment(everything(size), impl="native")
     expected = augment(images, ids, 0)

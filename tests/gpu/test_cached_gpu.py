@@ -1,4 +1,4 @@
-"""Cached gradients and the profile on a CUDA device: its generator is replayed, its stages are timed by events."""
+"""Cached gradients and the profile on a CUDA device: the generator is replayed, stages are timed by events."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def gradient(model: nn.Module) -> Tensor:
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_dropout_and_autocast(autocast: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    # one of the two computations may get TF32 and the other not, for another memory format
+    # a different memory format can give only one of the two computations TF32
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Dropout(0.3), nn.Flatten(), nn.Linear(1152, 64)]

@@ -1,4 +1,4 @@
-"""The loss on a CUDA device against float64, and against the same loss written plainly in the same dtype."""
+"""The loss on a CUDA device against float64, and against a plain implementation in the same dtype."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUNDING = {torch.float32: 0.0, torch.float16: 2**-11, torch.bfloat16: 2**-8}
 
 
 def rows_and_gradients(loss, z0: Tensor, z1: Tensor, temperature: Tensor, **options) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses per row, and the gradients of a weighted sum of them."""
+    """Per-row losses, and the gradients of a weighted sum of them."""
     leaves = [leaf.clone().requires_grad_() for leaf in (z0, z1, temperature)]
     rows = loss(*leaves, **options)
     grads = torch.autograd.grad(rows, leaves, torch.linspace(0.5, 1.5, len(rows), device="cuda").to(rows.dtype))
@@ -50,14 +50,14 @@ def test_no_less_accurate_than_plain(kind: str, dtype: torch.dtype) -> None:
         temperature = torch.tensor(value, device="cuda")
         truth, ours = exact(*views, temperature), fused(*views, temperature)
         plain = rows_and_gradients(plain_nt_xent_cuda, *views, temperature.to(dtype))
-        # the device's exp2, square root and division are good to a few units in the last place
+        # the device's exp2, square root and division are accurate to a few units in the last place
         known = (8 * EPS + ROUNDING[dtype]) * max(1.0, 1 / value)
         for mine, other, true, unit in zip(ours[:2], plain[:2], truth[:2], (1.0, length), strict=True):
             assert torch.isfinite(mine).all(), value
-            # directions that all agree have no gradient: what float64 finds there is rounding, too
+            # if all directions agree there is no gradient, and even the one in float64 is rounding error
             if torch.isfinite(true.to(mine.dtype)).all() and true.norm() * unit > 1e-9:
                 error = relative_error(other, true)
-                # where float32 has no such small gradient, neither has a digit right
+                # float32 cannot represent gradients that small: then neither result has a correct digit
                 assert relative_error(mine, true) <= known + (1.1 * error if error == error else 0.0), value
 
 
@@ -90,7 +90,7 @@ def test_precision_of_float32(precision: str, temperature: float) -> None:
     views = cuda_views("random", 512, 128, torch.float32)
     tau = torch.tensor(temperature, device="cuda")
     truth, ours = exact(*views, tau), fused(*views, tau, precision=precision)
-    # the products' unit roundoff, and what 1 / tau makes of it
+    # the products' unit roundoff, amplified by 1 / tau
     roundoff = {"ieee": 2**-24, "auto": 2**-24, "tf32x3": 2**-20, "tf32": 2**-11, "bf16": 2**-8}[precision]
     # in full precision the device's exp2 and division count, too
     room = 2 if precision in ("ieee", "auto") else 1

@@ -1,4 +1,4 @@
-"""The loss inside the machinery of CUDA: no waiting, graphs, streams, compile, autocast, a million rows."""
+"""The loss at run time on CUDA: no synchronisation, graphs, streams, compile, autocast, a million rows."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_autocast_takes_the_dtype_of_the_inputs() -> None:
 
 
 def test_grad_scaler_range() -> None:
-    """float16 gradients survive the scale that GradScaler multiplies the loss by."""
+    """float16 gradients survive GradScaler's scaling of the loss."""
     leaves = cuda_leaves(4096, 128, torch.float16)
     grads = torch.autograd.grad(nt_xent(*leaves, 0.5) * 2.0**16, leaves)
     double = [leaf.detach().double().requires_grad_() for leaf in leaves]
@@ -144,7 +144,7 @@ def test_device_that_is_not_current() -> None:
 
 
 def extra_bytes(leaves: list[Tensor], loss_of: NTXentLoss) -> int:
-    """Peak of a forward and backward beyond the inputs and what was there before."""
+    """Peak memory of a forward and backward, beyond the inputs and earlier allocations."""
     loss_of(*leaves).backward()
     for leaf in leaves:
         leaf.grad = None

@@ -1,4 +1,4 @@
-"""Every kernel under NVIDIA's compute-sanitizer: no access out of bounds, no race in shared memory."""
+"""Every kernel under NVIDIA's compute-sanitizer: no out-of-bounds access, no race in shared memory."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ sanitizer = pytest.mark.skipif(TOOL is None, reason="compute-sanitizer is not in
 LIMIT_S = 240
 REFUSED = "Device not supported"  # as under some virtual machines
 SUBSTRINGS = {"loss": "ntxent", "augment": "fastclr"}
-FOUND = 9  # exit status where the tool found something
+FOUND = 9  # exit status if the tool found something
 
 
 def sanitized(tool: str, part: str, *options: str) -> str:
-    """Run the cases of a part under a tool and return what it said."""
+    """Run the cases of a part under a tool and return its output."""
     cases = Path(__file__).with_name("sanitize_cases.py")
-    # a pool would hide a step beyond the end of a tensor inside of the next one
+    # in a memory pool, an access beyond the end of a tensor would hit the next one unnoticed
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     command = [str(TOOL), "--tool", tool, "--error-exitcode", str(FOUND), *options]
     command += [sys.executable, str(cases), part]
@@ -43,7 +43,7 @@ def sanitized(tool: str, part: str, *options: str) -> str:
 @pytest.mark.parametrize("share", range(SHARES))
 @pytest.mark.parametrize("part", ["loss", "augment"])
 def test_cases_without_the_tool(part: str, share: int) -> None:
-    """They pass, and their kernels are compiled before a tool slows everything down."""
+    """The cases pass, and compile their kernels before a tool slows everything down."""
     cases = sanitize_cases.loss_cases("cuda") if part == "loss" else sanitize_cases.augment_cases("cuda")
     for _, call in list(cases)[share::SHARES]:
         call()
@@ -60,7 +60,7 @@ def test_no_access_out_of_bounds(part: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["loss", "augment"])
 def test_no_race_in_shared_memory(part: str) -> None:
-    # torch's own kernels are not looked at, if this version of the tool can leave them out
+    # skips torch's own kernels if this version of the tool can
     known = subprocess.run([str(TOOL), "--help"], capture_output=True, text=True, check=False).stdout
     ours = ["--kernel-name", f"kernel_substring={SUBSTRINGS[part]}"] if "--kernel-name" in known else []
     assert "RACECHECK SUMMARY: 0 hazards" in sanitized("racecheck", part, *ours)
@@ -69,7 +69,7 @@ def test_no_race_in_shared_memory(part: str) -> None:
 @sanitizer
 @pytest.mark.slow
 def test_the_tool_finds_a_planted_error(tmp_path: Path) -> None:
-    """The tests above would be worth nothing on a machine whose sanitizer sees nothing."""
+    """Guards the tests above: they would be worthless on a machine whose sanitizer detects nothing."""
     script = tmp_path / "planted.py"
     script.write_text(
         "import torch, triton, triton.language as tl\n"

@@ -1,7 +1,6 @@
 """The real Triton kernels in Triton's interpreter, on the CPU: ``TRITON_INTERPRET=1 python -m pytest tests/interpret``.
 
-Triton decides when it is imported whether it interprets, so these tests need a process of their own: any other run
-leaves them out.
+Triton decides at import whether it interprets, so these tests need a separate process, and any other run skips them.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ if not INTERPRETED:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say why nothing here ran."""
+    """Report why nothing here ran."""
     if not INTERPRETED:
         terminalreporter.write_line(REASON)
 
 
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fresh tensors hold NaN: what a kernel forgets to write shows up. Rows past the end may compute anything."""
+    """Fill new tensors with NaN, so that values a kernel fails to write are noticed; rows past the end are free."""
 
     def poisoned(create):
         def wrapper(*args, **kwargs):

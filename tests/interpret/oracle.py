@@ -1,4 +1,4 @@
-"""NT-Xent written densely in float64 with autograd; and the kernels as an operator would call them, rank by rank."""
+"""Dense NT-Xent in float64 with autograd, and the kernels called rank by rank as the operators do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Views = list[tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass
 class Numbers:
-    """What one rank sees, and dL/dtau, which sums over all of them."""
+    """Results of one rank, and dL/dtau, which sums over all ranks."""
 
     loss: torch.Tensor
     lse: torch.Tensor
@@ -44,7 +44,7 @@ def make_views(ranks: int, n: int, width: int, dtype: torch.dtype = torch.float3
 def expected(
     views: Views, tau: float, weight: torch.Tensor | None = None, scale: float = 1.0, normalize: bool = True
 ) -> list[Numbers]:
-    """The definition: the cross entropy of every row of every rank against all rows but itself."""
+    """The definition: the cross-entropy of each row of each rank over all rows but itself."""
     leaves = [tuple(u.double().requires_grad_() for u in pair) for pair in views]
     n = leaves[0][0].shape[0]
     temperature = torch.tensor(tau, dtype=torch.float64, requires_grad=True)
@@ -82,7 +82,7 @@ def computed(
     splits: int | None = None,
     **options: Any,
 ) -> list[Numbers]:
-    """The three launchers, rank after rank; what the ranks would exchange is concatenated."""
+    """The three launchers, rank by rank; tensors that ranks would exchange are concatenated."""
     temperature = torch.tensor(tau)
     options = {"deterministic": False, "stats": False, "triangular": True, **options}
     m = 2 * views[0][0].shape[0]
@@ -105,9 +105,9 @@ def computed(
 
 
 def check(views: Views, tau: float, tolerance: float, **options: Any) -> None:
-    """Every number of every rank: losses to ``tolerance`` of the largest logit, gradients to three times that.
+    """Compare all results of all ranks: losses to ``tolerance`` of the largest logit, gradients to three times that.
 
-    A softmax turns an error of a logit into the same relative error of a weight: small temperatures need more room.
+    A softmax turns an error in a logit into the same relative error in a weight, so small temperatures need more slack.
     """
     problem = {key: options[key] for key in ("weight", "scale", "normalize") if key in options}
     want, got = expected(views, tau, **problem), computed(views, tau, **options)

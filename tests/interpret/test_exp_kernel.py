@@ -1,4 +1,4 @@
-"""The kernel behind the ceiling of exponentials computes what it is said to."""
+"""The kernel behind the ceiling of exponentials computes what it claims to."""
 
 from __future__ import annotations
 

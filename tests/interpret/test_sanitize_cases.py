@@ -1,4 +1,4 @@
-"""What compute-sanitizer runs on a GPU runs here, too, and launches every kernel of the loss."""
+"""The cases for compute-sanitizer run in the interpreter, too, and launch every kernel of the loss."""
 
 from __future__ import annotations
 

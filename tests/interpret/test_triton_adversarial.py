@@ -1,4 +1,4 @@
-"""Inputs on which a careless kernel fails: degenerate directions, extreme lengths, zeros, NaN, and a wrong dtype."""
+"""Inputs on which a careless kernel fails: degenerate directions, extreme lengths, zeros, NaN, wrong dtypes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_degenerate_directions(kind: str, tau: float, shift: str) -> None:
 
 
 def test_a_tiny_loss_keeps_its_relative_accuracy() -> None:
-    """Where the positive takes all the probability, log1p and expm1 must not round to zero."""
+    """When the positive has nearly all the probability, log1p and expm1 must not round to zero."""
     views = [directions("one-hot", 8, 8)]
     want, got = expected(views, 0.05)[0], computed(views, 0.05)[0]
     assert float(want.loss.max()) < 1e-7
@@ -74,7 +74,7 @@ def test_zero_vectors_get_no_gradient(path: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("path", [{}, {"deterministic": True}, {"shift": "online"}])
 def test_nan_reaches_every_row(path: dict[str, object]) -> None:
-    """A NaN row is a candidate of every other row but its positive, for which it is the positive."""
+    """A NaN row is a negative of every other row except its positive, for which it is the positive."""
     (first, second) = make_views(1, 20, 12)[0]
     first = first.clone()
     first[3, 5] = float("nan")
@@ -117,7 +117,7 @@ def test_bf16_storage_of_fp32_rows() -> None:
 
 @pytest.mark.xfail(strict=True, reason="Triton's interpreter multiplies the bit patterns of bfloat16 in tl.dot")
 def test_canary_for_bf16_in_the_interpreter() -> None:
-    """When this passes, bf16.py can go."""
+    """When this passes, bf16.py can be deleted."""
     check(make_views(1, 20, 16, torch.bfloat16), 0.5, 2e-2, deterministic=True)
 
 

@@ -1,4 +1,4 @@
-"""The kernels in bfloat16 against the dense float64 definition, in an interpreter whose bfloat16 is mended."""
+"""The kernels in bfloat16 against the dense float64 definition, in an interpreter with corrected bfloat16."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_weights() -> None:
 
 
 def plain_gradient(first: torch.Tensor, second: torch.Tensor, tau: float) -> torch.Tensor:
-    """What autograd gives for NT-Xent as most people write it, everything in the dtype of the views."""
+    """Autograd on the usual implementation of NT-Xent, entirely in the dtype of the views."""
     leaves = [view.clone().requires_grad_() for view in (first, second)]
     z = torch.nn.functional.normalize(torch.cat(leaves))
     own = torch.eye(len(z), dtype=torch.bool)

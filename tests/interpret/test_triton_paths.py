@@ -69,14 +69,14 @@ def test_temperatures_of_the_fixed_shift(tau: float, path: str) -> None:
 @pytest.mark.parametrize("path", [path for path in PATHS if "online" in path or "runtime" in path])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_temperatures_beyond_the_fixed_shift(tau: float, path: str, dtype: torch.dtype) -> None:
-    """At 0.001 the logits of the fixed shift would overflow; the online maximum loses nothing."""
+    """At 0.001 logits would overflow with the fixed shift; with the online maximum they stay exact."""
     check(make_views(1, 18, 16, dtype, noise=3.0), tau, TOLERANCE[dtype], **PATHS[path])
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 1e-3), (torch.float32, -7.0), (torch.float16, 0.5)])
 def test_weights(path: str, dtype: torch.dtype, scale: float) -> None:
-    """Weights of either sign and zeros, one per column of both ranks."""
+    """Positive, negative and zero weights, one per column of both ranks."""
     generator = torch.Generator().manual_seed(5)
     weight = torch.rand(2 * 2 * 13, generator=generator) * 2 - 1
     weight[::7] = 0
@@ -86,14 +86,14 @@ def test_weights(path: str, dtype: torch.dtype, scale: float) -> None:
 @pytest.mark.parametrize("path", ["online", "online split"])
 @pytest.mark.parametrize("width", [8, 50])
 def test_rows_as_they_are(path: str, width: int) -> None:
-    """Without normalisation logits have no bound, and the online maximum is the only path."""
+    """Without normalisation logits are unbounded, and only the online maximum applies."""
     check(make_views(1, 21, width, noise=3.0), 0.5, 3e-6, normalize=False, **PATHS[path])
 
 
 @pytest.mark.parametrize("tau", [0.005, 0.1, -0.3])
 @pytest.mark.parametrize("width", [16, 40])
 def test_statistics(tau: float, width: int) -> None:
-    """Noisy pairs, of which some are not their best match."""
+    """Noisy pairs, some of which are not each other's best match."""
     check(make_views(2, 19, width, noise=3.0), tau, 3e-6, shift="online", stats=True)
 
 

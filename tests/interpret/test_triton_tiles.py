@@ -1,4 +1,4 @@
-"""Which column tiles a program visits with and without a mask, against brute force; the functions of the loss."""
+"""The column tiles that a program visits with and without a mask, against brute force; the scalar functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tuner with a clock of the test's own: what it refuses, ranks and writes."""
+"""The tuner with a fake clock: what it refuses, ranks and writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ARGUMENTS = ["--rows", "80", "--width", "9", "--kind", "ieee"]
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few candidates on the CPU; the smallest tile wins, one does not fit, and one computes nonsense."""
+    """A few candidates on the CPU: the smallest tile wins, one does not fit, and one computes nonsense."""
     original = tune.launchers
 
     def launchers(*args: object) -> dict[str, object]:

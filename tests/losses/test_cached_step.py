@@ -1,4 +1,4 @@
-"""cached_step against the whole graph at once: the direct step, or every micro-batch forward before one backward."""
+"""cached_step against a graph of the whole batch: the direct step, or all micro-batch forwards before one backward."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def encoder(kind: str, dtype: torch.dtype = torch.float64) -> nn.Module:
 
 
 class RunningScale(nn.Module):
-    """Divides by a running scale, which every forward replaces by a new tensor."""
+    """Divides by a running scale, which each forward replaces with a new tensor."""
 
     scale: Tensor
 
@@ -59,7 +59,7 @@ class RunningScale(nn.Module):
 
 
 def step_at_once(model: nn.Module, views: Tensor, loss: Loss, micro_batch: int | None = None) -> Tensor:
-    """The same step with the graph of the whole batch; with micro_batch the forward is cut, the backward is not."""
+    """The same step with the graph of the whole batch; micro_batch splits the forward but not the backward."""
     size = micro_batch or views.shape[1]
     parts = [model(torch.cat(list(views[:, at : at + size]))) for at in range(0, views.shape[1], size)]
     by_view = zip(*(part.chunk(len(views)) for part in parts), strict=True)
@@ -92,7 +92,7 @@ def test_gradient_is_that_of_the_direct_step(micro_batch: int, dtype: torch.dtyp
 
 @pytest.mark.parametrize("kind", ["dropout", "spectral norm", "new buffer", "batch norm"])
 def test_second_forward_repeats_the_first(kind: str) -> None:
-    """Random numbers, gradients, buffers and the generator afterwards are those of one forward per micro-batch."""
+    """Random numbers, gradients, buffers and generator state match those of one forward per micro-batch."""
     views = make_views(10)
     ours, theirs = encoder(kind), encoder(kind)
 
@@ -114,7 +114,7 @@ def test_second_forward_repeats_the_first(kind: str) -> None:
 def test_batch_norm_is_exact_in_evaluation_mode_and_another_one_in_training_mode() -> None:
     views = make_views(24)
     model = encoder("batch norm")
-    step_at_once(model, views, dense_loss)  # running statistics that are not those of the start
+    step_at_once(model, views, dense_loss)  # running statistics that differ from the initial ones
     distances = {}
     for training in (False, True):
         ours, theirs = copy.deepcopy(model).train(training), copy.deepcopy(model).train(training)
@@ -192,7 +192,7 @@ def test_autocast_at_the_call_holds_for_both_forwards() -> None:
         value = loss(*(torch.cat(view) for view in zip(*(part.chunk(2) for part in z), strict=True)))
     value.backward()
     assert seen == [torch.bfloat16] * 2
-    # the sum over micro-batches is rounded to bfloat16 in the one, not in the other
+    # only one of the two rounds the sum over micro-batches to bfloat16
     assert error(gradients(ours), gradients(theirs)) < 0.01
     plain = encoder("dropout", torch.float32)
     torch.manual_seed(5)
@@ -228,7 +228,7 @@ def test_frozen_parts() -> None:
     frozen, loss = encoder("plain").requires_grad_(False), NTXentLoss(0.3, learnable_temperature=True).double()
     frozen.register_forward_hook(lambda *_: calls.append(1))
     cached_step(frozen, views, loss, 5)
-    assert len(calls) == 2  # one forward per micro-batch, nothing to compute again
+    assert len(calls) == 2  # one forward per micro-batch, nothing to recompute
     assert loss.log_temperature is not None and loss.log_temperature.grad is not None
 
 
@@ -248,7 +248,7 @@ def test_memory_grows_with_the_micro_batch_and_not_with_the_batch() -> None:
     views = {count: torch.randn(2, count, 3, 16, 16) for count in (512, 2048)}
 
     def extra(step: Callable[[], object], count: int) -> int:
-        """The most bytes held at once beyond the embeddings and their gradient."""
+        """Peak bytes beyond the embeddings and their gradient."""
         step()
         return memory.peak_bytes(step) - 2 * (2 * count * 8 * 4)
 
@@ -262,7 +262,7 @@ def test_memory_grows_with_the_micro_batch_and_not_with_the_batch() -> None:
 
 
 def refused(kind: type[Exception], message: str, **changes: Any) -> None:
-    """A step that is refused leaves no gradient, and running statistics as they were."""
+    """A refused step leaves no gradient and does not change running statistics."""
     model = encoder("batch norm")
     before = copy.deepcopy(model.state_dict())
     options = {"model": model, "views": make_views(6), "loss": dense_loss, "micro_batch": 4} | changes
@@ -283,7 +283,7 @@ def test_bad_input_is_refused() -> None:
     refused(TypeError, "views must be tensors, got ndarray", views=[views[0].numpy(), views[1]])
     refused(ValueError, "detach the views", views=views.clone().requires_grad_())
     refused(ValueError, r"reduction 'mean' or 'sum'\), got shape \[12\]", loss=NTXentLoss(reduction="none"))
-    refused(TypeError, "0-dim tensor, or that and one extra; got float", loss=lambda a, b: 1.0)
+    refused(TypeError, r"0-dim tensor or \(0-dim tensor, extra\), got float", loss=lambda a, b: 1.0)
     refused(ValueError, "has no gradient", loss=lambda a, b: dense_loss(a.detach(), b.detach()))
     with torch.no_grad():
         refused(ValueError, "outside of no_grad")
@@ -291,7 +291,7 @@ def test_bad_input_is_refused() -> None:
 
 def test_models_of_another_shape_are_refused() -> None:
     model = encoder("batch norm")
-    refused(ValueError, r"must return 8 rows for as many images, got \[4, 12\]", model=Reshaped(model, 12))
+    refused(ValueError, r"must return one row per image, 8 in all, got \[4, 12\]", model=Reshaped(model, 12))
     refused(TypeError, "must return a tensor .* got tuple", model=Reshaped(model, None))
     with pytest.raises(ValueError, match="does not depend on them"):
         cached_step(Reshaped(model, 0), make_views(6), dense_loss, 4)
@@ -307,12 +307,12 @@ def test_a_second_forward_that_differs_is_an_error(kind: str) -> None:
             return x * (1 + (random.random() if kind == "random" else self.calls))
 
     random.seed(0)
-    with pytest.raises(ValueError, match=r"gradient is wrong: .* differ by \d+%"):
+    with pytest.raises(ValueError, match=r"gradient is wrong: .* embeddings by \d+%"):
         cached_step(nn.Sequential(encoder("plain"), Unrepeatable()), make_views(6), dense_loss, 4)
 
 
 class Reshaped(nn.Module):
-    """Returns rows of another width, a tuple, or what has no graph."""
+    """Returns rows of another width, a tuple, or a tensor without a graph."""
 
     def __init__(self, model: nn.Module, width: int | None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The CPU back end piece by piece: tiles, ranges of exponents, and the rows of one rank among all columns."""
+"""The CPU back end piece by piece: tiles, exponent ranges, and the rows of one rank against all columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastclr.losses import contrast_blocks, tiles
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles of 16 by 16 float64, so that small inputs have many, and ragged ones."""
+    """Tiles of 16 by 16 float64, so that small inputs have many, including partial ones."""
     monkeypatch.setattr(tiles, "CPU_TILE_BYTES", 16 * 16 * 8)
 
 
@@ -70,7 +70,7 @@ def test_range_without_running_maxima() -> None:
 @pytest.mark.parametrize("shift", ["fixed", "online"])
 @pytest.mark.parametrize("pairs", [1, 7, 8, 16, 37])
 def test_one_rank_among_many(pairs: int, shift: str) -> None:
-    """Every rank's losses and gradients are rows of the dense ones, with a weight per column."""
+    """Each rank's losses and gradients are rows of the dense ones, with a weight per column."""
     ranks, dim, tau = 3, 5, torch.tensor(0.3, dtype=torch.float64)
     views = [make_views("random", pairs, dim, torch.float64, seed) for seed in range(ranks)]
     leaves = [[view.clone().requires_grad_() for view in pair] for pair in views]

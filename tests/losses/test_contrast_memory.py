@@ -1,4 +1,4 @@
-"""What a forward and backward allocates, counted by the allocator: it grows as M D, never as M M."""
+"""Memory of a forward and backward, as counted by the allocator: it grows as M D, never as M M."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIB = 2**20
 
 
 def peak_bytes(loss: Callable[..., Tensor], *inputs: Tensor) -> int:
-    """The most that a forward and backward holds at once beyond its inputs."""
+    """Peak memory of a forward and backward beyond its inputs."""
     loss(*inputs).backward()
     for leaf in inputs:
         leaf.grad = None

@@ -1,4 +1,4 @@
-"""The operator contracts: opcheck, FakeTensor, torch.compile, autocast, and the one derivative there is."""
+"""The operator contracts: opcheck, FakeTensor, torch.compile, autocast, and differentiability exactly once."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_autocast_changes_nothing(impl: str, bank: object) -> None:
         loss_of = NTXentLoss(0.1, bank, impl=impl)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             loss = loss_of(*inputs)
-            # nothing can be said of PyTorch's own backward of the reference inside autocast
+            # PyTorch's own backward of the reference under autocast is not ours to test
             grads = torch.autograd.grad(loss, inputs) if impl == "blockwise" else ()
         assert loss.dtype == torch.float32
         results.append((loss, *grads))
@@ -158,7 +158,7 @@ def test_import_takes_no_triton_and_no_cuda() -> None:
 
 
 def test_the_global_precision_can_be_compiled() -> None:
-    """As for CUDA tensors of float32: Dynamo refuses torch's own function."""
+    """This is the path of float32 CUDA tensors: Dynamo cannot trace torch's own function."""
 
     def doubled(x: Tensor) -> Tensor:
         return 2 * x if matmul_precision("auto", x.dtype) == "ieee" else x

@@ -1,4 +1,4 @@
-"""The examples of the loss run as their first lines say, and learn."""
+"""The loss examples run as their first lines say, and learn."""
 
 from __future__ import annotations
 

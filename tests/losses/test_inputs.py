@@ -1,4 +1,4 @@
-"""What the loss refuses, what it defines at the edges, and whatever hypothesis thinks of."""
+"""Inputs that the loss refuses, edge cases that it defines, and whatever hypothesis comes up with."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_zero_vector(impl: str) -> None:
     z0[2] = 0
     leaves = z0.requires_grad_(), z1.requires_grad_()
     loss = nt_xent(*leaves, 0.1, impl=impl)
-    # a row of zeros is similar to nothing: 0 with everyone
+    # a row of zeros has similarity 0 with every row
     rows = torch.nn.functional.normalize(torch.cat(leaves).detach().double(), dim=1)
     scores = (rows @ rows.T / 0.1).fill_diagonal_(-torch.inf)
     assert loss.item() == pytest.approx(float((scores.logsumexp(1) - scores.roll(5, 0).diagonal()).mean()), rel=1e-6)

@@ -1,4 +1,4 @@
-"""nt_xent and NTXentLoss on the CPU against the float64 specification, lightly, and the same loss written plainly."""
+"""nt_xent and NTXentLoss on the CPU against the float64 specification, lightly, and a plain implementation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EPS = torch.finfo(torch.float32).eps
 
 
 def rows_and_gradients(loss, z0: Tensor, z1: Tensor, temperature: Tensor, **options) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses per row, and the gradients of a weighted sum of them."""
+    """Per-row losses, and the gradients of a weighted sum of them."""
     leaves = [leaf.clone().requires_grad_() for leaf in (z0, z1, temperature)]
     rows = loss(*leaves, **options)
     weight = torch.linspace(0.5, 1.5, len(rows)).to(rows.dtype)
@@ -38,7 +38,7 @@ def test_no_less_accurate_than_plain(kind: str, dtype: torch.dtype) -> None:
         truth = double(reference_nt_xent, z0, z1, temperature, reduction="none")
         ours = rows_and_gradients(nt_xent, z0, z1, temperature, reduction="none")
         plain = rows_and_gradients(plain_nt_xent, z0, z1, temperature.to(dtype))
-        # a similarity rounded once: what float32 can know of <z_i, z_j> / tau
+        # one rounding of a similarity: the accuracy of <z_i, z_j> / tau in float32
         known = 2 * EPS * max(1.0, 1 / value)
         for mine, other, exact in zip(ours[:2], plain[:2], truth[:2], strict=True):
             assert torch.isfinite(mine).all()
@@ -70,7 +70,7 @@ def test_odd_sizes_float64(pairs: int, dim: int, temperature: float, normalize: 
     truth = double(reference_nt_xent, *views, tau, reduction="none", normalize=normalize)
     ours = rows_and_gradients(nt_xent, *views, tau, reduction="none", normalize=normalize)
     longest = 1.0 if normalize else float(torch.cat(views).norm(dim=1).max())
-    # rounding of the largest similarity, carried to the loss, to dL/dz and to dL/dtau
+    # rounding error of the largest similarity, propagated to the loss, dL/dz and dL/dtau
     known = 20 * torch.finfo(torch.float64).eps * (1 + longest**2 / abs(temperature))
     scales = (1.0, longest / abs(temperature), 2 * pairs * longest**2 / temperature**2)
     for mine, exact, scale in zip(ours, truth, scales, strict=True):

@@ -1,4 +1,4 @@
-"""The whole path of impl="triton", operators and kernels, in Triton's interpreter: in a process of its own."""
+"""The whole path of impl="triton", operators and kernels, in Triton's interpreter, in a separate process."""
 
 from __future__ import annotations
 

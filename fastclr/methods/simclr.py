@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastclr.data.batch import Batch
 from fastclr.losses import NTXentLoss, nt_xent
+from fastclr.losses.inputs import SMALLEST_TEMPERATURE
 from fastclr.methods.base import Facts, Method, ViewPlan, Views, rows_of
 from fastclr.methods.model import build_model
 from fastclr.methods.options import Check, MethodOptions, ModelOptions
@@ -27,7 +28,8 @@ class SimCLROptions(MethodOptions):
 
     def checks(self) -> list[Check]:
         """Return what must hold of the values."""
-        return [("temperature", 1e-8 <= abs(self.temperature) < float("inf"), "a finite number other than 0")]
+        good = SMALLEST_TEMPERATURE <= abs(self.temperature) < float("inf")
+        return [("temperature", good, "a finite number other than 0")]
 
 
 class SimCLR(Method):

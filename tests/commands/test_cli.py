@@ -126,3 +126,20 @@ def test_unlabelled_images_train_but_are_not_scored(tmp_path: Path, capsys: pyte
     run = tmp_path / "run"
     assert main(["pretrain", "--data", str(tmp_path / "flat"), "--out", str(run), *TINY[:6], "--batch-size", "4"]) == 0
     assert "label" in fails(["knn", str(run)], capsys)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["no-such-command"]])
+def test_what_needs_no_torch_imports_none(arguments: list[str]) -> None:
+    script = f"import sys; from fastclr.cli import main; main({arguments!r}); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_are_listed_and_load_at_first_use() -> None:
+    import fastclr
+
+    assert {"NTXentLoss", "SimCLRAugment", "cached_step", "nt_xent"} <= set(dir(fastclr))
+    for name in fastclr.__all__:
+        assert getattr(fastclr, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'NTXenLoss'"):
+        _ = fastclr.NTXenLoss

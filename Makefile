@@ -4,10 +4,15 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PYTEST := $(BIN)/python -m pytest
+# as many processes as there are cores with one thread each; `worksteal` leaves tests that share a fixture together
+XDIST ?= -n auto --maxprocesses 8 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PARALLEL := $(PYTEST) $(XDIST)
+QUICK := $(PARALLEL) -m "not slow"
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test test-unit test-interpret test-compile test-wheel test-bench test-oldest test-asan bench bench-compare publish \
+.PHONY: help install demo test test-slow test-long test-unit test-interpret test-compile test-wheel test-bench \
+	test-oldest test-asan bench bench-compare publish \
 	site test-gpu bench-gpu record ladder imagenet tune tree lint types format wheel clean
 
 help:  ## list the targets
@@ -25,16 +30,26 @@ $(READY): pyproject.toml setup.py $(CONSTRAINTS) MANIFEST.in $(shell find csrc -
 demo: $(READY)  ## pretrain on the built-in shapes, evaluate, print a table
 	$(BIN)/fastclr demo
 
-test: test-unit test-interpret test-compile test-bench test-wheel  ## all tests
+test: test-unit test-interpret test-compile test-bench  ## all quick tests: what to run before a commit
+
+test-slow: test-wheel  ## the others: trainings, several processes, kills, all of record, ladder and imagenet in small, the wheel
+	$(PARALLEL) -m slow tests --ignore tests/interpret --ignore tests/wheel
+	TRITON_INTERPRET=1 $(PARALLEL) -m slow tests/interpret
+
+test-long: $(READY)  ## by hand, about an hour: 30 kills of a run, 50 times the random examples, test-oldest, test-asan
+	FASTCLR_TEST_EFFORT=5 $(PYTEST) tests/training/test_kill.py
+	FASTCLR_TEST_EFFORT=50 $(PARALLEL) -m hypothesis tests
+	$(MAKE) test-oldest test-asan
 
 test-unit: $(READY)  ## library, operators, loop
-	$(PYTEST) tests --ignore tests/interpret --ignore tests/compile_only --ignore tests/wheel
+	$(QUICK) tests --ignore tests/interpret --ignore tests/compile_only --ignore tests/wheel
 
 test-interpret: $(READY)  ## the Triton kernels in Triton's interpreter (its variable must precede the import)
-	TRITON_INTERPRET=1 $(PYTEST) tests/interpret
+	TRITON_INTERPRET=1 $(QUICK) tests/interpret
 
+COMPILED ?= tests/compile_only
 test-compile: $(READY)  ## registers, spills and instructions of the compiled kernels
-	$(PYTEST) tests/compile_only
+	$(QUICK) $(COMPILED)
 
 test-wheel: $(READY)  ## sdist and wheel, installed into a clean environment outside of the tree
 	$(PYTEST) tests/wheel
@@ -98,14 +113,14 @@ tune: $(SITE_READY)  ## the tiles of the loss kernels for rows of KIND and WIDTH
 	$(RUN) -m fastclr.kernels.tune --kind $(KIND) --width $(WIDTH) --json $(DAY)/tune-$(KIND)-$(WIDTH).json
 
 test-bench: $(READY)  ## every benchmark once, without timing, so that none rots
-	$(PYTEST) -W ignore benchmarks --benchmark-disable
+	$(PARALLEL) -W ignore benchmarks --benchmark-disable
 
 OLDEST := $(CURDIR)/build/oldest
 test-oldest:  ## build and test with the oldest versions that pyproject.toml promises, in a copy of the tree
 	rm -rf $(OLDEST)/tree && mkdir -p $(OLDEST)/tree
 	tar -c --exclude='./.venv' --exclude='./build' --exclude='./runs' --exclude='*.so' --exclude='_build.json' . | tar -x -C $(OLDEST)/tree
-	PYTEST_ADDOPTS='-m "not slow"' $(MAKE) -C $(OLDEST)/tree test-unit test-interpret test-compile \
-		VENV=$(OLDEST)/venv CONSTRAINTS=constraints-oldest.txt
+	$(MAKE) -C $(OLDEST)/tree test-unit test-interpret test-compile VENV=$(OLDEST)/venv CONSTRAINTS=constraints-oldest.txt \
+		COMPILED=tests/compile_only/test_nvcc_resources.py  # the tiles are chosen for the Triton of constraints.txt
 
 ASAN := build/asan
 ASAN_TESTS := tests/augment

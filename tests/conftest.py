@@ -1,20 +1,30 @@
-"""Shared by all tests. One thread, because two busy processes on two cores wait for each other."""
+"""Shared by all tests. One thread, because two busy processes on two cores wait for each other.
+
+Every worker of pytest-xdist has its own session, and with it its own fixtures.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from effort import EFFORT
 from tiny_run import TINY
 
 from fastclr.data import make_shapes
 from fastclr.training.config import PretrainConfig
 
 torch.set_num_threads(1)
+if find_spec("hypothesis"):  # a machine that runs tests/gpu alone may lack it
+    from hypothesis import settings
+
+    settings.register_profile("fastclr", deadline=None, max_examples=100 * EFFORT)
+    settings.load_profile("fastclr")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from effort import EFFORT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_augment_cuda_emulated import LARGE, SMALL, kernels, render  # noqa: F401  # a fixture
@@ -22,7 +23,7 @@ from fastclr.augment import AugmentConfig, native
 from fastclr.augment.images import RaggedImages
 
 pytestmark = pytest.mark.skipif(not native.kernels("cpu").loaded, reason="the native library is not built")
-FUZZ = settings(max_examples=80, deadline=None)
+FUZZ = settings(max_examples=80 * EFFORT, deadline=None)
 STYLES = [
     AugmentConfig(8, style=s, brightness=b) for s, b in (("torchvision", "multiplicative"), ("simclr_tf", "additive"))
 ]
@@ -131,7 +132,7 @@ def test_spoiled_batches(batch: dict[str, Any]) -> None:
             torch.ops.fastclr.augment_apply(**batch)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40 * EFFORT, deadline=None)
 @given(spoiled(), st.sampled_from([SMALL, LARGE]))
 def test_spoiled_batches_in_the_kernels(kernels: ctypes.CDLL, batch: dict[str, Any], path: int) -> None:  # noqa: F811
     """The CUDA kernels give NaN (bytes: 0) for exactly what is invalid, and the CPU operator's values for the rest."""

@@ -55,14 +55,13 @@ class Counted(Storage):
         return super().read(row)
 
 
-def settled(count: Any) -> int:
-    """Return the count when it has stopped moving."""
-    last, since = count.value, time.monotonic()
-    while time.monotonic() - since < 0.7:
+def settled(count: Any, expected: int) -> int:
+    """Return the count some time after it has come to what is expected, however busy the machine is."""
+    end = time.monotonic() + 60
+    while count.value < expected and time.monotonic() < end:
         time.sleep(0.05)
-        if count.value != last:
-            last, since = count.value, time.monotonic()
-    return int(last)
+    time.sleep(0.7)
+    return int(count.value)
 
 
 @pytest.mark.parametrize("prefetch", [1, 3])
@@ -76,7 +75,8 @@ def test_reads_stay_within_the_prefetch_depth(kind: str, workers: int, prefetch:
     ahead = prefetch * (workers if kind == "torch" else 1)
     for taken in (1, 2, 3):
         next(batches)
-        assert settled(count) == 4 * min(taken + ahead, 10)
+        expected = 4 * min(taken + ahead, 10)
+        assert settled(count, expected) == expected
     assert len(list(batches)) == 7 and count.value == 40
     loader.close()
 
@@ -200,11 +200,12 @@ def test_workers_go_on_when_the_whole_job_is_signalled(number: signal.Signals, i
     loader = build(index, "torch", Order(4), workers=2)
     before = set(multiprocessing.active_children())
     batches = loader.epoch(0)
-    next(batches)
+    for _ in range(2):
+        next(batches)  # each worker has made one, and so is past its start
     workers = set(multiprocessing.active_children()) - before
     others = ["kill", f"-{number.name[3:]}", *(str(worker.pid) for worker in workers)]
     subprocess.run(others, check=True)  # not this process, which is their parent
-    assert len(list(batches)) == len(loader) - 1
+    assert len(list(batches)) == len(loader) - 2
     assert len(workers) == 2 and all(worker.is_alive() for worker in workers)
     for worker in workers:
         worker.terminate()  # as Python does for what is left at its end

@@ -81,7 +81,7 @@ def test_stopped_on_four_ranks_and_resumed_on_two(pictures: Path, tmp_path: Path
     process = subprocess.Popen(torchrun(4, *pretrain(parts, pictures)), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     wait_for(parts / "metrics.jsonl", 9, process)
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
+    process.wait(timeout=300)
     stopped = latest_step(parts)
     assert 9 <= stopped < 24
     assert len(losses(parts)) == stopped  # the checkpoint is that of the step at which the signal came
@@ -99,7 +99,7 @@ def test_a_rank_that_dies_ends_the_job(victim: int, pictures: Path, tmp_path: Pa
     process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     wait_for(folder / "metrics.jsonl", 3, process)
     os.kill(workers(process.pid)[victim], signal.SIGKILL)
-    assert process.wait(timeout=60) != 0
+    assert process.wait(timeout=300) != 0
     assert not workers(process.pid)
 
 
@@ -141,6 +141,6 @@ def test_processes_with_other_images_are_refused(pictures: Path, tmp_path: Path)
     folder = tmp_path / "run"
     options = ["--preset", "demo", "--width", "0.125", "--batch-size", "32", "--epochs", "1", "--warmup-epochs", "0"]
     command = torchrun(2, str(script), "pretrain", *options, "--device", "cpu", "--out", str(folder))
-    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode != 0 and not folder.exists()
     assert "the processes do not have the same images: this one has 128 of" in result.stderr

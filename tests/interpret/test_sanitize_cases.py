@@ -22,6 +22,7 @@ def kernels() -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_cases_of_the_loss_launch_every_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     launched = set()
     original = triton.runtime.interpreter.InterpretedFunction.run

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from effort import EFFORT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_cases import make_views, relative_error
@@ -151,7 +152,7 @@ def test_nan_temperature_tensor_propagates() -> None:
     assert nt_xent(GOOD, GOOD, torch.tensor(math.nan)).isnan()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * EFFORT, deadline=None)
 @given(
     pairs=st.integers(1, 40),
     dim=st.integers(1, 20),

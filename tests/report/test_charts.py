@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from effort import EFFORT
 from html_pages import Builder, Node
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,7 +74,7 @@ def test_many_points_are_averaged() -> None:
     assert found[0] == pytest.approx((np.arange(size).mean(), np.sin(np.arange(size)).mean()))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200 * EFFORT, deadline=None)
 @given(FINITE, FINITE)
 def test_ticks_are_few_round_and_span_the_values(one: float, other: float) -> None:
     low, high = min(one, other), max(one, other)

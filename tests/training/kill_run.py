@@ -1,6 +1,6 @@
 """Kill a run again and again with SIGKILL, go on each time, and compare the end with a run that nobody disturbed.
 
-Usage: python tests/kill_run.py WORK PICTURES [--kills N] [--seed S]
+Usage: python tests/training/kill_run.py WORK PICTURES [--kills N] [--seed S]
        WORK gets two runs, `whole` and `killed`; PICTURES is a small folder of images.
 
 Every attempt is a forked process: the imports are paid once. It is killed either by this process after a random time,
@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_run import TINY
 
 import fastclr.training.checkpoint

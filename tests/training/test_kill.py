@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from effort import EFFORT
 from kill_run import KINDS, differences, latest
 from tiny_run import TINY
 
 from fastclr.training.checkpoint_writer import CheckpointWriter
 from fastclr.training.loop import pretrain_in
 
-KILLS = 6
+KILLS = 6 * EFFORT
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
-    """A folder with a run that was killed six times, `killed`, and one that was not, `whole`."""
+    """A folder with a run that was killed six times or more, `killed`, and one that was not, `whole`."""
     folder = tmp_path_factory.mktemp("kill")
     script = Path(__file__).with_name("kill_run.py")
     command = [sys.executable, str(script), str(folder), str(pictures), "--kills", str(KILLS)]

@@ -33,7 +33,7 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
     while process.poll() is None and not (log.exists() and log.read_text().count('"train"') >= 3):
         time.sleep(0.01)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == status
     records = [record for record in Run.open(folder).metrics.read() if record["kind"] == "train"]
     assert latest_step(folder) == records[-1]["step"] == len(records) >= 3

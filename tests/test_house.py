@@ -1,0 +1,32 @@
+"""How the house is built: short files, packages that say what they are for, few modules beside them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BESIDE = {"__init__", "__main__", "_build_plan", "api", "cli", "device", "environment", "files", "parallel"}
+FOLDERS = ("fastclr", "kernels", "benchmarks", "tests")
+PACKAGES = sorted(path.parent for path in (ROOT / "fastclr").glob("*/__init__.py"))
+
+
+def test_files_are_short() -> None:
+    files = [ROOT / "setup.py", *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
+    lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    assert {name: count for name, count in lines.items() if count > 400} == {}
+    assert len(lines) > 200 and median(lines.values()) < 130
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_a_package_says_in_its_first_line_what_it_is_for(package: Path) -> None:
+    purpose = (ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or "").partition("\n\n")[0]
+    assert purpose.endswith(".") and "\n" not in purpose, purpose
+
+
+def test_no_new_module_lies_beside_the_packages() -> None:
+    assert {path.stem for path in (ROOT / "fastclr").glob("*.py")} <= BESIDE
+    assert len(PACKAGES) >= 11

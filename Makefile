@@ -142,10 +142,11 @@ tree: $(READY)
 	rm -rf $(TREE)
 	$(BIN)/python setup.py -q build_py --build-lib $(TREE) 2> /dev/null
 
-lint: $(READY)  ## ruff and clang-format
+lint: tree  ## ruff, clang-format, and that imports point down only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	find csrc -type f | xargs $(BIN)/clang-format --dry-run --Werror
+	cd $(TREE) && PYTHONPATH=. $(abspath $(BIN))/lint-imports ../../pyproject.toml --no-cache
 
 types: tree  ## mypy --strict
 	cd $(TREE) && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache fastclr

@@ -166,6 +166,11 @@ class World:
         self.any(0)
 
 
+def speaks() -> bool:
+    """Tell whether this process writes and prints for all of a job that torchrun started; True without torchrun."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def check_single_process(what: str) -> None:
     """Raise a ValueError if torchrun started several processes: `what` runs in one."""
     count = int(os.environ.get("WORLD_SIZE", "1"))

@@ -84,7 +84,7 @@ def train(folder: Path, config: PretrainConfig, supervised_epochs: int) -> None:
 
         run, data, _ = pretrain_in(folder, config, resume=(folder / "config.json").exists(), progress=False)
         write_text_atomically(folder / "final.json", json.dumps(evaluate_exported(run, data, config)))
-    ceiling = train_ceiling(data, config, supervised_epochs)
+    ceiling = train_ceiling(folder, data, config, supervised_epochs)
     write_text_atomically(folder / "supervised.json", json.dumps(ceiling))
 
 
@@ -104,18 +104,15 @@ def evaluate_exported(run: Run, data: Splits, config: PretrainConfig) -> dict[st
     return {**final, "train_images": len(features.train), "test_images": len(features.test)}
 
 
-def train_ceiling(data: Splits, config: PretrainConfig, epochs: int) -> dict[str, Any]:
+def train_ceiling(folder: Path, data: Splits, config: PretrainConfig, epochs: int) -> dict[str, Any]:
     """Train the same architecture with labels, and return its accuracy on the test images."""
     from fastclr.evaluate.scores import score
-    from fastclr.methods.model import build_model
-    from fastclr.training.fit import check_test, fit, predict
-    from fastclr.transfer.classifier import build_classifier
+    from fastclr.methods import MethodOptions
+    from fastclr.transfer.classifier import check_test, predict, train_classifier
 
-    config = dataclasses.replace(config, epochs=epochs)
-    torch.manual_seed(config.seed)
+    config = dataclasses.replace(config, method="supervised", options=MethodOptions(), epochs=epochs, knn_every=0)
     begin, test = time.monotonic(), check_test(data)
-    classifier = build_classifier(build_model(config), 0, len(data.train.classes), config.augment.size)
-    fit(classifier, data.train, config, title="supervised", progress=False)
+    classifier = train_classifier(folder / "supervised", config, data, progress=False)
     answers = predict(classifier, test, config)
     accuracy = score(answers.features, answers.labels).top1
     return {"accuracy": accuracy, "epochs": epochs, "seconds": time.monotonic() - begin, "test_images": len(test)}

@@ -23,7 +23,7 @@ def evaluation_params(sizes: Tensor, size: int) -> AugmentParams:
     """
     short = sizes.amin(dim=1)
     side = (short * CROP_FRACTION).round().clamp_min(1).long() if size > CROP_ABOVE else short
-    packed = torch.zeros(1, len(sizes), 16, device=sizes.device)
+    packed = torch.zeros(1, len(sizes), 16, dtype=torch.float32, device=sizes.device)
     packed[0, :, 0] = ((sizes[:, 0] - side) // 2).float()
     packed[0, :, 1] = ((sizes[:, 1] - side) // 2).float()
     packed[0, :, 2] = packed[0, :, 3] = side.float()

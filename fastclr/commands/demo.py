@@ -14,14 +14,14 @@ from torch import nn
 from fastclr.data import Splits
 from fastclr.device import resolve_device
 from fastclr.evaluate import Features, knn_accuracy, probe_accuracy
+from fastclr.methods import MethodOptions
 from fastclr.methods.model import build_model
 from fastclr.report import write_report
 from fastclr.training.config import PretrainConfig
 from fastclr.training.evaluation import run_features
-from fastclr.training.fit import fit
 from fastclr.training.loop import pretrain_in
 from fastclr.training.presets import PRESETS
-from fastclr.transfer.classifier import build_classifier
+from fastclr.transfer.classifier import train_classifier
 
 
 def main(arguments: list[str]) -> None:
@@ -59,7 +59,7 @@ def run_demo(options: DemoOptions) -> Path:
         "raw pixels": run_features(nn.Flatten(), data, config),
         "untrained encoder": run_features(untrained, data, config),
         "SimCLR encoder": run_features(run.load_encoder(), data, config),
-        "supervised encoder": run_features(train_supervised(config, data), data, config),
+        "supervised encoder": run_features(train_supervised(run.folder / "supervised", config, data), data, config),
     }
     scores = {name: score(features, config) for name, features in rows.items()}
     run.add_result("demo", scores)
@@ -69,12 +69,10 @@ def run_demo(options: DemoOptions) -> Path:
     return run.folder
 
 
-def train_supervised(config: PretrainConfig, data: Splits) -> nn.Module:
+def train_supervised(folder: Path, config: PretrainConfig, data: Splits) -> nn.Module:
     """Train the same encoder with labels: same images, epochs, augmentation and optimiser settings; one view."""
-    torch.manual_seed(config.seed)
-    classifier = build_classifier(build_model(config), 0, len(data.train.classes), config.augment.size)
-    fit(classifier, data.train, config, title="supervised")
-    return classifier.encoder
+    labels = dataclasses.replace(config, method="supervised", options=MethodOptions(), knn_every=0)
+    return train_classifier(folder, labels, data).encoder
 
 
 def score(features: Features, config: PretrainConfig) -> dict[str, float]:

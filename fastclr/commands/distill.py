@@ -9,6 +9,8 @@ from typing import Annotated
 import tyro
 
 from fastclr.commands.run_options import TrainingOptions
+from fastclr.parallel import speaks
+from fastclr.training.stopping import Interrupted
 from fastclr.transfer.classifier import Trained, check_free
 from fastclr.transfer.distill import DistillConfig, distill, find_teacher
 from fastclr.transfer.finetune import percent
@@ -18,7 +20,8 @@ from fastclr.transfer.finetune import percent
 class DistillOptions:
     """Train a student on the predictions of a fine-tuned teacher for all training images, labelled or not.
 
-    Crops and flips only, one process. The scores are those after the last epoch.
+    Crops and flips only. A stopped call goes on when it is given again, on any number of processes. The scores are
+    those after the last epoch.
     """
 
     teacher: Annotated[Path, tyro.conf.Positional]
@@ -35,7 +38,13 @@ def main(arguments: list[str]) -> None:
     name = options.common.name or options.config.name(teacher.settings["labels"], teacher.config)
     check_free(folder.parent / name, options.common.overwrite)
     run, data = options.common.open(folder.parent)
-    stored = distill(run, data, teacher, options.config, name=name, overwrite=options.common.overwrite)
+    try:
+        stored = distill(run, data, teacher, options.config, name=name, overwrite=options.common.overwrite)
+    except Interrupted as interrupt:
+        interrupt.args = (f"{interrupt}; the same command goes on in {run.folder / name}",)
+        raise
+    if not speaks():
+        return
     what = "student on labels alone" if options.config.no_teacher else f"student of {folder.name}"
     taught = f"the teacher has {100 * stored.result['teacher_accuracy']:.2f}%"
     print(f"{what}: {percent(stored.result)}; {taught} ({run.folder / name})")

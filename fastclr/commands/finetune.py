@@ -9,6 +9,8 @@ from typing import Annotated
 import tyro
 
 from fastclr.commands.run_options import TrainingOptions
+from fastclr.parallel import speaks
+from fastclr.training.stopping import Interrupted
 from fastclr.transfer.classifier import check_free
 from fastclr.transfer.finetune import FinetuneConfig, finetune, percent
 
@@ -17,7 +19,8 @@ from fastclr.transfer.finetune import FinetuneConfig, finetune, percent
 class FinetuneOptions:
     """Put a classifier on a layer of a run's network, train all of it on some labels, and score it on the test images.
 
-    Crops and flips only, one process. The scores are those after the last epoch.
+    Crops and flips only. A stopped call goes on when it is given again, on any number of processes. The scores are
+    those after the last epoch.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -32,6 +35,12 @@ def main(arguments: list[str]) -> None:
     config, name, overwrite = options.config, options.common.name or options.config.name, options.common.overwrite
     check_free(options.run / name, overwrite)
     run, data = options.common.open(options.run)
-    stored = finetune(run, data, config, name=name, overwrite=overwrite)
+    try:
+        stored = finetune(run, data, config, name=name, overwrite=overwrite)
+    except Interrupted as interrupt:
+        interrupt.args = (f"{interrupt}; the same command goes on in {run.folder / name}",)
+        raise
+    if not speaks():
+        return
     what = "from scratch" if config.from_scratch else f"fine-tuned from layer {stored.layer}"
     print(f"{what}: {percent(stored.result)} ({run.folder / name})")

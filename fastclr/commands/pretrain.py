@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from fastclr.commands.preset import PRESET_HELP, base_config, early_option, parse
+from fastclr.parallel import speaks
 from fastclr.report import write_report
 from fastclr.training.config import PretrainConfig
 from fastclr.training.loop import pretrain_in
@@ -47,6 +47,6 @@ def main(arguments: list[str]) -> None:
     except Interrupted as interrupt:
         interrupt.args = (f"{interrupt}; go on with: fastclr pretrain --resume {folder}",)
         raise
-    if os.environ.get("RANK", "0") == "0":
+    if speaks():
         write_report(run, data, features)
         print(f"done: {run.folder} (evaluate it with: fastclr knn {run.folder}; fastclr probe {run.folder})")

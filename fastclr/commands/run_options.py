@@ -71,7 +71,8 @@ class EvaluateOptions:
         data, test_data = self.data or run.config.data, self.test_data or run.config.test_data
         config = dataclasses.replace(run.config, data=data, test_data=test_data, device=self.device)
         resolve_device(self.device)
-        encoder = feature_module(run.load_model(), self.features)
+        # not every method has a projection head
+        encoder = run.load_encoder() if self.features == "h" else feature_module(run.load_model(), self.features)
         return Evaluation(run, config, load_data(config), encoder, self.features)
 
 
@@ -94,7 +95,6 @@ class TrainingOptions:
 
     def open(self, folder: Path) -> tuple[Run, Splits]:
         """Return a run with these options in place of its own, and its images."""
-        check_single_process("a training on labels")
         run = Run.open(folder)
         chosen = {"device": self.device, "deterministic": self.deterministic or run.config.deterministic}
         chosen |= {"data": self.data or run.config.data, "test_data": self.test_data or run.config.test_data}

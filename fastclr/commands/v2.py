@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from fastclr.commands.preset import PRESET_HELP, base_config, parse
-from fastclr.parallel import check_single_process
+from fastclr.parallel import speaks
 from fastclr.report import write_report
 from fastclr.training.config import PretrainConfig
 from fastclr.training.stopping import Interrupted
@@ -25,7 +25,7 @@ HEAD_LAYERS = 3  # Chen et al. 2020b; v1 and its presets have 2
 class V2Options:
     """Pretrain, fine-tune on few labels, and distil into a student; the same command again goes on after a stop.
 
-    One process. The pretraining has a head of three layers unless --head-layers says otherwise; fine-tuning starts from
+    The pretraining has a head of three layers unless --head-layers says otherwise; fine-tuning starts from
     its first.
     """
 
@@ -53,12 +53,13 @@ def main(arguments: list[str]) -> None:
         self_first=options.self_first,
         controls=options.controls,
     )
-    check_single_process("fastclr v2")
     try:
         run, data, stages = run_v2(folder, options.config, plan)
     except Interrupted as interrupt:
         interrupt.args = (f"{interrupt}; the same command goes on in {folder}",)
         raise
+    if not speaks():
+        return
     write_report(run, data)
     print(table(stages))
     print(f"\n{folder}: {', '.join(stage.result['name'] for stage in stages)}")

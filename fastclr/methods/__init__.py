@@ -4,9 +4,11 @@ from fastclr.methods.base import Facts, Method, ViewPlan, Views
 from fastclr.methods.groups import Group, parameter_groups
 from fastclr.methods.options import MethodOptions, ModelOptions
 from fastclr.methods.simclr import SimCLR, SimCLROptions
+from fastclr.methods.supervised import Supervised, SupervisedOptions
 
 METHODS: dict[str, type[Method]] = {
     "simclr": SimCLR,
+    "supervised": Supervised,
 }
 
 __all__ = [
@@ -18,6 +20,8 @@ __all__ = [
     "ModelOptions",
     "SimCLR",
     "SimCLROptions",
+    "Supervised",
+    "SupervisedOptions",
     "ViewPlan",
     "Views",
     "parameter_groups",

@@ -33,11 +33,13 @@ class Facts:
 
     Args:
         images: number of training images.
+        labelled: how many of them have a label.
         classes: number of their classes; 0 where they are unknown.
         world_size: number of processes.
     """
 
     images: int
+    labelled: int
     classes: int
     world_size: int
 

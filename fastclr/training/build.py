@@ -96,13 +96,20 @@ class Training:
         return lambda *embeddings: self.method.loss(embeddings, batch, self.step, self.total_steps)
 
 
-def build(config: PretrainConfig, world: World | None = None, data: Splits | None = None) -> Training:
+# makes the method of a run, such as one that starts from the weights of another run
+MakeMethod = Callable[[PretrainConfig, Facts], Method]
+
+
+def build(
+    config: PretrainConfig, world: World | None = None, data: Splits | None = None, make: MakeMethod | None = None
+) -> Training:
     """Load the data and build method, optimiser and schedule as `config` says.
 
     Args:
         config: the run.
         world: the processes that share it; None for this one alone.
         data: the images, in place of those that `config` names.
+        make: makes the method, in place of the one that `config` names.
 
     Raises:
         ValueError: the configuration or the data do not fit.
@@ -129,8 +136,9 @@ def build(config: PretrainConfig, world: World | None = None, data: Splits | Non
         prefetch=config.prefetch,
     )
     torch.manual_seed(config.seed)
-    facts = Facts(images=len(data.train), classes=len(data.train.classes), world_size=world.size)
-    method = METHODS[config.method].build(config, facts)
+    labelled = int((data.train.labels >= 0).sum())
+    facts = Facts(images=len(data.train), labelled=labelled, classes=len(data.train.classes), world_size=world.size)
+    method = (make or METHODS[config.method].build)(config, facts)
     if config.sync_bn:
         synchronise_batch_norm(method, world, config.sync_bn_group)
     method = method.to(device)

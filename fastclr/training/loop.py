@@ -10,7 +10,7 @@ from fastclr.data import Splits
 from fastclr.environment import record_environment
 from fastclr.evaluate import Features
 from fastclr.parallel import open_world
-from fastclr.training.build import Training, build
+from fastclr.training.build import MakeMethod, Training, build
 from fastclr.training.checkpoint_writer import CheckpointWriter
 from fastclr.training.config import PretrainConfig
 from fastclr.training.evaluation import can_evaluate, evaluate_epoch, is_evaluation_due, say
@@ -52,6 +52,40 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
         BlockingIOError: another process is training in `folder`.
         Interrupted: SIGTERM or SIGINT came; the checkpoint of this very step was written.
     """
+    ended = train_in(folder, config, resume=resume, progress=progress)
+    return Pretrained(ended.run, ended.training.data, ended.features)
+
+
+class Ended(NamedTuple):
+    """A training that reached its last epoch."""
+
+    run: Run
+    training: Training
+    features: Features | None
+
+
+def train_in(
+    folder: Path,
+    config: PretrainConfig,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    data: Splits | None = None,
+    make: MakeMethod | None = None,
+) -> Ended:
+    """Train as `pretrain_in` does, on other images than those that `config` names, or with a method made by hand.
+
+    Args:
+        folder: as in `pretrain_in`.
+        config: likewise.
+        resume: likewise.
+        progress: likewise.
+        data: the images; without test images nothing is evaluated.
+        make: makes the method. Where a checkpoint is resumed, its state replaces that of the method.
+
+    Raises:
+        Exception: as `pretrain_in`.
+    """
     check_hooks(tensorboard=config.tensorboard, wandb=config.wandb)
     with open_world(config.device) as world, ExitStack() as files:
         run = Run.open(folder, config) if resume else None
@@ -62,7 +96,7 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
             # before the checkpoint is read, so that no other process can write a newer one
             writer = files.enter_context(run.checkpoint_writer())
         checkpoint = run.latest_checkpoint() if run else None
-        training = build(config, world)
+        training = build(config, world, data, make)
         if checkpoint is not None:
             restore(training, checkpoint, folder)
         world.barrier()  # all have seen that the folder is free, before one fills it
@@ -79,7 +113,7 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
         features = train(training, run, writer, progress)
         training.loader.close()
         world.barrier()
-        return Pretrained(run, training.data, features)
+        return Ended(run, training, features)
 
 
 def open_log(training: Training, run: Run, files: ExitStack) -> None:

@@ -169,13 +169,18 @@ class Run:
 
         Raises:
             FileNotFoundError: there is no checkpoint yet.
-            ValueError: there are checkpoints, but none can be used.
+            ValueError: there are checkpoints, but none can be used, or the method has no projection head.
         """
         from fastclr.methods.model import build_model
 
         model = build_model(self.config)
         state = self._existing_checkpoint().method
-        model.load_state_dict({name: value for name, value in state.items() if name.startswith(("encoder.", "head."))})
+        kept = {name: value for name, value in state.items() if name.startswith(("encoder.", "head."))}
+        if missing := sorted(set(model.state_dict()) - set(kept)):
+            raise ValueError(
+                f"a run of method {self.config.method} has no projection head: its state lacks {missing[0]}"
+            )
+        model.load_state_dict(kept)
         return model
 
     def _existing_checkpoint(self) -> Checkpoint:

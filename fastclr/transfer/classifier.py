@@ -2,76 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from fastclr.augment.fixed_view import crop_and_flip
+from fastclr.data import ImageDataset, ImageIndex, Splits
+from fastclr.device import resolve_device, uses_bf16
+from fastclr.evaluate import Extracted, evaluation_batches, extract_features
 from fastclr.files import write_atomically, write_text_atomically
-from fastclr.methods.encoders import feature_dim
-from fastclr.methods.heads import first_layers, output_width
-from fastclr.methods.model import EncoderHead, build_model
+from fastclr.methods.model import build_model
+from fastclr.methods.supervised import Classifier, Supervised, SupervisedOptions, build_classifier
+from fastclr.training.build import MakeMethod
 from fastclr.training.config import PretrainConfig
+from fastclr.training.loop import train_in
 from fastclr.training.run import Run
 
 KINDS = ("finetune", "distill")
 WEIGHTS = "model.safetensors"
 FORMAT = 1
-
-
-class Classifier(nn.Module):
-    """Logits of an image: a linear map of the encoder's features, or of a layer of the projection head.
-
-    Args:
-        encoder: module from images ``[N, 3, S, S]`` to features ``[N, F]``.
-        layers: the first layers of the projection head, with their batch norms and ReLUs; may be empty.
-        linear: from what the layers return to the classes.
-    """
-
-    def __init__(self, encoder: nn.Module, layers: nn.Sequential, linear: nn.Linear) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.layers = layers
-        self.linear = linear
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits ``[N, C]``."""
-        logits: Tensor = self.linear(self.layers(self.encoder(images)))
-        return logits
-
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters that the encoder wants undecayed."""
-        names: set[str] = getattr(self.encoder, "no_weight_decay", set)()
-        return {f"encoder.{name}" for name in names}
-
-    def no_adaptation(self) -> set[str]:
-        """Return what LARS leaves at the plain rate: a rate in proportion to weights that start at zero is zero."""
-        return {"linear.weight"}
-
-
-def build_classifier(model: EncoderHead, layer: int, classes: int, size: int) -> Classifier:
-    """Put a linear classifier on the first `layer` layers of the head of `model`, whose modules it takes over.
-
-    Weights and bias start at zero, so that the first prediction is uniform (``zero_init_logits_layer`` of
-    google-research/simclr).
-
-    Args:
-        model: encoder and projection head.
-        layer: 0 for the encoder's features h; 1 is the choice of SimCLR v2 for few labels.
-        classes: number of classes.
-        size: side of the images in pixels.
-
-    Raises:
-        ValueError: the head has no such layer.
-    """
-    layers = first_layers(model.head, layer)
-    linear = nn.Linear(output_width(layers) or feature_dim(model.encoder, size), classes)
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return Classifier(model.encoder, layers, linear)
+CHECKPOINTS = 20  # over a training
+SEED = "seed-"  # how the folders of the trainings of each seed begin
 
 
 def is_pretrained(run: Run) -> bool:
@@ -123,6 +80,9 @@ class Trained:
         }
         text = json.dumps(about, indent=2) + "\n"
         write_text_atomically(folder / f"{self.kind}.json", text)
+        for training in folder.glob(f"{SEED}*"):  # their logs stay
+            shutil.rmtree(training / "checkpoints", ignore_errors=True)
+            (training / "encoder.safetensors").unlink(missing_ok=True)
 
     @staticmethod
     def load(folder: Path) -> Trained:
@@ -164,11 +124,93 @@ def read_about(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
-    """Raise a FileExistsError if there is something at `folder` that may not be replaced."""
+    """Raise a FileExistsError if there is something at `folder` that may neither be replaced nor gone on with."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     ours = {WEIGHTS, *(f"{kind}.json" for kind in KINDS)}
-    if not folder.is_dir() or any(path.name.removesuffix(".tmp") not in ours for path in folder.iterdir()):
+    names = {path.name.removesuffix(".tmp") for path in folder.iterdir()} if folder.is_dir() else {""}
+    if any(name not in ours and not name.startswith(SEED) for name in names):
         raise FileExistsError(f"{folder} exists and is no trained classifier: give another --name")
-    if not overwrite:
+    if is_trained(folder) and not overwrite:
         raise FileExistsError(f"{folder} exists already: give another --name, or replace it with --overwrite")
+
+
+def make_room(folder: Path, overwrite: bool) -> None:
+    """Take away what `overwrite` replaces: a finished network, and the trainings that led to it."""
+    if overwrite and is_trained(folder):
+        shutil.rmtree(folder)
+
+
+def seed_folder(folder: Path, seed: int) -> Path:
+    """Return where the training of one seed lies while it goes on; its log stays there."""
+    return folder / f"{SEED}{seed}"
+
+
+def as_supervised(config: PretrainConfig, layer: int, epochs: int) -> PretrainConfig:
+    """Return the configuration of a run as that of a training on labels: crops and flips only, one view.
+
+    Args:
+        config: of the pretraining; encoder, device, precision and loader stay.
+        layer: layers of the projection head under the classifier.
+        epochs: of the training; about twenty checkpoints are spread over them.
+    """
+    return dataclasses.replace(
+        config,
+        method="supervised",
+        options=SupervisedOptions(layer=layer),
+        augment=crop_and_flip(config.augment),
+        epochs=epochs,
+        warmup_epochs=0.0,
+        warmup_share=None,
+        micro_batch=None,
+        online_probe=False,
+        knn_every=0,
+        checkpoint_every=0,
+        checkpoint_epochs=max(1, epochs // CHECKPOINTS),
+        keep_checkpoints=1,
+        tensorboard=False,
+        wandb=None,
+    )
+
+
+def train_classifier(
+    folder: Path, config: PretrainConfig, data: Splits, make: MakeMethod | None = None, *, progress: bool = True
+) -> Classifier:
+    """Train a classifier as a run of its own, or go on where that was stopped, and return it in evaluation mode.
+
+    Args:
+        folder: of the run; what is in it must be of a run with the same configuration and images.
+        config: with a method that is `Supervised`.
+        data: the images; the run evaluates nothing, for whoever asked for it does.
+        make: makes the method, such as one with the weights of another run.
+        progress: show progress bars where the output is a terminal.
+
+    Raises:
+        ValueError: the folder holds another training.
+        Interrupted: SIGTERM or SIGINT came; the same call goes on.
+    """
+    images = dataclasses.replace(data, test=None)
+    started = (folder / "config.json").is_file()
+    ended = train_in(folder, config, resume=started, progress=progress, data=images, make=make)
+    method = ended.training.method
+    if not isinstance(method, Supervised):
+        raise TypeError(f"the method must be supervised, got {type(method).__name__}")
+    return method.classifier.eval()
+
+
+def check_test(data: Splits) -> ImageDataset | ImageIndex:
+    """Return the test images whose class is known.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if data.test is None or int(data.test.labels.max()) < 0:
+        raise ValueError("there are no labelled test images: give a folder of them with --test-data")
+    return data.test if data.test.labelled else data.test.select((data.test.labels >= 0).nonzero().flatten())
+
+
+def predict(model: nn.Module, images: ImageDataset | ImageIndex, config: PretrainConfig) -> Extracted:
+    """Return logits ``[N, C]`` (as features) and labels for the fixed view of every image, with `model` frozen."""
+    device = resolve_device(config.device)
+    batches = evaluation_batches(images, device, loader=config.loader, workers=config.workers)
+    return extract_features(model, batches, config.augment, autocast=uses_bf16(config.amp, device))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastclr.augment.fixed_view import crop_and_flip
-from fastclr.data import ImageDataset, ImageIndex, Splits
+from fastclr.data import Batch, ImageDataset, ImageIndex, Splits
 from fastclr.data.label_subsets import labelled_rows, subset_name
-from fastclr.device import resolve_device, uses_bf16
 from fastclr.evaluate import frozen
+from fastclr.methods import Facts, Supervised, ViewPlan, Views
+from fastclr.methods.base import rows_of
 from fastclr.methods.model import build_model
+from fastclr.methods.supervised import Classifier, build_classifier
+from fastclr.parallel import open_world
 from fastclr.training.config import PretrainConfig
-from fastclr.training.fit import Objective, check_test, describe, fit
 from fastclr.training.run import Run
-from fastclr.transfer.classifier import Classifier, Trained, build_classifier, check_free, is_trained, read_about
+from fastclr.transfer.classifier import (
+    Trained,
+    as_supervised,
+    check_free,
+    check_test,
+    is_trained,
+    make_room,
+    read_about,
+    seed_folder,
+    train_classifier,
+)
 from fastclr.transfer.finetune import check_training, repeat, summary
 
 
@@ -134,21 +144,38 @@ def semi_supervised_loss(
     return (1 - label_weight) * soft + label_weight * hard
 
 
-@contextmanager
-def teaching(teacher: nn.Module, config: DistillConfig, device: torch.device, autocast: bool) -> Iterator[Objective]:
-    """Yield the loss of a distillation from `teacher`, which sees the student's view and must not change.
+class Distillation(Supervised):
+    """A student that learns what its teacher says of the same view; see `semi_supervised_loss`.
 
-    Raises:
-        RuntimeError: a weight or a batch statistic of the teacher differs afterwards.
+    Args:
+        student: the network to train.
+        teacher: gives logits; it lies outside of the state dict, and no gradient reaches it.
+        views: what the augmenter makes.
+        config: temperature and weight of the labels.
     """
-    with frozen(teacher.to(device)), torch.enable_grad():
 
-        def objective(logits: Tensor, view: Tensor, labels: Tensor) -> Tensor:
-            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                taught = teacher(view)
-            return semi_supervised_loss(logits, taught.float(), labels, config.temperature, config.label_weight)
+    title = "distillation"
 
-        yield objective
+    def __init__(self, student: Classifier, teacher: nn.Module, views: ViewPlan, config: DistillConfig) -> None:
+        super().__init__(student, views)
+        self.config = config
+        self._teacher = (teacher,)  # in a tuple, so that it is no submodule
+
+    def forward(self, views: Views) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the student's features, and the logits of student and teacher."""
+        h, (logits,) = super().forward(views)
+        with torch.no_grad():
+            return h, (logits, self._teacher[0](rows_of(views)))
+
+    def loss(
+        self, embeddings: Sequence[Tensor], batch: Batch, step: int, total: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, and how often student and teacher agree on the class."""
+        student, teacher = (logits.float() for logits in embeddings)
+        labels = batch.labels.to(student.device)
+        loss = semi_supervised_loss(student, teacher, labels, self.config.temperature, self.config.label_weight)
+        agree = (student.detach().argmax(dim=1) == teacher.argmax(dim=1)).double().mean()
+        return loss, {"teacher_agreement": agree}
 
 
 def find_teacher(folder: Path) -> Path:
@@ -193,7 +220,7 @@ def distill(
         FileExistsError: the folder exists.
         ValueError: there are no labelled test images, or these are not the teacher's classes.
         RuntimeError: the teacher changed.
-        Interrupted: SIGTERM or SIGINT came; nothing was written.
+        Interrupted: SIGTERM or SIGINT came; the same call goes on from its checkpoint.
     """
     labels, label_seed = teacher.settings["labels"], teacher.settings["label_seed"]
     name = name or config.name(labels, teacher.config)
@@ -209,35 +236,44 @@ def distill(
         images = data.train.select(rows)
     else:
         images = show_labels(data.train, rows if uses_labels else rows[:0])
-    device = resolve_device(run.config.device)
-    autocast = uses_bf16(run.config.amp, device)
+    folder, shown = run.folder / name, dataclasses.replace(data, train=images)
 
     def train(seed: int) -> tuple[Classifier, PretrainConfig, int]:
         settings = training_config(student, config, len(data.train), len(images), seed)
-        torch.manual_seed(seed)
-        size = settings.augment.size
-        classifier = build_classifier(build_model(settings), 0, len(data.train.classes), size)
-        run.say(describe("student on labels alone" if config.no_teacher else "distilling", settings, len(images)))
-        title = f"{name}, seed {seed}"
-        if config.no_teacher:
-            fit(classifier, images, settings, title=title)
-        else:
-            with teaching(teacher.model, config, device, autocast) as objective:
-                fit(classifier, images, settings, objective, title=title)
+
+        def make(_: PretrainConfig, facts: Facts) -> Distillation:
+            classifier = build_classifier(build_model(settings), 0, facts.classes, settings.augment.size)
+            return Distillation(classifier, teacher.model, ViewPlan(settings.augment, 1), config)
+
+        with frozen(teacher.model.to(world.device)), torch.enable_grad():  # the teacher must not change
+            made = None if config.no_teacher else make
+            classifier = train_classifier(seed_folder(folder, seed), settings, shown, made)
         return classifier, settings, len(rows) if uses_labels else 0
 
-    first, settings, scores = repeat(run, data, train, range(config.seed, config.seed + config.seeds))
-    result = {**summary(scores), "teacher": None if config.no_teacher else teacher.result["name"]}
-    result |= {
-        "teacher_accuracy": teacher.result["accuracies"][0],
-        "encoder": settings.encoder,
-        "width": settings.width,
-    }
-    asked = config.settings(teacher)
-    trained_with = dataclasses.replace(settings, seed=run.config.seed)
-    stored = Trained("distill", trained_with, 0, data.train.classes, first, asked, {**result, "name": name})
-    stored.save(run.folder / name)
-    run.add_result(name, result)
+    with open_world(run.config.device) as world:
+        if world.is_main:
+            make_room(folder, overwrite)
+        world.barrier()
+        first, settings, scores = repeat(run, data, train, range(config.seed, config.seed + config.seeds))
+        result = {**summary(scores), "teacher": None if config.no_teacher else teacher.result["name"]}
+        result |= {
+            "teacher_accuracy": teacher.result["accuracies"][0],
+            "encoder": settings.encoder,
+            "width": settings.width,
+        }
+        stored = Trained(
+            kind="distill",
+            config=dataclasses.replace(settings, seed=run.config.seed),
+            layer=0,
+            classes=data.train.classes,
+            model=first,
+            settings=config.settings(teacher),
+            result={**result, "name": name},
+        )
+        if world.is_main:
+            stored.save(folder)
+            run.add_result(name, result)
+        world.barrier()
     return stored
 
 
@@ -272,12 +308,9 @@ def training_config(
     steps = epochs * (everything // min(asked, everything))
     share = student.warmup_epochs / student.epochs if student.warmup_share is None else student.warmup_share
     return dataclasses.replace(
-        student,
-        augment=crop_and_flip(student.augment),
+        as_supervised(student, 0, -(-steps // (images // batch))),
         batch_size=batch,
-        epochs=-(-steps // (images // batch)),
         lr=config.lr or student.lr,
-        warmup_epochs=0.0,
         warmup_share=share,
         seed=seed,
     )

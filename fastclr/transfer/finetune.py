@@ -8,18 +8,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import torch
-
-from fastclr.augment.fixed_view import crop_and_flip
 from fastclr.data import Splits
 from fastclr.data.label_subsets import labelled_rows, parse_share, subset_name
 from fastclr.evaluate import score
+from fastclr.methods import Facts, Supervised, ViewPlan
 from fastclr.methods.heads import split_layers
 from fastclr.methods.model import build_model
+from fastclr.methods.supervised import Classifier, build_classifier, check_labels
+from fastclr.parallel import open_world, speaks
 from fastclr.training.config import PretrainConfig
-from fastclr.training.fit import check_test, describe, fit, predict
 from fastclr.training.run import Run
-from fastclr.transfer.classifier import Classifier, Trained, build_classifier, check_free
+from fastclr.transfer.classifier import (
+    Trained,
+    as_supervised,
+    check_free,
+    check_test,
+    make_room,
+    predict,
+    seed_folder,
+    train_classifier,
+)
 
 Recipe = Literal["v1", "v2"]
 RECIPES: dict[str, dict[str, Any]] = {
@@ -116,37 +124,52 @@ def finetune(
     Raises:
         FileExistsError: the folder exists.
         ValueError: there are no labelled test images, or the labels or the layer do not fit.
-        Interrupted: SIGTERM or SIGINT came; nothing was written.
+        Interrupted: SIGTERM or SIGINT came; the same call goes on from its checkpoint.
     """
     name = name or config.name
-    check_free(run.folder / name, overwrite)
+    folder = run.folder / name
+    check_free(folder, overwrite)
     check_test(data)
     layer = config.layer(len(split_layers(run.load_model().head)))
     known = int((data.train.labels >= 0).sum())
 
     def train(seed: int) -> tuple[Classifier, PretrainConfig, int]:
         rows = labelled_rows(data.train, config.labels, seed)
-        settings = training_config(run.config, config, len(rows), len(rows) / known, seed)
-        torch.manual_seed(seed)
-        model = build_model(run.config) if config.from_scratch else run.load_model()
-        classifier = build_classifier(model, layer, len(data.train.classes), run.config.augment.size)
-        run.say(describe("from scratch" if config.from_scratch else "fine-tuning", settings, len(rows)))
-        fit(classifier, data.train.select(rows), settings, title=f"{name}, seed {seed}")
-        return classifier, settings, len(rows)
+        settings = training_config(run.config, config, len(rows), len(rows) / known, seed, layer)
 
-    first, settings, scores = repeat(run, data, train, range(config.seed, config.seed + config.seeds))
-    result = {**summary(scores), "from_layer": layer, "recipe": config.recipe, "labels": config.labels}
-    trained_with = dataclasses.replace(settings, seed=run.config.seed)
-    stored = Trained(
-        "finetune", trained_with, layer, data.train.classes, first, config.settings(), {**result, "name": name}
-    )
-    stored.save(run.folder / name)
-    run.add_result(name, result)
+        def make(_: PretrainConfig, facts: Facts) -> Supervised:
+            check_labels(facts)
+            model = build_model(run.config) if config.from_scratch else run.load_model()
+            classifier = build_classifier(model, layer, facts.classes, run.config.augment.size)
+            return Supervised(classifier, ViewPlan(settings.augment, 1))
+
+        chosen = dataclasses.replace(data, train=data.train.select(rows))
+        return train_classifier(seed_folder(folder, seed), settings, chosen, make), settings, len(rows)
+
+    with open_world(run.config.device) as world:
+        if world.is_main:
+            make_room(folder, overwrite)
+        world.barrier()
+        first, settings, scores = repeat(run, data, train, range(config.seed, config.seed + config.seeds))
+        result = {**summary(scores), "from_layer": layer, "recipe": config.recipe, "labels": config.labels}
+        stored = Trained(
+            kind="finetune",
+            config=dataclasses.replace(settings, seed=run.config.seed),
+            layer=layer,
+            classes=data.train.classes,
+            model=first,
+            settings=config.settings(),
+            result={**result, "name": name},
+        )
+        if world.is_main:
+            stored.save(folder)
+            run.add_result(name, result)
+        world.barrier()
     return stored
 
 
 def training_config(
-    pretrained: PretrainConfig, config: FinetuneConfig, images: int, share: float, seed: int
+    pretrained: PretrainConfig, config: FinetuneConfig, images: int, share: float, seed: int, layer: int
 ) -> PretrainConfig:
     """Return the configuration of the training on `images` labelled images, `share` of all.
 
@@ -159,8 +182,7 @@ def training_config(
     batch = min(config.batch_size or recipe["batch_size"], images)
     fewest = -(-MIN_STEPS // (images // batch))
     return dataclasses.replace(
-        pretrained,
-        augment=crop_and_flip(pretrained.augment),
+        as_supervised(pretrained, layer, config.epochs or max(60 if share <= FEW else 30, fewest)),
         optimizer=recipe["optimizer"],
         nesterov=recipe["nesterov"],
         momentum=0.9,
@@ -171,7 +193,6 @@ def training_config(
         warmup_share=None,
         clip_grad=None,
         batch_size=batch,
-        epochs=config.epochs or max(60 if share <= FEW else 30, fewest),
         seed=seed,
     )
 
@@ -200,7 +221,8 @@ def repeat(
         model, config, labels = train(seed)
         answers = predict(model, test, config)
         found = score(answers.features, answers.labels)
-        run.say(f"seed {seed}: {100 * found.top1:.2f}% of {len(test)} test images")
+        if speaks():
+            run.say(f"seed {seed}: {100 * found.top1:.2f}% of {len(test)} test images")
         scores.append({"seed": seed, "accuracy": found.top1, "top5": found.top5, "n_labels": labels})
         scores[-1] |= {"test_images": len(test), "epochs": config.epochs, "batch_size": config.batch_size}
         first = first or (model, config)

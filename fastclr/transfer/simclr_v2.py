@@ -14,12 +14,12 @@ from fastclr.data import Splits
 from fastclr.data.label_subsets import labelled_rows
 from fastclr.methods.heads import first_layers, split_layers
 from fastclr.methods.model import build_model
+from fastclr.parallel import open_world, speaks
 from fastclr.training.build import load_data
 from fastclr.training.config import PretrainConfig
-from fastclr.training.fit import check_test
 from fastclr.training.loop import pretrain_in
 from fastclr.training.run import Run
-from fastclr.transfer.classifier import Trained, is_pretrained, is_trained
+from fastclr.transfer.classifier import Trained, check_test, is_pretrained, is_trained
 from fastclr.transfer.distill import DistillConfig, distill
 from fastclr.transfer.finetune import FinetuneConfig, finetune
 
@@ -70,16 +70,18 @@ def run_v2(folder: Path, config: PretrainConfig, plan: Plan) -> Finished:
         ValueError: the plan does not fit the data, or a finished stage was made with other settings.
         Interrupted: SIGTERM or SIGINT came; finished stages and the pretraining's checkpoint are kept.
     """
-    known = (folder / "config.json").is_file()
-    run = Run.open(folder, config) if known else None
-    if run is None:
-        Run.check_free(folder)
-    data = load_data(config)
-    check_plan(config, plan, data)
-    if run is None or not is_pretrained(run):
-        del data  # the pretraining loads its own: one copy in memory at a time
-        run, data, _ = pretrain_in(folder, config, resume=known)
-    return Finished(run, data, follow(run, data, plan))
+    with open_world(config.device) as world:  # one group of processes for all stages
+        known = (folder / "config.json").is_file()
+        run = Run.open(folder, config) if known else None
+        if run is None:
+            Run.check_free(folder)
+        data = load_data(config)
+        check_plan(config, plan, data)
+        world.barrier()  # all have seen what is there, before one adds to it
+        if run is None or not is_pretrained(run):
+            del data  # the pretraining loads its own: one copy in memory at a time
+            run, data, _ = pretrain_in(folder, config, resume=known)
+        return Finished(run, data, follow(run, data, plan))
 
 
 def check_plan(config: PretrainConfig, plan: Plan, data: Splits) -> None:
@@ -118,13 +120,13 @@ def follow(run: Run, data: Splits, plan: Plan) -> list[Trained]:
 def tune(run: Run, data: Splits, config: FinetuneConfig) -> Trained:
     """Fine-tune, unless that is done."""
     name = config.name
-    return stage(run, name, config.settings(), lambda: finetune(run, data, config, name=name, overwrite=True))
+    return stage(run, name, config.settings(), lambda: finetune(run, data, config, name=name))
 
 
 def teach(run: Run, data: Splits, teacher: Trained, config: DistillConfig) -> Trained:
     """Distil, unless that is done."""
     name, settings = config.name(teacher.settings["labels"], teacher.config), config.settings(teacher)
-    return stage(run, name, settings, lambda: distill(run, data, teacher, config, name=name, overwrite=True))
+    return stage(run, name, settings, lambda: distill(run, data, teacher, config, name=name))
 
 
 def stage(run: Run, name: str, settings: dict[str, Any], train: Callable[[], Trained]) -> Trained:
@@ -142,7 +144,8 @@ def stage(run: Run, name: str, settings: dict[str, Any], train: Callable[[], Tra
             f"{key}: {found.settings.get(key)!r} there, {settings[key]!r} now" for key in sorted(changed)
         )
         raise ValueError(f"{folder} was made with other settings ({listed}): remove it, or give another --out")
-    run.say(f"{name} is there already")
+    if speaks():
+        run.say(f"{name} is there already")
     return found
 
 

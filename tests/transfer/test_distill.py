@@ -16,26 +16,27 @@ from torch.nn import functional as F
 
 import fastclr.transfer.distill
 from fastclr.cli import main
-from fastclr.data import make_shapes
-from fastclr.evaluate import state_hash
+from fastclr.data import Batch, Splits, make_shapes
+from fastclr.evaluate import frozen, state_hash
+from fastclr.methods import ViewPlan
+from fastclr.methods.supervised import Classifier
 from fastclr.training.build import load_data
-from fastclr.training.fit import fit
+from fastclr.training.config import PretrainConfig
 from fastclr.training.loop import pretrain_in
 from fastclr.training.run import Run
-from fastclr.transfer.classifier import Trained
+from fastclr.transfer.classifier import Trained, as_supervised, train_classifier
 from fastclr.transfer.distill import (
+    Distillation,
     DistillConfig,
     distill,
     distillation_loss,
     find_teacher,
     semi_supervised_loss,
     show_labels,
-    teaching,
     training_config,
 )
 from fastclr.transfer.finetune import FinetuneConfig, finetune
 
-CPU = torch.device("cpu")
 SHORT = DistillConfig(epochs=1, batch_size=32)
 
 
@@ -83,31 +84,48 @@ def test_only_the_chosen_labels_are_shown() -> None:
     assert shown.images is data.images
 
 
-class Net(nn.Sequential):
-    def __init__(self, seed: int) -> None:
-        torch.manual_seed(seed)
-        pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        super().__init__(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), *pool, nn.Linear(6, 8))
+def net(seed: int) -> Classifier:
+    torch.manual_seed(seed)
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    encoder = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), *pool)
+    return Classifier(encoder, nn.Sequential(), nn.Linear(6, 8))
 
 
-def test_the_teacher_sees_the_students_view_in_evaluation_mode_and_stays_as_it_was() -> None:
-    data, teacher, student, seen = make_shapes(train=32, test=1).train, Net(0), Net(1), []
-    teacher.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], module.training, output)))
-    student.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], module.training, output)))
+def test_the_teacher_sees_the_students_view_and_stays_as_it_was(tmp_path: Path) -> None:
+    data, teacher, seen = make_shapes(train=32, test=1), net(0).eval(), []
+    teacher.encoder.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], module.training)))
+    student = net(1)
+    student.encoder.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], module.training)))
     before = state_hash(teacher)
-    with teaching(teacher, DistillConfig(), CPU, autocast=False) as objective:
-        losses = fit(student, data, dataclasses.replace(TINY, batch_size=16), objective, progress=False)
-    assert state_hash(teacher) == before and state_hash(student) != state_hash(Net(1))
-    assert len(losses) == 3 and len(seen) == 2 * 6
-    for (view, training, _), (taught, teaches, answer) in zip(seen[::2], seen[1::2], strict=True):
-        assert torch.equal(view, taught) and training and not teaches and not answer.requires_grad
+    config = dataclasses.replace(as_supervised(TINY, 0, 3), batch_size=16)
+    with frozen(teacher), torch.enable_grad():
+        trained = train_classifier(
+            tmp_path / "run",
+            config,
+            data,
+            lambda config, _: Distillation(student, teacher, ViewPlan(config.augment, 1), DistillConfig()),
+            progress=False,
+        )
+    assert state_hash(teacher) == before and state_hash(trained) != state_hash(net(1))
+    assert len(seen) == 2 * 6 and not any("teacher" in name for name in trained.state_dict())
+    for (view, training), (taught, teaches) in zip(seen[::2], seen[1::2], strict=True):
+        assert torch.equal(view, taught) and training and not teaches
+    record = Run.open(tmp_path / "run").metrics.read()[-1]
+    assert 0 <= record["teacher_agreement"] <= 1
 
 
-def test_a_teacher_that_moves_is_caught() -> None:
-    teacher = Net(0)
-    with pytest.raises(RuntimeError, match="must stay unchanged"), teaching(teacher, SHORT, CPU, False) as objective:
-        teacher.train()
-        objective(torch.randn(4, 8), torch.randn(4, 3, 8, 8), torch.full((4,), -1))
+def test_no_gradient_reaches_the_teacher() -> None:
+    student, teacher = net(1), net(0).eval()
+    method = Distillation(student, teacher, ViewPlan(TINY.augment, 1), DistillConfig(label_weight=0.5))
+    images = torch.zeros(4, 8, 8, 3, dtype=torch.uint8)
+    batch = Batch(images, torch.arange(4), torch.tensor([1, -1, -1, 0]))
+    _, embeddings = method(torch.randn(1, 4, 3, 8, 8))
+    loss, _ = method.loss(embeddings, batch, 0, 1)
+    loss.backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(p.grad is not None for p in student.parameters())
+    expected = semi_supervised_loss(*embeddings, batch.labels, label_weight=0.5)
+    assert torch.equal(loss, expected) and set(method.state_dict()) == set(student.state_dict())
 
 
 def test_the_control_takes_as_many_steps() -> None:
@@ -147,11 +165,11 @@ def test_which_images_and_labels_the_student_gets(run: Run, monkeypatch: pytest.
     """All images without labels; with --label-weight those of the teacher's subset; without a teacher these alone."""
     data, teacher, seen = load_data(run.config), Trained.load(run.folder / "finetune-25pct"), []
 
-    def spy(model: Any, images: Any, *_: Any, **__: Any) -> list[float]:
-        seen.append(images)
-        return []
+    def spy(folder: Path, config: PretrainConfig, data: Splits, make: Any) -> Classifier:
+        seen.append(data.train)
+        return teacher.model
 
-    monkeypatch.setattr(fastclr.transfer.distill, "fit", spy)
+    monkeypatch.setattr(fastclr.transfer.distill, "train_classifier", spy)
     for number, change in enumerate(({}, {"label_weight": 0.5}, {"no_teacher": True})):
         distill(run, data, teacher, dataclasses.replace(SHORT, **change), name=str(number))
     blind, some, alone = seen

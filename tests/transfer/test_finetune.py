@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,10 @@ import fastclr.transfer.finetune
 from fastclr.cli import main
 from fastclr.data import Splits
 from fastclr.evaluate import state_hash
+from fastclr.methods import Facts, Supervised
+from fastclr.methods.supervised import Classifier
 from fastclr.training.build import load_data
+from fastclr.training.config import PretrainConfig
 from fastclr.training.loop import pretrain_in
 from fastclr.training.presets import PRESETS
 from fastclr.training.run import Run
@@ -46,7 +52,12 @@ def test_it_stores_a_network_that_gives_the_stored_accuracy(run: Run) -> None:
     stored = finetune(run, data, dataclasses.replace(SHORT, seeds=2))
     again = Trained.load(run.folder / "finetune-25pct")
     assert state_hash(again.model) == state_hash(stored.model) and again.classes == data.train.classes
-    assert sorted(p.name for p in (run.folder / "finetune-25pct").iterdir()) == ["finetune.json", "model.safetensors"]
+    assert sorted(p.name for p in (run.folder / "finetune-25pct").iterdir()) == [
+        "finetune.json",
+        "model.safetensors",
+        "seed-0",
+        "seed-1",
+    ]
 
     result = json.loads((run.folder / "results.json").read_text())["finetune-25pct"]
     first, second = result["accuracies"]
@@ -66,11 +77,14 @@ def test_what_it_starts_from(run: Run, scratch: bool, layer: int, monkeypatch: p
     """The weights are those of the run, or fresh ones from the seed; the images are a fourth of every class."""
     data, seen = load_data(run.config), {}
 
-    def spy(model: Any, images: Any, config: Any, **_: Any) -> list[float]:
-        seen.update(state={k: v.clone() for k, v in model.state_dict().items()}, images=images, config=config)
-        return []
+    def spy(folder: Path, config: PretrainConfig, data: Splits, make: Any) -> Classifier:
+        facts = Facts(images=len(data.train), labelled=len(data.train), classes=8, world_size=1)
+        torch.manual_seed(config.seed)
+        classifier = make(config, facts).classifier
+        seen.update(state={k: v.clone() for k, v in classifier.state_dict().items()}, images=data.train, config=config)
+        return classifier.eval()
 
-    monkeypatch.setattr(fastclr.transfer.finetune, "fit", spy)
+    monkeypatch.setattr(fastclr.transfer.finetune, "train_classifier", spy)
     stored = finetune(run, data, dataclasses.replace(SHORT, from_layer=layer, from_scratch=scratch))
     pretrained = run.load_model().state_dict()
     same = [torch.equal(value, pretrained[name]) for name, value in seen["state"].items() if name.startswith("encoder")]
@@ -86,7 +100,7 @@ def test_what_it_starts_from(run: Run, scratch: bool, layer: int, monkeypatch: p
 
 def test_settings_of_the_papers() -> None:
     resnet = dataclasses.replace(PRESETS["simclr-v2"], data="shapes")
-    v1 = training_config(resnet, FinetuneConfig(batch_size=4096), 12811, 0.01, 0)
+    v1 = training_config(resnet, FinetuneConfig(batch_size=4096), 12811, 0.01, 0, 1)
     assert (v1.optimizer, v1.nesterov, v1.momentum, v1.lr * v1.batch_size / 256) == (
         "sgd",
         True,
@@ -94,13 +108,13 @@ def test_settings_of_the_papers() -> None:
         pytest.approx(0.8),
     )
     assert (v1.lr_scaling, v1.weight_decay, v1.warmup_epochs, v1.warmup_share) == ("linear", 0, 0, None)
-    v2 = training_config(resnet, FinetuneConfig(recipe="v2"), 128116, 0.1, 0)
+    v2 = training_config(resnet, FinetuneConfig(recipe="v2"), 128116, 0.1, 0, 1)
     assert (v2.optimizer, v2.nesterov, v2.batch_size, v2.epochs) == ("lars", False, 1024, 30)
     assert v2.lr * v2.batch_size**0.5 == pytest.approx(0.16) and v2.lr_scaling == "sqrt" and v2.weight_decay == 0
-    assert training_config(resnet, FinetuneConfig(), 12811, 0.01, 0).epochs == 60
-    few = training_config(resnet, FinetuneConfig(recipe="v2"), 40, 0.01, 0)
+    assert training_config(resnet, FinetuneConfig(), 12811, 0.01, 0, 1).epochs == 60
+    few = training_config(resnet, FinetuneConfig(recipe="v2"), 40, 0.01, 0, 1)
     assert (few.batch_size, few.epochs) == (40, 1000)  # a step an epoch: as many as need be
-    assert training_config(resnet, FinetuneConfig(epochs=3, lr=0.5), 40, 0.01, 0).epochs == 3
+    assert training_config(resnet, FinetuneConfig(epochs=3, lr=0.5), 40, 0.01, 0, 1).epochs == 3
 
 
 def test_default_layer() -> None:
@@ -126,14 +140,33 @@ def test_a_result_is_replaced_only_on_demand_and_nothing_else_ever(run: Run) -> 
         check_free(folder, overwrite=True)
 
 
-def test_interrupted_it_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: Any, **__: Any) -> None:
-        raise Interrupted(15, "stopped")
+def test_stopped_it_goes_on_to_the_same_network(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the second of two seeds; the same call then skips the first and ends bit for bit as a whole one."""
+    data, config = load_data(run.config), dataclasses.replace(SHORT, seeds=2)
+    whole = finetune(Run.open(Path(shutil.copytree(run.folder, tmp_path / "whole"))), data, config)
+    steps, loss = itertools.count(1), Supervised.loss
 
-    monkeypatch.setattr(fastclr.transfer.finetune, "fit", stop)
-    with pytest.raises(Interrupted):
-        finetune(run, load_data(run.config), SHORT)
-    assert not (run.folder / "finetune-25pct").exists() and not (run.folder / "results.json").exists()
+    def stopping(self: Supervised, *arguments: Any) -> Any:
+        if next(steps) == 7:  # of 2 x 4
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervised, "loss", stopping)
+        with pytest.raises(Interrupted, match="stopped at step 3"):
+            finetune(run, data, config)
+    folder = run.folder / "finetune-25pct"
+    assert sorted(path.name for path in folder.iterdir()) == ["seed-0", "seed-1"]
+    assert not (run.folder / "results.json").exists()
+    with pytest.raises(ValueError, match="made with another configuration"):
+        finetune(run, data, dataclasses.replace(config, lr=0.7))
+    again = finetune(run, data, config)
+    assert again.result == whole.result and state_hash(again.model) == state_hash(whole.model)
+    assert sorted(path.name for path in (folder / "seed-1").iterdir()) == [
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+    ]
 
 
 @pytest.mark.parametrize(

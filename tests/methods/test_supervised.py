@@ -1,43 +1,57 @@
-"""The loop that trains classifiers, and the classifier on a layer of the projection head."""
+"""Training on labels, and the classifier on a layer of the projection head."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tiny_run import TINY
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from fastclr.augment import SimCLRAugment
 from fastclr.augment.fixed_view import crop_and_flip
-from fastclr.data import ImageDataset, make_shapes
+from fastclr.cli import main
+from fastclr.data import Batch, ImageDataset, Splits, make_shapes
 from fastclr.data.order import permutation
 from fastclr.evaluate import state_hash
-from fastclr.methods import parameter_groups
+from fastclr.methods import Facts, Supervised, ViewPlan, parameter_groups
 from fastclr.methods.heads import build_head, first_layers
 from fastclr.methods.model import EncoderHead, build_model
-from fastclr.training.fit import fit
+from fastclr.methods.supervised import Classifier, build_classifier, check_labels
+from fastclr.training.config import PretrainConfig
 from fastclr.training.optim import build_optimizer
+from fastclr.training.run import Run
 from fastclr.training.stopping import Interrupted
-from fastclr.transfer.classifier import build_classifier
+from fastclr.transfer.classifier import as_supervised, train_classifier
 
 SHAPES = make_shapes(train=40, test=8)
 
 
-def net() -> nn.Sequential:
+def net() -> Classifier:
     torch.manual_seed(0)
-    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), *pool, nn.Linear(6, 8))
+    encoder = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return Classifier(encoder, nn.Sequential(), nn.Linear(6, 8))
 
 
 CONFIG = dataclasses.replace(
-    TINY, augment=crop_and_flip(TINY.augment), epochs=3, batch_size=16, lr=0.2, nesterov=True, weight_decay=1e-3, seed=5
+    as_supervised(TINY, 0, 3), data="shapes", batch_size=16, lr=0.2, nesterov=True, weight_decay=1e-3, seed=5
 )
+
+
+def make(config: PretrainConfig, facts: Facts) -> Supervised:
+    check_labels(facts)
+    return Supervised(net(), ViewPlan(config.augment, 1))
+
+
+def train(folder: Path, config: PretrainConfig = CONFIG, data: Splits = SHAPES) -> Classifier:
+    return train_classifier(folder, config, data, make, progress=False)
 
 
 def by_hand(model: nn.Module, data: ImageDataset) -> list[float]:
@@ -64,58 +78,72 @@ def by_hand(model: nn.Module, data: ImageDataset) -> list[float]:
     return means
 
 
-def test_fit_is_the_loop_written_by_hand() -> None:
-    ours, expected = net(), net()
-    losses = fit(ours, SHAPES.train, CONFIG, progress=False)
+def test_the_loop_is_the_one_written_by_hand(tmp_path: Path) -> None:
+    ours, expected = train(tmp_path / "run"), net()
+    losses = [r["loss"] for r in Run.open(tmp_path / "run").metrics.read()]
     assert losses == pytest.approx(by_hand(expected, SHAPES.train), rel=1e-4)
     for a, b in zip(ours.state_dict().values(), expected.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
     assert not ours.training
 
 
-def test_fit_twice_is_bit_identical_and_another_seed_is_not() -> None:
-    hashes = []
-    for config in (CONFIG, CONFIG, dataclasses.replace(CONFIG, seed=6)):
-        model = net()
-        fit(model, SHAPES.train, config, progress=False)
-        hashes.append(state_hash(model))
+def test_twice_is_bit_identical_and_another_seed_is_not(tmp_path: Path) -> None:
+    configs = (CONFIG, CONFIG, dataclasses.replace(CONFIG, seed=6))
+    hashes = [state_hash(train(tmp_path / str(index), config)) for index, config in enumerate(configs)]
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_the_objective_sees_float32_logits_their_views_and_labels() -> None:
-    seen = []
-
-    def objective(logits: Tensor, view: Tensor, labels: Tensor) -> Tensor:
-        seen.append((logits.dtype, view.shape, labels))
-        return logits.square().mean()
-
-    config = dataclasses.replace(CONFIG, amp="bf16", epochs=1)
-    data = dataclasses.replace(SHAPES.train, labels=torch.full((40,), -1))
-    fit(net(), data, config, objective, progress=False)
-    assert [(d, tuple(s)) for d, s, _ in seen] == [(torch.float32, (16, 3, 32, 32))] * 2
-    assert all((labels == -1).all() for _, _, labels in seen)
+def test_the_loss_is_that_of_float32_logits_and_is_logged_with_the_accuracy() -> None:
+    method = Supervised(net(), ViewPlan(CONFIG.augment, 1))
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]], dtype=torch.bfloat16)
+    batch = Batch(torch.zeros(2, 4, 4, 3, dtype=torch.uint8), torch.arange(2), torch.tensor([0, 2]))
+    loss, sums = method.loss((logits,), batch, 0, 1)
+    exact = -logits.double().log_softmax(1)[[0, 1], [0, 2]].mean()
+    assert loss.dtype == torch.float32 and float(loss) == pytest.approx(float(exact), rel=1e-6)
+    assert float(sums["training_accuracy"]) == 0.5
 
 
-def test_an_unknown_label_never_reaches_cross_entropy() -> None:
+def test_an_unknown_label_never_reaches_cross_entropy(tmp_path: Path) -> None:
     labels = SHAPES.train.labels.clone()
     labels[7] = -1
-    with pytest.raises(ValueError, match="all images to train on must have labels"):
-        fit(net(), dataclasses.replace(SHAPES.train, labels=labels), CONFIG)
+    data = dataclasses.replace(SHAPES, train=dataclasses.replace(SHAPES.train, labels=labels))
+    with pytest.raises(ValueError, match="all images to train on must have labels, but 1 of 40"):
+        train(tmp_path / "run", data=data)
+    assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_explodes_is_named() -> None:
-    with pytest.raises(FloatingPointError, match=r"the loss became .* try a lower lr \(now 0.2\)"):
-        fit(net(), SHAPES.train, CONFIG, lambda logits, view, labels: logits.sum() * math.inf, progress=False)
+def test_a_signal_ends_the_training_between_two_steps_and_the_same_call_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tmp_path / "whole")
+    steps = itertools.count(1)
+    loss = Supervised.loss
 
+    def stopping(self: Supervised, *arguments: Any) -> Any:
+        if next(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(self, *arguments)
 
-def test_a_signal_ends_the_training_between_two_steps() -> None:
-    def objective(logits: Tensor, view: Tensor, labels: Tensor) -> Tensor:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return F.cross_entropy(logits, labels)
-
-    with pytest.raises(Interrupted, match="stopped in epoch 1 of training") as caught:
-        fit(net(), SHAPES.train, CONFIG, objective, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervised, "loss", stopping)
+        with pytest.raises(Interrupted, match="stopped at step 3, epoch 2") as caught:
+            train(tmp_path / "parts")
     assert caught.value.number == signal.SIGTERM
+    assert state_hash(train(tmp_path / "parts")) == state_hash(whole)
+
+
+def test_the_baseline_is_a_method_of_the_command_line(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run")
+    small = ["--width", "0.125", "--epochs", "1", "--batch-size", "32", "--device", "cpu", "--supervised.layer", "1"]
+    assert main(["pretrain", "--method", "supervised", "--data", str(pictures), "--out", run, *small]) == 0
+    record = Run.open(Path(run)).metrics.read()[0]
+    assert 0 <= record["training_accuracy"] <= 1
+    assert main(["knn", run, "--device", "cpu"]) == 0
+    capsys.readouterr()
+    assert main(["knn", run, "--device", "cpu", "--features", "z"]) == 2
+    assert "a run of method supervised has no projection head" in capsys.readouterr().err
 
 
 def model_with_head(layers: int, bn: bool = True) -> EncoderHead:
@@ -171,11 +199,11 @@ def test_the_first_prediction_is_uniform() -> None:
 def test_lars_decays_the_classifier_but_does_not_adapt_it() -> None:
     """Adapted, a classifier that starts at zero would hardly leave it (head_supervised of google-research/simclr)."""
     config = dataclasses.replace(TINY, optimizer="lars", head_layers=2, weight_decay=0.1)
-    classifier = build_classifier(build_model(config), 1, classes=7, size=32)
-    optimizer = build_optimizer(config, parameter_groups(classifier, config.optimizer))
+    method = Supervised(build_classifier(build_model(config), 1, classes=7, size=32), ViewPlan(config.augment, 1))
+    optimizer = build_optimizer(config, method.groups(config.optimizer))
     rules = {p: (g["adapt"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
-    assert rules.keys() == set(classifier.parameters())
-    for name, parameter in classifier.named_parameters():
+    assert rules.keys() == set(method.parameters())
+    for name, parameter in method.named_parameters():
         expected = (parameter.ndim > 1, 0.1 if parameter.ndim > 1 else 0.0)
         assert rules[parameter] == ((False, 0.1) if name == "linear.weight" else expected), name
 

@@ -12,7 +12,7 @@ import tyro
 from fastclr.commands.preset import PRESET_HELP, base_config, parse
 from fastclr.training.config import PretrainConfig
 from fastclr.training.profile import profile_training
-from fastclr.training.profile_table import advice, table
+from fastclr.training.profile_table import advice, format_profile
 
 
 @dataclass
@@ -35,4 +35,4 @@ def main(arguments: list[str]) -> None:
     if options.json:
         print(json.dumps({**dataclasses.asdict(profile), "advice": advice(profile)}, indent=2))
     else:
-        print(table(profile))
+        print(format_profile(profile))

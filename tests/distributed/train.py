@@ -48,7 +48,7 @@ def main(folder: Path, images: str, optimizer: str, steps: int) -> None:
                 if training.step == steps:
                     break
             training.epoch += 1
-        sums = training.totals.over(world)
+        sums = training.totals.sum_over(world)
         totals = torch.stack([sums[name] for name in sorted(sums)])
         found = {"state": training.method.state_dict(), "ids": torch.cat(seen), "totals": totals}
         features = run_features(training.method.float().encoder, training.data, config, world)

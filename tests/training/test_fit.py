@@ -99,7 +99,7 @@ def test_the_objective_sees_float32_logits_their_views_and_labels() -> None:
 def test_an_unknown_label_never_reaches_cross_entropy() -> None:
     labels = SHAPES.train.labels.clone()
     labels[7] = -1
-    with pytest.raises(ValueError, match="all images to train on must have labels"):
+    with pytest.raises(ValueError, match="all training images must have labels"):
         fit(net(), dataclasses.replace(SHAPES.train, labels=labels), CONFIG)
 
 

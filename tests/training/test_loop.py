@@ -246,7 +246,7 @@ def test_micro_batches_take_the_step_of_the_whole_batch(tiny: PretrainConfig) ->
         train_step(training, batch)
     for a, b in zip(whole.method.parameters(), parts.method.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-    sums = [training.totals.over(training.world) for training in (whole, parts)]
+    sums = [training.totals.sum_over(training.world) for training in (whole, parts)]
     assert sums[0].keys() == sums[1].keys()
     assert all(torch.allclose(value, sums[1][name]) for name, value in sums[0].items())
 

@@ -11,7 +11,7 @@ import tyro
 from fastclr.commands.run_options import TrainingOptions
 from fastclr.transfer.classifier import Trained, check_free
 from fastclr.transfer.distill import DistillConfig, distill, find_teacher
-from fastclr.transfer.finetune import percent
+from fastclr.transfer.finetune import format_accuracy
 
 
 @dataclass
@@ -38,4 +38,4 @@ def main(arguments: list[str]) -> None:
     stored = distill(run, data, teacher, options.config, name=name, overwrite=options.common.overwrite)
     what = "student on labels alone" if options.config.no_teacher else f"student of {folder.name}"
     taught = f"the teacher has {100 * stored.result['teacher_accuracy']:.2f}%"
-    print(f"{what}: {percent(stored.result)}; {taught} ({run.folder / name})")
+    print(f"{what}: {format_accuracy(stored.result)}; {taught} ({run.folder / name})")

@@ -10,7 +10,7 @@ import tyro
 
 from fastclr.commands.run_options import TrainingOptions
 from fastclr.transfer.classifier import check_free
-from fastclr.transfer.finetune import FinetuneConfig, finetune, percent
+from fastclr.transfer.finetune import FinetuneConfig, finetune, format_accuracy
 
 
 @dataclass
@@ -34,4 +34,4 @@ def main(arguments: list[str]) -> None:
     run, data = options.common.open(options.run)
     stored = finetune(run, data, config, name=name, overwrite=overwrite)
     what = "from scratch" if config.from_scratch else f"fine-tuned from layer {stored.layer}"
-    print(f"{what}: {percent(stored.result)} ({run.folder / name})")
+    print(f"{what}: {format_accuracy(stored.result)} ({run.folder / name})")

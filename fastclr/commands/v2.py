@@ -16,7 +16,7 @@ from fastclr.training.config import PretrainConfig
 from fastclr.training.stopping import Interrupted
 from fastclr.transfer.distill import DistillConfig
 from fastclr.transfer.finetune import FinetuneConfig
-from fastclr.transfer.simclr_v2 import Plan, run_v2, table
+from fastclr.transfer.simclr_v2 import Plan, format_stages, run_v2
 
 HEAD_LAYERS = 3  # Chen et al. 2020b; v1 and its presets have 2
 
@@ -60,5 +60,5 @@ def main(arguments: list[str]) -> None:
         interrupt.args = (f"{interrupt}; the same command goes on in {folder}",)
         raise
     write_report(run, data)
-    print(table(stages))
+    print(format_stages(stages))
     print(f"\n{folder}: {', '.join(stage.result['name'] for stage in stages)}")

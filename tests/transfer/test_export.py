@@ -138,7 +138,7 @@ def test_nothing_is_replaced_without_being_asked(tmp_path: Path) -> None:
     run = stored_run(tmp_path / "run", "resnet18", 32, width=0.125)
     out = tmp_path / "encoder.safetensors"
     export_run(run, out=out, check=False)
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already exists"):
         export_run(run, out=out, check=False)
     export_run(run, out=out, check=False, overwrite=True)
     (tmp_path / "README.md").write_text("my notes")

@@ -18,17 +18,17 @@ from fastclr.transfer.finetune import format_accuracy
 class DistillOptions:
     """Train a student on the predictions of a fine-tuned teacher for all training images, labelled or not.
 
-    Crops and flips only, one process. The scores are those after the last epoch.
+    Uses only crops and flips, and a single process. The scores are those after the last epoch.
     """
 
     teacher: Annotated[Path, tyro.conf.Positional]
-    """Folder of a run with one fine-tuned network, or of a fine-tuned network such as RUN/finetune-1pct."""
+    """Folder of a run with exactly one fine-tuned network, or of a fine-tuned network such as RUN/finetune-1pct."""
     config: tyro.conf.OmitArgPrefixes[DistillConfig] = field(default_factory=DistillConfig)
     common: tyro.conf.OmitArgPrefixes[TrainingOptions] = field(default_factory=TrainingOptions)
 
 
 def main(arguments: list[str]) -> None:
-    """Distil, store student and scores in the run, print them."""
+    """Distil, save the student and its scores in the run, and print the scores."""
     options = tyro.cli(DistillOptions, args=arguments, prog="fastclr distill")
     folder = find_teacher(options.teacher)
     teacher = Trained.load(folder)

@@ -17,18 +17,18 @@ from fastclr.training.profile_table import advice, format_profile
 
 @dataclass
 class ProfileOptions:
-    """Measure a training step by stage. Without data it runs on random images in memory."""
+    """Measure a training step by stage. Without data, random images in memory are used."""
 
     config: PretrainConfig
     preset: Annotated[str | None, tyro.conf.arg(help=PRESET_HELP)] = None
     steps: int = 20
-    """Steps to measure."""
+    """Number of steps to measure."""
     json: bool = False
     """Print JSON instead of a table."""
 
 
 def main(arguments: list[str]) -> None:
-    """Read the options, measure, and print."""
+    """Parse the options, measure, and print."""
     base = base_config(arguments)
     options = parse(ProfileOptions, base, arguments, "fastclr profile")
     profile = profile_training(options.config, options.steps)

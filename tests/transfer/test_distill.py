@@ -147,7 +147,7 @@ def run(tuned: Path, tmp_path: Path) -> Run:
 
 
 def test_which_images_and_labels_the_student_gets(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All images without labels; with --label-weight those of the teacher's subset; without a teacher these alone."""
+    """Hides all labels; with --label-weight shows the teacher's subset; without a teacher uses only that subset."""
     data, teacher, seen = load_data(run.config), Trained.load(run.folder / "finetune-25pct"), []
 
     def spy(model: Any, images: Any, *_: Any, **__: Any) -> list[float]:
@@ -241,7 +241,7 @@ def test_v2_runs_every_stage_once(
     out = tmp_path / "v2"
     arguments = [*V2, "--data", str(pictures), "--out", str(out), "--self-first"]
     with monkeypatch.context() as patch:  # the last stage fails at first
-        patch.setattr("fastclr.transfer.simclr_v2.teach", lambda *_: 1 / 0)
+        patch.setattr("fastclr.transfer.simclr_v2.distill_once", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             main(arguments)
     assert Run.open(out).config.head_layers == 3
@@ -271,7 +271,7 @@ def test_v2_runs_every_stage_once(
         (["--finetune.from-layer", "4"], "from_layer must be from 0"),
         (["--finetune.labels", "missing.txt"], "labels must be a share such as 1%"),
         (["--distill.student", "resnet1"], "encoder must be the name of a timm model"),
-        (["--finetune.from-scratch"], "give --controls"),
+        (["--finetune.from-scratch"], "use --controls"),
         (
             ["--self-first", "--distill.student", "resnet18"],
             "needs a student other than the teacher's resnet18 x0.125",
@@ -287,7 +287,7 @@ def test_v2_refuses_before_it_pretrains(
 
 
 def test_images_that_a_loader_decodes_give_the_same_networks(run: Run) -> None:
-    """Streamed from files, or all in memory: the same order, crops and labels, so the same weights."""
+    """Streamed from files or all in memory, order, crops and labels are the same, and so are the weights."""
     hashes = []
     for loader in ("resident", "torch"):
         config = dataclasses.replace(run.config, loader=loader, workers=0)

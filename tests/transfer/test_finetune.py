@@ -36,7 +36,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path
 
 @pytest.fixture
 def run(pretrained: Path, tmp_path: Path) -> Run:
-    """A copy of a run, to write into."""
+    """A writable copy of a run."""
     return Run.open(Path(shutil.copytree(pretrained, tmp_path / "run")))
 
 
@@ -63,7 +63,7 @@ def test_it_stores_a_network_that_gives_the_stored_accuracy(run: Run) -> None:
 
 @pytest.mark.parametrize(("scratch", "layer"), [(False, 2), (False, 0), (True, 1)])
 def test_what_it_starts_from(run: Run, scratch: bool, layer: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weights are those of the run, or fresh ones from the seed; the images are a fourth of every class."""
+    """The weights are those of the run, or fresh ones from the seed; the images are a quarter of each class."""
     data, seen = load_data(run.config), {}
 
     def spy(model: Any, images: Any, config: Any, **_: Any) -> list[float]:
@@ -122,7 +122,7 @@ def test_a_result_is_replaced_only_on_demand_and_nothing_else_ever(run: Run) -> 
     finetune(run, data, dataclasses.replace(SHORT, seed=1), overwrite=True)
     assert state_hash(Trained.load(folder).model) != state_hash(first.model)
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="is no trained classifier"):
+    with pytest.raises(FileExistsError, match="is not a trained classifier"):
         check_free(folder, overwrite=True)
 
 

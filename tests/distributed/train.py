@@ -1,4 +1,4 @@
-"""A short training for torchrun, which saves where every rank ends: `python train.py FOLDER IMAGES OPTIMIZER STEPS`."""
+"""A short training for torchrun, saving each rank's final state: `python train.py FOLDER IMAGES OPTIMIZER STEPS`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fastclr.training.step import train_step
 
 
 def main(folder: Path, images: str, optimizer: str, steps: int) -> None:
-    """Take so many steps from the start and save where they lead."""
+    """Take the given number of steps from the start, and save the final state."""
     config = dataclasses.replace(
         TINY,
         data=images,

@@ -32,7 +32,7 @@ def latest_step(folder: Path) -> int:
 
 
 class Gate:
-    """Holds the writing thread before it writes, until it is opened."""
+    """Blocks the writing thread before it writes, until released."""
 
     def __init__(self) -> None:
         self.entered, self.opened = threading.Event(), threading.Event()
@@ -191,7 +191,7 @@ def test_a_damaged_later_checkpoint_does_not_push_out_good_ones(tmp_path: Path) 
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A disk with `free` bytes, to which deleted files give theirs back."""
+    """A disk with `free` bytes, which deleted files add to."""
     state = SimpleNamespace(free=0)
     unlink = Path.unlink
 

@@ -1,4 +1,4 @@
-"""A run that is killed, or whose disk fills up, goes on from its last checkpoint and ends bit-identical."""
+"""A run that is killed, or whose disk fills up, resumes from its last checkpoint and ends bit-identical."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
-    """A folder with a run that was killed six times, `killed`, and one that was not, `whole`."""
+    """A folder with a run that was killed six times, `killed`, and an undisturbed one, `whole`."""
     folder = tmp_path_factory.mktemp("kill")
     script = Path(__file__).with_name("kill_run.py")
     command = [sys.executable, str(script), str(folder), str(pictures), "--kills", str(KILLS)]
@@ -43,7 +43,7 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_identical(work: Path) -> 
 def test_a_full_disk_stops_the_run_and_it_goes_on_when_there_is_room(
     work: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the third checkpoint on, the operating system refuses files that are larger than the encoder's."""
+    """From the third checkpoint on, the operating system rejects files larger than the encoder's."""
     config = dataclasses.replace(TINY, data=str(pictures), checkpoint_every=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     saved: list[int] = []

@@ -11,7 +11,7 @@ from fastclr.training.nonfinite import CAUSES, explain_nonfinite
 
 
 def stages(broken: str | None = None, value: float = math.nan) -> dict[str, Any]:
-    """A healthy step in which one stage, and all after it, hold `value`."""
+    """A healthy step, except that one stage and all later ones contain `value`."""
     stages: dict[str, Any] = {
         "parameters": [("encoder.conv1.weight", torch.full((4,), -2.0)), ("encoder.bn.count", torch.tensor(3))],
         "views": torch.rand(2, 3, 4, 4),

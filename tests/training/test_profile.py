@@ -1,4 +1,4 @@
-"""The profile: its stages are the step of the loop, its summaries are NumPy's, its advice follows from its numbers."""
+"""The profile: its stages add up to the loop's step, its percentiles match NumPy's, its advice follows its numbers."""
 
 from __future__ import annotations
 

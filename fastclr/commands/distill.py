@@ -11,24 +11,24 @@ import tyro
 from fastclr.commands.run_options import TrainingOptions
 from fastclr.transfer.classifier import Trained, check_free
 from fastclr.transfer.distill import DistillConfig, distill, find_teacher
-from fastclr.transfer.finetune import percent
+from fastclr.transfer.finetune import format_accuracy
 
 
 @dataclass
 class DistillOptions:
     """Train a student on the predictions of a fine-tuned teacher for all training images, labelled or not.
 
-    Crops and flips only, one process. The scores are those after the last epoch.
+    Uses only crops and flips, and a single process. The scores are those after the last epoch.
     """
 
     teacher: Annotated[Path, tyro.conf.Positional]
-    """Folder of a run with one fine-tuned network, or of a fine-tuned network such as RUN/finetune-1pct."""
+    """Folder of a run with exactly one fine-tuned network, or of a fine-tuned network such as RUN/finetune-1pct."""
     config: tyro.conf.OmitArgPrefixes[DistillConfig] = field(default_factory=DistillConfig)
     common: tyro.conf.OmitArgPrefixes[TrainingOptions] = field(default_factory=TrainingOptions)
 
 
 def main(arguments: list[str]) -> None:
-    """Distil, store student and scores in the run, print them."""
+    """Distil, save the student and its scores in the run, and print the scores."""
     options = tyro.cli(DistillOptions, args=arguments, prog="fastclr distill")
     folder = find_teacher(options.teacher)
     teacher = Trained.load(folder)
@@ -38,4 +38,4 @@ def main(arguments: list[str]) -> None:
     stored = distill(run, data, teacher, options.config, name=name, overwrite=options.common.overwrite)
     what = "student on labels alone" if options.config.no_teacher else f"student of {folder.name}"
     taught = f"the teacher has {100 * stored.result['teacher_accuracy']:.2f}%"
-    print(f"{what}: {percent(stored.result)}; {taught} ({run.folder / name})")
+    print(f"{what}: {format_accuracy(stored.result)}; {taught} ({run.folder / name})")

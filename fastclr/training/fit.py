@@ -1,4 +1,4 @@
-"""The one loop that trains a classifier: on labels, or on whatever else a loss makes of its logits."""
+"""The single loop that trains classifiers: on labels, or with any other loss on the logits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from fastclr.training.config import PretrainConfig
 from fastclr.training.optim import build_optimizer, build_schedule, peak_lr
 from fastclr.training.stopping import Interrupted, StopRequest
 
-# logits [N, C] in float32 with gradient, the images [N, 3, S, S] they are of, labels [N] -> loss
+# logits [N, C] in float32 with gradient, their images [N, 3, S, S], labels [N] -> loss
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, view: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of logits ``[N, C]`` and labels ``[N]``; the images do not matter."""
+    """Return the mean cross-entropy of logits ``[N, C]`` and labels ``[N]``; the images are not used."""
     return F.cross_entropy(logits, labels)
 
 
@@ -39,32 +39,32 @@ def fit(
     title: str = "training",
     progress: bool = True,
 ) -> list[float]:
-    """Train all of `model` on one random view per image, in this process alone.
+    """Train all of `model` on one random view per image, in a single process.
 
-    Order and views are functions of (seed, epoch, id), as in the pretraining. Batch norms are in training mode. The
-    images that do not fill a batch are left out of an epoch.
+    Order and views are functions of (seed, epoch, id), as in pretraining. Batch norms are in training mode. Each
+    epoch drops the last, incomplete batch.
 
     Args:
-        model: from images ``[N, 3, S, S]`` to logits ``[N, C]``; stays on the device of `config`, in evaluation mode.
-        images: to learn from.
-        config: gives seed, views, epochs, batch size, optimiser, schedule, device, precision and memory format; what
-            concerns the pretraining alone is not used.
+        model: from images ``[N, 3, S, S]`` to logits ``[N, C]``; left on the device of `config`, in evaluation mode.
+        images: training images.
+        config: provides seed, views, epochs, batch size, optimiser, schedule, device, precision and memory format;
+            options that concern only pretraining are ignored.
         objective: the loss of a batch. Default: cross-entropy, for which every image must have a label.
         title: of the progress bar.
-        progress: show a bar where the output is a terminal.
+        progress: show a bar if the output is a terminal.
 
     Returns:
-        The mean loss of every epoch.
+        The mean loss of each epoch.
 
     Raises:
-        ValueError: an image has no label, or there are fewer images than a batch.
+        ValueError: an image has no label, or there are fewer images than a batch holds.
         FloatingPointError: the loss is not finite.
-        Interrupted: SIGTERM or SIGINT came.
+        Interrupted: SIGTERM or SIGINT was received.
     """
     from tqdm import tqdm
 
     if objective is cross_entropy and not images.labelled:
-        raise ValueError(f"all images to train on must have labels, but some of {images.source} have none")
+        raise ValueError(f"all training images must have labels, but some of {images.source} have none")
     if config.deterministic:
         set_deterministic()
     device = resolve_device(config.device)
@@ -107,7 +107,7 @@ def fit(
                 step += 1
                 bar.update()
                 if stop.number:
-                    raise Interrupted(stop.number, f"stopped in epoch {epoch + 1} of {title}; it starts over next time")
+                    raise Interrupted(stop.number, f"stopped in epoch {epoch + 1} of {title}; it cannot be resumed")
             losses.append(float(total) / len(loader))
             bar.set_postfix_str(f"epoch {epoch + 1}/{config.epochs}, loss {losses[-1]:.3f}")
             if not math.isfinite(losses[-1]):
@@ -125,19 +125,19 @@ def check_test(data: Splits) -> ImageDataset | ImageIndex:
         ValueError: there are none.
     """
     if data.test is None or int(data.test.labels.max()) < 0:
-        raise ValueError("there are no labelled test images: give a folder of them with --test-data")
+        raise ValueError("there are no labelled test images: pass a folder of them with --test-data")
     return data.test if data.test.labelled else data.test.select((data.test.labels >= 0).nonzero().flatten())
 
 
 def predict(model: nn.Module, images: ImageDataset | ImageIndex, config: PretrainConfig) -> Extracted:
-    """Return logits ``[N, C]`` (as features) and labels for the fixed view of every image, with `model` frozen."""
+    """Return logits ``[N, C]`` (as features) and labels for the fixed view of each image, with `model` frozen."""
     device = resolve_device(config.device)
     batches = evaluation_batches(images, device, loader=config.loader, workers=config.workers)
     return extract_features(model, batches, config.augment, autocast=uses_bf16(config.amp, device))
 
 
 def describe(what: str, config: PretrainConfig, images: int) -> str:
-    """Return one line on what is about to be trained, on what, and how."""
+    """Return a one-line summary of the training about to start."""
     steps = config.epochs * (images // config.batch_size)
     return (
         f"{what}: {config.encoder} x{config.width:g}, {images} images, {config.epochs} epochs, {steps} steps of "

@@ -1,4 +1,4 @@
-"""Encoder, part of the projection head, and a linear classifier: built from a run, stored, and loaded again."""
+"""A linear classifier on an encoder and part of its projection head: built from a run, saved and loaded."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ FORMAT = 1
 
 
 class Classifier(nn.Module):
-    """Logits of an image: a linear map of the encoder's features, or of a layer of the projection head.
+    """Logits of an image: a linear map of the encoder's features or of a projection head layer.
 
     Args:
         encoder: module from images ``[N, 3, S, S]`` to features ``[N, F]``.
         layers: the first layers of the projection head, with their batch norms and ReLUs; may be empty.
-        linear: from what the layers return to the classes.
+        linear: from the output of the layers to the classes.
     """
 
     def __init__(self, encoder: nn.Module, layers: nn.Sequential, linear: nn.Linear) -> None:
@@ -43,24 +43,24 @@ class Classifier(nn.Module):
         return logits
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters that the encoder wants undecayed."""
+        """Return the names of parameters that the encoder exempts from weight decay."""
         names: set[str] = getattr(self.encoder, "no_weight_decay", set)()
         return {f"encoder.{name}" for name in names}
 
     def no_adaptation(self) -> set[str]:
-        """Return what LARS leaves at the plain rate: a rate in proportion to weights that start at zero is zero."""
+        """Return the weights LARS must not adapt: they start at zero, and so would a rate proportional to them."""
         return {"linear.weight"}
 
 
 def build_classifier(model: EncoderHead, layer: int, classes: int, size: int) -> Classifier:
-    """Put a linear classifier on the first `layer` layers of the head of `model`, whose modules it takes over.
+    """Put a linear classifier on the first `layer` layers of the head of `model`, sharing its modules.
 
     Weights and bias start at zero, so that the first prediction is uniform (``zero_init_logits_layer`` of
     google-research/simclr).
 
     Args:
         model: encoder and projection head.
-        layer: 0 for the encoder's features h; 1 is the choice of SimCLR v2 for few labels.
+        layer: 0 for the encoder's features h; 1 is what SimCLR v2 uses with few labels.
         classes: number of classes.
         size: side of the images in pixels.
 
@@ -75,23 +75,23 @@ def build_classifier(model: EncoderHead, layer: int, classes: int, size: int) ->
 
 
 def is_pretrained(run: Run) -> bool:
-    """Tell whether a run has reached its last epoch."""
+    """Tell whether a run has completed its last epoch."""
     checkpoint = run.latest_checkpoint()
     return checkpoint is not None and checkpoint.epoch >= run.config.epochs
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A classifier with what rebuilds it: ``model.safetensors`` and ``finetune.json`` or ``distill.json`` in a folder.
+    """A classifier and what rebuilds it: ``model.safetensors`` plus ``finetune.json`` or ``distill.json`` in a folder.
 
     Args:
         kind: ``finetune`` or ``distill``.
-        config: of its training; encoder, head, size and normalisation are what `model` was built from. Its seed is that
-            of the run, which also decides which images are held out; those of the training are in `settings`.
-        layer: layers of the projection head under the classifier.
-        classes: their names, in the order of the logits.
+        config: of its training; `model` was built from its encoder, head, size and normalisation. Its seed is the
+            run's, which also determines the held-out images; the training's own seeds are in `settings`.
+        layer: number of projection head layers under the classifier.
+        classes: class names, in the order of the logits.
         model: the network.
-        settings: what was asked for, to tell whether a stored result is that of another question.
+        settings: the requested settings, to tell whether a stored result was made with others.
         result: scores and counts, as in ``results.json``.
     """
 
@@ -104,7 +104,7 @@ class Trained:
     result: dict[str, Any]
 
     def save(self, folder: Path) -> None:
-        """Write both files; the JSON file comes last and says that the folder is whole."""
+        """Write both files; the JSON file comes last and marks the folder as complete."""
         from safetensors.torch import save
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,11 +126,11 @@ class Trained:
 
     @staticmethod
     def load(folder: Path) -> Trained:
-        """Read what `save` wrote, onto the CPU.
+        """Load what `save` wrote, onto the CPU.
 
         Raises:
             FileNotFoundError: `folder` holds no trained classifier.
-            ValueError: it is of a format that this version does not read, or the weights do not fit.
+            ValueError: its format is not supported by this version, or the weights do not match.
         """
         from safetensors.torch import load_file
 
@@ -138,12 +138,12 @@ class Trained:
         if about.get("format") != FORMAT:
             raise ValueError(f"{folder / kind}.json must have format {FORMAT}, got {about.get('format')!r}")
         config, layer, classes = PretrainConfig.from_dict(about["config"]), about["layer"], tuple(about["classes"])
-        with torch.random.fork_rng():  # the weights drawn here are replaced
+        with torch.random.fork_rng():  # the initial weights drawn here are overwritten below
             model = build_classifier(build_model(config), layer, len(classes), config.augment.size)
         try:
             model.load_state_dict(load_file(folder / WEIGHTS))
         except RuntimeError as error:
-            raise ValueError(f"{folder / WEIGHTS} does not fit {kind}.json beside it: {error}") from error
+            raise ValueError(f"{folder / WEIGHTS} does not match {kind}.json next to it: {error}") from error
         return Trained(kind, config, layer, classes, model, about["settings"], about["result"])
 
 
@@ -153,7 +153,7 @@ def is_trained(folder: Path) -> bool:
 
 
 def read_about(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Return the kind of a stored classifier and its JSON file; a FileNotFoundError if there is none."""
+    """Return the kind and the JSON contents of a stored classifier; raises FileNotFoundError if there is none."""
     for kind in KINDS:
         path = folder / f"{kind}.json"
         if path.is_file():
@@ -164,11 +164,11 @@ def read_about(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
-    """Raise a FileExistsError if there is something at `folder` that may not be replaced."""
+    """Raise a FileExistsError if `folder` contains anything that must not be replaced."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     ours = {WEIGHTS, *(f"{kind}.json" for kind in KINDS)}
     if not folder.is_dir() or any(path.name.removesuffix(".tmp") not in ours for path in folder.iterdir()):
-        raise FileExistsError(f"{folder} exists and is no trained classifier: give another --name")
+        raise FileExistsError(f"{folder} exists and is not a trained classifier: choose another --name")
     if not overwrite:
-        raise FileExistsError(f"{folder} exists already: give another --name, or replace it with --overwrite")
+        raise FileExistsError(f"{folder} already exists: choose another --name, or replace it with --overwrite")

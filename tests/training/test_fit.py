@@ -41,7 +41,7 @@ CONFIG = dataclasses.replace(
 
 
 def by_hand(model: nn.Module, data: ImageDataset) -> list[float]:
-    """SGD with Nesterov momentum and a cosine to zero, written out; two steps an epoch, eight images left out."""
+    """SGD with Nesterov momentum and a cosine to zero, written out; two steps per epoch, eight images dropped."""
     augment = SimCLRAugment(CONFIG.augment, views=1, seed=5)
     parameters = list(model.parameters())
     velocities = [torch.zeros_like(p) for p in parameters]
@@ -99,7 +99,7 @@ def test_the_objective_sees_float32_logits_their_views_and_labels() -> None:
 def test_an_unknown_label_never_reaches_cross_entropy() -> None:
     labels = SHAPES.train.labels.clone()
     labels[7] = -1
-    with pytest.raises(ValueError, match="all images to train on must have labels"):
+    with pytest.raises(ValueError, match="all training images must have labels"):
         fit(net(), dataclasses.replace(SHAPES.train, labels=labels), CONFIG)
 
 
@@ -119,7 +119,7 @@ def test_a_signal_ends_the_training_between_two_steps() -> None:
 
 
 def model_with_head(layers: int, bn: bool = True) -> EncoderHead:
-    """A model whose batch norms have statistics and affine parameters that matter."""
+    """A model whose batch norms have non-trivial statistics and affine parameters."""
     torch.manual_seed(1)
     encoder = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = EncoderHead(encoder, build_head("mlp", 6, 4, layers, 5, bn))
@@ -169,7 +169,7 @@ def test_the_first_prediction_is_uniform() -> None:
 
 
 def test_lars_decays_the_classifier_but_does_not_adapt_it() -> None:
-    """Adapted, a classifier that starts at zero would hardly leave it (head_supervised of google-research/simclr)."""
+    """With adaptation, a zero classifier would hardly move (head_supervised of google-research/simclr)."""
     config = dataclasses.replace(TINY, optimizer="lars", head_layers=2, weight_decay=0.1)
     classifier = build_classifier(build_model(config), 1, classes=7, size=32)
     optimizer = build_optimizer(config, parameter_groups(classifier, config.optimizer))

@@ -3,8 +3,8 @@
     torchrun --nproc-per-node 2 examples/ddp.py
 
 Every process contrasts its rows with those of all processes, and the gradients are those of one process with the whole
-batch: DistributedDataParallel averages what gather_distributed=True multiplies by their number. With a CPU
-backend beside NCCL the processes can compare their batch sizes without waiting for a GPU.
+batch: gather_distributed=True multiplies them by the number of processes, and DistributedDataParallel averages them.
+With a CPU backend next to NCCL, the processes can compare their batch sizes without waiting for a GPU.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python examples/drop_in.py
 
-The data are random points; the two views of a point are noisy copies of it. Runs on the CPU in a few seconds.
+The data are random points, and the two views of a point are noisy copies of it. Runs on the CPU in a few seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fastclr import NTXentLoss  # was: from lightly.loss import NTXentLoss
 
 
 def two_views(batch_size: int) -> tuple[Tensor, Tensor]:
-    """Random points in 32 dimensions, each seen twice with noise."""
+    """Return two noisy copies of random points in 32 dimensions."""
     points = torch.randn(batch_size, 32)
     return points + 0.3 * torch.randn_like(points), points + 0.3 * torch.randn_like(points)
 

@@ -1,9 +1,9 @@
-"""Train with a batch of 2048 pairs while only 128 of them are held with their activations.
+"""Train with a batch of 2048 pairs while holding the activations of only 128 at a time.
 
     python examples/large_batch.py
 
-cached_step gives the gradient of the whole batch, every pair contrasted with all others; summing the gradients of
-sixteen losses of 128 pairs would be another loss, with a sixteenth of the negatives.
+cached_step computes the gradient of the whole batch, with every pair contrasted with all others; summing the gradients
+of sixteen losses of 128 pairs would be a different loss, with a sixteenth of the negatives.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Learn the temperature, and watch contrastive accuracy and entropy, which the loss gives almost for free.
+"""Learn the temperature, and monitor contrastive accuracy and entropy, which the loss provides almost for free.
 
     python examples/learnable_temperature.py
 
-The parameter is log(tau), which keeps tau positive. Give it no weight decay: that would pull tau to 1.
+The parameter is log(tau), which keeps tau positive. Do not apply weight decay to it: that would pull tau towards 1.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The commands behind the command line: one module each, whose `main` takes the arguments after the name."""
+"""The command-line commands, one module each, whose `main` takes the arguments after the command name."""

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
 
 @dataclass(frozen=True)
 class GridOptions:
-    """Draw a contact sheet: each image in a row, first as an evaluation sees it, then its random views."""
+    """Draw a contact sheet with one image per row: first as seen in evaluation, then its random views."""
 
     images: Annotated[list[Path], tyro.conf.Positional]
     """Image files."""
@@ -29,17 +29,17 @@ class GridOptions:
     out: Path = Path("grid.png")
     """The PNG to write."""
     views: int = 8
-    """Views of each image."""
+    """Views per image."""
     seed: int = 0
-    """Seed of the randomness."""
+    """Random seed of the views."""
     epoch: int = 0
-    """Epoch of the randomness."""
+    """Epoch for which to draw the views."""
     show_params: bool = False
     """Print the parameters of the views."""
 
 
 def draw_grid(options: GridOptions) -> None:
-    """Read the images, write the sheet, and print what was written."""
+    """Read the images, write the sheet, and print a summary."""
     if options.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end with .png, got {options.out}")
     if not options.out.absolute().parent.is_dir():

@@ -1,4 +1,4 @@
-"""`fastclr bench loss|augment`: one workload on this machine, beside the libraries that are installed."""
+"""`fastclr bench loss|augment`: one workload on this machine, compared with the installed libraries."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from fastclr.device import resolve_device
 
 LOSS_DTYPES = {"fp64": "float64", "fp32": "float32", "tf32": "tf32", "bf16": "bfloat16", "fp16": "float16"}
 AUGMENT_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-SLOW_SHARE = 4  # what works image by image on a CPU gets this part of the batch
+SLOW_SHARE = 4  # libraries that process single images on a CPU get one part in this many of the batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What both questions share."""
+    """Options of both benchmarks."""
 
     against: tuple[str, ...] = ("all",)
-    """Names of libraries, or all; one that is not installed is listed as such."""
+    """Libraries to compare with, or all; those not installed are listed as such."""
     device: str = "auto"
-    """`auto` (CUDA if there is one), or a torch device."""
+    """`auto` (CUDA if available), or a torch device."""
     seconds: float = 10.0
-    """Time to spend on samples; at least five of each library are taken."""
+    """Time to spend on sampling; at least five samples of each library are taken."""
     json: Path | None = None
     """Also write the result to this file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossQuestion(Common):
-    """NT-Xent, forward and backward: time, extra memory, error of the gradient, share of what the machine allows."""
+    """NT-Xent, forward and backward: time, extra memory, gradient error, and share of the machine's limit."""
 
     n: int = 4096
-    """Pairs; the loss has 2N rows."""
+    """Number of pairs; the loss has 2N rows."""
     dim: int = 128
-    """Length of an embedding."""
+    """Dimension of the embeddings."""
     dtype: Literal["fp64", "fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Of the embeddings; tf32 is fp32 with TF32 matrix products."""
     layout: Literal["ntxent", "clip"] = "ntxent"
-    """`clip`: CLIP's loss over as many logits, for libraries that have only that."""
+    """`clip`: CLIP's loss over as many logits, for libraries that offer only that."""
     learnable: bool = False
-    """With the gradient of the temperature."""
+    """Include the gradient of the temperature."""
 
     def case(self, device: torch.device) -> LossCase:
         """Return the workload.
@@ -68,12 +68,12 @@ class LossQuestion(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentQuestion(Common):
-    """Two random views of a batch: views per second, and the share of the copy bandwidth."""
+    """Two random views of a batch: views per second, and share of the copy bandwidth."""
 
     size: int = 224
-    """Side of the views in pixels; 32 takes the CIFAR recipe, without blur."""
+    """Side of the views in pixels; 32 uses the CIFAR recipe, without blur."""
     batch: int = 64
-    """Images."""
+    """Number of images."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Of the views."""
 
@@ -106,7 +106,7 @@ def main(arguments: list[str]) -> None:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     case = asked.case(device)
     question = Joined(case)
-    only = chosen(asked.against, question.contestants())
+    only = select_contestants(asked.against, question.contestants())
     ceilings, here = Ceilings(device), machine.describe(device)
     print(f"{here.get('gpu') or here['cpu']}, {here['threads']} threads, torch {torch.__version__}", flush=True)
     if machine.is_busy(here):
@@ -119,11 +119,11 @@ def main(arguments: list[str]) -> None:
         raise ValueError("; ".join(f"{row.provider}: {row.status}: {row.note}" for row in broken))
 
 
-def chosen(against: tuple[str, ...], contestants: list[Contestant]) -> tuple[str, ...]:
-    """Return the names to run: fastclr, and those asked for.
+def select_contestants(against: tuple[str, ...], contestants: list[Contestant]) -> tuple[str, ...]:
+    """Return the names to run: fastclr and the requested libraries.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: a name is unknown.
     """
     names = [contestant.name for contestant in contestants]
     if "all" in against:

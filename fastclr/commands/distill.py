@@ -13,7 +13,7 @@ from fastclr.parallel import speaks
 from fastclr.training.stopping import Interrupted
 from fastclr.transfer.classifier import Trained, check_free
 from fastclr.transfer.distill import DistillConfig, distill, find_teacher
-from fastclr.transfer.finetune import percent
+from fastclr.transfer.finetune import format_accuracy
 
 
 @dataclass
@@ -25,13 +25,13 @@ class DistillOptions:
     """
 
     teacher: Annotated[Path, tyro.conf.Positional]
-    """Folder of a run with one fine-tuned network, or of a fine-tuned network such as RUN/finetune-1pct."""
+    """Folder of a run with exactly one fine-tuned network, or of a fine-tuned network such as RUN/finetune-1pct."""
     config: tyro.conf.OmitArgPrefixes[DistillConfig] = field(default_factory=DistillConfig)
     common: tyro.conf.OmitArgPrefixes[TrainingOptions] = field(default_factory=TrainingOptions)
 
 
 def main(arguments: list[str]) -> None:
-    """Distil, store student and scores in the run, print them."""
+    """Distil, save the student and its scores in the run, and print the scores."""
     options = tyro.cli(DistillOptions, args=arguments, prog="fastclr distill")
     folder = find_teacher(options.teacher)
     teacher = Trained.load(folder)
@@ -47,4 +47,4 @@ def main(arguments: list[str]) -> None:
         return
     what = "student on labels alone" if options.config.no_teacher else f"student of {folder.name}"
     taught = f"the teacher has {100 * stored.result['teacher_accuracy']:.2f}%"
-    print(f"{what}: {percent(stored.result)}; {taught} ({run.folder / name})")
+    print(f"{what}: {format_accuracy(stored.result)}; {taught} ({run.folder / name})")

@@ -1,4 +1,4 @@
-"""`fastclr embed RUN IMAGES`: features of images as a file."""
+"""`fastclr embed RUN IMAGES`: write the features of images to a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 10
 
 @dataclass
 class EmbedOptions:
-    """Write the features of images to a file; a killed call goes on where it was when it is given again."""
+    """Write the features of images to a file; run the same command again to resume after a kill."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a run."""
@@ -28,17 +28,17 @@ class EmbedOptions:
     features: Kind = "h"
     """`h`: of the encoder. `z`: of the projection head."""
     split: Split = "all"
-    """Which images of a source that has a folder `train`."""
+    """Which images to use, of a source with a `train` folder."""
     dtype: Literal["float32", "float16"] = "float32"
-    """What is stored; the arithmetic is float32."""
+    """Storage type; the arithmetic is float32."""
     batch_size: int = 256
     """Images per forward pass."""
     device: str = "auto"
-    """`auto` (CUDA if there is one), or a torch device."""
+    """`auto` (CUDA if available), or a torch device."""
 
 
 def main(arguments: list[str]) -> None:
-    """Embed, and say what was written."""
+    """Embed, and print a summary."""
     options = tyro.cli(EmbedOptions, args=arguments, prog="fastclr embed")
     done = embed(
         Run.open(options.run),
@@ -51,11 +51,11 @@ def main(arguments: list[str]) -> None:
         device=options.device,
     )
     if done is None:
-        print(f"{options.out} is there already, made with the same settings")
+        print(f"{options.out} already exists, made with the same settings")
         return
     before = f", {done.resumed} of them by an earlier call" if done.resumed else ""
     print(f"{options.out}: {done.images} images of {done.dim} features{before}")
     if done.skipped:
-        print(f"{len(done.skipped)} image(s) left out:")
+        print(f"{len(done.skipped)} image(s) skipped:")
         for name, reason in done.skipped[:SHOWN]:
             print(f"  {name!a}: {reason}")

@@ -1,4 +1,4 @@
-"""`fastclr export RUN`: the encoder of a run, for use without fastclr."""
+"""`fastclr export RUN`: export a run's encoder for use without fastclr."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from fastclr.transfer.export import Format, export_run
 
 @dataclass
 class ExportOptions:
-    """Write the encoder of a run as one file, with a model card beside it, and print how to load it."""
+    """Write the encoder of a run to one file, with a model card next to it, and print how to load it."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a run."""
     format: Format = "safetensors"
-    """`safetensors` for timm, `torchvision` for its ResNets; with the computation: `pt2` (torch.export), `onnx`,
-    `torchscript` (deprecated by PyTorch)."""
+    """Weights only: `safetensors` for timm, `torchvision` for its ResNets. Including the computation: `pt2`
+    (torch.export), `onnx`, `torchscript` (deprecated by PyTorch)."""
     out: Path | None = None
-    """The file. Default: export/FORMAT/encoder.SUFFIX in the folder of the run."""
+    """The file. Default: export/FORMAT/encoder.SUFFIX in the run's folder."""
     check: bool = True
     """Load the file in a fresh process without fastclr and compare the features."""
     licence: str | None = None
     """Licence of the weights, for the model card."""
     overwrite: bool = False
-    """Replace a file that is there."""
+    """Replace an existing file."""
 
 
 def main(arguments: list[str]) -> None:
@@ -47,10 +47,10 @@ def main(arguments: list[str]) -> None:
     if done.difference is not None:
         print(f"checked in a process without fastclr: features differ by {done.difference:.1e} of the largest one")
     if done.lines is None:
-        print("timm cannot build this encoder: the file holds its weights only; pt2 and onnx hold the computation too")
+        print("timm cannot build this encoder: this file holds only weights; pt2 and onnx also hold the computation")
         return
     if "\n" in done.lines:
-        print("timm and torchvision have no encoder of this width or stem by name; load it with these lines:")
+        print("timm and torchvision have no named encoder of this width or stem; load it with these lines:")
     else:
         print("load it with this line:")
     print(done.lines)

@@ -12,12 +12,12 @@ from fastclr.commands.run_options import TrainingOptions
 from fastclr.parallel import speaks
 from fastclr.training.stopping import Interrupted
 from fastclr.transfer.classifier import check_free
-from fastclr.transfer.finetune import FinetuneConfig, finetune, percent
+from fastclr.transfer.finetune import FinetuneConfig, finetune, format_accuracy
 
 
 @dataclass
 class FinetuneOptions:
-    """Put a classifier on a layer of a run's network, train all of it on some labels, and score it on the test images.
+    """Put a classifier on a layer of a run's network, train the whole on some labels, and score it on the test images.
 
     Crops and flips only. A stopped call goes on when it is given again, on any number of processes. The scores are
     those after the last epoch.
@@ -30,7 +30,7 @@ class FinetuneOptions:
 
 
 def main(arguments: list[str]) -> None:
-    """Fine-tune, store network and scores in the run, print them."""
+    """Fine-tune, save the network and its scores in the run, and print the scores."""
     options = tyro.cli(FinetuneOptions, args=arguments, prog="fastclr finetune")
     config, name, overwrite = options.config, options.common.name or options.config.name, options.common.overwrite
     check_free(options.run / name, overwrite)
@@ -43,4 +43,4 @@ def main(arguments: list[str]) -> None:
     if not speaks():
         return
     what = "from scratch" if config.from_scratch else f"fine-tuned from layer {stored.layer}"
-    print(f"{what}: {percent(stored.result)} ({run.folder / name})")
+    print(f"{what}: {format_accuracy(stored.result)} ({run.folder / name})")

@@ -15,7 +15,7 @@ from fastclr.losses.inputs import TRITON_FOUND
 
 
 def main(arguments: list[str]) -> None:
-    """Print the report; must work where the packages of the other commands are missing."""
+    """Print the report; must work even if packages of the other commands are missing."""
     if arguments:
         raise ValueError(f"fastclr info takes no options, got {' '.join(arguments)}")
     print(report())
@@ -28,7 +28,7 @@ def report() -> str:
     for part in native.status():
         lines.append(f"  {part.target:<8}{'ok' if part.loaded else 'NO':<4}{part.reason}")
         if part.remedy:
-            lines.append(f"{'':<14}mend it with: {part.remedy}")
+            lines.append(f"{'':<14}fix it with: {part.remedy}")
     lines += ["", "packages", *(f"  {line}" for line in packages()), "", "loss"]
     lines += [f"  {line}" for line in implementations()]
     lines += ["", "data", f"  {cache_line()}"]
@@ -36,7 +36,7 @@ def report() -> str:
 
 
 def cache_line() -> str:
-    """Say where decoded images are kept, and how much that is."""
+    """Describe where decoded images are cached, and how much space they take."""
     folder = default_folder()
     count, size = usage(folder)
     return f"decoded images  {folder}: {count} file(s), {size / 1e9:.3g} GB (`fastclr data --clear-cache` removes them)"
@@ -57,7 +57,7 @@ def devices() -> list[str]:
 
 
 def packages() -> list[str]:
-    """List versions, and for what is missing the extra that brings it."""
+    """List versions, and for missing packages the extra that installs them."""
     versions = package_versions()
     return [
         f"{name:<22}{versions.get(name) or f'not installed: pip install {extra!r}'}" for name, extra in PACKAGES.items()
@@ -65,7 +65,7 @@ def packages() -> list[str]:
 
 
 def implementations() -> list[str]:
-    """Say which implementation of the loss `impl="auto"` takes on each kind of tensor."""
+    """Describe which implementation of the loss `impl="auto"` picks for each kind of tensor."""
     chosen = "triton" if TRITON_FOUND else "blockwise (no triton)"
     cuda = chosen if torch.cuda.is_available() else "no device"
     return ["cpu tensors   blockwise", f"cuda tensors  {cuda}"]

@@ -19,14 +19,14 @@ class KnnOptions:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a run."""
     k: tuple[int, ...] = ()
-    """Neighbours that vote; several numbers are scored in one go. Default: as in the run."""
+    """Number of neighbours that vote; several values are scored in one search. Default: as in the run."""
     temperature: float | None = None
-    """Votes weigh exp(cosine/temperature); 0: all the same. Default: as in the run."""
+    """Votes are weighted by exp(cosine/temperature); 0: all equally. Default: as in the run."""
     common: tyro.conf.OmitArgPrefixes[EvaluateOptions] = field(default_factory=EvaluateOptions)
 
 
 def main(arguments: list[str]) -> None:
-    """Evaluate, store the result in the run, print it. Of several k the first one is the result's accuracy."""
+    """Evaluate, store the result in the run, and print it; the first k provides the stored accuracy."""
     options = tyro.cli(KnnOptions, args=arguments, prog="fastclr knn")
     if options.k and min(options.k) < 1:
         raise ValueError(f"k must be at least 1, got {' '.join(map(str, options.k))}")

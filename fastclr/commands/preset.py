@@ -1,4 +1,4 @@
-"""From the command line to a `PretrainConfig`: the options that decide the defaults of all others, then the others."""
+"""From the command line to a `PretrainConfig`: first the options that set the others' defaults, then the others."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from fastclr.training.config import PretrainConfig
 from fastclr.training.presets import PRESETS
 
 PRESET_HELP = f"Start from the values of a preset: {', '.join(PRESETS)}."
-# options of a method that have a flag without its name, too: nearly every method has them
+# method options that also have a flag without the method's name, because nearly every method has them
 SHORT = ("temperature", "learnable_temperature")
 
 Options = TypeVar("Options")
 
 
 def early_option(arguments: list[str], name: str) -> str | None:
-    """Return the value of one option, None if it is not given; the others are not looked at."""
+    """Return the value of one option, or None if it is absent; all other arguments are ignored."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(name, dest="value")
     value: str | None = parser.parse_known_args(arguments)[0].value
@@ -29,7 +29,7 @@ def early_option(arguments: list[str], name: str) -> str | None:
 
 
 def base_config(arguments: list[str]) -> PretrainConfig:
-    """Return the defaults that the help shows and that the other options change: those of ``--preset``, if it is given.
+    """Return the defaults shown in the help and overridden by the other options: those of ``--preset``, if given.
 
     Raises:
         ValueError: there is no such preset.
@@ -41,10 +41,10 @@ def base_config(arguments: list[str]) -> PretrainConfig:
 
 
 def parse(options: type[Options], base: PretrainConfig, arguments: list[str], prog: str) -> Options:
-    """Parse the options of a command that has a field ``config``, whose defaults are `base`.
+    """Parse the options of a command with a field ``config`` whose defaults are `base`.
 
-    The flags of a configuration are flat. Those of the method are ``--METHOD.option``, and ``--temperature`` is the
-    method's. They depend on ``--method``, which is read before the others.
+    Configuration flags are flat, except that the method's are ``--METHOD.option``, with ``--temperature`` as a short
+    form. They depend on ``--method``, which is therefore read first.
 
     Raises:
         ValueError: there is no such method, or a value is out of range.
@@ -55,7 +55,7 @@ def parse(options: type[Options], base: PretrainConfig, arguments: list[str], pr
     if method != base.method:
         base = dataclasses.replace(base, method=method, options=MethodOptions())
     own = flags_of_method(method)
-    # checked as a whole once everything is parsed, hence not as it is made
+    # no checks while parsing: the configuration is validated as a whole afterwards
     unchecked: dict[str, Any] = {"__post_init__": lambda self: None}
     asked: list[Any] = [("options", Annotated[own, tyro.conf.arg(name=method)], field(default_factory=own))]
     bases: tuple[type[Any], ...] = (PretrainConfig,)
@@ -70,7 +70,7 @@ def parse(options: type[Options], base: PretrainConfig, arguments: list[str], pr
 
 
 def flags_of_method(method: str) -> type[Any]:
-    """Return the options of a method as a class whose flags carry the name of the method."""
+    """Return the options of a method as a class whose flags are prefixed with the method's name."""
     own = METHODS[method].Options
     hints = get_type_hints(own)
     flags: list[Any] = []
@@ -82,5 +82,5 @@ def flags_of_method(method: str) -> type[Any]:
 
 
 def shallow(instance: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass by name."""
+    """Return the fields of a dataclass by name, without converting nested ones."""
     return {each.name: getattr(instance, each.name) for each in fields(instance)}

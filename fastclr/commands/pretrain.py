@@ -1,4 +1,4 @@
-"""`fastclr pretrain`: a new run, or `--resume` of one."""
+"""`fastclr pretrain`: start a run, or continue one with `--resume`."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ class PretrainOptions:
     config: PretrainConfig
     preset: Annotated[str | None, tyro.conf.arg(help=PRESET_HELP)] = None
     out: Path | None = None
-    """Folder of the run. Default: runs/ and the preset's name, or the data's."""
+    """Folder of the run. Default: runs/ followed by the name of the preset, otherwise of the data."""
     resume: Path | None = None
-    """Go on with the run in this folder, from its last checkpoint."""
+    """Continue the run in this folder from its last checkpoint."""
 
 
 def main(arguments: list[str]) -> None:
-    """Read the options, run, and say where the results are."""
+    """Parse the options, run, and print where the results are."""
     preset, resume = early_option(arguments, "--preset"), early_option(arguments, "--resume")
     base = base_config(arguments)
     if preset is not None and resume is not None:
-        raise ValueError("--resume takes the configuration of the run: drop --preset")
+        raise ValueError("--resume uses the configuration of the run: drop --preset")
     if resume:
         base = Run.open(Path(resume)).config
     options = parse(PretrainOptions, base, arguments, "fastclr pretrain")
     if options.resume is not None and options.out not in (None, options.resume):
-        raise ValueError(f"--resume goes on in {options.resume}: drop --out {options.out}")
+        raise ValueError(f"--resume continues in {options.resume}: drop --out {options.out}")
     name = options.preset or Path(options.config.data).name.partition(".")[0]
     folder = options.resume or options.out or Path("runs") / name
     try:
         run, data, features = pretrain_in(folder, options.config, resume=options.resume is not None)
     except Interrupted as interrupt:
-        interrupt.args = (f"{interrupt}; go on with: fastclr pretrain --resume {folder}",)
+        interrupt.args = (f"{interrupt}; continue with: fastclr pretrain --resume {folder}",)
         raise
     if speaks():
         write_report(run, data, features)

@@ -23,27 +23,27 @@ class ProbeOptions:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a run."""
     protocol: Literal["lbfgs", "precomputed", "augmented"] = "lbfgs"
-    """`lbfgs`: logistic regression, l2 chosen on a tenth of the training images. `precomputed`: Adam on features
-    computed once. `augmented`: SGD on random crops and flips, the encoder runs in every epoch."""
+    """`lbfgs`: logistic regression, with l2 selected on a tenth of the training images. `precomputed`: Adam on features
+    computed once. `augmented`: SGD on random crops and flips; the encoder runs in every epoch."""
     seeds: int = 1
-    """Number of seeds: 0, 1, ...; mean and standard deviation are reported."""
+    """Number of seeds (0, 1, ...); mean and standard deviation are reported."""
     l2: float | None = None
-    """lbfgs: this regularisation per sample instead of a choice."""
+    """lbfgs: use this regularisation per sample instead of selecting it."""
     epochs: int | None = None
     """precomputed, augmented: passes over the training images. Default: 500 and 100."""
     batch_size: int | None = None
     """precomputed, augmented: images per step. Default: 1000 and 512."""
     lr: float | None = None
-    """precomputed, augmented: peak learning rate. Default: 0.01 and 0.1 batch size / 256."""
+    """precomputed, augmented: peak learning rate. Default: 0.01 and 0.1 batch_size / 256."""
     weight_decay: float | None = None
     """precomputed, augmented: weight decay. Default: 5e-6 and 0."""
     common: tyro.conf.OmitArgPrefixes[EvaluateOptions] = field(default_factory=EvaluateOptions)
 
     def settings(self) -> dict[str, Any]:
-        """Return the options that were given, for the function of the protocol.
+        """Return the given options as arguments for the protocol's function.
 
         Raises:
-            ValueError: one of them belongs to another protocol, or the number of seeds makes no sense.
+            ValueError: an option belongs to another protocol, or the number of seeds is invalid.
         """
         names = ("l2",) if self.protocol == "lbfgs" else ("epochs", "batch_size", "lr", "weight_decay")
         given = {
@@ -57,31 +57,31 @@ class ProbeOptions:
         if self.seeds < 1:
             raise ValueError(f"--seeds must be at least 1, got {self.seeds}")
         if self.l2 is not None and self.seeds > 1:
-            raise ValueError("--l2 leaves nothing to chance: drop --seeds, or drop --l2")
-        check_l2(given.get("l2", 1.0))  # now, not after minutes of feature extraction
+            raise ValueError("with --l2 all seeds give the same result: drop --seeds or --l2")
+        check_l2(given.get("l2", 1.0))  # now rather than after minutes of feature extraction
         checked = {"epochs": 1, "batch_size": 1, "lr": 1.0, "weight_decay": 0.0}
         check_schedule(**{name: given.get(name, default) for name, default in checked.items()})
         return given
 
 
 def main(arguments: list[str]) -> None:
-    """Evaluate, store the result in the run, print it."""
+    """Evaluate, store the result in the run, and print it."""
     options = tyro.cli(ProbeOptions, args=arguments, prog="fastclr probe")
     settings = options.settings()
     evaluation = options.common.open(options.run)
-    probe = protocol(options.protocol, evaluation, settings)
+    probe = build_probe(options.protocol, evaluation, settings)
     results = []
     for seed in range(options.seeds):
         results.append(probe(seed))
         if options.seeds > 1:
             evaluation.run.say(f"seed {seed}: {100 * results[-1].scores.top1:.2f}%")
-    found = {"features": evaluation.layer, **summary(results), "classes": evaluation.classes}
-    evaluation.run.add_result(evaluation.result_name(f"probe-{options.protocol}"), found)
-    print(sentence(found))
+    result = {"features": evaluation.layer, **summary(results), "classes": evaluation.classes}
+    evaluation.run.add_result(evaluation.result_name(f"probe-{options.protocol}"), result)
+    print(format_result(result))
 
 
-def protocol(name: str, evaluation: Evaluation, settings: dict[str, Any]) -> Callable[[int], ProbeResult]:
-    """Return the function from a seed to a probe; features that no seed changes are extracted once, here."""
+def build_probe(name: str, evaluation: Evaluation, settings: dict[str, Any]) -> Callable[[int], ProbeResult]:
+    """Return a function from a seed to a probe; features that do not depend on the seed are extracted once, here."""
     if name == "augmented":
         config, device = evaluation.config, evaluation.device
         place: dict[str, Any] = {"device": device, "autocast": uses_bf16(config.amp, device)}
@@ -93,17 +93,17 @@ def protocol(name: str, evaluation: Evaluation, settings: dict[str, Any]) -> Cal
     return lambda seed: fit(features, seed=seed, device=evaluation.device, **settings)
 
 
-def sentence(found: dict[str, Any]) -> str:
-    """Return one line on a result."""
-    spread = "" if found["accuracy_std"] is None else f" +- {100 * found['accuracy_std']:.2f}"
-    top5 = "" if found["top5"] is None else f", top-5 {100 * found['top5']:.2f}%"
-    details = [f"protocol {found['protocol']}", f"features {found['features']}"]
-    if found["protocol"] == "lbfgs":
-        values = [seed.get("l2", found["settings"]["l2"]) for seed in found["seeds"]]
+def format_result(result: dict[str, Any]) -> str:
+    """Format a result as one line."""
+    spread = "" if result["accuracy_std"] is None else f" +- {100 * result['accuracy_std']:.2f}"
+    top5 = "" if result["top5"] is None else f", top-5 {100 * result['top5']:.2f}%"
+    details = [f"protocol {result['protocol']}", f"features {result['features']}"]
+    if result["protocol"] == "lbfgs":
+        values = [seed.get("l2", result["settings"]["l2"]) for seed in result["seeds"]]
         details.append("l2 " + ", ".join(f"{value:.3g}" for value in values))
     else:
-        details.append(f"last of {found['settings']['epochs']} epochs")
-    if len(found["seeds"]) > 1:
-        details.append(f"{len(found['seeds'])} seeds")
-    details.append(f"{found['test_images']} test images")
-    return f"linear probe accuracy {100 * found['accuracy']:.2f}%{spread}{top5} ({', '.join(details)})"
+        details.append(f"last of {result['settings']['epochs']} epochs")
+    if len(result["seeds"]) > 1:
+        details.append(f"{len(result['seeds'])} seeds")
+    details.append(f"{result['test_images']} test images")
+    return f"linear probe accuracy {100 * result['accuracy']:.2f}%{spread}{top5} ({', '.join(details)})"

@@ -12,27 +12,27 @@ import tyro
 from fastclr.commands.preset import PRESET_HELP, base_config, parse
 from fastclr.training.config import PretrainConfig
 from fastclr.training.profile import profile_training
-from fastclr.training.profile_table import advice, table
+from fastclr.training.profile_table import advice, format_profile
 
 
 @dataclass
 class ProfileOptions:
-    """Measure a training step by stage. Without data it runs on random images in memory."""
+    """Measure a training step by stage. Without data, random images in memory are used."""
 
     config: PretrainConfig
     preset: Annotated[str | None, tyro.conf.arg(help=PRESET_HELP)] = None
     steps: int = 20
-    """Steps to measure."""
+    """Number of steps to measure."""
     json: bool = False
     """Print JSON instead of a table."""
 
 
 def main(arguments: list[str]) -> None:
-    """Read the options, measure, and print."""
+    """Parse the options, measure, and print."""
     base = base_config(arguments)
     options = parse(ProfileOptions, base, arguments, "fastclr profile")
     profile = profile_training(options.config, options.steps)
     if options.json:
         print(json.dumps({**dataclasses.asdict(profile), "advice": advice(profile)}, indent=2))
     else:
-        print(table(profile))
+        print(format_profile(profile))

@@ -1,4 +1,4 @@
-"""`fastclr report RUN...`: a page about a run, or one that compares several."""
+"""`fastclr report RUN...`: a page about one run, or a comparison of several."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from fastclr.training.run import Run
 
 @dataclass
 class ReportOptions:
-    """Write report.html into the folder of a run, or one page that compares several runs."""
+    """Write report.html into the folder of a run, or a page that compares several runs."""
 
     runs: Annotated[list[Path], tyro.conf.Positional]
     """Folders of runs."""
     out: Path = Path("comparison.html")
-    """The page that compares several runs."""
+    """File for the comparison of several runs."""
     data: str | None = None
     """Where the images of a single run are now. Default: as in the run."""
     test_data: str | None = None
     """Labelled test images of a single run. Default: as in the run."""
     device: str = "auto"
-    """`auto` (CUDA if there is one), or a torch device."""
+    """`auto` (CUDA if available), or a torch device."""
 
 
 def main(arguments: list[str]) -> None:
     """Write the page."""
     options = tyro.cli(ReportOptions, args=arguments, prog="fastclr report")
     if not options.runs:
-        raise ValueError("give at least one folder of a run")
+        raise ValueError("expected the folder of at least one run, got none")
     runs = [Run.open(folder) for folder in options.runs]
     if len(runs) > 1:
         write_comparison(runs, options.out)
@@ -48,12 +48,12 @@ def main(arguments: list[str]) -> None:
     path = write_report(run, images)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     if isinstance(images, Missing):
-        print(f"without pictures and features. {images.reason}")
+        print(f"without pictures and features: {images.reason}")
 
 
 def find_images(run: Run) -> Splits | Missing:
-    """Return the images of a run, or why they are not there."""
+    """Return the images of a run, or why they could not be loaded."""
     try:
         return load_data(run.config)
     except (ValueError, OSError) as error:
-        return Missing(f"The images could not be read: {error}. With --data the report looks for them elsewhere.")
+        return Missing(f"The images could not be read: {error}. If they have moved, pass their location with --data.")

@@ -1,4 +1,4 @@
-"""What the commands that take a finished run share."""
+"""Options shared by the commands that take a finished run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fastclr.training.run import Run
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A run that is to be evaluated: its images, and the module from images to features."""
+    """A run to evaluate, its images, and the module from images to features."""
 
     run: Run
     config: PretrainConfig
@@ -33,12 +33,12 @@ class Evaluation:
 
     @property
     def device(self) -> torch.device:
-        """Where to compute."""
+        """The device to compute on."""
         return resolve_device(self.config.device)
 
     @property
     def classes(self) -> list[str] | None:
-        """Names of the classes, for a confusion matrix that is stored."""
+        """Names of the classes, if there are few enough to store a confusion matrix."""
         names = self.data.train.classes
         return list(names) if len(names) <= CONFUSION_UP_TO else None
 
@@ -47,13 +47,13 @@ class Evaluation:
         return run_features(self.encoder, self.data, self.config)
 
     def result_name(self, kind: str) -> str:
-        """Return the name of a result in ``results.json``; that of features other than h has the layer in it."""
+        """Return the name of a result in ``results.json``, with the layer appended for features other than h."""
         return kind if self.layer == "h" else f"{kind}-{self.layer}"
 
 
 @dataclass
 class EvaluateOptions:
-    """What the evaluation commands share."""
+    """Options shared by the evaluation commands."""
 
     features: str = "h"
     """Which features: `h` (the encoder's), `z` (the projection), or `1`, `2`, `3` (a layer of the head)."""
@@ -62,10 +62,10 @@ class EvaluateOptions:
     test_data: str | None = None
     """Labelled test images. Default: as in the run."""
     device: str = "auto"
-    """`auto` (CUDA if there is one), or a torch device."""
+    """`auto` (CUDA if available), or a torch device."""
 
     def open(self, folder: Path) -> Evaluation:
-        """Load a run's model and its images; a layer that it has not is found out before its images are read."""
+        """Load a run's model and its images; an invalid layer is rejected before the images are read."""
         check_single_process("an evaluation")
         run = Run.open(folder)
         data, test_data = self.data or run.config.data, self.test_data or run.config.test_data
@@ -78,20 +78,20 @@ class EvaluateOptions:
 
 @dataclass
 class TrainingOptions:
-    """Where to train, on what, and where the result goes."""
+    """The device, images and result folder of a training."""
 
     data: str | None = None
     """Where the images are now. Default: as in the run."""
     test_data: str | None = None
     """Labelled test images. Default: as in the run."""
     device: str = "auto"
-    """`auto` (CUDA if there is one), or a torch device."""
+    """`auto` (CUDA if available), or a torch device."""
     deterministic: bool = False
     """Bit-reproducible on the same machine and number of threads; may be slower."""
     name: str | None = None
-    """Folder of the result inside the run's. Default: made from the labels and the student."""
+    """Folder for the result, inside the run's. Default: derived from the labels and the student."""
     overwrite: bool = False
-    """Replace a result of that name."""
+    """Replace an existing result of that name."""
 
     def open(self, folder: Path) -> tuple[Run, Splits]:
         """Return a run with these options in place of its own, and its images."""
@@ -100,5 +100,5 @@ class TrainingOptions:
         chosen |= {"data": self.data or run.config.data, "test_data": self.test_data or run.config.test_data}
         run = Run(run.folder, dataclasses.replace(run.config, **chosen))  # type: ignore[arg-type]
         if self.name is not None and Path(self.name).name != self.name:
-            raise ValueError(f"name must be that of a folder inside {folder}, got {self.name!r}")
+            raise ValueError(f"name must be the name of a folder inside {folder}, got {self.name!r}")
         return run, load_data(run.config)

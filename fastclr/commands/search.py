@@ -20,18 +20,18 @@ from fastclr.transfer.feature_file import Array, FeatureFile, nearest, read_feat
 
 @dataclass
 class SearchOptions:
-    """Find the images whose features are most similar to those of an image, under the cosine."""
+    """Find the images whose features have the highest cosine similarity to those of an image."""
 
     features: Annotated[Path, tyro.conf.Positional]
-    """A file of `fastclr embed`."""
+    """A file written by `fastclr embed`."""
     query: Annotated[str, tyro.conf.Positional]
-    """The id or the name of an image in that file, or an image file."""
+    """The id or name of an image in that file, or an image file."""
     run: Path | None = None
     """Folder of the run that made the features; needed for an image file."""
     k: int = 10
-    """How many."""
+    """Number of neighbours."""
     device: str = "auto"
-    """`auto` (CUDA if there is one), or a torch device."""
+    """`auto` (CUDA if available), or a torch device."""
 
 
 def main(arguments: list[str]) -> None:
@@ -45,39 +45,41 @@ def main(arguments: list[str]) -> None:
         without = table.row_of(options.query)
         vector = table.features[without]
     cosines, rows = nearest(table.features, vector, options.k, without=without)
-    print(layout(table, cosines, rows))
+    print(format_neighbours(table, cosines, rows))
 
 
 def features_of_file(options: SearchOptions, table: FeatureFile, path: Path) -> Array:
-    """Return the features of an image file under the encoder that made the table.
+    """Return the features of an image file under the encoder that produced the table.
 
     Raises:
-        ValueError: there is no --run, or it is another encoder.
+        ValueError: --run is missing, or its encoder is a different one.
     """
     if options.run is None:
-        raise ValueError(f"{path} is an image file: give the run that made the features with --run")
+        raise ValueError(f"{path} is an image file: pass the run that made the features with --run")
     run = Run.open(options.run)
     device = resolve_device(options.device)
     module = load_module(run, table.settings["features"]).to(device)
     if state_hash(module) != table.settings["weights"]:
-        raise ValueError(f"the features in {options.features} were not made by the encoder that {options.run} has now")
+        raise ValueError(f"the features in {options.features} were not made by the current encoder of {options.run}")
     pixels = decode_image(path, run.config.resize_shorter)
     with frozen(module), torch.no_grad():
         vector: Array = compute(module, [pixels], run.config.augment, device)[0].numpy()
     return vector
 
 
-def layout(table: FeatureFile, cosines: Array, rows: Array) -> str:
-    """Return the neighbours as a table of text."""
+def format_neighbours(table: FeatureFile, cosines: Array, rows: Array) -> str:
+    """Format the neighbours as a text table."""
     known = bool(np.any(table.labels >= 0))
     lines = [f"{'rank':>4}  {'cosine':>7}  {'id':>8}  {'class  ' if known else ''}name"]
     for rank, (cosine, row) in enumerate(zip(cosines.tolist(), rows.tolist(), strict=True), start=1):
         label = int(table.labels[row])
         kind = f"{table.classes[label] if label >= 0 else '?'}  " if known else ""
-        lines.append(f"{rank:>4}  {cosine:7.4f}  {table.ids[row]:>8}  {kind}{printable(str(table.names[row]))}")
+        lines.append(
+            f"{rank:>4}  {cosine:7.4f}  {table.ids[row]:>8}  {kind}{escape_unprintable(str(table.names[row]))}"
+        )
     return "\n".join(lines)
 
 
-def printable(name: str) -> str:
-    """Return a file's name without what a terminal would take for commands."""
+def escape_unprintable(name: str) -> str:
+    """Escape the characters of a file name that a terminal could interpret as commands."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in name)

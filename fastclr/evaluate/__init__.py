@@ -1,7 +1,7 @@
-"""What an encoder has learnt: kNN and linear probes on frozen features, and how its features are spread.
+"""Evaluation of an encoder: kNN and linear probes on frozen features, and diagnostics of how they are spread.
 
-The protocol is enforced, not hoped for: evaluation mode, no gradients, and a hash of every weight and buffer of the
-encoder before and after, because published probes have been contaminated by batch statistics that kept moving.
+The protocol is enforced, not assumed: evaluation mode, no gradients, and a hash of every weight and buffer of the
+encoder before and after, because published probes have been contaminated by batch statistics that kept updating.
 """
 
 from fastclr.evaluate.augmented import fit_augmented

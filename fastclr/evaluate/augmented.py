@@ -1,4 +1,4 @@
-"""The protocol `augmented`: a linear classifier on a frozen encoder that sees random crops and flips."""
+"""The `augmented` protocol: a linear classifier on a frozen encoder, trained on random crops and flips."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fastclr.evaluate.features import with_progress
 from fastclr.evaluate.frozen import frozen
 from fastclr.evaluate.linear import LinearClassifier, check_schedule, class_count, finite, zero_linear
 
-REFERENCE_BATCH = 256  # of the linear learning rate rule
+REFERENCE_BATCH = 256  # of the linear learning rate scaling rule
 LR_PER_REFERENCE = 0.1
 MOMENTUM = 0.9
 
 
 def scaled_lr(batch_size: int) -> float:
-    """Return the paper's learning rate of a linear evaluation: 0.1 batch_size / 256 (Chen et al. 2020, B.6)."""
+    """Return the paper's learning rate for linear evaluation: 0.1 batch_size / 256 (Chen et al. 2020, B.6)."""
     return LR_PER_REFERENCE * batch_size / REFERENCE_BATCH
 
 
@@ -39,22 +39,22 @@ def fit_augmented(
 ) -> LinearClassifier:
     """Fit a linear classifier to a frozen encoder's features of random crops and flips.
 
-    SGD with Nesterov momentum 0.9 from zero weights, cosine to zero step by step, no warm-up. Crop and flip of an image
-    are a function of (seed, epoch, id). Returns the last epoch's weights; nothing is selected. The encoder runs once
-    over the images per epoch; that it did not change is checked at the end.
+    SGD with Nesterov momentum 0.9 from zero weights, per-step cosine to zero, no warm-up. An image's crop and flip
+    are a function of (seed, epoch, id). Returns the last epoch's weights, without model selection. The encoder runs
+    over the images once per epoch, and is checked at the end to be unchanged.
 
     Args:
         encoder: module from images ``[n, 3, S, S]`` to features ``[n, F]``, on `device`.
         dataset: labelled training images.
-        augment: of the pretraining; only its crops, flips, size, style and normalisation are used.
+        augment: of pretraining; only its crops, flips, size, style and normalisation are used.
         epochs: passes over the images.
         batch_size: images per step.
         lr: peak learning rate. Default: 0.1 batch_size / 256.
-        weight_decay: times the weights, added to the gradient.
-        seed: of order, crops and flips.
-        autocast: let the encoder compute in bfloat16.
-        device: computes.
-        loader: decodes images that are not in memory; `auto` is DALI if it is installed.
+        weight_decay: L2 penalty; this multiple of the weights is added to the gradient.
+        seed: determines order, crops and flips.
+        autocast: run the encoder in bfloat16.
+        device: where to compute.
+        loader: decodes images that are not in memory; `auto` is DALI if installed.
 
     Raises:
         ValueError: an image has no label, there are fewer than two classes, or an argument is out of range.
@@ -79,7 +79,7 @@ def fit_augmented(
                 view = transform(batch.images, batch.ids, epoch)[0].to(where)
                 with torch.autocast(where.type, torch.bfloat16, enabled=autocast):
                     features = encoder(view)
-                if linear is None:  # only now is the number of features known
+                if linear is None:  # the number of features is known only now
                     linear = zero_linear(features.shape[1], classes, where)
                     optimizer = torch.optim.SGD(
                         linear.parameters(), lr, MOMENTUM, weight_decay=weight_decay, nesterov=True
@@ -92,5 +92,5 @@ def fit_augmented(
                 schedule.step()
     source.close()
     if linear is None:
-        raise ValueError(f"there is no image in {dataset.source!r}")
+        raise ValueError(f"there are no images in {dataset.source!r}")
     return finite(LinearClassifier.of(linear))

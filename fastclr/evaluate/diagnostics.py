@@ -1,4 +1,4 @@
-"""How features are spread: whether they have collapsed, and how two views agree. Labels are not needed."""
+"""Label-free diagnostics of features: whether they have collapsed, and how well two views agree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BLOCK = 2048  # rows at a time
-ZERO = 1e-6  # of the largest singular value: less is rounding of float32 features
+ZERO = 1e-6  # relative to the largest singular value: anything smaller is float32 rounding
 
 
 def _check(name: str, features: Tensor, least: int) -> None:
@@ -24,7 +24,7 @@ def _check(name: str, features: Tensor, least: int) -> None:
 def spectrum(features: Tensor) -> Tensor:
     """Return the eigenvalues of the covariance of `features`, largest first: float64 ``[F]``, at least 0.
 
-    C = 1/N sum_i (x_i - mean)(x_i - mean)^T. Eigenvalues near zero mean that features lie in fewer than F dimensions.
+    C = 1/N sum_i (x_i - mean)(x_i - mean)^T. Eigenvalues near zero mean that features span fewer than F dimensions.
 
     Args:
         features: float ``[N, F]``, any device.
@@ -42,7 +42,7 @@ def spectrum(features: Tensor) -> Tensor:
 def effective_rank(features: Tensor) -> float:
     """Return RankMe, the effective rank of `features`: 1 if all are parallel, at most min(N, F); 0 if all are zero.
 
-    exp(-sum_k p_k ln p_k), p_k = s_k / sum_j s_j, with the singular values s of the matrix ``[N, F]``, not centred.
+    exp(-sum_k p_k ln p_k), p_k = s_k / sum_j s_j, with the singular values s of the uncentred matrix ``[N, F]``.
 
     Args:
         features: float ``[N, F]``, any device.
@@ -62,9 +62,9 @@ def effective_rank(features: Tensor) -> float:
 
 
 def alignment(z0: Tensor, z1: Tensor, *, power: float = 2.0) -> float:
-    """Return the mean distance of two views of the same images: 0 if they coincide, 4 at most for power 2.
+    """Return the mean distance between two views of the same images: 0 if they coincide, at most 4 for power 2.
 
-    1/N sum_i |z0_i - z1_i|^power, rows scaled to length 1.
+    1/N sum_i |z0_i - z1_i|^power, with rows scaled to unit length.
 
     Args:
         z0: float ``[N, F]``, first views.
@@ -88,12 +88,12 @@ def alignment(z0: Tensor, z1: Tensor, *, power: float = 2.0) -> float:
 
 
 def uniformity(z: Tensor, *, t: float = 2.0) -> float:
-    """Return how evenly `z` covers the sphere: 0 if all coincide; -4 is about the least for t = 2 in many dimensions.
+    """Return how evenly `z` covers the sphere: 0 if all rows coincide, about -4 at best for t = 2 in many dimensions.
 
-    ln( mean over pairs i < j of exp(-t |z_i - z_j|^2) ), rows scaled to length 1.
+    ln( mean over pairs i < j of exp(-t |z_i - z_j|^2) ), with rows scaled to unit length.
 
     Args:
-        z: float ``[N, F]`` with N of at least 2; all pairs are visited in blocks of rows.
+        z: float ``[N, F]`` with N of at least 2; all pairs are computed, in blocks of rows.
         t: above 0.
 
     Raises:
@@ -119,7 +119,7 @@ def uniformity(z: Tensor, *, t: float = 2.0) -> float:
 
 
 def _eigenvalues(features: Tensor, mean: Tensor | None) -> Tensor:
-    """Return the eigenvalues of 1/N X^T X, largest first, X the rows less `mean`."""
+    """Return the eigenvalues of 1/N X^T X, largest first, where X is the rows minus `mean`."""
     gram = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64, device=features.device)
     for rows in features.split(BLOCK):
         centred = rows.double() if mean is None else rows.double() - mean

@@ -34,7 +34,7 @@ class Features:
     """Features ``[N, F]`` and labels ``[N]`` of the labelled training images, and of the labelled test images.
 
     Raises:
-        ValueError: shapes do not fit, a part is empty, or a label is negative.
+        ValueError: shapes do not match, a part is empty, or a label is negative.
     """
 
     train: Tensor
@@ -56,19 +56,19 @@ class Features:
 
 
 def check_labelled(name: str, features: Tensor, labels: Tensor) -> None:
-    """Raise a ValueError unless `features` is ``[N, F]`` with N > 0 and `labels` holds N classes from 0 on."""
+    """Raise a ValueError unless `features` is ``[N, F]`` with N > 0 and `labels` holds N classes, each at least 0."""
     if features.dim() != 2 or len(features) == 0:
         raise ValueError(f"{name} must be features [N, F] of at least one image, got {tuple(features.shape)}")
     if labels.shape != (len(features),) or labels.dtype != torch.int64:
         raise ValueError(f"{name}: labels must be int64 [{len(features)}], got {labels.dtype} {tuple(labels.shape)}")
     if int(labels.min()) < 0:
-        raise ValueError(f"{name}: labels must be known (>= 0); leave the unlabelled images out")
+        raise ValueError(f"{name}: labels must be known (>= 0); remove the unlabelled images")
 
 
 def in_batches(
     images: Tensor | RaggedImages, ids: Tensor, labels: Tensor, batch_size: int = BATCH_SIZE
 ) -> Iterator[Batch]:
-    """Yield images that lie in memory in their order, without a copy of the pixels; the last batch may be smaller."""
+    """Yield in-memory images in order, without copying the pixels; the last batch may be smaller."""
     for start in range(0, len(images), batch_size):
         stop = min(start + batch_size, len(images))
         if isinstance(images, RaggedImages):
@@ -85,14 +85,14 @@ def evaluation_batches(
     loader: LoaderKind = "auto",
     workers: int | None = None,
 ) -> Iterator[Batch]:
-    """Yield every image of `dataset` once, in its order.
+    """Yield every image of `dataset` once, in order.
 
     Args:
-        dataset: decoded images, or an index whose images are decoded on the way.
-        device: where the encoder is; batches come there if it can crop them, but for decoded images of mixed sizes.
+        dataset: decoded images, or an index whose images are decoded on the fly.
+        device: the encoder's; batches are moved there if it can crop them, except decoded images of mixed sizes.
         batch_size: images per batch; the last one may be smaller.
-        loader: decodes the images of an index; `auto` is DALI if it is installed.
-        workers: threads or processes of it.
+        loader: decodes the images of an index; `auto` is DALI if installed.
+        workers: its threads or processes.
     """
     crops = device if SimCLRAugment.supports(device) else torch.device("cpu")
     if isinstance(dataset, ImageIndex):
@@ -103,7 +103,7 @@ def evaluation_batches(
         finally:
             streamed.close()
         return
-    # images of mixed sizes share one buffer, which would be moved as a whole with every batch
+    # images of mixed sizes share one buffer, all of which would be moved with every batch
     move = isinstance(dataset.images, Tensor)
     for batch in in_batches(dataset.images, dataset.ids, dataset.labels, batch_size):
         yield batch.to(crops) if move else batch
@@ -117,21 +117,21 @@ def extract_features(
     batch_size: int = BATCH_SIZE,
     autocast: bool = False,
 ) -> Extracted:
-    """Return the features of a frozen encoder with labels and ids, in the order of the images.
+    """Return the features of a frozen encoder with labels and ids, in image order.
 
-    The encoder sees the fixed view of `evaluation_params`. Features lie on the encoder's device, or on the CPU where
+    The encoder sees the fixed view of `evaluation_params`. Features stay on the encoder's device, or go to the CPU if
     they would fill more than a third of a CUDA device's free memory.
 
     Args:
         encoder: module from float images ``[n, 3, S, S]`` to ``[n, F]``.
-        images: batches, for one of a loader that does not shuffle; or uint8 ``[N, H, W, 3]`` or `RaggedImages`, on any
-            device, whose ids are then 0 .. N - 1 and whose labels are -1.
-        augment: gives the size, mean and std that the encoder was trained with.
-        batch_size: images per forward pass where `images` are not yet in batches.
+        images: batches, for example from a loader that does not shuffle; or uint8 ``[N, H, W, 3]`` or `RaggedImages`
+            on any device, which get ids 0 .. N - 1 and labels -1.
+        augment: provides the size, mean and std that the encoder was trained with.
+        batch_size: images per forward pass if `images` are not yet batched.
         autocast: compute in bfloat16.
 
     Raises:
-        ValueError: there is no image, or the encoder does not return ``[n, F]``.
+        ValueError: there are no images, or the encoder does not return ``[n, F]``.
         FloatingPointError: a feature is NaN or infinite.
         RuntimeError: the encoder changed, see `frozen`.
     """
@@ -143,7 +143,7 @@ def extract_features(
 
 
 def collect(encoder: nn.Module, batches: Iterable[Batch], augment: AugmentConfig, autocast: bool) -> Extracted:
-    """Do what `extract_features` does with an encoder that is frozen already."""
+    """Extract features as `extract_features` does, for an encoder that is already frozen."""
     transform = SimCLRAugment(augment, views=1)
     rows: list[Tensor] = []
     labels, ids, finite, held = [], [], [], 0
@@ -164,20 +164,20 @@ def collect(encoder: nn.Module, batches: Iterable[Batch], augment: AugmentConfig
             keep = False
             rows, labels, ids = ([tensor.cpu() for tensor in part] for part in (rows, labels, ids))
     if not rows:
-        raise ValueError("there is no image to extract features from")
+        raise ValueError("there are no images to extract features from")
     if not bool(torch.stack(finite).all()):
         raise FloatingPointError("the encoder's features must be finite, but some are NaN or infinite")
     return Extracted(torch.cat(rows), torch.cat(labels), torch.cat(ids))
 
 
 def encoder_device(encoder: nn.Module, batch: Batch) -> torch.device:
-    """Return the device of a module's parameters or buffers; without any, that of the images."""
+    """Return the device of a module's parameters or buffers; if it has none, that of the images."""
     owned = itertools.chain(encoder.parameters(), encoder.buffers())
     return next((tensor.device for tensor in owned), batch.images.device)
 
 
 def has_room(device: torch.device, count: int) -> bool:
-    """Tell whether `count` more bytes fit into the free memory of a CUDA `device`; the CPU has to have room."""
+    """Tell whether `count` more bytes fit into the free memory of a CUDA `device`; always true for the CPU."""
     return device.type != "cuda" or count <= torch.cuda.mem_get_info(device)[0]
 
 
@@ -194,9 +194,9 @@ def labelled_features(
 
     Args:
         encoder: module from images to features; it is moved to the device of `world`.
-        data: both splits; unlabelled images are left out.
-        augment: gives the size, mean and std that the encoder was trained with.
-        world: processes that share the work; each gets all features. All of them must call this.
+        data: both splits; unlabelled images are skipped.
+        augment: provides the size, mean and std that the encoder was trained with.
+        world: processes that share the work; each gets all features. All of them must call this function.
         autocast: compute in bfloat16.
         workers: threads or processes that decode images.
 
@@ -205,7 +205,7 @@ def labelled_features(
     """
     train, test = labelled_splits(data)
     encoder = encoder.to(world.device)
-    found: list[Tensor] = []
+    parts: list[Tensor] = []
     with frozen(encoder):
         for name, split in (("training", train), ("test", test)):
             part = world.part(len(split))
@@ -213,8 +213,8 @@ def labelled_features(
             batches = evaluation_batches(own, world.device, loader=data.loader, workers=workers)
             total = -(-len(own) // BATCH_SIZE)
             features = collect(encoder, with_progress(batches, total, f"{name} features"), augment, autocast)
-            found += [world.join(features.features, len(split)), world.join(features.labels, len(split))]
-    return Features(*found)
+            parts += [world.join(features.features, len(split)), world.join(features.labels, len(split))]
+    return Features(*parts)
 
 
 def labelled_splits(data: Splits) -> tuple[ImageDataset | ImageIndex, ImageDataset | ImageIndex]:
@@ -226,22 +226,22 @@ def labelled_splits(data: Splits) -> tuple[ImageDataset | ImageIndex, ImageDatas
     source = data.train.source
     if not data.train.classes:
         raise ValueError(
-            f"{source!r} has no labelled images to learn the classes from: give a folder of them with --data, and with "
-            "--test-data one to test on if it has no test split"
+            f"{source!r} has no labelled images to learn the classes from: pass a folder of them with --data, and a "
+            "test folder with --test-data if it has no test split"
         )
     if data.test is None:
-        raise ValueError(f"{source!r} has no labelled test images: give a folder of them with --test-data")
+        raise ValueError(f"{source!r} has no labelled test images: pass a folder of them with --test-data")
     chosen = []
     for what, split in (("training", data.train), ("test", data.test)):
         known = (split.labels >= 0).nonzero().flatten()
         if len(known) == 0:
             raise ValueError(f"the {what} images of {source!r} must have labels (class subfolders); none has one")
-        chosen.append(split if split.labelled else split.select(known))  # a selection copies the pixels
+        chosen.append(split if split.labelled else split.select(known))  # selecting copies the pixels
     return chosen[0], chosen[1]
 
 
 def with_progress(batches: Iterable[Batch], total: int, title: str) -> Iterable[Batch]:
-    """Return `batches` behind a progress bar where standard error is a terminal."""
+    """Wrap `batches` in a progress bar if standard error is a terminal."""
     if not sys.stderr.isatty():
         return batches
     from tqdm import tqdm

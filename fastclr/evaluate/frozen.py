@@ -1,4 +1,4 @@
-"""An encoder that must not change: the guard around every evaluation."""
+"""Keeping an encoder frozen, and verifying it, during every evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def state_hash(module: nn.Module) -> str:
-    """Return the SHA-256 of all parameters and buffers of `module`, names included."""
+    """Return the SHA-256 of all parameters and buffers of `module`, including their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
@@ -22,11 +22,11 @@ def state_hash(module: nn.Module) -> str:
 
 @contextmanager
 def frozen(encoder: nn.Module) -> Iterator[nn.Module]:
-    """Hold `encoder` in evaluation mode without gradients, and check that nothing in it changed.
+    """Keep `encoder` in evaluation mode without gradients, and check that nothing in it changed.
 
     Raises:
-        ValueError: a batch norm of `encoder` keeps no statistics, so that features would depend on the batch.
-        RuntimeError: a weight, a batch statistic or the evaluation mode differs afterwards.
+        ValueError: a batch norm of `encoder` keeps no running statistics, so features would depend on the batch.
+        RuntimeError: a weight, a batch statistic or the evaluation mode has changed afterwards.
     """
     for name, module in encoder.named_modules():
         if isinstance(module, _BatchNorm) and module.running_mean is None:
@@ -45,6 +45,6 @@ def frozen(encoder: nn.Module) -> Iterator[nn.Module]:
         for module, mode in modes.items():
             module.training = mode
     if state_hash(encoder) != before:
-        raise RuntimeError("the encoder must stay unchanged during an evaluation, but its weights or buffers moved")
+        raise RuntimeError("the encoder must stay unchanged during an evaluation, but its weights or buffers changed")
     if awake:
-        raise RuntimeError(f"the encoder must stay in evaluation mode, but {awake[0]!r} was put into training mode")
+        raise RuntimeError(f"the encoder must stay in evaluation mode, but {awake[0]!r} was switched to training mode")

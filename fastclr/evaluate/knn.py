@@ -1,4 +1,4 @@
-"""k nearest neighbours under the cosine, in blocks of both queries and bank."""
+"""k nearest neighbours by cosine similarity, computed in blocks of both queries and bank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastclr.device import full_float32
 from fastclr.evaluate.features import Features, check_labelled
 from fastclr.evaluate.scores import Scores, score
 
-LOW = 2**32 - 1  # a bank row fits into the lower half of a sort key
+LOW = 2**32 - 1  # mask of the lower half of a sort key, which holds the bank row
 BANK_BLOCK = 16384
 
 
@@ -27,8 +27,8 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """Return cosines float32 ``[Q, k]`` and bank rows int64 ``[Q, k]`` of the k nearest neighbours, nearest first.
 
-    Neighbours of equal cosine come in the order of the bank, so that at the k-th place the smaller row is taken.
-    Memory beside the bank is that of the queries and of a few blocks of cosines, float32 ``[block, bank_block]``.
+    Neighbours of equal cosine keep the bank's order, so a tie at the k-th place goes to the smaller row.
+    Besides the bank, memory holds the queries and a few blocks of cosines, float32 ``[block, bank_block]``.
 
     Args:
         bank: float features ``[N, F]``, N below 2^32, on any device.
@@ -36,21 +36,21 @@ def nearest(
         k: number of neighbours, at most N.
         block: queries per block.
         bank_block: bank rows per block.
-        device: computes, and holds the results. Default: that of `queries`.
+        device: where to compute; also holds the results. Default: that of `queries`.
 
     Raises:
-        ValueError: shapes do not fit, k is out of range, or a feature is NaN or infinite.
+        ValueError: shapes do not match, k is out of range, or a feature is NaN or infinite.
     """
     if bank.dim() != 2 or queries.dim() != 2 or bank.shape[1] != queries.shape[1]:
         raise ValueError(f"bank and queries must be [N, F] and [Q, F], got {tuple(bank.shape)}, {tuple(queries.shape)}")
     if not 1 <= k <= len(bank):
         raise ValueError(f"k must be between 1 and the {len(bank)} images of the bank, got {k}")
     where = queries.device if device is None else torch.device(device)
-    parts = [unit(part, where) for part in queries.split(block)]
+    parts = [unit_rows(part, where) for part in queries.split(block)]
     best = [torch.empty(len(part), 0, dtype=torch.int64, device=where) for part in parts]
     with full_float32():
         for start in range(0, len(bank), bank_block):
-            rows = unit(bank[start : start + bank_block], where)  # from wherever the bank lies, each row once
+            rows = unit_rows(bank[start : start + bank_block], where)  # each bank row is moved only once
             for index, part in enumerate(parts):
                 merged = torch.cat([best[index], top_keys(part @ rows.T, start, k)], dim=1)
                 best[index] = merged.topk(min(k, merged.shape[1]), dim=1).values
@@ -58,8 +58,8 @@ def nearest(
     return key_cosines(keys), LOW - (keys & LOW)
 
 
-def unit(rows: Tensor, device: torch.device) -> Tensor:
-    """Return rows of length 1 in float32 on `device`; a row of zeros stays one."""
+def unit_rows(rows: Tensor, device: torch.device) -> Tensor:
+    """Return rows scaled to unit length, float32 on `device`; a row of zeros stays zero."""
     rows = rows.to(device, torch.float32)
     if not bool(rows.isfinite().all()):
         raise ValueError("features must be finite, but some are NaN or infinite")
@@ -67,13 +67,13 @@ def unit(rows: Tensor, device: torch.device) -> Tensor:
 
 
 def top_keys(cosines: Tensor, first: int, k: int) -> Tensor:
-    """Return the sort keys of the k best of float32 ``[Q, n]``, or of all n; column 0 is bank row `first`."""
+    """Return the sort keys of the k best of float32 ``[Q, n]``, or of all n if fewer; column 0 is bank row `first`."""
     rows = torch.arange(first, first + cosines.shape[1], device=cosines.device)
     if k >= cosines.shape[1]:
         return sort_keys(cosines, rows)
     values, columns = cosines.topk(k + 1, dim=1)
     keys = sort_keys(values[:, :k], first + columns[:, :k])
-    # torch.topk leaves open which of several equal values it takes; where that matters, keys decide, which all differ
+    # torch.topk does not specify which of several equal values it picks; where that matters, decide by the unique keys
     tied = values[:, k - 1] == values[:, k]
     if bool(tied.any()):
         keys[tied] = sort_keys(cosines[tied], rows).topk(k, dim=1).values
@@ -81,30 +81,30 @@ def top_keys(cosines: Tensor, first: int, k: int) -> Tensor:
 
 
 def sort_keys(cosines: Tensor, rows: Tensor) -> Tensor:
-    """Pack float32 cosines and int64 bank rows into int64 that sort by cosine, then by falling row."""
-    bits = (cosines + 0.0).view(torch.int32)  # + 0.0 makes one zero of two
+    """Pack float32 cosines and int64 bank rows into int64 keys that sort by cosine, then by descending row."""
+    bits = (cosines + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
     return ordered * 2**32 + (LOW - rows)
 
 
 def key_cosines(keys: Tensor) -> Tensor:
-    """Return the cosines that are packed into `keys`."""
+    """Return the cosines packed into `keys`."""
     bits = (keys >> 32).int()
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).view(torch.float32)
 
 
 def vote(cosines: Tensor, neighbours: Tensor, classes: int, temperature: float | None) -> Tensor:
-    """Return votes float64 ``[Q, classes]``, each row up to a factor; -inf for a class that no neighbour has.
+    """Return votes float64 ``[Q, classes]``, each row up to a factor; -inf for a class without neighbours.
 
     Args:
         cosines: float ``[Q, k]``, nearest first.
         neighbours: int64 ``[Q, k]``, classes of the neighbours.
         classes: number of classes.
-        temperature: votes weigh exp(cosine / temperature), or 1 each for None.
+        temperature: votes are weighted by exp(cosine / temperature), or 1 each if None.
     """
     weights = torch.ones_like(cosines, dtype=torch.float64)
     if temperature is not None:
-        weights = ((cosines - cosines[:, :1]).double() / temperature).exp()  # the nearest weighs 1: nothing overflows
+        weights = ((cosines - cosines[:, :1]).double() / temperature).exp()  # the nearest weighs 1: no overflow
     votes = torch.zeros(len(cosines), classes, dtype=torch.float64, device=cosines.device)
     votes.scatter_add_(1, neighbours, weights)
     voted = torch.zeros_like(votes, dtype=torch.bool).scatter_(1, neighbours, True)
@@ -114,7 +114,7 @@ def vote(cosines: Tensor, neighbours: Tensor, classes: int, temperature: float |
 def check_temperature(temperature: float | None) -> None:
     """Raise a ValueError unless `temperature` is positive or None."""
     if temperature is not None and not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature must be a positive number, or None for a plain vote, got {temperature}")
+        raise ValueError(f"temperature must be a positive number, or None for an unweighted vote, got {temperature}")
 
 
 def knn_predict(
@@ -127,22 +127,22 @@ def knn_predict(
     block: int = 1024,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Predict by the k most similar rows of `bank` under the cosine; int64 ``[Q]``.
+    """Predict classes from the k rows of `bank` with the highest cosine; int64 ``[Q]``.
 
     score(c) = sum over the k neighbours of class c of exp(cosine / temperature)   (1 each if temperature is None).
-    Equal scores go to the smaller class; see `nearest` for equal cosines.
+    Ties go to the smaller class; see `nearest` for equal cosines.
 
     Args:
         bank: float features ``[N, F]``.
         labels: int64 ``[N]``, classes from 0.
         queries: float features ``[Q, F]``.
         k: number of neighbours, at most N.
-        temperature: weight of similarity (Wu et al. 2018, section 3.4), or None for a plain vote.
+        temperature: of the similarity weights (Wu et al. 2018, section 3.4), or None for an unweighted vote.
         block: queries per block.
-        device: computes, and holds the result. Default: that of `queries`.
+        device: where to compute; also holds the result. Default: that of `queries`.
 
     Raises:
-        ValueError: shapes do not fit, k or temperature is out of range, a label is negative, a feature is not finite.
+        ValueError: shapes do not match, k or temperature is out of range, a label is negative, a feature is not finite.
     """
     check_labelled("bank", bank, labels)
     check_temperature(temperature)
@@ -161,10 +161,10 @@ def knn_scores(
     temperature: float | None = 0.1,
     device: torch.device | str | None = None,
 ) -> dict[int, Scores]:
-    """Return the scores of kNN on the test images for every k in `ks`, from one search; see `knn_predict`.
+    """Return the kNN scores on the test images for every k in `ks`, from a single search; see `knn_predict`.
 
     Raises:
-        ValueError: `ks` is empty, or as `knn_predict`.
+        ValueError: `ks` is empty, or for the reasons listed at `knn_predict`.
     """
     if not ks or min(ks) < 1:
         raise ValueError(f"k must be one or more numbers of at least 1, got {list(ks)}")
@@ -182,7 +182,7 @@ def knn_accuracy(
     temperature: float | None = 0.1,
     device: torch.device | str | None = None,
 ) -> float:
-    """Return the share of test images whose kNN prediction is right; see `knn_predict`."""
+    """Return the fraction of test images whose kNN prediction is correct; see `knn_predict`."""
     predictions = knn_predict(
         features.train, features.train_labels, features.test, k=k, temperature=temperature, device=device
     )

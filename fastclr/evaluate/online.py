@@ -1,4 +1,4 @@
-"""A linear probe that learns beside the pretraining and leaves it as it is."""
+"""A linear probe trained alongside pretraining, without affecting it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastclr.evaluate.linear import zero_linear
 
 
 class OnlineStep(NamedTuple):
-    """Scalars on the device: mean loss and accuracy over the labelled images, and their number; 0 where it is 0."""
+    """Scalars on the device: mean loss and accuracy over the labelled images (0 if none), and their number."""
 
     loss: Tensor
     accuracy: Tensor
@@ -20,15 +20,15 @@ class OnlineStep(NamedTuple):
 
 
 class OnlineProbe(nn.Module):
-    """A linear classifier on detached features, with an optimiser of its own.
+    """A linear classifier on detached features, with its own optimiser.
 
-    `step` looks at a batch, reports loss and accuracy of the weights as they were before, and updates them by Adam.
-    The features are detached and the update is the probe's own, so no optimiser, schedule, clipping or loss of the
-    pretraining sees it, and LARS neither adapts nor decays it. Its accuracy follows a moving encoder on augmented
-    training images: it is for watching a run, not for a table.
+    `step` scores a batch with the current weights, reports loss and accuracy, and then updates the weights by Adam.
+    The features are detached and the update is the probe's own, so pretraining's optimiser, schedule, clipping and
+    loss never see it, and LARS neither adapts nor decays it. Its accuracy tracks a changing encoder on augmented
+    training images: use it to monitor a run, not to report results.
 
-    In a distributed run every rank calls `step` in the same order; gradients and numbers are those of all ranks'
-    labelled images together, so the probes stay equal. `state_dict` holds the optimiser's state too.
+    In a distributed run every rank must call `step` in the same order; gradients and scores cover all ranks' labelled
+    images, so the probes stay equal. `state_dict` includes the optimiser's state.
 
     Args:
         features: width F of the features.
@@ -38,7 +38,7 @@ class OnlineProbe(nn.Module):
     Raises:
         ValueError: an argument is out of range.
 
-    Source: Chen et al. 2020, appendix B.6; google-research/simclr trains its probe so, with the learning rate of LARS.
+    Source: Chen et al. 2020, appendix B.6; google-research/simclr does the same, with LARS's learning rate.
     """
 
     def __init__(self, features: int, classes: int, *, lr: float = 3e-3) -> None:
@@ -61,11 +61,11 @@ class OnlineProbe(nn.Module):
         """Score a batch, then learn from it, without waiting for the device.
 
         Args:
-            h: float ``[N, F]``, the encoder's features in this step, those of several views one after the other.
-            labels: int64 ``[N]`` on the same device, -1 for images of unknown class, which are left out.
+            h: float ``[N, F]``, the encoder's features in this step, several views concatenated.
+            labels: int64 ``[N]`` on the same device, -1 for images of unknown class, which are ignored.
 
         Raises:
-            ValueError: the shapes do not fit.
+            ValueError: the shapes do not match.
         """
         if h.dim() != 2 or labels.shape != (len(h),) or labels.dtype != torch.int64:
             raise ValueError(
@@ -90,9 +90,9 @@ class OnlineProbe(nn.Module):
         return OnlineStep(means[0], means[1], everything[2])
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the optimiser's state, which `state_dict` stores with the weights."""
+        """Return the optimiser's state, which `state_dict` stores alongside the weights."""
         return self._optimizer.state_dict()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over an optimiser's state."""
+        """Restore the optimiser's state."""
         self._optimizer.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""How good predictions are: top-1, top-5, per class, and which class is taken for which."""
+"""Scores of predictions: top-1, top-5, per-class accuracy and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TOP5_FROM = 6  # classes: with fewer, five guesses are never or hardly ever wrong
-CONFUSION_UP_TO = 100  # classes: 10,000 numbers in a JSON file
+TOP5_FROM = 6  # classes: with fewer, five guesses are always or nearly always right
+CONFUSION_UP_TO = 100  # classes, hence 10,000 numbers in a JSON file
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies on test images, as shares from 0 to 1.
+    """Accuracies on test images, as fractions from 0 to 1.
 
     Args:
-        top1: share of images whose highest score is that of their class; a tie goes to the smaller class.
-        top5: share of images whose class is among the five highest scores, or None with fewer than 6 classes.
-        per_class: top-1 accuracy of every class, None for a class without test images.
+        top1: fraction of images whose own class scores highest; a tie goes to the smaller class.
+        top5: fraction of images whose class is among the five highest scores, or None with fewer than 6 classes.
+        per_class: top-1 accuracy of each class, None for a class without test images.
         confusion: ``confusion[true][predicted]`` counts images, or None with more than 100 classes.
     """
 
@@ -29,7 +29,7 @@ class Scores:
     confusion: list[list[int]] | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what goes into ``results.json``."""
+        """Return the scores as stored in ``results.json``."""
         return {
             "accuracy": self.top1,
             "top5": self.top5,
@@ -39,9 +39,9 @@ class Scores:
 
 
 def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return for every row how many classes come before its label when sorted by falling score; int64 ``[N]``.
+    """Return, for each row, how many classes precede its label in descending order of score; int64 ``[N]``.
 
-    Equal scores are sorted by class. A score of -inf, or a label that has no column, ranks last.
+    Equal scores are ordered by class. A score of -inf, or a label without a column, ranks last.
 
     Args:
         scores: float ``[N, C]``.
@@ -58,11 +58,11 @@ def score(scores: Tensor, labels: Tensor) -> Scores:
     """Compare class scores with the true classes.
 
     Args:
-        scores: float ``[N, C]``, the higher the likelier; -inf for a class that was not considered.
+        scores: float ``[N, C]``, higher is more likely; -inf for a class that was not considered.
         labels: int64 ``[N]``, at least 0.
 
     Raises:
-        ValueError: there is no row, or the shapes do not fit.
+        ValueError: there are no rows, or the shapes do not match.
     """
     if scores.dim() != 2 or len(scores) == 0 or labels.shape != (len(scores),):
         raise ValueError(f"scores and labels must be [N, C], [N], got {tuple(scores.shape)}, {tuple(labels.shape)}")

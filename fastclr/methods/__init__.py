@@ -1,4 +1,4 @@
-"""What is trained: networks, and one file for each method, from views to a loss."""
+"""What is trained: the networks, and one file per method that takes views to a loss."""
 
 from fastclr.methods.base import Facts, Method, ViewPlan, Views
 from fastclr.methods.groups import Group, parameter_groups

@@ -1,10 +1,10 @@
-"""What a method is: networks and a loss, from the views of a batch to a number with a gradient.
+"""The interface of a method: networks and a loss that turn the views of a batch into a differentiable scalar.
 
-The training loop knows methods through this class only. A step of the loop is
+The training loop uses methods only through this class. A step of the loop is
 
-    views = augment(batch.images, batch.ids, epoch)             as the method's ``views`` say
-    h, embeddings = method(views)                               what DDP wraps, and what cached gradients repeat
-    loss, sums = method.loss(embeddings, batch, step, total)    outside of DDP; gathers over the ranks inside
+    views = augment(batch.images, batch.ids, epoch)             as specified by the method's ``views``
+    h, embeddings = method(views)                               wrapped by DDP, repeated by cached gradients
+    loss, sums = method.loss(embeddings, batch, step, total)    outside DDP; gathers over the ranks itself
     loss.backward(), optimizer.step(), method.after_step(step, total)
 """
 
@@ -23,13 +23,13 @@ from fastclr.data.batch import Batch
 from fastclr.methods.groups import Group, parameter_groups
 from fastclr.methods.options import MethodOptions, ModelOptions
 
-# V views of N images: one tensor [V, N, 3, S, S], or V tensors [n, 3, S, S] of some of the images
+# V views of N images: one tensor [V, N, 3, S, S], or V tensors [n, 3, S, S] for a subset of the images
 Views = Tensor | Sequence[Tensor]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a method may ask about the run that it is built for.
+    """What a method may know about the run it is built for.
 
     Args:
         images: number of training images.
@@ -46,22 +46,22 @@ class Facts:
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """What the augmenter makes of every image: ``count`` random views, drawn as ``config`` says."""
+    """What the augmenter makes of each image: ``count`` random views, drawn according to ``config``."""
 
     config: AugmentConfig
     count: int
 
 
 class Method(nn.Module, ABC):
-    """Networks and a loss. All that moves during training is in the state dict, so that a run resumes bit for bit.
+    """Networks and a loss. All state that training changes is in the state dict, so that a run resumes bit for bit.
 
     Attributes:
-        title: name of the method for people.
-        Options: its own options.
+        title: human-readable name of the method.
+        Options: the method's own options.
         views: what the augmenter makes for it.
-        encoder: from images ``[n, 3, S, S]`` to features ``[n, F]``; what is evaluated and exported.
-        criterion: the loss. Its parameters, such as a temperature, are not used in the forward, and so are no business
-            of DistributedDataParallel: the loop averages their gradients.
+        encoder: from images ``[n, 3, S, S]`` to features ``[n, F]``; evaluated and exported.
+        criterion: the loss. Its parameters, such as a temperature, are not used in forward, so
+            DistributedDataParallel must not handle them: the loop averages their gradients.
     """
 
     title: ClassVar[str]
@@ -73,7 +73,7 @@ class Method(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def build(cls, config: ModelOptions, facts: Facts) -> Method:
-        """Build the method, freshly initialised from torch's global generator.
+        """Build the method, initialised from torch's global generator.
 
         Raises:
             ValueError: the configuration does not fit the method or the data.
@@ -83,20 +83,20 @@ class Method(nn.Module, ABC):
     def forward(self, views: Views) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the features h of all views, ``[V n, F]``, and the embeddings that the loss takes, each ``[n, ...]``.
 
-        An embedding depends on the images of its own rows (and through batch norm on the rest of the batch), so that
-        the gradient of a large batch can be computed a few images at a time.
+        Each embedding row may depend only on its own image (and, through batch norm, on the rest of the batch), so
+        that the gradient of a large batch can be computed a few images at a time.
         """
 
     @abstractmethod
     def loss(
         self, embeddings: Sequence[Tensor], batch: Batch, step: int, total: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of the global batch, for the rows of this process, and numbers to log under their names.
+        """Return the loss of the global batch for the rows of this process, and named numbers to log.
 
         Args:
             embeddings: of all images of this process.
-            batch: the images, as they came from the loader.
-            step: number of this step, from 0.
+            batch: the batch as it came from the loader.
+            step: index of this step, from 0.
             total: number of steps of the whole training.
 
         Returns:
@@ -105,24 +105,24 @@ class Method(nn.Module, ABC):
         """
 
     def groups(self, optimizer: str) -> list[Group]:
-        """Return all trainable parameters, with what the optimiser does to them."""
+        """Return all trainable parameters, grouped by how the optimiser treats them."""
         return parameter_groups(self, optimizer, self.criterion)
 
     def after_step(self, step: int, total: int) -> None:
-        """Do what follows an update, such as moving a momentum twin; nothing by default."""
+        """Run after each update, for example to move a momentum encoder; does nothing by default."""
         return
 
     def scalars(self) -> dict[str, float]:
-        """Return numbers to log as they are now, such as a temperature; none by default."""
+        """Return current values to log, such as a temperature; none by default."""
         return {}
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters that the encoder wants undecayed, such as a ViT's position embedding."""
+        """Return the parameters that the encoder exempts from weight decay, such as a ViT's position embedding."""
         names: set[str] = getattr(self.encoder, "no_weight_decay", set)()
         return {f"encoder.{name}" for name in names}
 
     def criterion_names(self) -> list[str]:
-        """Return the names of the criterion's parameters within the method."""
+        """Return the names under which the method holds the criterion's parameters."""
         return [f"criterion.{name}" for name, _ in self.criterion.named_parameters()]
 
     def network_parameters(self) -> list[nn.Parameter]:
@@ -132,5 +132,5 @@ class Method(nn.Module, ABC):
 
 
 def rows_of(views: Views) -> Tensor:
-    """Return all views behind one another, ``[V n, 3, S, S]``; channels_last stays, and a whole batch is not copied."""
+    """Concatenate all views to ``[V n, 3, S, S]``, keeping channels_last; a single tensor is not copied."""
     return views.flatten(0, 1) if isinstance(views, Tensor) else torch.cat(list(views))

@@ -1,4 +1,4 @@
-"""Encoders: timm's models, and ResNets of any width and stem."""
+"""Encoders: timm's models, and ResNets of arbitrary width and stem."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 def build_encoder(
     name: str, *, width: float = 1.0, stem: str = "auto", size: int = 224, patch_size: int | None = None
 ) -> nn.Module:
-    """Create an encoder without classifier; batch norms have momentum 0.1 and eps 1e-5 as in the paper's code.
+    """Create an encoder without a classifier; batch norms have momentum 0.1 and eps 1e-5, as in the paper's code.
 
     Args:
         name: any name of `timm.list_models()`, or ``simclr_skresnet50``, ``simclr_skresnet101``,
             ``simclr_skresnet152``: the selective-kernel ResNets of SimCLR v2.
         width: multiplies the channels of a ResNet, its stem included.
-        stem: ``imagenet`` keeps the model's; ``cifar`` puts a 3x3 stride-1 convolution and no pooling in its place
-            (ResNets only); ``auto`` takes ``cifar`` for ResNets up to 64 px.
+        stem: ``imagenet`` keeps the model's; ``cifar`` replaces it by a 3x3 stride-1 convolution without pooling
+            (ResNets only); ``auto`` uses ``cifar`` for ResNets up to 64 px.
         size: side of the input in pixels; models with a fixed input size are built for it.
-        patch_size: side of a ViT's patches in pixels; None: the model's.
+        patch_size: side of a ViT's patches in pixels; None: the model's default.
 
     Raises:
-        ValueError: the name is unknown, width, stem or patch_size is asked of a model that has none, or the patches
-            do not tile the input.
+        ValueError: the name is unknown, the model does not support the given width, stem or patch_size, or the
+            patches do not tile the input.
     """
     import timm
 
@@ -40,7 +40,7 @@ def build_encoder(
     if not timm.is_model(name):
         near = timm.list_models(f"*{name}*")[:5]
         raise ValueError(
-            f"encoder must be the name of a timm model, got {name!r}" + (f"; near: {near}" if near else "")
+            f"encoder must be the name of a timm model, got {name!r}" + (f"; similar names: {near}" if near else "")
         )
     if width != 1.0:
         raise ValueError(f"width must be 1 for {name!r}: only ResNets can be widened, got {width}")
@@ -50,7 +50,7 @@ def build_encoder(
     patches = {} if patch_size is None else {"patch_size": patch_size}
     try:
         encoder: Any = timm.create_model(name, **options, **patches, img_size=size)
-    except TypeError as error:  # convolutional models take any size and no such argument
+    except TypeError as error:  # convolutional models accept any size and have no img_size argument
         if patches:
             raise ValueError(f"patch_size must be None for {name!r}, which has no patches, got {patch_size}") from error
         encoder = timm.create_model(name, **options)
@@ -61,7 +61,7 @@ def build_encoder(
 
 
 def feature_dim(encoder: nn.Module, size: int) -> int:
-    """Return F of an encoder from images ``[N, 3, size, size]`` to features ``[N, F]``."""
+    """Return F, the feature dimension of an encoder from images ``[N, 3, size, size]`` to features ``[N, F]``."""
     was_training = encoder.training
     encoder.eval()
     with torch.no_grad():

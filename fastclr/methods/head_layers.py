@@ -1,4 +1,4 @@
-"""Features from the encoder, from a layer of the projection head, or from its end."""
+"""Features from the encoder, from a layer of the projection head, or from the head's output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastclr.methods.model import EncoderHead
 
 
 class HeadLayer(nn.Module):
-    """A model that ends after layer `index` of its projection head, from images to features.
+    """A model cut off after layer `index` of its projection head, from images to features.
 
     Args:
         model: encoder and head.
@@ -31,7 +31,7 @@ def feature_module(model: EncoderHead, layer: str) -> nn.Module:
     Args:
         model: encoder and head.
         layer: ``h`` is the encoder's output, ``z`` the head's before normalisation, ``1``, ``2``, ``3`` the output of
-            that layer of the head (batch norm and ReLU included), ``0`` is ``h``.
+            that layer of the head (including batch norm and ReLU); ``0`` is the same as ``h``.
 
     Raises:
         ValueError: the head has no such layer.

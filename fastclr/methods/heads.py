@@ -1,4 +1,4 @@
-"""Projection heads: the one place that knows what a layer of a head is."""
+"""Projection heads; the only module that knows what a layer of a head is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 def build_head(kind: str, features: int, dim: int, layers: int, hidden: int, bn: bool) -> nn.Module:
     """Build a projection head: none | linear | mlp with ReLU between its layers.
 
-    With `bn` every layer is a bias-free linear map followed by batch normalisation, the last one without shift,
+    With `bn`, every layer is a bias-free linear map followed by batch normalisation, without shift in the last layer,
     as in google-research/simclr (`model_util.projection_head`).
     """
     if kind == "none":
@@ -30,9 +30,9 @@ def build_head(kind: str, features: int, dim: int, layers: int, hidden: int, bn:
 
 
 def split_layers(head: nn.Module) -> list[nn.Sequential]:
-    """Return the layers of a projection head: each a linear map with the batch norm and ReLU after it.
+    """Return the layers of a projection head: each a linear map with the batch norm and ReLU that follow it.
 
-    A head without layers (``none``) gives none.
+    A head without layers (``none``) gives an empty list.
 
     Raises:
         TypeError: the head was not made by `build_head`.
@@ -40,7 +40,7 @@ def split_layers(head: nn.Module) -> list[nn.Sequential]:
     if isinstance(head, nn.Identity):
         return []
     if not isinstance(head, nn.Sequential):
-        raise TypeError(f"the head must be one of build_head, got {type(head).__name__}")
+        raise TypeError(f"the head must be made by build_head, got {type(head).__name__}")
     modules = list(head)
     starts = [index for index, module in enumerate(modules) if isinstance(module, nn.Linear)]
     ends = [*starts[1:], len(modules)]
@@ -57,12 +57,12 @@ def first_layers(head: nn.Module, count: int) -> nn.Sequential:
     layers = split_layers(head)
     if not 0 <= count <= len(layers):
         raise ValueError(
-            f"from_layer must be from 0 (the encoder's features) to {len(layers)} (the head's end), got {count}"
+            f"from_layer must be from 0 (the encoder's features) to {len(layers)} (the head's output), got {count}"
         )
     return nn.Sequential(*(module for layer in layers[:count] for module in layer))
 
 
 def output_width(layers: nn.Sequential) -> int | None:
-    """Return the number of features that come out of some layers, None if there are none."""
+    """Return the output width of the last linear layer, or None if there is none."""
     widths = [module.out_features for module in layers if isinstance(module, nn.Linear)]
     return widths[-1] if widths else None

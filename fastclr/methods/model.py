@@ -1,4 +1,4 @@
-"""An encoder and a projection head as one model."""
+"""An encoder and a projection head combined in one model."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class EncoderHead(nn.Module):
         return (h, z) if with_features else z
 
     def head_features(self, h: Tensor) -> list[Tensor]:
-        """Return h and the output of every layer of the head: entry k is what fine-tuning from layer k starts from.
+        """Return h and the output of every layer of the head; fine-tuning from layer k starts from entry k.
 
-        A layer is a linear map with the batch normalisation and ReLU after it, so that the last entry is z
+        A layer is a linear map with the batch normalisation and ReLU that follow it, so the last entry is z
         (``ft_proj_selector`` of google-research/simclr).
 
         Args:
@@ -48,13 +48,13 @@ class EncoderHead(nn.Module):
         return outputs
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters that the encoder wants undecayed, such as a ViT's position embedding."""
+        """Return the parameters that the encoder exempts from weight decay, such as a ViT's position embedding."""
         names: set[str] = getattr(self.encoder, "no_weight_decay", set)()
         return {f"encoder.{name}" for name in names}
 
 
 def build_model(config: ModelOptions) -> EncoderHead:
-    """Build the encoder and the head that `config` describes, freshly initialised from torch's global generator."""
+    """Build the encoder and head that `config` describes, initialised from torch's global generator."""
     encoder = encoder_from(config)
     features = feature_dim(encoder, config.augment.size)
     head = build_head(
@@ -64,7 +64,7 @@ def build_model(config: ModelOptions) -> EncoderHead:
 
 
 def encoder_from(config: ModelOptions) -> nn.Module:
-    """Build the encoder that `config` describes, freshly initialised from torch's global generator."""
+    """Build the encoder that `config` describes, initialised from torch's global generator."""
     return build_encoder(
         config.encoder,
         width=config.width,

@@ -1,4 +1,4 @@
-"""What can be chosen about the networks and the method, whichever it is."""
+"""Options of the networks and the method that are common to all methods."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from fastclr.augment import AugmentConfig
 HeadKind = Literal["none", "linear", "mlp"]
 StemKind = Literal["auto", "imagenet", "cifar"]
 
-# field, whether its value is good, what it must be
+# field, whether its value is valid, what it must be
 Check = tuple[str, bool, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodOptions:
-    """The options that a method has to itself; this class stands for the defaults of whatever method is trained."""
+    """A method's own options; an instance of this base class stands for the chosen method's defaults."""
 
     def checks(self) -> list[Check]:
-        """Return what must hold of the values."""
+        """Return the constraints on the values."""
         return []
 
 
@@ -28,7 +28,7 @@ class ModelOptions:
     """The method, its networks and its views."""
 
     method: str = "simclr"
-    """What is trained."""
+    """Pretraining method."""
     options: MethodOptions = field(default_factory=MethodOptions)
     """The method's own options."""
     encoder: str = "resnet18"
@@ -36,11 +36,11 @@ class ModelOptions:
     width: float = 1.0
     """Multiplies the channels of a ResNet, its stem included."""
     stem: StemKind = "auto"
-    """First layers of a ResNet: `cifar` is a 3x3 convolution without pooling; `auto` takes it up to 64 px."""
+    """First layers of a ResNet: `cifar` is a 3x3 convolution without pooling; `auto` uses it up to 64 px."""
     patch_size: int | None = None
-    """Side of a ViT's patches in pixels. Default: the model's, which is for 224 px; 4 is usual at 32 px."""
+    """Side of a ViT's patches in pixels. Default: the model's, meant for 224 px; 4 is usual at 32 px."""
     head: HeadKind = "mlp"
-    """Projection head."""
+    """Type of projection head."""
     head_layers: int = 2
     """Layers of an mlp head, 1 to 3."""
     head_hidden: int | None = None
@@ -50,16 +50,16 @@ class ModelOptions:
     head_bn: bool = True
     """Batch normalisation after every layer of the head, as in the paper's code."""
     sync_bn: bool = True
-    """Batch norm over all processes; off: each process by itself."""
+    """Synchronise batch norm over all processes; off: each process normalises separately."""
     sync_bn_group: int | None = None
     """Processes that share batch norm statistics. Default: all of them."""
     bn_per_view: bool = False
-    """Run the views through the model one after the other, so that batch norm sees each by itself."""
+    """Run the views through the model separately, so that batch norm sees one view at a time."""
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig.cifar(32))
-    """The augmentation of the views."""
+    """Augmentation of the views."""
 
     def checks(self) -> list[Check]:
-        """Return what must hold of the values."""
+        """Return the constraints on the values."""
         return [
             ("width", self.width > 0, "a positive number"),
             ("stem", self.stem in get_args(StemKind), f"one of {get_args(StemKind)}"),

@@ -1,4 +1,4 @@
-"""ResNets of any width and stem, and the selective-kernel ResNets of SimCLR v2, all from timm's blocks."""
+"""ResNets of arbitrary width and stem, and SimCLR v2's selective-kernel ResNets, all built from timm's blocks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 CIFAR_STEM_UP_TO = 64  # pixels: a stride-4 stem leaves too little of smaller images
 STAGES = (64, 128, 256, 512)
-FAMILIES = {"timm.models.resnet", "timm.models.sknet"}  # where timm's class ResNet takes `channels` and `stem_width`
+FAMILIES = {"timm.models.resnet", "timm.models.sknet"}  # modules whose ResNets accept `channels` and `stem_width`
 SIMCLR_SK = {
     "simclr_skresnet50": (3, 4, 6, 3),
     "simclr_skresnet101": (3, 4, 23, 3),
@@ -23,7 +23,7 @@ SIMCLR_SK = {
 class SimCLRSelectiveKernel(SelectiveKernelBottleneck):  # type: ignore[misc]
     """The bottleneck of SimCLR v2 with sk_ratio 0.0625 (google-research/simclr, ``resnet.py``, ``sk_conv2d``).
 
-    Two 3x3 convolutions of the whole input, mixed by a softmax over the two; max(32, planes/16) hidden channels.
+    Two 3x3 convolutions of the full input, mixed by a softmax over the two; max(32, planes/16) hidden channels.
     timm's own ``skresnet50d`` differs: each convolution sees half of the input, and one of them is dilated.
     """
 
@@ -33,17 +33,17 @@ class SimCLRSelectiveKernel(SelectiveKernelBottleneck):  # type: ignore[misc]
 
 
 def is_resnet(name: str) -> bool:
-    """Tell whether `build_resnet` makes models of this name."""
+    """Tell whether `build_resnet` can build this model."""
     return name in SIMCLR_SK or (timm.is_model(name) and timm.models.model_entrypoint(name).__module__ in FAMILIES)
 
 
 def has_cifar_stem(stem: str, size: int) -> bool:
-    """Tell whether a ResNet gets a 3x3 stride-1 convolution without pooling for its stem."""
+    """Tell whether a ResNet's stem is a 3x3 stride-1 convolution without pooling."""
     return stem == "cifar" or (stem == "auto" and size <= CIFAR_STEM_UP_TO)
 
 
 def build_resnet(name: str, *, width: float, stem: str, size: int) -> nn.Module:
-    """Create a ResNet without classifier; see `fastclr.methods.encoders.build_encoder`."""
+    """Create a ResNet without a classifier; see `fastclr.methods.encoders.build_encoder`."""
     options: dict[str, Any] = {"num_classes": 0, "zero_init_last": True}  # residual branches start at zero
     kernel, stride = (3, 1) if has_cifar_stem(stem, size) else (7, 2)
     with torch.device("meta"):
@@ -51,7 +51,7 @@ def build_resnet(name: str, *, width: float, stem: str, size: int) -> nn.Module:
     single = isinstance(plan.conv1, nn.Conv2d)
     if width != 1.0:
         options["channels"] = tuple(max(1, round(c * width)) for c in STAGES)
-        # timm widens only a stem of three convolutions: make one, and put a single convolution in its place below
+        # timm can only widen a three-convolution stem: build that, and replace it by a single convolution below
         options["stem_width"] = max(1, round(plan.bn1.num_features * width / 2))
         if single:
             options["stem_type"] = "deep"
@@ -68,9 +68,9 @@ def _create(name: str, options: dict[str, Any]) -> Any:
     """Call timm's constructor."""
     if name not in SIMCLR_SK:
         return timm.create_model(name, pretrained=False, **options)
-    # a selective kernel switches ResNet-D on in the paper's code: three convolutions as stem, pooled shortcuts
+    # in the paper's code selective kernels imply ResNet-D: a three-convolution stem and pooled shortcuts
     plan = {"stem_width": 32, **options, "stem_type": "deep", "avg_down": True}
     encoder: Any = ResNet(SimCLRSelectiveKernel, SIMCLR_SK[name], **plan)
-    # ... whose pooling does not stop at the first stage, where timm's does: 2x2 at stride 1 over repeated edges
+    # unlike timm's ResNet-D, it also pools in the first stage: 2x2 at stride 1 over replicated edges
     encoder.layer1[0].downsample[0] = nn.Sequential(nn.ReplicationPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, 1))
     return encoder

@@ -1,4 +1,4 @@
-"""SimCLR: two views of an image are each other's positive, all other images of the batch are negatives."""
+"""SimCLR: the two views of an image are each other's positives, and all other images in the batch are negatives."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ class SimCLROptions(MethodOptions):
     temperature: float = 0.5
     """Temperature of NT-Xent."""
     learnable_temperature: bool = False
-    """Train the temperature too."""
+    """Train the temperature as well."""
 
     def checks(self) -> list[Check]:
-        """Return what must hold of the values."""
+        """Return the constraints on the values."""
         good = SMALLEST_TEMPERATURE <= abs(self.temperature) < float("inf")
         return [("temperature", good, "a finite number other than 0")]
 
 
 class SimCLR(Method):
-    """NT-Xent between z = g(f(x)) of two random views of every image, over the global batch.
+    """NT-Xent between z = g(f(x)) of two random views of each image, over the global batch.
 
-    ``loss_i = log sum_{j != i} exp(s_ij) - s_ip`` with ``s_ij = <z_i, z_j> / tau``, z of length 1, p the other view.
+    ``loss_i = log sum_{j != i} exp(s_ij) - s_ip`` with ``s_ij = <z_i, z_j> / tau``, z of unit length, p the other view.
 
     Args:
         encoder: f, from images ``[n, 3, S, S]`` to features ``[n, F]``.
         head: g, from features to projections ``[n, D]``.
         views: what the augmenter makes.
         options: temperature of the loss.
-        per_view: run one view after the other through the networks, so that batch norm sees each by itself.
-        gathers: whether there are several processes, whose rows are contrasted with one another.
+        per_view: run the views through the networks separately, so that batch norm sees one view at a time.
+        gathers: whether several processes contrast their rows with one another.
 
     Source: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020.
     """
@@ -69,7 +69,7 @@ class SimCLR(Method):
 
     @classmethod
     def build(cls, config: ModelOptions, facts: Facts) -> SimCLR:
-        """Build the method, freshly initialised from torch's global generator."""
+        """Build the method, initialised from torch's global generator."""
         model, options = build_model(config), config.options
         if not isinstance(options, SimCLROptions):
             raise TypeError(f"options must be SimCLROptions, got {type(options).__name__}")
@@ -91,7 +91,7 @@ class SimCLR(Method):
     def loss(
         self, embeddings: Sequence[Tensor], batch: Batch, step: int, total: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return NT-Xent, and the accuracy and entropy of the choice of the partner among the other views."""
+        """Return NT-Xent, and the accuracy and entropy of picking the positive among the other views."""
         z0, z1 = embeddings
         group = resolve_group(None) if self.gathers else None
         loss, stats = nt_xent(z0, z1, self.criterion.temperature, return_stats=True, group=group)

@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of several processes."""
+"""Batch norm with statistics shared by several processes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from fastclr.parallel import World
 
 
 def synchronise_batch_norm(model: nn.Module, world: World, group_size: int | None = None) -> nn.Module:
-    """Return ``model`` with batch norms whose statistics are those of all processes, or of groups of ``group_size``.
+    """Return ``model`` with batch norm statistics shared by all processes, or by groups of ``group_size``.
 
-    CUDA models take ``torch.nn.SyncBatchNorm``, which has no CPU implementation; on a CPU plain batch norms become
-    :class:`CpuSyncBatchNorm`. State dicts stay the same.
+    CUDA models use ``torch.nn.SyncBatchNorm``, which has no CPU implementation; on a CPU, plain batch norms become
+    :class:`CpuSyncBatchNorm`. State dicts are unchanged.
 
     Raises:
-        ValueError: ``group_size`` does not divide the number of processes, or a batch norm with a fused activation is
-            to be synchronised on a CPU.
+        ValueError: ``group_size`` does not divide the number of processes, or a batch norm with a fused activation
+            would have to be synchronised on a CPU.
     """
     if world.group is None:
         return model
@@ -47,20 +47,20 @@ def _convert_for_cpu(module: nn.Module, group: Any) -> None:
             setattr(module, name, CpuSyncBatchNorm(child, group))
         elif isinstance(child, nn.modules.batchnorm._BatchNorm):
             raise ValueError(
-                f"sync_bn on a CPU takes plain batch norms, got {type(child).__name__}: use a GPU, or sync_bn=False"
+                f"sync_bn on a CPU needs plain batch norms, got {type(child).__name__}: use a GPU or sync_bn=False"
             )
         else:
             _convert_for_cpu(child, group)
 
 
 class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm over all processes of a group on a CPU, in two passes: the mean first, then the variance around it.
+    """CPU batch norm over all processes of a group, in two passes: the mean first, then the variance around it.
 
-    y = (x - mean) / sqrt(var + eps) * weight + bias, mean and var over the samples of all ranks; the gradient flows
-    through both, over all ranks.
+    y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and var over the samples of all ranks; the gradient
+    flows through both, across all ranks.
 
     Args:
-        norm: the batch norm to take weights, statistics and options from.
+        norm: the batch norm whose weights, statistics and options are used.
         group: the processes.
     """
 
@@ -77,7 +77,7 @@ class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"batch norm needs [N, C, ...], got {list(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise ``[N, C, ...]``; with the running statistics in evaluation mode."""
+        """Normalise ``[N, C, ...]``, using the running statistics in evaluation mode."""
         self._check_input_dim(input)
         if not (self.training or self.running_mean is None):
             return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)

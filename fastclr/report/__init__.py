@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with what happened, what was learnt, and how it was made."""
+"""The report of a run: one HTML file on how training went, what was learnt, and how it was configured."""
 
 from fastclr.report.material import Missing
 from fastclr.report.pages import write_comparison, write_report

@@ -12,15 +12,15 @@ import numpy as np
 
 from fastclr.sources.decode import decode_image, quiet_pillow
 
-SECONDS = 5.0  # time limit of a measurement
+SECONDS = 5.0  # time limit per measurement
 DALI_BATCH = 16
 
 
 def pillow_rate(samples: Sequence[bytes], resize_shorter: int | None = None) -> float:
-    """Return images per second that one core decodes with Pillow, as the loaders do.
+    """Return how many images per second one core decodes with Pillow, as the loaders do.
 
     Args:
-        samples: encoded images that can be decoded, at least one.
+        samples: at least one encoded, decodable image.
         resize_shorter: reduce the shorter side to this many pixels.
     """
     with quiet_pillow():
@@ -29,7 +29,7 @@ def pillow_rate(samples: Sequence[bytes], resize_shorter: int | None = None) -> 
 
 
 def dali_rate(samples: Sequence[bytes], resize_shorter: int | None = None) -> float:
-    """Return images per second that one core decodes with NVIDIA DALI's CPU decoder; arguments as for `pillow_rate`.
+    """Return images per second decoded by one core with NVIDIA DALI's CPU decoder; arguments as for `pillow_rate`.
 
     Raises:
         ModuleNotFoundError: DALI is not installed.
@@ -55,7 +55,7 @@ def dali_rate(samples: Sequence[bytes], resize_shorter: int | None = None) -> fl
 
 
 def measure(samples: Sequence[bytes], size: int, decode: Callable[[Sequence[bytes]], object]) -> float:
-    """Return images per second over all samples, or over those that were decoded within the time limit."""
+    """Return images per second over all samples, or over those decoded within the time limit."""
     done = 0
     start = time.perf_counter()
     for first in range(0, len(samples), size):
@@ -68,5 +68,5 @@ def measure(samples: Sequence[bytes], size: int, decode: Callable[[Sequence[byte
 
 
 def cores_for(images_per_s: float, rate: float) -> int:
-    """Return how many cores it takes to decode `images_per_s`, at `rate` images per second each."""
+    """Return how many cores are needed to decode `images_per_s`, at `rate` images per second each."""
     return math.ceil(images_per_s / rate)

@@ -1,4 +1,4 @@
-"""HTML and SVG from Python: every text is escaped unless it was made here."""
+"""HTML and SVG from Python: all text is escaped, unless it is already markup made here."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from fastclr.report.style import STYLE
 
 VOID = ("img", "meta", "br", "col")
 GENERATOR = "fastclr report"
-# the page asks for nothing outside of itself, and a browser must refuse it if it did
+# the page loads nothing from outside, and the browser must block it if it tried
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 class Html(str):
-    """Text that is markup already."""
+    """Text that is already markup."""
 
     __slots__ = ()
 
 
 def element(name: str, /, *children: str, **attributes: object) -> Html:
-    """Return an element; `children` that are not `Html` are escaped, ``class_`` and ``aria_label`` lose their marks.
+    """Return an element. `children` that are not `Html` are escaped; ``class_`` gives class, ``aria_label`` aria-label.
 
-    Attributes that are None or False are left out; True stands alone.
+    Attributes that are None or False are omitted; True gives an attribute without a value.
     """
     parts = [name]
     for key, value in attributes.items():
@@ -37,7 +37,7 @@ def element(name: str, /, *children: str, **attributes: object) -> Html:
 
 
 def join(children: Iterable[str]) -> Html:
-    """Return children one after the other."""
+    """Concatenate children, escaping those that are not `Html`."""
     return Html("".join(child if isinstance(child, Html) else html.escape(child) for child in children))
 
 
@@ -47,7 +47,7 @@ def paragraph(*children: str) -> Html:
 
 
 def missing(reason: str) -> Html:
-    """Return what a section says when there is nothing to show."""
+    """Return a note that says why there is nothing to show."""
     return element("p", reason, class_="missing")
 
 
@@ -66,15 +66,15 @@ def table(
     marked: Sequence[int] = (),
     shades: Sequence[Sequence[float]] | None = None,
 ) -> Html:
-    """Return a table whose first column holds the headings of its rows.
+    """Return a table whose first column holds the row headings.
 
     Args:
-        head: headings of the columns.
+        head: column headings.
         rows: the cells.
         caption: what the table shows.
-        class_: of the element around it.
-        marked: indices of rows that stand out.
-        shades: a share from 0 to 1 for every cell right of the first column: the strength of its background.
+        class_: of the enclosing element.
+        marked: indices of rows to highlight.
+        shades: background strength from 0 to 1 for every cell right of the first column.
     """
     body = []
     for number, (first, *rest) in enumerate(rows):
@@ -87,18 +87,18 @@ def table(
         element("thead", element("tr", *(element("th", cell, scope="col") for cell in head))),
         element("tbody", *body),
     ]
-    # a region that takes the focus, so that the keyboard can scroll a wide table
+    # a focusable region, so that a wide table can be scrolled by keyboard
     around = {"class_": f"scroll {class_}".strip(), "tabindex": 0, "role": "region", "aria_label": caption}
     return element("div", element("table", *parts), **around)
 
 
 def figure(picture: str, caption: str, *more: str, class_: str | None = None) -> Html:
-    """Return a figure with its caption and, below it, a legend or other parts."""
+    """Return a figure with a legend or other parts below it, and its caption."""
     return element("figure", picture, *more, element("figcaption", caption), class_=class_)
 
 
 def legend(entries: Sequence[tuple[str, int]]) -> Html:
-    """Return the names of the series of a chart with their colours, 0 to 9."""
+    """Return a legend of series names and their colours, 0 to 9."""
     items = []
     for name, colour in entries:
         swatch = element("span", class_=f"swatch b{colour}", aria_hidden="true")
@@ -107,7 +107,7 @@ def legend(entries: Sequence[tuple[str, int]]) -> Html:
 
 
 def page(title: str, lead: str, sections: Sequence[tuple[str, str, Html]]) -> bytes:
-    """Return a whole page; `sections` are (identity, title, content) and become the table of contents too."""
+    """Return a complete page; `sections` are (identity, title, content) and also make up the table of contents."""
     links = [element("li", element("a", name, href=f"#{identity}")) for identity, name, _ in sections]
     head = [
         element("meta", charset="utf-8"),
@@ -124,5 +124,5 @@ def page(title: str, lead: str, sections: Sequence[tuple[str, str, Html]]) -> by
         element("main", *(section(name, content, identity=identity) for identity, name, content in sections)),
     ]
     document = element("html", element("head", *head), element("body", *body), lang="en")
-    # names of files may hold bytes that are no text
+    # file names may contain bytes that are not valid text
     return f"<!doctype html>\n{document}\n".encode("utf-8", "backslashreplace")

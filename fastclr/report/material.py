@@ -1,4 +1,4 @@
-"""What a report shows, gathered from a run's folder, its images and its encoder; what is missing has a reason."""
+"""Collecting what a report shows from a run's folder, images and encoder; whatever is missing carries a reason."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fastclr.report.pictures import to_bytes
 from fastclr.training.config import PretrainConfig
 from fastclr.training.run import Run
 
-SHOWN = 1000  # images of the map, the neighbours and the diagnostics: t-SNE of more is slow and no clearer
+SHOWN = 1000  # images in the map, neighbours and diagnostics: t-SNE of more is slower but no clearer
 PAIRED = 512  # images whose two views are compared
-BANK = 4000  # images that the probe of the confusion matrix learns from
+BANK = 4000  # training images for the probe behind the confusion matrix
 BATCH = 256  # images per forward pass
-SHEET = 8  # images of the augmentation sheet
+SHEET = 8  # images on the augmentation sheet
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Images as an evaluation sees them and two views of each: uint8 ``[N, S, S, 3]``, and their names."""
+    """Images as seen in evaluation and two views of each: uint8 ``[N, S, S, 3]``, with their names."""
 
     originals: Tensor
     views: tuple[Tensor, Tensor]
@@ -46,11 +46,11 @@ class Sample:
     """Features of some images.
 
     Args:
-        what: which images these are, in words.
+        what: description of the images.
         dataset: the images.
         features: float32 ``[n, F]`` on the CPU.
         pairs: features of two views of up to `PAIRED` of them, on the CPU.
-        bank: features and labels of labelled training images, on the CPU; None where there are none.
+        bank: features and labels of labelled training images, on the CPU; None if there are none.
     """
 
     what: str
@@ -62,7 +62,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that a page shows of one run."""
+    """Everything that a page shows about one run."""
 
     run: Run
     records: list[dict[str, Any]]
@@ -71,22 +71,22 @@ class Material:
 
     @property
     def train(self) -> list[dict[str, Any]]:
-        """The records of the training."""
+        """The training records."""
         return [r for r in self.records if r.get("kind") == "train"]
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
-        """The records of the evaluations while training."""
+        """The records of evaluations during training."""
         return [r for r in self.records if r.get("kind") == "eval"]
 
 
 def collect(run: Run, data: Splits | Missing, features: Features | None = None) -> Material:
-    """Gather what there is.
+    """Collect whatever is available.
 
     Args:
         run: the run, finished or not.
-        data: its images, or why they are not there.
-        features: of all labelled images, if they are known already.
+        data: its images, or why they are missing.
+        features: of all labelled images, if already computed.
     """
     records = run.metrics.read()
     if isinstance(data, Missing):
@@ -94,14 +94,14 @@ def collect(run: Run, data: Splits | Missing, features: Features | None = None) 
     return Material(run, records, make_sheet(run, data.train), make_sample(run, data, features))
 
 
-def some_rows(count: int, most: int) -> Tensor:
-    """Return up to `most` of `count` rows, in order, the same at every call."""
+def sample_rows(count: int, most: int) -> Tensor:
+    """Return up to `most` of `count` rows, sorted and the same on every call."""
     return permutation(count, 0, 0)[:most].sort().values
 
 
 def make_sheet(run: Run, dataset: ImageDataset | ImageIndex) -> Sheet:
     """Draw two views of a few training images, as in the first epoch."""
-    chosen = dataset.select(some_rows(len(dataset), SHEET))
+    chosen = dataset.select(sample_rows(len(dataset), SHEET))
     config = run.config.augment
     views = SimCLRAugment(config, views=2, seed=run.config.seed)(chosen.images, chosen.ids, 0)
     centre = evaluation_params(image_sizes(chosen.images), config.size)
@@ -121,17 +121,17 @@ def make_sample(run: Run, data: Splits, features: Features | None) -> Sample | M
     labelled = data.test is not None and bool((data.test.labels >= 0).any()) and bool((data.train.labels >= 0).any())
     shown = data.test if labelled and data.test is not None else data.train
     known = (shown.labels >= 0).nonzero().flatten() if labelled else torch.arange(len(shown))
-    rows = some_rows(len(known), SHOWN)
+    rows = sample_rows(len(known), SHOWN)
     dataset = shown.select(known[rows])
     try:
         if labelled and features is not None and len(features.test) == len(known):
             vectors = features.test[rows.to(features.test.device)].float().cpu()
         else:
-            vectors = vectors_of(encoder, dataset, run.config)
+            vectors = compute_features(encoder, dataset, run.config)
     except FloatingPointError as error:
         return Missing(f"There are no features to show: {error}.")
     if not bool(vectors.isfinite().all()):
-        return Missing("There are no features to show: the encoder gives NaN or infinite values.")
+        return Missing("There are no features to show: the encoder returns NaN or infinite values.")
     bank = make_bank(encoder, data.train, run.config, features) if labelled else None
     what = f"{len(dataset)} {'test' if labelled else 'training'} images"
     return Sample(what, dataset, vectors, make_pairs(encoder, dataset, run), bank)
@@ -142,18 +142,18 @@ def make_bank(
 ) -> tuple[Tensor, Tensor]:
     """Return features and labels of up to `BANK` labelled training images."""
     known = (train.labels >= 0).nonzero().flatten()
-    rows = some_rows(len(known), BANK)
+    rows = sample_rows(len(known), BANK)
     if features is not None and len(features.train) == len(known):
         there = rows.to(features.train.device)
         return features.train[there].float().cpu(), features.train_labels[there].cpu()
     chosen = train.select(known[rows])
-    return vectors_of(encoder, chosen, config), chosen.labels
+    return compute_features(encoder, chosen, config), chosen.labels
 
 
 def make_pairs(encoder: nn.Module, dataset: ImageDataset | ImageIndex, run: Run) -> tuple[Tensor, Tensor]:
     """Return the features of two random views of up to `PAIRED` images, ``[n, F]`` on the CPU."""
-    chosen = dataset.select(some_rows(len(dataset), PAIRED))
-    # the epoch after the last one: views that the encoder was not trained on
+    chosen = dataset.select(sample_rows(len(dataset), PAIRED))
+    # the epoch after the last, so that the encoder was not trained on these views
     views = SimCLRAugment(run.config.augment, 2, run.config.seed)(chosen.images, chosen.ids, run.config.epochs)
     device = next(encoder.parameters()).device
     with frozen(encoder):
@@ -162,6 +162,6 @@ def make_pairs(encoder: nn.Module, dataset: ImageDataset | ImageIndex, run: Run)
     return first, second
 
 
-def vectors_of(encoder: nn.Module, dataset: ImageDataset | ImageIndex, config: PretrainConfig) -> Tensor:
-    """Return float32 features ``[n, F]`` on the CPU, of images as an evaluation sees them."""
+def compute_features(encoder: nn.Module, dataset: ImageDataset | ImageIndex, config: PretrainConfig) -> Tensor:
+    """Return float32 features ``[n, F]`` on the CPU, of images as seen in evaluation."""
     return extract_features(encoder, dataset.images, config.augment, batch_size=BATCH).features.cpu()

@@ -1,4 +1,4 @@
-"""Whole pages: one about a run, one that compares several."""
+"""Complete pages: the report on one run, and the comparison of several."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ NOT_READ = Missing("The images were not read for this page.")
 
 
 def write_report(run: Run, data: Splits | Missing, features: Features | None = None) -> Path:
-    """Write ``report.html`` into the folder of a run: one file that needs no network, and return its path.
+    """Write ``report.html``, a single file that needs no network, into the run's folder, and return its path.
 
     Args:
         run: the run; it may be unfinished, unlabelled or not evaluated.
-        data: its images, or why they are not there.
-        features: of all labelled images under the encoder of the last checkpoint, if they are known already.
+        data: its images, or why they are missing.
+        features: of all labelled images under the encoder of the last checkpoint, if already computed.
 
     Raises:
         OSError: the file could not be written.
@@ -51,28 +51,28 @@ def write_report(run: Run, data: Splits | Missing, features: Features | None = N
 
 
 def write_comparison(runs: Sequence[Run], out: Path) -> None:
-    """Write one page that compares several runs; it reads their folders only, no images.
+    """Write one page that compares several runs; it reads only their folders, not their images.
 
     Raises:
-        ValueError: there are fewer than two runs, one is given twice, or `out` is a file that no report wrote.
+        ValueError: there are fewer than two runs, one is given twice, or `out` is an existing file but no report.
         OSError: the file could not be written.
     """
     if len(runs) < 2:
         raise ValueError(f"a comparison needs at least 2 runs, got {len(runs)}")
     if len({run.folder.resolve() for run in runs}) < len(runs):
-        raise ValueError("a run is given twice")
+        raise ValueError("the runs must be distinct, but one is given twice")
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out must end in .html, got {out}")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"--out is in a folder that does not exist: {out.absolute().parent}")
     if out.exists() and GENERATOR.encode() not in out.read_bytes()[:2000]:
-        raise ValueError(f"{out} exists and is no report of fastclr: give another --out")
+        raise ValueError(f"{out} exists and is not a fastclr report: choose another --out")
     contents = comparison_page([collect(run, NOT_READ) for run in runs])
     write_atomically(out, lambda file: file.write(contents))
 
 
 def run_page(material: Material) -> bytes:
-    """Return the page of one run."""
+    """Return the page about one run."""
     config = material.run.config
     title = METHODS[config.method].title
     lead = f"{title}, {config.encoder} x{config.width:g} at {config.augment.size} px on {config.data}"
@@ -104,7 +104,7 @@ def comparison_page(materials: Sequence[Material]) -> bytes:
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """Return the names of folders, with as many of the folders above as it takes to tell them apart."""
+    """Return folder names, prefixed by as many parent folders as needed to tell them apart."""
     parts = [folder.resolve().parts for folder in folders]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-count:]) for part in parts]

@@ -1,4 +1,4 @@
-"""Pictures inside of a page, as data URIs."""
+"""Pictures embedded in a page as data URIs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 from fastclr.report.markup import Html, element
 from fastclr.sources.decode import pillow
 
-SHARP_UP_TO = 64  # pixels: smaller pictures are enlarged without blurring and stored without loss
-LARGEST = 144  # pixels of a side; the page shows half of it, for screens of high resolution
+SHARP_UP_TO = 64  # pixels: smaller pictures are enlarged without blurring and stored losslessly
+LARGEST = 144  # pixels per side; displayed at half that, for high-resolution screens
 
 
 def to_bytes(view: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Tensor:
-    """Return uint8 ``[N, S, S, 3]`` of normalised float ``[N, 3, S, S]``."""
+    """Convert normalised float ``[N, 3, S, S]`` back to uint8 ``[N, S, S, 3]``."""
     picture = view.float().cpu().permute(0, 2, 3, 1)
     if std is not None:
         picture = picture * torch.tensor(std)
@@ -26,7 +26,7 @@ def to_bytes(view: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...
 
 
 def image(pixels: Tensor, alt: str) -> Html:
-    """Return an image of uint8 ``[H, W, 3]`` with the text `alt` for those who do not see it."""
+    """Return an image element for uint8 ``[H, W, 3]`` with the alternative text `alt`."""
     picture = pillow().fromarray(pixels.cpu().contiguous().numpy())
     small = max(picture.size) <= SHARP_UP_TO
     buffer = io.BytesIO()

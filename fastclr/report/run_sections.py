@@ -1,4 +1,4 @@
-"""The sections of a page that need nothing but a run's folder: progress, scores, configuration, environment."""
+"""The sections of a page that need only a run's folder: progress, scores, configuration, environment."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from fastclr.training.config import PretrainConfig, difference, flat
 from fastclr.training.presets import PRESETS
 from fastclr.training.results import percent, score_rows
 
-# what every training logs; the rest is the method's own
+# logged by every training; the rest is specific to the method
 COMMON = ("kind", "epoch", "step", "loss", "lr", "images_per_s", "train_s", "first_step_s")
 CAPTIONS = {
-    "contrastive_accuracy": "Share of views that find their partner first among all views of the batch.",
+    "contrastive_accuracy": "Share of views whose partner is the most similar of all views in the batch.",
     "contrastive_entropy": "Entropy of the softmax over all other views, in nats; high: many views look alike to the "
     "encoder.",
-    "temperature": "Learnt with the weights.",
+    "temperature": "Learnt together with the weights.",
 }
 KNN_CAPTION = "Test images classified by their nearest training images."
-ABSENT = "\N{EM DASH}"  # an option of one method that another does not have
+ABSENT = "\N{EM DASH}"  # for an option that only the other method has
 
 
 def tiles(material: Material) -> Html:
-    """Return the few numbers that a reader looks for first."""
+    """Return the few numbers that readers look for first."""
     train, evaluations = material.train, material.evaluations
     entries = [("state", state(material))]
     if train:
         rates = [r["images_per_s"] for r in train if "images_per_s" in r]
         entries.append(("loss, last record", f"{train[-1]['loss']:.3f}"))
-        entries += [(in_words(name), percent(train[-1][name])) for name in train[-1] if name.endswith("_accuracy")]
+        entries += [(to_words(name), percent(train[-1][name])) for name in train[-1] if name.endswith("_accuracy")]
         entries += [("images per second, median", f"{statistics.median(rates):,.0f}")] if rates else []
     if evaluations:
         entries.append((f"kNN after epoch {evaluations[-1]['epoch']}", percent(evaluations[-1]["knn"])))
@@ -45,7 +45,7 @@ def tiles(material: Material) -> Html:
 
 
 def state(material: Material) -> str:
-    """Say how far the run came."""
+    """Describe how far the run got."""
     train, planned = material.train, material.run.config.epochs
     if not train:
         return "nothing recorded yet"
@@ -59,70 +59,70 @@ def state(material: Material) -> str:
 
 
 def training_charts(materials: Sequence[Material], names: Sequence[str], axis: str) -> Html:
-    """Return the curves of one run or several over steps or epochs.
+    """Return the curves of one or more runs over steps or epochs.
 
     Args:
         materials: the runs.
-        names: how to call them.
+        names: their names.
         axis: ``step`` or ``epoch``.
     """
     single = len(materials) == 1
 
     def lines(key: str, kind: str = "train", factor: float = 1.0) -> list[Series]:
-        found = []
+        series = []
         for colour, (material, name) in enumerate(zip(materials, names, strict=True)):
             scale = 1.0 if axis == "step" else steps_per_epoch(material)
             records = [r for r in (material.train if kind == "train" else material.evaluations) if key in r]
             x = [r["step"] / scale for r in records]
-            found.append(Series(name, x, [factor * r[key] for r in records], colour, dots=kind == "eval"))
-        return found
+            series.append(Series(name, x, [factor * r[key] for r in records], colour, dots=kind == "eval"))
+        return series
 
     recorded = dict.fromkeys(name for material in materials for record in material.train for name in record)
     shares = [name for name in recorded if name.endswith("_accuracy")]
     knn = lines("knn", "eval", 100)
     if single:
-        found = [(f"{in_words(name)}, training", lines(name, factor=100)[0]) for name in shares]
-        found.append(("kNN accuracy, test", knn[0]))
-        both = [dataclasses.replace(line, name=name, colour=colour) for colour, (name, line) in enumerate(found)]
+        named = [(f"{to_words(name)}, training", lines(name, factor=100)[0]) for name in shares]
+        named.append(("kNN accuracy, test", knn[0]))
+        both = [dataclasses.replace(line, name=name, colour=colour) for colour, (name, line) in enumerate(named)]
         caption = " ".join(CAPTIONS[name] for name in shares if name in CAPTIONS) + f" kNN: {KNN_CAPTION}"
         accuracies = [line_chart("Accuracy", both, axis, caption.strip(), from_zero=True, unit="%")]
     else:
-        accuracies = [own_chart(name, lines(name, factor=100), axis, from_zero=True, unit="%") for name in shares]
+        accuracies = [method_chart(name, lines(name, factor=100), axis, from_zero=True, unit="%") for name in shares]
         accuracies.append(line_chart("kNN accuracy", knn, axis, KNN_CAPTION, from_zero=True, unit="%"))
-    others = [name for name in recorded if name not in COMMON and name not in shares and moves(materials, name)]
+    others = [name for name in recorded if name not in COMMON and name not in shares and varies(materials, name)]
     charts = [
-        line_chart("Loss", lines("loss"), axis, f"{losses(materials)}; mean over the steps of each record."),
+        line_chart("Loss", lines("loss"), axis, f"{method_titles(materials)}; mean over the steps of each record."),
         *accuracies,
-        *(own_chart(name, lines(name), axis) for name in others),
+        *(method_chart(name, lines(name), axis) for name in others),
         line_chart("Learning rate", lines("lr"), axis, "Of the first parameter group.", from_zero=True),
-        line_chart("Throughput", lines("images_per_s"), axis, "Images per second while training.", from_zero=True),
+        line_chart("Throughput", lines("images_per_s"), axis, "Images per second during training.", from_zero=True),
     ]
     return element("div", *charts, class_="charts")
 
 
-def own_chart(name: str, lines: Sequence[Series], axis: str, *, from_zero: bool = False, unit: str = "") -> Html:
-    """Return the chart of something that a method logs under `name`."""
+def method_chart(name: str, lines: Sequence[Series], axis: str, *, from_zero: bool = False, unit: str = "") -> Html:
+    """Return the chart of a quantity that a method logs under `name`."""
     caption = CAPTIONS.get(name, "Mean over the steps of each record.")
-    return line_chart(in_words(name).capitalize(), lines, axis, caption, from_zero=from_zero, unit=unit)
+    return line_chart(to_words(name).capitalize(), lines, axis, caption, from_zero=from_zero, unit=unit)
 
 
-def in_words(name: str) -> str:
-    """Return the name of a logged number as people write it."""
+def to_words(name: str) -> str:
+    """Return the name of a logged quantity in plain words."""
     return name.replace("_", " ")
 
 
-def moves(materials: Sequence[Material], name: str) -> bool:
-    """Tell whether a logged number is more than a constant, as a temperature that is not learnt is."""
+def varies(materials: Sequence[Material], name: str) -> bool:
+    """Tell whether a logged quantity varies; a temperature that is not learnt, for example, is constant."""
     return any(len({record[name] for record in material.train if name in record}) > 1 for material in materials)
 
 
-def losses(materials: Sequence[Material]) -> str:
-    """Return the names of the methods whose loss is shown."""
+def method_titles(materials: Sequence[Material]) -> str:
+    """Return the titles of the methods whose loss is shown."""
     return ", ".join(dict.fromkeys(METHODS[material.run.config.method].title for material in materials))
 
 
 def steps_per_epoch(material: Material) -> float:
-    """Return the steps of an epoch as the records tell; of a run in its first epoch, those that it has done."""
+    """Return the steps per epoch according to the records; for a run in its first epoch, the steps done so far."""
     if material.evaluations:
         return float(material.evaluations[-1]["step"] / material.evaluations[-1]["epoch"])
     train = material.train
@@ -139,20 +139,20 @@ def results_table(material: Material) -> Html:
     return table(("evaluation", "score", "protocol"), rows, "Scores on test images.", class_="text")
 
 
-def texts(config: PretrainConfig) -> dict[str, str]:
-    """Return the values of a configuration as texts."""
+def config_texts(config: PretrainConfig) -> dict[str, str]:
+    """Return the values of a configuration as text."""
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in flat(config).items()}
 
 
 def closest_preset(config: PretrainConfig) -> str:
-    """Return the name of the preset with the fewest fields that differ."""
+    """Return the name of the preset that differs in the fewest fields."""
     return min(PRESETS, key=lambda name: len(difference(PRESETS[name], config)))
 
 
 def config_tables(config: PretrainConfig) -> Html:
-    """Return the configuration beside the preset that it is closest to; what differs stands out."""
+    """Return the configuration next to its closest preset, with differences highlighted."""
     name = closest_preset(config)
-    mine, theirs = texts(config), texts(PRESETS[name])
+    mine, theirs = config_texts(config), config_texts(PRESETS[name])
     rows = [(field, value, theirs.get(field, ABSENT)) for field, value in mine.items()]
     changed = [row for row in rows if row[1] != row[2]]
     head = ("option", "this run", f"preset {name}")
@@ -166,17 +166,17 @@ def config_tables(config: PretrainConfig) -> Html:
 
 
 def environment_table(material: Material) -> Html:
-    """Return where the run was computed, or, if that was not recorded, where this page was made."""
+    """Return the environment of the run or, if it was not recorded, that of this page."""
     recorded = read_environment(material.run.folder)
     if recorded is not None:
-        return table(("", "value"), list(recorded.items()), "Recorded when the run began.")
-    note = missing("The run has not recorded its environment. This is where the page was made:")
+        return table(("", "value"), list(recorded.items()), "Recorded when the run started.")
+    note = missing("The run did not record its environment. This page was made in the following one:")
     return join([note, table(("", "value"), list(environment().items()), "The process that wrote this page.")])
 
 
 def difference_table(materials: Sequence[Material], names: Sequence[str]) -> Html:
-    """Return the options in which several runs differ."""
-    configs = [texts(material.run.config) for material in materials]
+    """Return the options in which the runs differ."""
+    configs = [config_texts(material.run.config) for material in materials]
     fields = dict.fromkeys(field for config in configs for field in config)
     every = [(field, *(config.get(field, ABSENT) for config in configs)) for field in fields]
     rows = [row for row in every if len(set(row[1:])) > 1]

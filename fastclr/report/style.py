@@ -1,4 +1,4 @@
-"""The look of a page, light and dark."""
+"""The style sheet of a page, in light and dark mode."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ DARK = ("#6ea8ee", "#f0994f", "#62c48a", "#f0747f", "#b596ea", "#c79c7c", "#ee90
 
 
 def variables(colours: tuple[str, ...]) -> str:
-    """Return the colours of the series as custom properties."""
+    """Return the series colours as CSS custom properties."""
     return "".join(f"--c{i}:{colour};" for i, colour in enumerate(colours))
 
 
 def series() -> str:
-    """Return a class for the lines and for the swatches of each series."""
+    """Return CSS classes for the line and the swatch of each series."""
     return "".join(f".s{i}{{stroke:var(--c{i})}}.b{i}{{background:var(--c{i})}}" for i in range(len(LIGHT)))
 
 

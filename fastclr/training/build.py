@@ -1,4 +1,4 @@
-"""The parts of a training run, and how a configuration becomes them."""
+"""The parts of a training run, and how they are built from a configuration."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from fastclr.training.totals import Totals
 
 @dataclass
 class Clock:
-    """Seconds of training on this process, the first step apart: it compiles and tunes."""
+    """Training seconds of this process, with the first step kept apart because it compiles and autotunes."""
 
     device: torch.device
     training: float = 0.0
@@ -40,15 +40,15 @@ class Clock:
 
     @property
     def total(self) -> float:
-        """Seconds in all."""
+        """Total seconds."""
         return self.training + self.first_step
 
     def start(self) -> None:
-        """Begin to count; what came since the last lap is forgotten."""
+        """Start counting; time since the last lap is discarded."""
         self.since = time.perf_counter()
 
     def lap(self) -> None:
-        """Wait for the device, and add the time since `start` or the last lap."""
+        """Synchronise the device and add the time since `start` or the last lap."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
@@ -62,7 +62,7 @@ class Clock:
 
 @dataclass
 class Training:
-    """The parts of a training run, and its position: `step_in_epoch` batches of `epoch` are done."""
+    """The parts of a training run and its position: `step_in_epoch` batches of `epoch` are done."""
 
     config: PretrainConfig
     world: World
@@ -71,7 +71,7 @@ class Training:
     loader: Loader
     augment: SimCLRAugment
     method: Method
-    forward: nn.Module  # the method as it is called: compiled, distributed
+    forward: nn.Module  # the method as the loop calls it: compiled, wrapped in DistributedDataParallel
     probe: OnlineProbe | None
     optimizer: torch.optim.Optimizer
     schedule: Any  # timm.scheduler.CosineLRScheduler
@@ -83,12 +83,12 @@ class Training:
 
     @property
     def device(self) -> torch.device:
-        """Where the method computes."""
+        """The device the method runs on."""
         return self.world.device
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole run."""
+        """Number of steps in the whole run."""
         return self.config.epochs * len(self.loader)
 
     def loss_of(self, batch: Batch) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
@@ -112,7 +112,7 @@ def build(
         make: makes the method, in place of the one that `config` names.
 
     Raises:
-        ValueError: the configuration or the data do not fit.
+        ValueError: the configuration or the data are unsuitable.
     """
     world = world or World(0, 1, resolve_device(config.device), None)
     device, share = world.device, world.share(config.batch_size)
@@ -120,12 +120,12 @@ def build(
         set_deterministic()
     if data is None:
         if not world.is_main and config.download:
-            world.barrier()  # the first process downloads, the others find what it got
+            world.barrier()  # the first process downloads; the others then read its files
         data = load_data(config)
         if world.is_main and config.download:
             world.barrier()
     check_same_images(data, world)
-    # `auto` depends on the free memory: a resumed run must take what the first one took
+    # `auto` depends on free memory, so record its choice: a resumed run must use the same loader
     config = dataclasses.replace(config, loader=data.loader)
     loader = make_loader(
         data.train,
@@ -164,13 +164,13 @@ def build(
 
 
 def wrap(method: Method, config: PretrainConfig, world: World) -> nn.Module:
-    """Return the method as the loop calls it: compiled, with the gradients of its networks averaged."""
+    """Return the method as the loop calls it: compiled, with its networks' gradients averaged over processes."""
     if config.compile != "off":
         method.compile(mode=config.compile)
     if world.group is None:
         return method
-    # the criterion computes outside of the forward. Inside of DistributedDataParallel its gradients would be reduced
-    # once in a direct step, and in a cached one not with those of the networks: the ranks would drift apart
+    # The criterion runs outside forward. If DistributedDataParallel handled its gradients, a direct step would reduce
+    # them once, but a cached step would not reduce them with the networks' gradients, and the ranks would drift apart
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(method, method.criterion_names())
     options: dict[str, Any] = {"gradient_as_bucket_view": True}
     if config.sync_bn and config.sync_bn_group is None:  # equal statistics on all ranks need no broadcast
@@ -180,7 +180,7 @@ def wrap(method: Method, config: PretrainConfig, world: World) -> nn.Module:
 
 
 def build_probe(config: PretrainConfig, method: Method, data: Splits, device: torch.device) -> OnlineProbe | None:
-    """Return a linear classifier that learns beside the encoder and does not touch it, if `config` asks for one.
+    """Return a linear classifier trained alongside the encoder without affecting it, if `config` asks for one.
 
     Raises:
         ValueError: the training images have fewer than two classes.
@@ -194,7 +194,7 @@ def build_probe(config: PretrainConfig, method: Method, data: Splits, device: to
 
 
 def augment_device(device: torch.device) -> torch.device:
-    """Return where to hold the images and augment them: on `device` if the operator is built for it, else the CPU."""
+    """Return where to keep and augment images: `device` if the operator is built for it, otherwise the CPU."""
     return device if SimCLRAugment.supports(device) else torch.device("cpu")
 
 
@@ -202,10 +202,10 @@ def load_data(config: PretrainConfig) -> Splits:
     """Load the images that `config` names.
 
     Raises:
-        ValueError: it names none, or test images beside training images without classes.
+        ValueError: it names none, or names test images although the training images have no classes.
     """
     if not config.data:
-        raise ValueError("data must be shapes, cifar10, cifar100, stl10, a folder or a tar: give it with --data PATH")
+        raise ValueError("data must be shapes, cifar10, cifar100, stl10, a folder or a tar: pass it with --data PATH")
     splits = load_splits(
         config.data,
         config.test_data,
@@ -223,16 +223,16 @@ def load_data(config: PretrainConfig) -> Splits:
     if config.test_data is not None and splits.test is None:
         raise ValueError(
             f"test_data={config.test_data!r} cannot be used: the training images in {config.data!r} have no classes to "
-            "compare with. Leave it out, or give them classes by folders or with labels"
+            "compare with. Omit it, or give the training images classes, by folder or with --labels"
         )
     return splits
 
 
 def check_same_images(data: Splits, world: World) -> None:
-    """See that all processes have the same images and the same loader: their shares of a step would not fit otherwise.
+    """Check that all processes have the same images and loader; otherwise their shares of a step would not match.
 
     Raises:
-        ValueError: they do not, on every process.
+        ValueError: they differ; raised on every process.
     """
     if world.group is None:
         return
@@ -243,10 +243,10 @@ def check_same_images(data: Splits, world: World) -> None:
         raise ValueError(
             f"the processes do not have the same images: this one has {len(data.train)} of {data.train.source} "
             f"(fingerprint {data.train.fingerprint[:12]}, loader {data.loader}). Every machine needs the same files; "
-            "where --loader auto chose differently, name a loader"
+            "if --loader auto chose different loaders, name one explicitly"
         )
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch for one step of one process, so that dropout resumes from the position alone."""
+    """Seed torch for one step of one process, so that dropout can be resumed from the position alone."""
     torch.manual_seed(int(raw_bits(1, seed, (step << 16) | rank)[0]))

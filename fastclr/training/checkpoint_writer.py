@@ -1,4 +1,4 @@
-"""Writes checkpoints on a thread of its own, keeps the last few, and never gives up the last good one."""
+"""Writes checkpoints on a background thread, keeps the last few, and never deletes the last good one."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from fastclr.files import lock, sync_folder
 from fastclr.training.checkpoint import Checkpoint, checkpoint_path, find_fault, list_checkpoints, save_checkpoint
 
 T = TypeVar("T")
-OVERHEAD = 2**20  # of a file beyond its tensors: the archive's directory and the pickled structure
+OVERHEAD = 2**20  # bytes a file needs beyond its tensors: the archive's directory and the pickled structure
 
 
 class CheckpointWriter:
     """Writes ``step-00001234.pt`` files into one folder while training goes on.
 
-    `save` copies everything to the CPU and returns; one thread then runs `before`, writes a temporary file, forces it
-    to disk, renames it and forces the folder to disk, and only then deletes what is too old. A kill between any two of
-    these steps leaves the previous checkpoints as they were, and at most a temporary file, which the next writer
-    removes. At most one copy is in memory: a `save` waits for the one before it. While a writer is open, no other
-    process can open one on the same folder.
+    `save` copies everything to the CPU and returns; a thread then runs `before`, writes a temporary file, fsyncs it,
+    renames it, fsyncs the folder, and only then deletes old checkpoints. A kill between any two of these steps leaves
+    the previous checkpoints untouched and at most a temporary file, which the next writer removes. At most one copy is
+    held in memory, because each `save` waits for the one before it. While a writer is open, no other process can open
+    one on the same folder.
 
     Args:
-        folder: made if it is not there.
+        folder: created if it does not exist.
         keep: how many checkpoints to keep, at least 1.
-        before: called with the copied checkpoint on the writing thread, before the checkpoint is written: it writes
-            what must be on disk when the checkpoint is.
+        before: called with the copied checkpoint on the writing thread before the checkpoint is written, to write
+            whatever must be on disk by the time the checkpoint is.
 
     Raises:
         ValueError: `keep` is below 1.
-        OSError: the folder cannot be made.
-        BlockingIOError: another process writes to it.
+        OSError: the folder cannot be created.
+        BlockingIOError: another process is writing to it.
     """
 
     def __init__(self, folder: Path, keep: int = 2, before: Callable[[Checkpoint], object] | None = None) -> None:
@@ -57,16 +57,16 @@ class CheckpointWriter:
         self._lock = lock(folder / ".lock")
         for leftover in folder.glob("step-*.pt.tmp"):
             leftover.unlink()
-        # a program that ends without `close` waits for the thread, and its error is shown
+        # a program that exits without calling `close` still waits for the thread and shows its error
         atexit.register(self.close)
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Copy `checkpoint` and begin to write it.
+        """Copy `checkpoint` and start writing it.
 
         Raises:
             FloatingPointError: weights or the temperature are NaN or infinite; nothing is written.
-            OSError: the checkpoint before this one could not be written, or there is too little space for this one.
-                What was on disk is intact.
+            OSError: the previous checkpoint could not be written, or there is not enough space for this one.
+                Checkpoints already on disk are intact.
             ValueError: the writer is closed.
         """
         if self._closed:
@@ -76,17 +76,17 @@ class CheckpointWriter:
         self._check_finite(copied)
         needed = count_bytes(vars(copied)) + OVERHEAD
         if self._before is not None:
-            needed += count_bytes(copied.method)  # what it exports is made of the weights
+            needed += count_bytes(copied.method)  # its exports are derived from the weights
         self._make_room(needed)
-        # not a daemon: the interpreter waits for it
+        # not a daemon, so that the interpreter waits for it at exit
         self._thread = threading.Thread(target=self._write, args=(copied,), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait until what was saved is on disk.
+        """Wait until the last saved checkpoint is on disk.
 
         Raises:
-            OSError: it could not be written; the checkpoints before it are intact.
+            OSError: it could not be written; earlier checkpoints are intact.
         """
         if self._thread is not None:
             self._thread.join()
@@ -96,7 +96,7 @@ class CheckpointWriter:
             raise error
 
     def close(self) -> None:
-        """Wait as `wait` does, and take no more checkpoints."""
+        """Wait as `wait` does, then refuse further checkpoints."""
         if self._closed:
             return
         self._closed = True
@@ -113,7 +113,7 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close; an error that is on its way already is not replaced by a failed write, which becomes a warning."""
+        """Close; if an exception is already propagating, a failed write becomes a warning instead of replacing it."""
         try:
             self.close()
         except Exception as failed:
@@ -136,7 +136,7 @@ class CheckpointWriter:
     def _delete_old(self, step: int) -> None:
         """Delete all but the last `keep` checkpoints up to `step`, which is on disk.
 
-        Those of later steps are deleted too: the run was taken up before them, because they were damaged.
+        Later steps are deleted too: they were damaged, so the run was resumed from before them.
         """
         found = list_checkpoints(self.folder)
         older = [path for other, path in found if other < step]
@@ -151,36 +151,36 @@ class CheckpointWriter:
                 )
 
     def _make_room(self, needed: int) -> None:
-        """See that `needed` bytes are free; the newest checkpoint that verifies is never deleted for that."""
+        """Ensure that `needed` bytes are free, without ever deleting the newest checkpoint that verifies."""
         if shutil.disk_usage(self.folder).free >= needed:
             return
         paths = [path for _, path in list_checkpoints(self.folder)]
         good = next((path for path in paths if is_whole(path)), None)
         spare = [path for path in paths if good not in (None, path)]
-        # only if that is enough: otherwise the older ones would be lost for nothing
+        # delete only if that frees enough; otherwise the older checkpoints would be lost for nothing
         if shutil.disk_usage(self.folder).free + sum(path.stat().st_size for path in spare) >= needed:
             for path in spare:
                 path.unlink()
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise OSError(
-                f"too little space for a checkpoint in {self.folder}: it needs {needed / 1e6:.1f} MB, "
+                f"not enough space for a checkpoint in {self.folder}: it needs {needed / 1e6:.1f} MB, "
                 f"{free / 1e6:.1f} MB are free; {self._what_is_left()}"
             )
 
     def _what_is_left(self) -> str:
-        """Return a clause on the newest checkpoint on disk."""
+        """Return a clause about the newest checkpoint on disk, for error messages."""
         found = list_checkpoints(self.folder)
-        return f"the checkpoint of step {found[0][0]} is kept" if found else "there is no checkpoint before it"
+        return f"the checkpoint of step {found[0][0]} is kept" if found else "there is no earlier checkpoint"
 
 
 def copy_to_cpu(value: T) -> T:
-    """Copy nested dicts, lists and tuples of tensors to the CPU, so that nothing that happens to them later shows."""
+    """Copy nested dicts, lists and tuples of tensors to the CPU, so that later changes do not reach the copy."""
     copied: Any = value
     if isinstance(value, Tensor):
         copied = value.detach().to("cpu", copy=True)
     elif isinstance(value, dict):
-        copied = copy.copy(value)  # a state_dict has a version number as an attribute
+        copied = copy.copy(value)  # keeps the version metadata that a state_dict carries as an attribute
         for key, item in value.items():
             copied[key] = copy_to_cpu(item)
     elif isinstance(value, list | tuple):
@@ -190,7 +190,7 @@ def copy_to_cpu(value: T) -> T:
 
 
 def count_bytes(value: Any) -> int:
-    """Return the bytes of all tensors in nested dicts, lists and tuples."""
+    """Return the total bytes of all tensors in nested dicts, lists and tuples."""
     if isinstance(value, Tensor):
         return value.nbytes
     if isinstance(value, Mapping):
@@ -201,7 +201,7 @@ def count_bytes(value: Any) -> int:
 
 
 def is_whole(path: Path) -> bool:
-    """Tell whether a checkpoint can be read and has the bytes that it was written with."""
+    """Tell whether a checkpoint can be read and still has the bytes it was written with."""
     try:
         with open(path, "rb") as file:
             return find_fault(file) is None

@@ -1,4 +1,4 @@
-"""What a pretraining run is: the options of its parts in one dataclass, their checks, and its file."""
+"""The configuration of a pretraining run: its parts' options in one dataclass, their checks, and the JSON file."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ CompileKind = Literal["off", "default", "reduce-overhead", "max-autotune"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Where a run computes, how exactly, and how often it looks back."""
+    """Device, precision and reproducibility of a run, and how often it logs, saves and evaluates."""
 
     seed: int = 0
-    """Seeds the weights, the order of the data and the augmentation."""
+    """Seeds the weights, the data order and the augmentation."""
     device: str = "auto"
-    """`auto` (CUDA if there is one), or a torch device."""
+    """`auto` (CUDA if available), or a torch device."""
     amp: AmpKind = "auto"
-    """bfloat16 autocast of the encoder: `auto` where the device computes it natively."""
+    """bfloat16 autocast of the encoder: `auto` enables it where the device supports bfloat16 natively."""
     channels_last: bool = True
-    """Memory format of images and weights; changes speed, not meaning."""
+    """Memory format of images and weights; affects speed only."""
     compile: CompileKind = "off"
-    """Mode of torch.compile for encoder and head; `reduce-overhead` replays CUDA graphs."""
+    """torch.compile mode for the encoder and head; `reduce-overhead` replays CUDA graphs."""
     deterministic: bool = False
     """Bit-reproducible on the same machine and number of threads; may be slower."""
     online_probe: bool = False
-    """Train a linear classifier on the features meanwhile, behind a stopped gradient, and log its accuracy."""
+    """Train a linear classifier on the detached features during pretraining, and log its accuracy."""
     knn_every: int = 10
-    """Epochs between kNN evaluations while training; 0 only at the end."""
+    """Epochs between kNN evaluations during training; 0: only at the end."""
     knn_k: int = 20
-    """Neighbours that vote."""
+    """Number of neighbours that vote."""
     knn_temperature: float | None = 0.1
-    """Votes weigh exp(cosine/temperature); None: all the same."""
+    """Votes are weighted by exp(cosine/temperature); None: all equally."""
     log_every: int = 10
     """Steps between log records."""
     checkpoint_every: int = 0
-    """Steps between checkpoints within an epoch; 0 for none."""
+    """Steps between checkpoints within an epoch; 0: none."""
     checkpoint_epochs: int = 1
     """Epochs between checkpoints; one is also written before every evaluation, at the end, and on SIGTERM or Ctrl-C."""
     keep_checkpoints: int = 2
-    """Checkpoints to keep; the older ones stand in for a newest one that is damaged."""
+    """Checkpoints to keep; an older one is used if the newest is damaged."""
     tensorboard: bool = False
-    """Log to TensorBoard too: event files in `tensorboard` in the folder of the run."""
+    """Also log to TensorBoard: event files in the `tensorboard` subfolder of the run."""
     wandb: str | None = None
-    """Log to this project of Weights & Biases too."""
+    """Also log to this Weights & Biases project."""
 
     def checks(self) -> list[Check]:
-        """Return what must hold of the values."""
+        """Return the constraints on the values."""
         return [
             ("seed", 0 <= self.seed < 2**63, "an integer in [0, 2**63)"),
             ("amp", self.amp in get_args(AmpKind), f"one of {get_args(AmpKind)}"),
@@ -73,20 +73,20 @@ class RunOptions:
         ]
 
 
-# the bases come in reverse: a dataclass lists the fields of its last base first
+# bases in reverse order, because a dataclass lists the fields of its last base first
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
     """A pretraining run; every field is an option of ``fastclr pretrain``.
 
-    Each part of a run owns its options and their checks, and takes a `PretrainConfig` where it asks for its own.
+    Each part of a run defines its own options and checks; code that needs only those accepts a `PretrainConfig` too.
 
     Raises:
-        TypeError: the method's options are those of another method.
-        ValueError: a value is outside of its range; the message names the field, what it takes and what it got.
+        TypeError: the method's options belong to another method.
+        ValueError: a value is out of range; the message names the field, the expected and the actual value.
     """
 
     def __post_init__(self) -> None:
-        """Fill in the method's options, and check ranges."""
+        """Fill in the method's options and check ranges."""
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
         expected = METHODS[self.method].Options
@@ -105,7 +105,7 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
             raise ValueError(f"online_probe must be off with micro_batch, got {self.online_probe!r}")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, as stored in JSON files and checkpoints; the method's options under its name."""
+        """Return plain values, as stored in JSON and checkpoints; the method's options go under the method's name."""
         values = dataclasses.asdict(self)
         values[self.method] = values.pop("options")
         return values
@@ -116,14 +116,14 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
 
     @staticmethod
     def load(path: Path) -> PretrainConfig:
-        """Read what `save` wrote; an unknown or ill-typed field is a ValueError."""
+        """Read what `save` wrote; an unknown or invalid field raises ValueError."""
         return PretrainConfig.from_dict(json.loads(path.read_text()))
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> PretrainConfig:
         """Build from plain values, as found in a checkpoint or a JSON file.
 
-        Runs that were made before there were methods have the options of SimCLR beside all others.
+        Configurations that predate the `method` option keep SimCLR's options at the top level.
         """
         values = dict(values)
         method = values.setdefault("method", "simclr")
@@ -145,7 +145,7 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
 
 
 def flat(config: PretrainConfig) -> dict[str, Any]:
-    """Return all values: the method's own under ``METHOD.name``, those of the augmentation under ``augment.name``."""
+    """Return all values flat: the method's own as ``METHOD.name``, those of the augmentation as ``augment.name``."""
     values: dict[str, Any] = {}
     for name, value in config.as_dict().items():
         nested = value.items() if isinstance(value, dict) else None
@@ -154,7 +154,7 @@ def flat(config: PretrainConfig) -> dict[str, Any]:
 
 
 def difference(old: PretrainConfig, new: PretrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Return the options that differ, as ``{name: (old, new)}``; None where one of two methods does not have one."""
+    """Return the options that differ, as ``{name: (old, new)}``; None where one of the two methods lacks the option."""
     there, here = flat(old), flat(new)
     names = dict.fromkeys([*there, *here])
     return {n: (there.get(n), here.get(n)) for n in names if there.get(n) != here.get(n)}

@@ -1,4 +1,4 @@
-"""Evaluations of a run: features under its encoder as its configuration says, and kNN while it trains."""
+"""Evaluations of a run: features of its encoder under its configuration, and kNN during training."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def run_features(encoder: nn.Module, data: Splits, config: PretrainConfig, world
 
     Args:
         encoder: module from images to features.
-        data: both splits; unlabelled images are left out.
-        config: gives the fixed view, device, precision and workers.
-        world: processes that share the work; each gets all features. All of them must call this.
+        data: both splits; unlabelled images are skipped.
+        config: provides the fixed view, device, precision and workers.
+        world: processes that share the work; each gets all features. All of them must call this function.
 
     Raises:
         ValueError: there is no test split, or a split has no labels.
@@ -48,7 +48,7 @@ def evaluate_epoch(training: Training, run: Run) -> Features:
 
 
 def is_evaluation_due(config: PretrainConfig, epoch: int) -> bool:
-    """Tell whether kNN is computed after `epoch` (counted from 0)."""
+    """Tell whether kNN is due after `epoch` (counted from 0)."""
     return epoch + 1 == config.epochs or (config.knn_every > 0 and (epoch + 1) % config.knn_every == 0)
 
 

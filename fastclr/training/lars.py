@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling, with the rules of the paper's code.
+    """Layer-wise adaptive rate scaling (LARS), following the paper's code.
 
     For every parameter w with gradient g
 
@@ -26,22 +26,22 @@ class LARS(torch.optim.Optimizer):
     A group with ``adapt=False`` has trust = 1. The paper gives biases and batch norms neither adaptation nor decay:
     ``{"params": ..., "weight_decay": 0.0, "adapt": False}``, as `build_optimizer` does.
 
-    timm's ``Lars`` is another algorithm: its velocity does not contain lr, so that a change of lr rescales the whole
-    history; its trust divides by |g| + weight_decay |w|, an upper bound of the norm above.
+    timm's ``Lars`` is a different algorithm: its velocity excludes lr, so a change of lr rescales the whole history,
+    and its trust divides by |g| + weight_decay |w|, an upper bound of the norm above.
 
     Args:
-        params: parameters or groups of them, float32 or float64; those of one group live on one device.
-        lr: learning rate, a number or a tensor without dimensions (which a CUDA graph can change between replays).
+        params: parameters or parameter groups, float32 or float64; each group must be on one device.
+        lr: learning rate, a number or a 0-dim tensor (whose value can change between CUDA graph replays).
         momentum: decay of v, in [0, 1).
         weight_decay: at least 0.
         eta: the trust coefficient, above 0.
-        nesterov: look ahead by one step of v.
+        nesterov: use Nesterov momentum, which looks ahead by one step of v.
 
     Raises:
         TypeError: a parameter is neither float32 nor float64.
         ValueError: a number is out of its range.
 
-    A step never waits for the device. The state is one tensor v per parameter, of its dtype.
+    A step never synchronises with the device. The state is one tensor v per parameter, in the parameter's dtype.
 
     Source: You et al. 2017, arXiv:1708.03888; google-research/simclr, ``lars_optimizer.py`` (``classic_momentum``).
     """
@@ -70,15 +70,15 @@ class LARS(torch.optim.Optimizer):
         super().__init__(params, {**numbers, "adapt": True})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters; a TypeError if one is neither float32 nor float64."""
+        """Add a parameter group; raises TypeError if a parameter is neither float32 nor float64."""
         super().add_param_group(param_group)
         for p in self.param_groups[-1]["params"]:
             if p.dtype not in (torch.float32, torch.float64):
-                raise TypeError(f"LARS takes float32 or float64 parameters, got {p.dtype}: use autocast around a model")
+                raise TypeError(f"LARS takes float32 or float64 parameters, got {p.dtype}: use autocast instead")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; return what `closure` does, if one is given."""
+        """Update every parameter that has a gradient; return the value of `closure`, if given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""The training loop: build, then for every epoch and batch a step, a log record, a checkpoint, an evaluation."""
+"""The pretraining loop: steps, log records, checkpoints and evaluations, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN_SKIPPED = 10
 
 
 class Pretrained(NamedTuple):
-    """What a pretraining leaves: the run, its images, and the features of its last evaluation if there was one."""
+    """The result of pretraining: the run, its images, and the features of the last evaluation, if there was one."""
 
     run: Run
     data: Splits
@@ -33,24 +33,24 @@ class Pretrained(NamedTuple):
 
 
 def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, progress: bool = True) -> Pretrained:
-    """Pretrain an encoder and leave everything about it in `folder`, but for the report.
+    """Pretrain an encoder and write the run to `folder`, all but the report.
 
-    Under torchrun, or with an initialised process group, all processes train one model on the same global batch; the
-    first one writes, into a folder that all of them can read.
+    Under torchrun, or with an initialised process group, all processes train one model on the same global batch. Only
+    the first one writes, and all of them must be able to read the folder.
 
     Args:
-        folder: a new folder; with `resume` the folder of a run with the same configuration.
+        folder: a new folder; with `resume`, the folder of a run with the same configuration.
         config: the run.
-        resume: go on from the last checkpoint in `folder`, on any number of processes.
-        progress: show progress bars where the output is a terminal.
+        resume: continue from the last checkpoint in `folder`, on any number of processes.
+        progress: show progress bars if the output is a terminal.
 
     Raises:
         FileExistsError: `folder` exists and `resume` is off.
         FileNotFoundError: there is nothing to resume.
-        ValueError: the configuration, the data or the checkpoint do not fit.
+        ValueError: the configuration, the data and the checkpoint do not match.
         FloatingPointError: the loss became NaN or infinite; the last checkpoint is kept.
         BlockingIOError: another process is training in `folder`.
-        Interrupted: SIGTERM or SIGINT came; the checkpoint of this very step was written.
+        Interrupted: SIGTERM or SIGINT was received; a checkpoint of that very step was written.
     """
     ended = train_in(folder, config, resume=resume, progress=progress)
     return Pretrained(ended.run, ended.training.data, ended.features)
@@ -93,18 +93,18 @@ def train_in(
         if run is None:
             Run.check_free(folder)
         elif world.is_main:
-            # before the checkpoint is read, so that no other process can write a newer one
+            # locked before the checkpoint is read, so that no other process can write a newer one
             writer = files.enter_context(run.checkpoint_writer())
         checkpoint = run.latest_checkpoint() if run else None
         training = build(config, world, data, make)
         if checkpoint is not None:
             restore(training, checkpoint, folder)
-        world.barrier()  # all have seen that the folder is free, before one fills it
+        world.barrier()  # every process must see the folder empty before the first one fills it
         if run is None:
             run = (Run.create if world.is_main else Run)(folder, training.config)
             writer = files.enter_context(run.checkpoint_writer()) if world.is_main else None
         elif world.is_main:
-            training.config.save(run.folder / "config.json")  # where the images are may have changed
+            training.config.save(run.folder / "config.json")  # the location of the images may have changed
         if world.is_main:
             record_environment(run.folder)
             open_log(training, run, files)
@@ -117,10 +117,10 @@ def train_in(
 
 
 def open_log(training: Training, run: Run, files: ExitStack) -> None:
-    """Cut the log back to where the training is, and open TensorBoard and Weights & Biases if asked for."""
+    """Truncate the log to the current position, and open TensorBoard and Weights & Biases if requested."""
     config = training.config
     metrics = files.enter_context(closing(run.metrics))
-    metrics.keep_up_to(training.step, training.epoch)  # killed before its first checkpoint, a run starts over
+    metrics.keep_up_to(training.step, training.epoch)  # a run killed before its first checkpoint starts over
     metrics.hooks = open_hooks(
         run.folder,
         tensorboard=config.tensorboard,
@@ -131,7 +131,7 @@ def open_log(training: Training, run: Run, files: ExitStack) -> None:
 
 
 def train(training: Training, run: Run, writer: CheckpointWriter | None, progress: bool) -> Features | None:
-    """Train from the current position to the last epoch, with evaluations and checkpoints between the epochs.
+    """Train from the current position to the last epoch, with checkpoints and evaluations between epochs.
 
     Returns:
         The features of the last evaluation, if there was one.
@@ -140,7 +140,7 @@ def train(training: Training, run: Run, writer: CheckpointWriter | None, progres
     while training.epoch < config.epochs:
         with stop.watch():
             train_epoch(training, run, writer, stop, progress)
-            # before the evaluation, which then is all that a kill during it costs
+            # saved before the evaluation, so that a kill during it costs only the evaluation
             if is_checkpoint_due(training):
                 write_checkpoint(training, writer)
         if can_evaluate(training.data) and is_evaluation_due(config, training.epoch):
@@ -154,10 +154,10 @@ def train(training: Training, run: Run, writer: CheckpointWriter | None, progres
 def train_epoch(
     training: Training, run: Run, writer: CheckpointWriter | None, stop: StopRequest, progress: bool
 ) -> None:
-    """Train on what is left of the current epoch.
+    """Train on the remainder of the current epoch.
 
     Raises:
-        Interrupted: `stop` was asked for on any rank; the position is saved.
+        Interrupted: a stop was requested on any rank; the position has been saved.
         FloatingPointError: the loss is not finite.
     """
     config, loader, world = training.config, training.loader, training.world
@@ -200,29 +200,29 @@ def train_epoch(
 
 
 def summary(record: dict[str, Any]) -> str:
-    """Return loss and accuracies of a log record in a few words."""
+    """Return the loss and accuracies of a log record as short text."""
     accuracies = [f"{name.replace('_', ' ')} {record[name]:.2f}" for name in record if name.endswith("accuracy")]
     return ", ".join([f"loss {record['loss']:.3f}", *accuracies])
 
 
 def report_data(training: Training, run: Run) -> None:
-    """Say which loader serves the images, and which files could not be used, the first few by name."""
+    """Print which loader is used and why, and the first few of the files that were skipped."""
     data = training.data
     say(training, run, f"loader: {data.loader}, because {data.reason}")
     skipped = [item for split in (data.train, data.test) if split is not None for item in split.skipped]
     if skipped:
-        say(training, run, f"{len(skipped)} file(s) left out:")
+        say(training, run, f"{len(skipped)} file(s) skipped:")
         for name, reason in skipped[:SHOWN_SKIPPED]:
-            say(training, run, f"  {name!a}: {reason}")  # names may hold what a terminal cannot show
+            say(training, run, f"  {name!a}: {reason}")  # names may contain characters that a terminal cannot show
 
 
 def describe(training: Training) -> str:
-    """Return one line on what is about to be trained, on what, and how."""
+    """Return a one-line summary of the training about to start."""
     config, world = training.config, training.world
     parameters = sum(p.numel() for p in training.method.encoder.parameters())
     precision = "bfloat16 autocast" if training.autocast else "float32"
     if training.epoch == config.epochs:
-        where = ", finished before"
+        where = ", already finished"
     else:
         where = f" from epoch {training.epoch + 1}" if training.step else ""
     device = f"{world.size} x {world.device.type}" if world.size > 1 else str(world.device)

@@ -1,4 +1,4 @@
-"""Where a NaN or an infinity came from."""
+"""Tracing a NaN or an infinity to the stage of a step that first produced it."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from torch import Tensor
 
 SHOWN_NAMES = 3
 SHOWN_RECORDS = 5
-DIVERGED = 1e6  # nothing in a healthy step comes near
+DIVERGED = 1e6  # magnitudes in a healthy step stay far below this
 
 
-# what most often breaks a stage while all before it is finite
+# the most common cause of each stage breaking while every stage before it is finite
 CAUSES = {
     "parameters": "an update that was too large: lower lr, lengthen the warm-up, or set clip_grad",
     "views": "a std of 0 in the augmentation, or images that are not finite",
-    "buffers": "activations too large for the variance of batch normalisation: lower lr, lengthen the warm-up, or set "
+    "buffers": "activations too large for the variance in batch normalisation: lower lr, lengthen the warm-up, or set "
     "clip_grad",
-    "h": "weights of the encoder that have grown too large: lower lr, lengthen the warm-up, or set clip_grad",
-    "z": "weights of the head that have grown too large: lower lr, lengthen the warm-up, or set clip_grad",
-    "loss": "a temperature too close to 0, for one because it is learnt: raise it, or switch learnable_temperature off",
+    "h": "encoder weights that have grown too large: lower lr, lengthen the warm-up, or set clip_grad",
+    "z": "head weights that have grown too large: lower lr, lengthen the warm-up, or set clip_grad",
+    "loss": "a temperature too close to 0, perhaps because it is learnt: raise it, or turn learnable_temperature off",
     "gradients": "a z close to 0, whose normalisation divides by its length, or an overflow in the backward pass: "
-    "lower lr or lengthen the warm-up; clip_grad does not mend a NaN",
+    "lower lr or lengthen the warm-up; clip_grad does not fix a NaN",
 }
 
 
 def explain_nonfinite(
-    named: Mapping[str, Tensor | Iterable[tuple[str, Tensor]]], records: Sequence[Mapping[str, Any]] = ()
+    stages: Mapping[str, Tensor | Iterable[tuple[str, Tensor]]], records: Sequence[Mapping[str, Any]] = ()
 ) -> str:
-    """Say which stage of a training step is the first with a NaN or an infinity, and what that points to.
+    """Report the first stage of a training step with a NaN or an infinity, and its likely cause.
 
     Args:
-        named: the stages in the order in which they were computed: a tensor, or (name, tensor) pairs as
-            `named_parameters` gives them. Known names are those of `CAUSES`; others are reported without a cause.
-            Integer tensors are passed over. Nothing is changed.
-        records: of the metrics log, oldest first. The last with a finite loss gives the last good step, and the last
-            few the history of `lr` and `grad_norm`, if they have them.
+        stages: the stages in the order they were computed, each a tensor or (name, tensor) pairs as from
+            `named_parameters`. Stages not in `CAUSES` are reported without a cause. Integer tensors are skipped.
+            Nothing is modified.
+        records: the metrics log, oldest first. The last record with a finite loss gives the last good step, and the
+            last few give the history of `lr` and `grad_norm`, where present.
 
     Returns:
-        A few lines: the first broken stage, the largest magnitude in each stage before it, the last good step, the
+        A few lines: the first broken stage, the largest magnitude in each stage before it, the last good step and the
         likely cause.
 
     Raises:
@@ -49,12 +49,12 @@ def explain_nonfinite(
     lines: list[str] = []
     before: list[str] = []
     grown = ""
-    for stage, value in named.items():
+    for stage, value in stages.items():
         tensors = [(n, t) for n, t in as_pairs(stage, value) if t.is_floating_point() and t.numel()]
         broken = [(name, tensor) for name, tensor in tensors if not bool(tensor.isfinite().all())]
         if broken:
-            lines.append(f"the first that is not finite: {stage} ({describe_broken(broken, len(tensors))})")
-            lines.append(f"finite before it: {', '.join(before) or 'nothing that was looked at'}")
+            lines.append(f"first non-finite stage: {stage} ({describe_broken(broken, len(tensors))})")
+            lines.append(f"finite before it: {', '.join(before) or 'nothing that was checked'}")
             if cause := grown or CAUSES.get(stage):
                 lines.append(f"likely cause: {cause}")
             break
@@ -64,7 +64,7 @@ def explain_nonfinite(
             if largest > DIVERGED and not grown:
                 grown = f"training has diverged, {stage} first: lower lr, lengthen the warm-up, or set clip_grad"
     else:
-        lines.append(f"all that was looked at is finite: {', '.join(before) or 'nothing'}")
+        lines.append(f"everything that was checked is finite: {', '.join(before) or 'nothing'}")
     return "\n".join(lines + describe_history(records))
 
 
@@ -80,18 +80,18 @@ def as_pairs(stage: str, value: Tensor | Iterable[tuple[str, Tensor]]) -> list[t
 
 
 def describe_broken(broken: list[tuple[str, Tensor]], total: int) -> str:
-    """Return what is wrong in the first few tensors, and how many there are."""
+    """Describe the first few broken tensors and count the rest."""
     shown = []
     for name, tensor in broken[:SHOWN_NAMES]:
         nan, inf = int(tensor.isnan().sum()), int(tensor.isinf().sum())
         counts = " and ".join(text for n, text in ((nan, f"{nan} NaN"), (inf, f"{inf} infinite")) if n)
         shown.append(f"{name + ': ' if name else ''}{counts} of {tensor.numel()} values")
-    more = f"; in all {len(broken)} of {total} tensors" if len(broken) > SHOWN_NAMES else ""
+    more = f"; {len(broken)} of {total} tensors in all" if len(broken) > SHOWN_NAMES else ""
     return "; ".join(shown) + more
 
 
 def describe_history(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return lines on the last good step and how the learning rate and the gradient's norm got there."""
+    """Return lines about the last good step and the recent history of the learning rate and gradient norm."""
     train = [r for r in records if "loss" in r and "step" in r]
     good = [r for r in train if math.isfinite(r["loss"])]
     if not good:

@@ -1,4 +1,4 @@
-"""Optimisers and schedules: LARS, SGD, AdamW, scaled learning rates, warm-up and cosine."""
+"""Optimisers and schedules: LARS, SGD, AdamW, learning rate scaling, warm-up and cosine decay."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastclr.methods import Group
 from fastclr.methods.options import Check
 from fastclr.training.lars import LARS
 
-FUSED_ON = {"cpu", "cuda"}  # devices where one kernel updates all parameters
+FUSED_ON = {"cpu", "cuda"}  # devices with fused optimiser kernels
 
 OptimizerKind = Literal["lars", "sgd", "adamw"]
 LrScaling = Literal["none", "linear", "sqrt"]
@@ -21,37 +21,37 @@ LrScaling = Literal["none", "linear", "sqrt"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """How long is trained, on what batches, and by which updates."""
+    """Length of training, batch sizes, optimiser and learning rate schedule."""
 
     epochs: int = 100
     """Passes over the data."""
     batch_size: int = 256
-    """Images per step over all processes; each gives two views."""
+    """Images per step over all processes; each yields two views."""
     micro_batch: int | None = None
-    """Images per forward pass: the gradient of the whole batch in the memory of a small one. Default: all at once."""
+    """Images per forward pass: computes the whole batch's gradient in a small batch's memory. Default: all at once."""
     optimizer: OptimizerKind = "sgd"
-    """`sgd` decays every parameter; `adamw` leaves biases and norms undecayed; `lars` has the rules of the paper."""
+    """`sgd` decays every parameter; `adamw` exempts biases and norms; `lars` follows the paper."""
     lr: float = 0.06
-    """Base learning rate; lr_scaling makes the peak from it."""
+    """Base learning rate; lr_scaling turns it into the peak."""
     lr_scaling: LrScaling = "none"
-    """The peak is lr (`none`), lr B / 256 (`linear`) or lr sqrt(B) (`sqrt`), with B the global batch_size."""
+    """The peak is lr (`none`), lr B / 256 (`linear`) or lr sqrt(B) (`sqrt`), where B is the global batch_size."""
     momentum: float = 0.9
     """Momentum of LARS and SGD."""
     nesterov: bool = False
-    """Nesterov momentum, of LARS and SGD."""
+    """Nesterov momentum for LARS and SGD."""
     lars_eta: float = 0.001
     """Trust coefficient of LARS."""
     weight_decay: float = 5e-4
     """Weight decay."""
     warmup_epochs: float = 0.0
-    """Linear warm-up from zero, in epochs; the cosine to zero follows, step by step."""
+    """Linear warm-up from zero, in epochs, followed by a cosine to zero; both are updated every step."""
     warmup_share: float | None = None
-    """The same as a share of all epochs, in place of warmup_epochs."""
+    """Warm-up as a fraction of all epochs, instead of warmup_epochs."""
     clip_grad: float | None = None
     """Clip the gradient's norm to this value."""
 
     def checks(self) -> list[Check]:
-        """Return what must hold of the values."""
+        """Return the constraints on the values."""
         share = self.warmup_share
         alone = share is None or not self.warmup_epochs
         may_look_ahead = self.optimizer != "adamw" and self.momentum > 0
@@ -83,7 +83,7 @@ def peak_lr(config: OptimizerOptions) -> float:
 
 
 def build_optimizer(config: OptimizerOptions, groups: Sequence[Group]) -> torch.optim.Optimizer:
-    """Build LARS, SGD or AdamW over `groups`, at `peak_lr` times the rate of each."""
+    """Build LARS, SGD or AdamW over `groups`, each at `peak_lr` times its own rate."""
     lr = peak_lr(config)
     described: list[dict[str, Any]] = []
     for group in groups:
@@ -99,14 +99,14 @@ def build_optimizer(config: OptimizerOptions, groups: Sequence[Group]) -> torch.
 
 
 def warmup_steps(config: OptimizerOptions, steps_per_epoch: int) -> int:
-    """Return the number of steps of the warm-up; at least one step is left after it."""
+    """Return the number of warm-up steps, leaving at least one step after them."""
     share = config.warmup_share
     epochs = config.warmup_epochs if share is None else share * config.epochs
     return min(round(epochs * steps_per_epoch), config.epochs * steps_per_epoch - 1)
 
 
 def build_schedule(config: OptimizerOptions, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
-    """Build timm's cosine schedule to zero, step by step, after a linear warm-up from zero to the optimiser's lr."""
+    """Build timm's per-step cosine schedule to zero, after a linear warm-up from zero to the optimiser's lr."""
     from timm.scheduler import CosineLRScheduler
 
     warmup = warmup_steps(config, steps_per_epoch)

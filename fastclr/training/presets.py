@@ -1,4 +1,4 @@
-"""Configurations that start from somewhere known: `fastclr pretrain --preset NAME`. See docs/recipes.md."""
+"""Known-good starting configurations: `fastclr pretrain --preset NAME`. See docs/recipes.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastclr.augment import AugmentConfig
 from fastclr.methods import SimCLROptions
 from fastclr.training.config import PretrainConfig
 
-# Found by trial on `shapes`, for two CPU cores and a few minutes.
+# Tuned by trial on `shapes`, for a few minutes on two CPU cores.
 _DEMO = PretrainConfig(
     data="shapes",
     width=0.25,
@@ -27,7 +27,7 @@ _DEMO = PretrainConfig(
 
 # dkobak/simclr-cifar10, README and simclr-cifar10.py: 90.3 +- 0.3 kNN after 500 epochs, 91.9 linear after 1000.
 _CIFAR10 = PretrainConfig(
-    encoder="resnet18",  # there ResNet-18, -34 and -50
+    encoder="resnet18",  # the source has ResNet-18, -34 and -50
     stem="cifar",  # first convolution and pooling replaced, as in Chen et al. 2020, B.9
     head_layers=2,  # 512 -> 1024 -> ReLU -> 128, without batch norm
     head_hidden=1024,
@@ -42,10 +42,10 @@ _CIFAR10 = PretrainConfig(
     lr=0.03,  # 0.03 B / 256, as in SimSiam (Chen and He 2021, appendix D); cosine, no warm-up
     lr_scaling="linear",
     momentum=0.9,
-    weight_decay=5e-4,  # of every parameter
+    weight_decay=5e-4,  # applied to every parameter
     warmup_epochs=0.0,
     knn_every=25,
-    knn_k=10,  # its kNN: k 10, cosine, plain votes
+    knn_k=10,  # the source's kNN: k 10, cosine, unweighted votes
     knn_temperature=None,
 )
 
@@ -63,20 +63,20 @@ _IMAGENET = PretrainConfig(
     epochs=100,
     batch_size=4096,
     optimizer="lars",
-    # Table B.1: equal to 0.3 B / 256 at 4096 (64.5 and 64.6%), and far better below (62.8 and 57.5% at 256)
+    # Table B.1: on a par with 0.3 B / 256 at 4096 (64.5 and 64.6%), and far better below (62.8 and 57.5% at 256)
     lr=0.075,
     lr_scaling="sqrt",
     momentum=0.9,
     weight_decay=1e-6,
     warmup_epochs=10.0,
     knn_every=10,
-    knn_k=200,  # the paper has no kNN: these are lightly's, near Wu et al. 2018 (200 and 0.07)
+    knn_k=200,  # the paper reports no kNN: these are lightly's values, close to Wu et al. 2018 (200 and 0.07)
     knn_temperature=0.1,
 )
 
 
-# Chen et al. 2020b (SimCLR v2), section 3.1, without its momentum memory: the authors had 71.1% linear with that and
-# ResNet-50 against 71.7 with the memory (google-research/simclr, issue 77). The largest model of that paper is
+# Chen et al. 2020b (SimCLR v2), section 3.1, without its momentum memory: with ResNet-50 the authors got 71.1% linear
+# without and 71.7% with the memory (google-research/simclr, issue 77). The paper's largest model is
 # --encoder simclr_skresnet152 --width 3.
 _SIMCLR_V2 = dataclasses.replace(
     _IMAGENET,
@@ -90,7 +90,7 @@ _SIMCLR_V2 = dataclasses.replace(
 PRESETS: dict[str, PretrainConfig] = {
     "demo": _DEMO,
     "cifar10": _CIFAR10,
-    # the same source: 83.2 kNN, 85.6 linear; short runs like twice the rate
+    # the same source: 83.2 kNN, 85.6 linear; short runs do better at twice the rate
     "cifar10-short": dataclasses.replace(_CIFAR10, epochs=100, lr=0.06),
     "imagenet-100ep": _IMAGENET,  # 64.5% linear
     "imagenet-1000ep": dataclasses.replace(_IMAGENET, epochs=1000),  # 69.3% linear

@@ -1,4 +1,4 @@
-"""How long each stage of a training step takes, beside the step of the loop itself."""
+"""Profiling a training step: the time of each stage, next to that of the loop's own unmodified step."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ STAGES = (
     "optimiser",
 )
 WARMUP_STEPS = 3
-SMALL_IMAGES_UP_TO = 64  # pixels: presets of this size stand for sets of small images, larger ones for photos
+SMALL_IMAGES_UP_TO = 64  # pixels: views up to this size imply a dataset of small images, larger ones imply photos
 PHOTO_SHAPES = ((3, 4), (4, 3), (2, 3), (3, 2), (1, 1), (9, 16))  # height to width
-PHOTOS = 96  # distinct photos; more images share their pixels
+PHOTOS = 96  # distinct photos; further images reuse their pixels
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and 20th and 80th percentile over the steps, in milliseconds."""
+    """Median, 20th and 80th percentile over the steps, in milliseconds."""
 
     median: float
     p20: float
@@ -51,14 +51,14 @@ class Spread:
 
     @staticmethod
     def of(values: Sequence[float]) -> Spread:
-        """Summarise one value per step, with linear interpolation between them."""
+        """Summarise one value per step, with linearly interpolated percentiles."""
         p20, median, p80 = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8]).double())
         return Spread(median.item(), p20.item(), p80.item())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What was measured, and what the advice depends on; times in milliseconds, memory in bytes."""
+    """The measurements and what the advice depends on; times in milliseconds, memory in bytes."""
 
     encoder: str
     parameters: int
@@ -66,26 +66,26 @@ class Profile:
     device_name: str
     autocast: bool
     data: str
-    """Where the images came from, and what that leaves out."""
+    """Where the images came from, and what was therefore not measured."""
     batch_size: int
     steps: int
     stages: dict[str, Spread]
     stage_sum: Spread
     step: Spread
-    """The step of the loop: the next batch and `train_step`."""
+    """A step of the loop: fetching the next batch and `train_step`."""
     overhead: Spread
-    """`step` minus `stage_sum`, of neighbouring steps."""
+    """`step` minus `stage_sum`, over neighbouring steps."""
     encoder_share: float
-    """Forward and backward of the encoder over the sum of the stages."""
+    """The encoder's forward and backward as a fraction of the sum of the stages."""
     images_per_s: float
     peak_memory: int
-    """Most bytes allocated on a CUDA device; on a CPU the most that was ever resident in the process."""
+    """Peak bytes allocated on a CUDA device; on a CPU, the process's peak resident memory."""
     device_memory: int | None
-    """Bytes of a CUDA device."""
+    """Total memory of the CUDA device."""
     host_ms: float | None
-    """Time until a step of the loop is submitted to an idle CUDA device."""
+    """Time the host takes to submit a step to an idle CUDA device."""
     host_syncs: int | None
-    """How often the host waits for the CUDA device in one step of the loop."""
+    """How often the host waits for the CUDA device during one step."""
     loader: str
     augment_device: str
     native_augmentation: bool
@@ -98,12 +98,12 @@ class Profile:
     fastclr: str
 
     def share(self, stage: str) -> float:
-        """Return the part that a stage has of the sum of all."""
+        """Return a stage's fraction of the sum of all stages."""
         return self.stages[stage].median / self.stage_sum.median
 
 
-class Clock:
-    """Times the stages of one step: CUDA events in the stream, which make nothing wait, or the clock of the host."""
+class StageClock:
+    """Times the stages of one step: with CUDA events, which do not block the stream, or with the host's clock."""
 
     def __init__(self, device: torch.device) -> None:
         """Start the first stage."""
@@ -119,27 +119,27 @@ class Clock:
         return event
 
     def mark(self, stage: str) -> None:
-        """End a stage and start the next."""
+        """End a stage and start the next one."""
         self._names.append(stage)
         self._times.append(self._now())
 
     def read(self) -> dict[str, float]:
-        """Return milliseconds by stage; on CUDA after the device has been synchronised."""
-        found: dict[str, float] = {}
+        """Return milliseconds by stage; on CUDA, synchronise the device first."""
+        elapsed: dict[str, float] = {}
         for name, start, end in zip(self._names, self._times[:-1], self._times[1:], strict=True):
             took = start.elapsed_time(end) if self._on_cuda else 1000.0 * (end - start)
-            found[name] = found.get(name, 0.0) + took
-        return found
+            elapsed[name] = elapsed.get(name, 0.0) + took
+        return elapsed
 
 
-class Marked(nn.Module):
-    """Calls a module, and marks the ends of its forward and of the backward of everything after it.
+class MarkedModule(nn.Module):
+    """Calls a module, and marks the end of its forward and the end of the backward of everything after it.
 
     Args:
         module: returns a tensor, or tensors in tuples.
-        forward_stage: what ends with its forward; None if that is no end of a stage.
-        backward_stage: what ends when the gradient of its output is there.
-        mark: takes the name of a stage.
+        forward_stage: the stage that ends with the module's forward; None if none does.
+        backward_stage: the stage that ends once the gradient of the module's output is available.
+        mark: called with the name of a stage.
     """
 
     def __init__(
@@ -161,10 +161,12 @@ class Marked(nn.Module):
         return outputs
 
 
-def stages(training: Training) -> tuple[Callable[[Batch], None], Callable[[Batch, Clock], None]]:
-    """Return the step of the loop, and the same step with a clock that is read between its stages.
+def whole_and_staged_step(
+    training: Training,
+) -> tuple[Callable[[Batch], None], Callable[[Batch, StageClock], None]]:
+    """Return the loop's step, and the same step with a clock marked between its stages.
 
-    Where the method is compiled, its networks are compiled in the second one, each by itself.
+    If the method is compiled, the staged step compiles each of its networks separately.
     """
     method, mode = training.method, training.config.compile
     networks = {name: module for name, module in method.named_children() if module is not method.criterion}
@@ -175,13 +177,13 @@ def stages(training: Training) -> tuple[Callable[[Batch], None], Callable[[Batch
     def whole(batch: Batch) -> None:
         train_step(training, batch)
 
-    def staged(batch: Batch, clock: Clock) -> None:
+    def staged(batch: Batch, clock: StageClock) -> None:
         called = training.forward
-        encoder = Marked(timed["encoder"], "encoder forward", "head backward", clock.mark)
+        encoder = MarkedModule(timed["encoder"], "encoder forward", "head backward", clock.mark)
         try:
             for name, module in {**timed, "encoder": encoder}.items():
                 setattr(method, name, module)
-            training.forward = Marked(Uncompiled(method), None, "loss backward", clock.mark)
+            training.forward = MarkedModule(Uncompiled(method), None, "loss backward", clock.mark)
             train_step(training, batch, clock.mark)
         finally:
             training.forward = called
@@ -192,7 +194,7 @@ def stages(training: Training) -> tuple[Callable[[Batch], None], Callable[[Batch
 
 
 class Uncompiled(nn.Module):
-    """Calls the forward of a method, around what `nn.Module.compile` has made of it."""
+    """Calls a method's forward directly, bypassing `nn.Module.compile`."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
@@ -204,44 +206,44 @@ class Uncompiled(nn.Module):
 
 
 def profile_training(config: PretrainConfig, steps: int = 20) -> Profile:
-    """Build a training as `fastclr pretrain` does and measure its step, whole and by stage.
+    """Build a training run as `fastclr pretrain` does and measure its step, whole and by stage.
 
-    The two kinds of step alternate, so that a machine that is busy for a while slows down both. The training is
-    thrown away.
+    The two kinds of step alternate, so that a temporarily busy machine slows down both. The trained model is
+    discarded.
 
     Args:
-        config: the training; without data it gets random images in memory.
-        steps: measured steps of each kind, after three unmeasured ones.
+        config: the run; without data it uses random images in memory.
+        steps: measured steps of each kind, after three warm-up steps.
 
     Raises:
-        ValueError: the configuration or `steps` are wrong, or this is one of several processes.
+        ValueError: the configuration or `steps` is invalid, or this is one of several processes.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     check_single_process("fastclr profile")
-    data = None if config.data else synthetic(config)
+    data = None if config.data else synthetic_data(config)
     training = build(config, data=data)
     with torch.cuda.device(training.device) if training.device.type == "cuda" else nullcontext():
         return measure(training, steps, describe_data(config, training.data.train))
 
 
 def measure(training: Training, steps: int, data: str) -> Profile:
-    """Measure `training`, which goes on meanwhile."""
+    """Measure steps of `training`, which advances its position."""
     from tqdm import trange
 
     device = training.device
     training.method.train()
-    whole, staged = stages(training)
-    batches = endless(training)
+    whole, staged = whole_and_staged_step(training)
+    batches = endless_batches(training)
 
-    def step_whole() -> Clock:
-        clock = Clock(device)
+    def step_whole() -> StageClock:
+        clock = StageClock(device)
         whole(next(batches))
         clock.mark("step")
         return clock
 
-    def step_staged() -> Clock:
-        clock = Clock(device)
+    def step_staged() -> StageClock:
+        clock = StageClock(device)
         batch = next(batches)
         clock.mark("loading")
         staged(batch, clock)
@@ -253,7 +255,7 @@ def measure(training: Training, steps: int, data: str) -> Profile:
         torch.cuda.reset_peak_memory_stats(device)
     clocks = []
     for index in trange(steps, desc="profiling", leave=False, disable=not sys.stderr.isatty()):
-        # neither kind always runs in the wake of the other
+        # alternate the order, so that neither kind always runs right after the other
         if index % 2:
             clocks.append((step_whole(), step_staged()))
         else:
@@ -299,15 +301,15 @@ def measure(training: Training, steps: int, data: str) -> Profile:
     )
 
 
-def endless(training: Training) -> Iterator[Batch]:
-    """Yield the batches of one epoch after the other."""
+def endless_batches(training: Training) -> Iterator[Batch]:
+    """Yield batches epoch after epoch, without end."""
     while True:
         yield from training.loader.epoch(training.epoch)
         training.epoch += 1
 
 
 def peak_memory(device: torch.device) -> int:
-    """Wait for the device and return the peak, in bytes, that `Profile.peak_memory` describes."""
+    """Synchronise the device and return the peak in bytes, as described at `Profile.peak_memory`."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)
@@ -318,7 +320,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def host_time(step: Callable[[], None], repeats: int = 5) -> float:
-    """Return the median milliseconds after which `step` returns, begun with an idle CUDA device."""
+    """Return the median milliseconds until `step` returns, when started on an idle CUDA device."""
     took = []
     for _ in range(repeats):
         torch.cuda.synchronize()
@@ -329,7 +331,7 @@ def host_time(step: Callable[[], None], repeats: int = 5) -> float:
 
 
 def count_syncs(step: Callable[[], None]) -> int:
-    """Return how often `step` makes the host wait for the CUDA device, as torch's debug mode counts."""
+    """Return how often `step` makes the host wait for the CUDA device, as counted by torch's sync debug mode."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("warn")
     try:
@@ -341,8 +343,8 @@ def count_syncs(step: Callable[[], None]) -> int:
     return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
 
 
-def synthetic(config: PretrainConfig) -> Splits:
-    """Return random images for four steps: small ones as the views are, or photos with the usual shapes."""
+def synthetic_data(config: PretrainConfig) -> Splits:
+    """Return random images for four steps: of the views' size if small, otherwise photos of common shapes."""
     generator = torch.Generator().manual_seed(config.seed)
     count, size = 4 * config.batch_size, config.augment.size
     images: torch.Tensor | RaggedImages
@@ -361,7 +363,7 @@ def synthetic(config: PretrainConfig) -> Splits:
 
 
 def describe_data(config: PretrainConfig, images: ImageDataset | ImageIndex) -> str:
-    """Say what the images are, and what the time to load them leaves out."""
+    """Describe the images, and what their loading time does not cover."""
     if config.data:
         return f"{len(images)} images of {config.data}"
     if isinstance(images.images, torch.Tensor):

@@ -1,4 +1,4 @@
-"""The scores in a run's ``results.json`` as rows of a table, whatever evaluations wrote them."""
+"""The scores in a run's ``results.json`` as table rows, whichever evaluations wrote them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from fastclr.training.run import Run
 
-# evaluations that every reader looks for, and parts of the names under which they are stored
+# evaluations every reader looks for, and substrings of the names they are stored under
 EXPECTED = {"kNN": ("knn",), "linear probe": ("probe", "linear"), "fine-tuning": ("finetune", "fine-tune")}
 SHARES = ("accuracy", "top1", "top5", "knn", "linear", "mean", "std")
-DETAILS = {"per_class", "confusion", "seeds", "by_k"}  # scores, but none of the whole
-MAX_LISTED = 20  # a longer list (a confusion matrix, the scores of many classes) is no protocol
+DETAILS = {"per_class", "confusion", "seeds", "by_k"}  # breakdowns rather than overall scores
+MAX_LISTED = 20  # a longer list (a confusion matrix, the scores of many classes) does not describe a protocol
 NOT_EVALUATED = "not evaluated"
 
 
@@ -20,14 +20,14 @@ def read_results(run: Run) -> dict[str, Any]:
     path = run.folder / "results.json"
     if not path.is_file():
         return {}
-    found = json.loads(path.read_text())
-    return found if isinstance(found, dict) else {}
+    results = json.loads(path.read_text())
+    return results if isinstance(results, dict) else {}
 
 
 def score_rows(run: Run) -> list[tuple[str, str, str]]:
-    """Return (evaluation, score, protocol) of every result, and `NOT_EVALUATED` for the expected ones that are absent.
+    """Return (evaluation, score, protocol) for each result, and `NOT_EVALUATED` for expected ones that are missing.
 
-    A mapping of mappings, as the demo's table, gives a row for each inner one.
+    A mapping of mappings, such as the demo's table, gives one row per inner mapping.
     """
     rows: list[tuple[str, str, str]] = []
     results = read_results(run)
@@ -50,26 +50,26 @@ def score_rows(run: Run) -> list[tuple[str, str, str]]:
 
 
 def describe(result: dict[str, Any]) -> tuple[str, str]:
-    """Return the scores and the rest of one result."""
+    """Return the scores of one result, and its remaining values as the protocol."""
     scores = {n: v for n, v in result.items() if n.partition("_")[0] in SHARES and isinstance(v, (int, float))}
     rest = {name: value for name, value in result.items() if name not in {*scores, *DETAILS} and is_short(value)}
     if list(scores) == ["accuracy"]:
         score = percent(scores["accuracy"])
     else:
         score = ", ".join(f"{name} {percent(value)}" for name, value in scores.items())
-    return score, ", ".join(f"{name}={short(value)}" for name, value in rest.items())
+    return score, ", ".join(f"{name}={format_value(value)}" for name, value in rest.items())
 
 
 def is_short(value: Any) -> bool:
-    """Tell whether a value fits into a line."""
+    """Tell whether a value fits on one line."""
     return not isinstance(value, (list, dict)) or len(json.dumps(value)) <= 4 * MAX_LISTED
 
 
-def short(value: Any) -> str:
-    """Return a value as text."""
+def format_value(value: Any) -> str:
+    """Format a value as short text."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def percent(share: float) -> str:
-    """Return a share in per cent."""
+    """Format a fraction as a percentage."""
     return f"{100 * share:.2f}%"

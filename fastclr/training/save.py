@@ -1,4 +1,4 @@
-"""The position of a training and everything that moves, out to a checkpoint and back."""
+"""Saving a training run's position and state to a checkpoint, and restoring them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from fastclr.training.step import read_totals
 
 
 def is_checkpoint_due(training: Training) -> bool:
-    """Tell whether the end of the current epoch is saved; the last one always is, after its evaluation."""
+    """Tell whether to save at the end of the current epoch; the last epoch is always saved, after its evaluation."""
     due = (training.epoch + 1) % training.config.checkpoint_epochs == 0
     return due or is_evaluation_due(training.config, training.epoch)
 
 
 def write_checkpoint(training: Training, writer: CheckpointWriter | None) -> None:
-    """Save the position and everything that moves; never with a loss that is not finite."""
-    totals = training.totals.over(training.world)
+    """Save the position and all mutable state, unless the loss is not finite."""
+    totals = training.totals.sum_over(training.world)
     if not all(bool(value.isfinite()) for value in totals.values()):
         read_totals(training)
     if writer is None:
@@ -42,22 +42,22 @@ def write_checkpoint(training: Training, writer: CheckpointWriter | None) -> Non
 
 
 def restore(training: Training, checkpoint: Checkpoint, folder: Path) -> None:
-    """Put `training` where `checkpoint` was written.
+    """Restore `training` to the position and state of `checkpoint`.
 
     Raises:
-        ValueError: the data is not what the run was started with.
+        ValueError: the data differs from what the run was started with.
     """
     fingerprint = training.data.train.fingerprint
     if checkpoint.fingerprint != fingerprint:
         raise ValueError(
             f"{folder} was trained on other images than {training.config.data!r} holds now (fingerprint "
-            f"{checkpoint.fingerprint[:12]}, now {fingerprint[:12]}): restore them, or start a new run"
+            f"{checkpoint.fingerprint[:12]}, now {fingerprint[:12]}): restore the originals, or start a new run"
         )
     training.method.load_state_dict(checkpoint.method)
     training.optimizer.load_state_dict(checkpoint.optimizer)
     if training.probe is not None:
         training.probe.load_state_dict(checkpoint.probe)
-    # the sums are over all processes, however many there were: one of the present ones takes them up
+    # the saved sums cover all processes of the time, however many, so just one of the current ones resumes them
     scale = 1.0 if training.world.is_main else 0.0
     training.totals.set({name: scale * torch.as_tensor(value) for name, value in checkpoint.totals.items()})
     training.epoch, training.step_in_epoch = checkpoint.epoch, checkpoint.step_in_epoch

@@ -1,4 +1,4 @@
-"""One step: views, one forward through the method, its loss, one update; and what the steps add up to."""
+"""One training step (views, forward, loss, update), and the totals that steps accumulate for the log."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from fastclr.training.nonfinite import explain_nonfinite
 from fastclr.training.optim import peak_lr
 from fastclr.training.run import Run
 
-# sums that are no means over the steps
+# sums that are not logged as means over the steps
 COUNTS = ("loss", "steps", "finite", "online_right", "online_labelled")
 
 
 def no_mark(stage: str) -> None:
-    """Do nothing at the end of a stage."""
+    """Ignore the end of a stage."""
 
 
 def train_step(training: Training, batch: Batch, mark: Callable[[str], None] = no_mark) -> None:
     """Take one step.
 
     Args:
-        training: what is trained; its position moves by one step.
+        training: the run; its position advances by one step.
         batch: images, ids and labels.
-        mark: is called with the name of every stage as it ends, for a profile.
+        mark: called with the name of each stage as it ends, for profiling.
     """
     config, world, method, probe = training.config, training.world, training.method, training.probe
     seed_step(config.seed, training.step, world.rank)
@@ -52,7 +52,7 @@ def train_step(training: Training, batch: Batch, mark: Callable[[str], None] = n
         mark("loss forward")
         loss.backward()
     mark("encoder backward")
-    for parameter in method.criterion.parameters():  # DistributedDataParallel does not know them
+    for parameter in method.criterion.parameters():  # DistributedDataParallel ignores these
         if parameter.grad is not None:
             parameter.grad.copy_(world.sum(parameter.grad) / world.size)
     if config.clip_grad is not None:
@@ -60,9 +60,9 @@ def train_step(training: Training, batch: Batch, mark: Callable[[str], None] = n
     training.schedule.step_update(training.step)
     training.optimizer.step()
     method.after_step(training.step, training.total_steps)
-    # summed on the device, so that only a log record waits for it
+    # summed on the device, so that the host waits only when a log record is due
     value = loss.detach()
-    finite = (value + training.totals.get("loss")).isfinite()  # so far: where this stops to count, the loss broke
+    finite = (value + training.totals.get("loss")).isfinite()  # cumulative: the count stops where the loss first broke
     sums = {"loss": value, **sums, "steps": torch.ones_like(value), "finite": finite}
     if probe is not None:
         _, accuracy, labelled = probe.step(h, batch.labels.to(training.device).repeat(len(views)))
@@ -74,18 +74,18 @@ def train_step(training: Training, batch: Batch, mark: Callable[[str], None] = n
 
 
 def embed_views(forward: nn.Module, views: tuple[Tensor, ...]) -> Sequence[Tensor]:
-    """Return the embeddings of a few images, for cached gradients."""
+    """Return the embeddings of a micro-batch, for cached gradients."""
     embeddings: Sequence[Tensor] = forward(views)[1]
     return embeddings
 
 
 def read_totals(training: Training) -> dict[str, Any]:
-    """Return the means over all processes since the last record and reset them.
+    """Return the means over all processes since the last record, and reset the totals.
 
     Raises:
-        FloatingPointError: the loss is not finite, on every process.
+        FloatingPointError: the loss is not finite; raised on every process.
     """
-    sums = {name: float(value) for name, value in training.totals.over(training.world).items()}
+    sums = {name: float(value) for name, value in training.totals.sum_over(training.world).items()}
     training.totals.reset()
     loss, steps = sums["loss"], sums["steps"]
     if not math.isfinite(loss):
@@ -108,7 +108,7 @@ def read_totals(training: Training) -> dict[str, Any]:
 
 
 def explain_step(training: Training, batch: Batch, run: Run) -> str:
-    """Return what the step on `batch` shows about a loss that is not finite: the first stage with a NaN, its cause."""
+    """Repeat the step on `batch` to explain a non-finite loss: its first broken stage and the likely cause."""
     method = training.method
     views = training.augment(batch.images, batch.ids, training.epoch).to(training.device)
     with torch.no_grad(), torch.autocast(training.device.type, torch.bfloat16, enabled=training.autocast):

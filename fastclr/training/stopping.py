@@ -1,4 +1,4 @@
-"""Ending a run on a signal: finish the step, write a checkpoint, leave with a status that says so."""
+"""Stopping a run on a signal: finish the step, write a checkpoint, and exit with a status that says so."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to end and has written its checkpoint; ``number`` is the signal's."""
+    """The run was asked to stop and has written its checkpoint; ``number`` is the signal number."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
@@ -21,9 +21,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Remembers the first SIGTERM or SIGINT, so that the loop can end between two steps.
+    """Remembers the first SIGTERM or SIGINT, so that the loop can stop between two steps.
 
-    A second Ctrl-C interrupts at once. Under torchrun it does not: the terminal and torchrun both pass on the first.
+    A second Ctrl-C interrupts at once, except under torchrun, where the terminal and torchrun both deliver the first.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class StopRequest:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Catch the signals meanwhile; outside of the main thread Python forbids it, and nothing is caught."""
+        """Catch the signals inside the block; outside the main thread, where Python forbids handlers, catch nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

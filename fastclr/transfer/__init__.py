@@ -1,1 +1,1 @@
-"""What a finished run becomes: a classifier, a student, an exported file, features of other images."""
+"""What a finished run is turned into: a classifier, a student, an exported file, or features of other images."""

@@ -1,4 +1,4 @@
-"""Encoder, part of the projection head, and a linear classifier: built from a run, stored, and loaded again."""
+"""A linear classifier on an encoder and part of its projection head: built from a run, saved and loaded."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ SEED = "seed-"  # how the folders of the trainings of each seed begin
 
 
 def is_pretrained(run: Run) -> bool:
-    """Tell whether a run has reached its last epoch."""
+    """Tell whether a run has completed its last epoch."""
     checkpoint = run.latest_checkpoint()
     return checkpoint is not None and checkpoint.epoch >= run.config.epochs
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A classifier with what rebuilds it: ``model.safetensors`` and ``finetune.json`` or ``distill.json`` in a folder.
+    """A classifier and what rebuilds it: ``model.safetensors`` plus ``finetune.json`` or ``distill.json`` in a folder.
 
     Args:
         kind: ``finetune`` or ``distill``.
-        config: of its training; encoder, head, size and normalisation are what `model` was built from. Its seed is that
-            of the run, which also decides which images are held out; those of the training are in `settings`.
-        layer: layers of the projection head under the classifier.
-        classes: their names, in the order of the logits.
+        config: of its training; `model` was built from its encoder, head, size and normalisation. Its seed is the
+            run's, which also determines the held-out images; the training's own seeds are in `settings`.
+        layer: number of projection head layers under the classifier.
+        classes: class names, in the order of the logits.
         model: the network.
-        settings: what was asked for, to tell whether a stored result is that of another question.
+        settings: the requested settings, to tell whether a stored result was made with others.
         result: scores and counts, as in ``results.json``.
     """
 
@@ -61,7 +61,7 @@ class Trained:
     result: dict[str, Any]
 
     def save(self, folder: Path) -> None:
-        """Write both files; the JSON file comes last and says that the folder is whole."""
+        """Write both files; the JSON file comes last and marks the folder as complete."""
         from safetensors.torch import save
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,11 +86,11 @@ class Trained:
 
     @staticmethod
     def load(folder: Path) -> Trained:
-        """Read what `save` wrote, onto the CPU.
+        """Load what `save` wrote, onto the CPU.
 
         Raises:
             FileNotFoundError: `folder` holds no trained classifier.
-            ValueError: it is of a format that this version does not read, or the weights do not fit.
+            ValueError: its format is not supported by this version, or the weights do not match.
         """
         from safetensors.torch import load_file
 
@@ -98,12 +98,12 @@ class Trained:
         if about.get("format") != FORMAT:
             raise ValueError(f"{folder / kind}.json must have format {FORMAT}, got {about.get('format')!r}")
         config, layer, classes = PretrainConfig.from_dict(about["config"]), about["layer"], tuple(about["classes"])
-        with torch.random.fork_rng():  # the weights drawn here are replaced
+        with torch.random.fork_rng():  # the initial weights drawn here are overwritten below
             model = build_classifier(build_model(config), layer, len(classes), config.augment.size)
         try:
             model.load_state_dict(load_file(folder / WEIGHTS))
         except RuntimeError as error:
-            raise ValueError(f"{folder / WEIGHTS} does not fit {kind}.json beside it: {error}") from error
+            raise ValueError(f"{folder / WEIGHTS} does not match {kind}.json next to it: {error}") from error
         return Trained(kind, config, layer, classes, model, about["settings"], about["result"])
 
 
@@ -113,7 +113,7 @@ def is_trained(folder: Path) -> bool:
 
 
 def read_about(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Return the kind of a stored classifier and its JSON file; a FileNotFoundError if there is none."""
+    """Return the kind and the JSON contents of a stored classifier; raises FileNotFoundError if there is none."""
     for kind in KINDS:
         path = folder / f"{kind}.json"
         if path.is_file():
@@ -130,9 +130,9 @@ def check_free(folder: Path, overwrite: bool) -> None:
     ours = {WEIGHTS, *(f"{kind}.json" for kind in KINDS)}
     names = {path.name.removesuffix(".tmp") for path in folder.iterdir()} if folder.is_dir() else {""}
     if any(name not in ours and not name.startswith(SEED) for name in names):
-        raise FileExistsError(f"{folder} exists and is no trained classifier: give another --name")
+        raise FileExistsError(f"{folder} exists and is not a trained classifier: give another --name")
     if is_trained(folder) and not overwrite:
-        raise FileExistsError(f"{folder} exists already: give another --name, or replace it with --overwrite")
+        raise FileExistsError(f"{folder} already exists: give another --name, or replace it with --overwrite")
 
 
 def make_room(folder: Path, overwrite: bool) -> None:

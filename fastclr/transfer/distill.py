@@ -1,4 +1,4 @@
-"""Distillation: a student learns a fine-tuned teacher's predictions on all images, without their labels (SimCLR v2)."""
+"""Distillation: a student learns a fine-tuned teacher's predictions on all images, without labels (SimCLR v2)."""
 
 from __future__ import annotations
 
@@ -33,39 +33,39 @@ from fastclr.transfer.classifier import (
     seed_folder,
     train_classifier,
 )
-from fastclr.transfer.finetune import check_training, repeat, summary
+from fastclr.transfer.finetune import check_training, summarise_seeds, train_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig:
-    """What a distillation is.
+    """The configuration of a distillation.
 
     Raises:
-        ValueError: a value is outside of its range.
+        ValueError: a value is out of range.
     """
 
     student: str | None = None
-    """Encoder of the student, as in pretrain --encoder. Default: the teacher's (self-distillation)."""
+    """The student's encoder, as in pretrain --encoder. Default: the teacher's (self-distillation)."""
     student_width: float | None = None
-    """Multiplies the channels of the student. Default: the teacher's width for its own encoder, else 1."""
+    """Multiplies the student's channels. Default: the teacher's width if the encoder is the same, otherwise 1."""
     temperature: float = 1.0
     """Divides the logits of teacher and student."""
     labels: str | None = None
-    """Labels for --label-weight and --no-teacher. Default: those that the teacher was fine-tuned on."""
+    """Labels for --label-weight and --no-teacher. Default: those the teacher was fine-tuned on."""
     label_weight: float = 0.0
-    """Weight w of the labels' cross-entropy; the distillation has 1 - w (alpha in the paper)."""
+    """Weight w of the labels' cross-entropy; the distillation loss has weight 1 - w (alpha in the paper)."""
     no_teacher: bool = False
-    """Train the student on the labels alone instead, for as many steps: the control."""
+    """Train the student on the labels alone, for as many steps, as a control."""
     epochs: int | None = None
-    """Passes over all training images. Default: half of the pretraining's."""
+    """Passes over all training images. Default: half of pretraining's."""
     batch_size: int | None = None
-    """Images per step. Default: the pretraining's."""
+    """Images per step. Default: that of pretraining."""
     lr: float | None = None
-    """Base learning rate, scaled by the batch as in the pretraining. Default: the pretraining's."""
+    """Base learning rate, scaled with the batch size as in pretraining. Default: that of pretraining."""
     seed: int = 0
-    """Decides the weights, the order and the crops."""
+    """Determines the weights, the order and the crops."""
     seeds: int = 1
-    """Repeat with this many seeds, from `seed` on; the teacher and its labels stay the same."""
+    """Repeat with this many seeds, starting at `seed`; the teacher and its labels stay the same."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -93,7 +93,7 @@ class DistillConfig:
         )
 
     def name(self, labels: str, teacher: PretrainConfig) -> str:
-        """Return the name of the folder and of the result, for a teacher of these labels."""
+        """Return the name of the folder and the result, for a teacher trained on `labels`."""
         student = self.student_config(teacher, teacher)
         width = f"-{student.width:g}x" if student.width != 1.0 else ""
         same = (student.encoder, student.width) == (teacher.encoder, teacher.width)
@@ -101,7 +101,7 @@ class DistillConfig:
         return f"{'labels' if self.no_teacher else 'distill'}-{subset_name(self.labels or labels)}-{who}"
 
     def settings(self, teacher: Trained) -> dict[str, Any]:
-        """Return what is stored beside a student to tell what was asked for."""
+        """Return the requested settings, stored with a student to recognise it later."""
         labels, seed = self.labels or teacher.settings["labels"], teacher.settings["label_seed"]
         return {**dataclasses.asdict(self), "labels": labels, "label_seed": seed, "teacher": teacher.result["name"]}
 
@@ -109,7 +109,7 @@ class DistillConfig:
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Return ``-T^2 mean_i sum_c softmax(t_i / T)_c log_softmax(s_i / T)_c``.
 
-    The factor keeps the gradient's size when T changes. The loss is T^2 (KL(teacher || student) + the teacher's
+    The factor keeps the size of the gradient independent of T. The loss is T^2 (KL(teacher || student) + the teacher's
     entropy).
 
     Args:
@@ -127,13 +127,13 @@ def semi_supervised_loss(
 ) -> Tensor:
     """Return ``(1 - w) distillation_loss - w/N sum over labelled i of log_softmax(s_i)[y_i]``.
 
-    Eq. 4 of SimCLR v2 with w = 1 - alpha, divided by the images of the batch: it sums over the labelled images only, so
-    that few labels have little weight beside many images.
+    Eq. 4 of SimCLR v2 with w = 1 - alpha, divided by the number of images in the batch. The second term sums over the
+    labelled images only, so few labels carry little weight against many images.
 
     Args:
         student: logits ``[N, C]``.
         teacher: logits ``[N, C]``, without gradient.
-        labels: int64 ``[N]``, -1 where the label is not used.
+        labels: int64 ``[N]``, -1 for images whose label is not used.
         temperature: T of the distillation.
         label_weight: w, in [0, 1).
     """
@@ -179,22 +179,22 @@ class Distillation(Supervised):
 
 
 def find_teacher(folder: Path) -> Path:
-    """Return `folder` if it holds a trained classifier, or the only fine-tuned one in it.
+    """Return `folder` if it holds a trained classifier, otherwise the only fine-tuned one inside it.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: there are several, or `folder` is a classifier that lies in no run.
+        ValueError: there are several, or `folder` is a classifier outside any run.
     """
     if is_trained(folder):
         if not (folder.parent / "config.json").is_file():
-            raise ValueError(f"{folder} must lie in the folder of its run, but {folder.parent} has no config.json")
+            raise ValueError(f"{folder} must be inside its run's folder, but {folder.parent} has no config.json")
         return folder
     found = []
     for path in sorted(folder.glob("*/finetune.json")):
         if not read_about(path.parent)[1]["settings"]["from_scratch"]:
             found.append(path.parent)
     if not found:
-        raise FileNotFoundError(f"{folder} has no fine-tuned network: make one with fastclr finetune {folder}")
+        raise FileNotFoundError(f"{folder} has no fine-tuned network: train one with fastclr finetune {folder}")
     if len(found) > 1:
         raise ValueError(f"{folder} has several fine-tuned networks: name one of {', '.join(map(str, found))}")
     return found[0]
@@ -203,22 +203,22 @@ def find_teacher(folder: Path) -> Path:
 def distill(
     run: Run, data: Splits, teacher: Trained, config: DistillConfig, *, name: str | None = None, overwrite: bool = False
 ) -> Trained:
-    """Train a student on the predictions of `teacher` for all training images, score it, and store both.
+    """Train a student on the predictions of `teacher` for all training images, score it, and save both.
 
-    Every image is used, with or without a label. Teacher and student see the same random crop and flip. The student
-    starts from random weights, and has its classifier on the encoder's features. See `finetune` for what is stored.
+    Every image is used, labelled or not. Teacher and student see the same random crop and flip. The student starts
+    from random weights, with its classifier on the encoder's features. See `finetune` for what is saved.
 
     Args:
-        run: of the teacher; its configuration gives device, precision, optimiser and schedule.
+        run: the teacher's run; its configuration provides device, precision, optimiser and schedule.
         data: its images.
-        teacher: a fine-tuned network, or a student of an earlier distillation.
+        teacher: a fine-tuned network, or the student of an earlier distillation.
         config: the distillation.
-        name: of folder and result. Default: such as ``distill-1pct-resnet18``, or without teacher ``labels-...``.
-        overwrite: replace what is in that folder.
+        name: of folder and result. Default: for example ``distill-1pct-resnet18``, or ``labels-...`` without a teacher.
+        overwrite: replace the contents of that folder.
 
     Raises:
         FileExistsError: the folder exists.
-        ValueError: there are no labelled test images, or these are not the teacher's classes.
+        ValueError: there are no labelled test images, or their classes are not the teacher's.
         RuntimeError: the teacher changed.
         Interrupted: SIGTERM or SIGINT came; the same call goes on from its checkpoint.
     """
@@ -228,14 +228,14 @@ def distill(
     check_test(data)
     if data.train.classes != teacher.classes:
         there, here = (", ".join(names[:5]) for names in (teacher.classes, data.train.classes))
-        raise ValueError(f"the teacher knows other classes ({there}, ...) than {data.train.source} has ({here}, ...)")
+        raise ValueError(f"the teacher's classes ({there}, ...) differ from those of {data.train.source} ({here}, ...)")
     student = config.student_config(run.config, teacher.config)
     rows = labelled_rows(data.train, config.labels or labels, label_seed)
     uses_labels = config.no_teacher or config.label_weight > 0
     if config.no_teacher:
         images = data.train.select(rows)
     else:
-        images = show_labels(data.train, rows if uses_labels else rows[:0])
+        images = keep_labels(data.train, rows if uses_labels else rows[:0])
     folder, shown = run.folder / name, dataclasses.replace(data, train=images)
 
     def train(seed: int) -> tuple[Classifier, PretrainConfig, int]:
@@ -254,8 +254,8 @@ def distill(
         if world.is_main:
             make_room(folder, overwrite)
         world.barrier()
-        first, settings, scores = repeat(run, data, train, range(config.seed, config.seed + config.seeds))
-        result = {**summary(scores), "teacher": None if config.no_teacher else teacher.result["name"]}
+        first, settings, scores = train_seeds(run, data, train, range(config.seed, config.seed + config.seeds))
+        result = {**summarise_seeds(scores), "teacher": None if config.no_teacher else teacher.result["name"]}
         result |= {
             "teacher_accuracy": teacher.result["accuracies"][0],
             "encoder": settings.encoder,
@@ -277,8 +277,8 @@ def distill(
     return stored
 
 
-def show_labels(dataset: ImageDataset | ImageIndex, rows: Tensor) -> ImageDataset | ImageIndex:
-    """Return the same images with the labels of `rows` only, all others -1: what is hidden cannot reach a loss."""
+def keep_labels(dataset: ImageDataset | ImageIndex, rows: Tensor) -> ImageDataset | ImageIndex:
+    """Return the same images with only the labels of `rows`; all others are -1 and thus cannot reach a loss."""
     labels = torch.full_like(dataset.labels, -1)
     labels[rows] = dataset.labels[rows]
     return dataclasses.replace(dataset, labels=labels)
@@ -289,20 +289,20 @@ def training_config(
 ) -> PretrainConfig:
     """Return the configuration of a student's training.
 
-    Optimiser, rate, decay and warm-up are those of the pretraining, as in SimCLR v2; crops and flips only.
+    Optimiser, rate, decay and warm-up are those of pretraining, as in SimCLR v2; augmentation is crops and flips only.
 
     Args:
-        student: the run's configuration, with the student's encoder.
+        student: the run's configuration with the student's encoder.
         config: the distillation.
-        everything: number of training images, which fixes the number of steps.
-        images: number of those that this training sees: fewer without a teacher.
+        everything: number of all training images, which determines the number of steps.
+        images: number of images used in this training, fewer without a teacher.
         seed: of this training.
 
     Raises:
         ValueError: there is only one image.
     """
     if images < 2:
-        raise ValueError(f"a student needs at least 2 images, got {images}: its batch norms see them all")
+        raise ValueError(f"a student needs at least 2 images for batch norm, got {images}")
     asked = config.batch_size or student.batch_size
     batch, epochs = min(asked, images), config.epochs or max(1, student.epochs // 2)
     steps = epochs * (everything // min(asked, everything))

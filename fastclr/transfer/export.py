@@ -1,4 +1,4 @@
-"""Give an encoder away: one file, the lines that load it where fastclr is not installed, and a model card."""
+"""Exporting an encoder: one file, the code that loads it without fastclr, and a model card."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fastclr.augment import AugmentConfig
 from fastclr.augment.fixed_view import CROP_ABOVE, CROP_FRACTION
 from fastclr.files import write_atomically, write_text_atomically
 from fastclr.training.run import Run
-from fastclr.transfer.loading_code import COMPUTATIONS, filled, timm_lines, torchvision_lines
+from fastclr.transfer.loading_code import COMPUTATIONS, fill_path, timm_lines, torchvision_lines
 from fastclr.transfer.model_card import MARK, model_card
 
 Format = Literal["safetensors", "torchvision", "torchscript", "pt2", "onnx"]
@@ -35,7 +35,7 @@ SUFFIXES: dict[str, str] = {
     "pt2": ".pt2",
     "onnx": ".onnx",
 }
-TOLERANCE = 1e-5  # of the largest feature: other kernels and another order of summation, in float32
+TOLERANCE = 1e-5  # relative to the largest feature: allows for other kernels and summation orders in float32
 CHECK_IMAGES = 4
 
 
@@ -45,9 +45,9 @@ class Exported:
 
     Args:
         path: the file.
-        card: the model card beside it.
-        lines: Python that makes `encoder` of the file without fastclr; None if only fastclr can build this encoder.
-        difference: largest difference of a feature in the check, as a share of the largest feature; None: not checked.
+        card: the model card next to it.
+        lines: Python that loads the file as `encoder` without fastclr; None if only fastclr can build this encoder.
+        difference: largest feature difference in the check, relative to the largest feature; None: not checked.
     """
 
     path: Path
@@ -65,30 +65,30 @@ def export_run(
     licence: str | None = None,
     overwrite: bool = False,
 ) -> Exported:
-    """Write the encoder of the last checkpoint for use without fastclr, and a model card ``README.md`` beside it.
+    """Write the encoder of the last checkpoint for use without fastclr, with a model card ``README.md`` next to it.
 
     Args:
         run: a run with a checkpoint.
         kind: ``safetensors``: weights under timm's names. ``torchvision``: a state dict for torchvision's ResNets.
-            ``torchscript``, ``pt2`` (`torch.export`), ``onnx``: the computation too, float32 ``[batch, 3, S, S]`` to
-            ``[batch, F]`` for any batch.
-        out: the file. Default: ``export/KIND/encoder.SUFFIX`` in the folder of the run.
+            ``torchscript``, ``pt2`` (`torch.export`), ``onnx``: also the computation, float32 ``[batch, 3, S, S]`` to
+            ``[batch, F]`` for any batch size.
+        out: the file. Default: ``export/KIND/encoder.SUFFIX`` in the run's folder.
         check: run the printed lines in a fresh process where fastclr cannot be imported, and compare features.
         licence: of the weights, for the card.
-        overwrite: replace a file that is there.
+        overwrite: replace an existing file.
 
     Raises:
-        ValueError: the kind, the suffix or the place does not fit; the encoder has no counterpart in torchvision; or
-            the check found other features. Then nothing was written.
+        ValueError: the kind, suffix or path is unsuitable; the encoder has no counterpart in torchvision; or the
+            features in the check differ. Nothing is written in these cases.
         FileNotFoundError: the run has no checkpoint.
         ModuleNotFoundError: a package of ``fastclr[export]`` is missing.
     """
     path = check_request(run, kind, out, overwrite)
     encoder = run.load_encoder().cpu().float().eval()
     lines = loading_lines(encoder, run, kind)
-    beside = None if lines is None else filled(lines, Path(path.name))
+    beside = None if lines is None else fill_path(lines, Path(path.name))
     inputs = preprocessing(run.config.augment)
-    contents = serialise(encoder, kind, run.config.augment.size, about(run, inputs, beside))
+    contents = serialise(encoder, kind, run.config.augment.size, file_metadata(run, inputs, beside))
     error = None
     if check and beside is not None:
         error = compare(encoder, contents, path.name, beside, kind, run.config.augment)
@@ -97,11 +97,11 @@ def export_run(
     write_atomically(path, lambda file: file.write(contents))
     readme = path.parent / "README.md"
     write_text_atomically(readme, card)
-    return Exported(path, readme, None if lines is None else filled(lines, path), error)
+    return Exported(path, readme, None if lines is None else fill_path(lines, path), error)
 
 
 def check_request(run: Run, kind: str, out: Path | None, overwrite: bool) -> Path:
-    """Return where to write, after everything that can be refused before the work is done."""
+    """Return the path to write, having rejected everything that can be rejected before any work is done."""
     if kind not in get_args(Format):
         raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {kind!r}")
     suffix = SUFFIXES[kind]
@@ -109,10 +109,10 @@ def check_request(run: Run, kind: str, out: Path | None, overwrite: bool) -> Pat
     if path.suffix != suffix:
         raise ValueError(f"a file of format {kind} must end in {suffix}, got {path}")
     if path.is_dir() or (path.exists() and not overwrite):
-        raise ValueError(f"{path} exists already: give another --out, or --overwrite")
+        raise ValueError(f"{path} already exists: choose another --out, or use --overwrite")
     readme = path.parent / "README.md"
     if readme.exists() and MARK not in readme.read_text(errors="replace"):
-        raise ValueError(f"{readme} is no model card of fastclr and would be lost: give an --out in another folder")
+        raise ValueError(f"{readme} was not written by fastclr and would be lost: choose an --out in another folder")
     if kind == "onnx":
         for name in ("onnx", "onnxscript", "onnxruntime"):
             require(name)
@@ -120,7 +120,7 @@ def check_request(run: Run, kind: str, out: Path | None, overwrite: bool) -> Pat
 
 
 def require(name: str) -> Any:
-    """Import a package of the extra `export`."""
+    """Import a package of the `export` extra."""
     import importlib
 
     try:
@@ -130,7 +130,7 @@ def require(name: str) -> Any:
 
 
 def loading_lines(encoder: nn.Module, run: Run, kind: str) -> str | None:
-    """Return the Python that makes `encoder` of the file; see `fastclr.transfer.loading_code`."""
+    """Return the Python that loads the file as `encoder`; see `fastclr.transfer.loading_code`."""
     if kind == "torchvision":
         return torchvision_lines(encoder, run.config.encoder)
     if kind == "safetensors":
@@ -139,7 +139,7 @@ def loading_lines(encoder: nn.Module, run: Run, kind: str) -> str | None:
 
 
 def preprocessing(augment: AugmentConfig) -> dict[str, Any]:
-    """Return what must be done to an image before the encoder sees it, under the names that timm uses."""
+    """Return the preprocessing that the encoder expects of an image, under timm's names."""
     return {
         "input_size": [3, augment.size, augment.size],
         "crop": "centre square",
@@ -152,8 +152,8 @@ def preprocessing(augment: AugmentConfig) -> dict[str, Any]:
     }
 
 
-def about(run: Run, inputs: dict[str, Any], lines: str | None) -> dict[str, str]:
-    """Return the metadata that travels inside of the file."""
+def file_metadata(run: Run, inputs: dict[str, Any], lines: str | None) -> dict[str, str]:
+    """Return the metadata embedded in the file."""
     config = run.config
     encoder = {"encoder": config.encoder, "width": config.width, "stem": config.stem, "size": config.augment.size}
     described = {"fastclr": json.dumps(encoder), "preprocessing": json.dumps(inputs)}
@@ -161,14 +161,14 @@ def about(run: Run, inputs: dict[str, Any], lines: str | None) -> dict[str, str]
 
 
 def serialise(encoder: nn.Module, kind: str, size: int, metadata: dict[str, str]) -> bytes:
-    """Return the file of one format as bytes."""
+    """Return the contents of the file in the given format."""
     if kind == "safetensors":
         from safetensors.torch import save
 
         return save(state_of(encoder), {"format": "pt", **metadata})
     buffer = io.BytesIO()
     if kind == "torchvision":
-        torch.save(state_of(encoder), buffer)  # tensors only: loads with weights_only=True
+        torch.save(state_of(encoder), buffer)  # tensors only, so it loads with weights_only=True
         return buffer.getvalue()
     example = torch.zeros(2, 3, size, size)
     with torch.no_grad(), quiet():
@@ -198,7 +198,7 @@ def state_of(encoder: nn.Module) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what tracing and the ONNX exporter say about themselves."""
+    """Silence the warnings and logs of tracing and the ONNX exporter."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -228,17 +228,17 @@ def compare(encoder: nn.Module, contents: bytes, name: str, lines: str, kind: st
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / name).write_bytes(contents)
         np.save(Path(folder) / "images.npy", images.numpy())
-        found = features_elsewhere(Path(folder), lines, kind)
-    if found.shape != expected.shape:
-        raise ValueError(f"the exported file gives features {found.shape}, the run's encoder {expected.shape}")
-    error = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+        actual = features_without_fastclr(Path(folder), lines, kind)
+    if actual.shape != expected.shape:
+        raise ValueError(f"the exported file gives features {actual.shape}, the run's encoder {expected.shape}")
+    error = float(np.abs(actual - expected).max() / max(float(np.abs(expected).max()), 1e-30))
     if not error <= TOLERANCE:
-        raise ValueError(f"the exported file gives other features: they differ by {error:.1e}, allowed {TOLERANCE:.0e}")
+        raise ValueError(f"the exported file's features differ by {error:.1e}, more than the allowed {TOLERANCE:.0e}")
     return error
 
 
-def features_elsewhere(folder: Path, lines: str, kind: str) -> npt.NDArray[np.float32]:
-    """Run `lines` in a fresh process that cannot import fastclr; return its features of ``images.npy``."""
+def features_without_fastclr(folder: Path, lines: str, kind: str) -> npt.NDArray[np.float32]:
+    """Run `lines` in a fresh process that cannot import fastclr, and return its features of ``images.npy``."""
     apply = "encoder.run(None, {'images': images})[0]"
     script = [
         "import sys",
@@ -255,6 +255,6 @@ def features_elsewhere(folder: Path, lines: str, kind: str) -> npt.NDArray[np.fl
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         reason = result.stderr.strip().splitlines()[-1:] or [f"status {result.returncode}"]
-        raise ValueError(f"the exported file does not load without fastclr by:\n{lines}\n{reason[0]}")
+        raise ValueError(f"the exported file does not load without fastclr, using:\n{lines}\n{reason[0]}")
     loaded: npt.NDArray[np.float32] = np.load(folder / "features.npy")
     return loaded

@@ -31,42 +31,42 @@ from fastclr.transfer.classifier import (
 
 Recipe = Literal["v1", "v2"]
 RECIPES: dict[str, dict[str, Any]] = {
-    # Chen et al. 2020, B.5: nesterov, 0.05 B / 256, no decay, no warm-up. Their B is 4096; the rate follows B
+    # Chen et al. 2020, B.5: nesterov, 0.05 B / 256, no decay, no warm-up. Their B is 4096; the rate scales with B
     "v1": {"optimizer": "sgd", "nesterov": True, "lr": 0.05, "lr_scaling": "linear", "batch_size": 256},
     # google-research/simclr, README: LARS, 0.005 sqrt(B), no decay, no warm-up, B 1024
     "v2": {"optimizer": "lars", "nesterov": False, "lr": 0.005, "lr_scaling": "sqrt", "batch_size": 1024},
 }
-FEW = 0.05  # share of labels up to which the papers' 60 epochs for 1% are taken, above it their 30 for 10%
-MIN_STEPS = 1000  # of a training; both papers take about that many, on far more images than a small data set has
+FEW = 0.05  # up to this share of labels use the papers' 60 epochs for 1%, above it their 30 for 10%
+MIN_STEPS = 1000  # both papers take about as many, on far more images than a small dataset has
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """What a fine-tuning is.
+    """The configuration of fine-tuning.
 
     Raises:
-        ValueError: a value is outside of its range.
+        ValueError: a value is out of range.
     """
 
     labels: str = "10%"
-    """Labels to use: a share of every class (`1%`, `10%`, `100%`), or a file with the name of an image on each line."""
+    """Labels to use: a share of each class (`1%`, `10%`, `100%`), or a file with one image name per line."""
     from_layer: int | None = None
-    """Layer of the projection head under the classifier, 0 for the encoder's features. Default: 1, as in SimCLR v2; 0
-    with all labels, or where the head has no hidden layer."""
+    """Projection head layer under the classifier, 0 for the encoder's features. Default: 1, as in SimCLR v2; 0 with
+    all labels, or if the head has no hidden layer."""
     recipe: Recipe = "v1"
     """`v1`: SGD with Nesterov momentum at 0.05 B / 256. `v2`: LARS at 0.005 sqrt(B). Both without decay and warm-up."""
     from_scratch: bool = False
-    """Start from random weights instead: the control."""
+    """Start from random weights instead, as a control."""
     epochs: int | None = None
-    """Passes over the chosen images. Default: 60 with up to 5% of the labels, else 30; more if those are few steps."""
+    """Passes over the selected images. Default: 60 up to 5% of the labels, otherwise 30; more if too few steps."""
     batch_size: int | None = None
-    """Images per step, at most those that are chosen. Default: 256 (v1) or 1024 (v2)."""
+    """Images per step, at most the number selected. Default: 256 (v1) or 1024 (v2)."""
     lr: float | None = None
-    """Base learning rate, scaled by the batch as in the recipe. Default: the recipe's."""
+    """Base learning rate, scaled with the batch size as in the recipe. Default: the recipe's."""
     seed: int = 0
-    """Decides which labels, the order and the crops; from scratch the weights too."""
+    """Determines the labels, the order and the crops; from scratch also the weights."""
     seeds: int = 1
-    """Repeat with this many seeds, from `seed` on."""
+    """Repeat with this many seeds, starting at `seed`."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -79,23 +79,23 @@ class FinetuneConfig:
         check_training(self, checks)
 
     def layer(self, head_layers: int) -> int:
-        """Return the layer of a head of that many layers."""
+        """Return the layer to use, for a head with `head_layers` layers."""
         if self.from_layer is not None:
             return self.from_layer
         return 0 if parse_share(self.labels) == 1.0 or head_layers < 2 else 1
 
     @property
     def name(self) -> str:
-        """Name of the folder and of the result."""
+        """Name of the folder and the result."""
         return f"{'scratch' if self.from_scratch else 'finetune'}-{subset_name(self.labels)}"
 
     def settings(self) -> dict[str, Any]:
-        """Return what is stored beside the network, which is that of the first seed, to tell what was asked for."""
+        """Return the requested settings, stored with the network, which is that of the first seed."""
         return {**dataclasses.asdict(self), "label_seed": self.seed}
 
 
 def check_training(config: Any, checks: list[tuple[str, bool, str]]) -> None:
-    """Raise a ValueError for the first of `checks`, or of those that all trainings share, that fails."""
+    """Raise a ValueError for the first failing check, of `checks` and of those common to all trainings."""
     shared = [
         ("epochs", config.epochs is None or config.epochs >= 1, "at least 1"),
         ("batch_size", config.batch_size is None or config.batch_size >= 2, "at least 2"),
@@ -110,16 +110,16 @@ def check_training(config: Any, checks: list[tuple[str, bool, str]]) -> None:
 def finetune(
     run: Run, data: Splits, config: FinetuneConfig, *, name: str | None = None, overwrite: bool = False
 ) -> Trained:
-    """Fine-tune the network of `run`, score it on the test images after the last epoch, and store both.
+    """Fine-tune the network of `run`, score it on the test images after the last epoch, and save both.
 
-    The network of the first seed goes to the folder `name` of the run, the scores of all seeds to ``results.json``.
+    The network of the first seed goes to the run's folder `name`, the scores of all seeds to ``results.json``.
 
     Args:
-        run: whose last checkpoint to start from, on the device and with the precision of its configuration.
+        run: starts from its last checkpoint, on the device and with the precision of its configuration.
         data: its images, with labels.
         config: the fine-tuning.
-        name: of folder and result. Default: ``finetune-1pct``, or ``scratch-1pct``.
-        overwrite: replace what is in that folder.
+        name: of folder and result. Default: for example ``finetune-1pct``, or ``scratch-1pct``.
+        overwrite: replace the contents of that folder.
 
     Raises:
         FileExistsError: the folder exists.
@@ -150,8 +150,8 @@ def finetune(
         if world.is_main:
             make_room(folder, overwrite)
         world.barrier()
-        first, settings, scores = repeat(run, data, train, range(config.seed, config.seed + config.seeds))
-        result = {**summary(scores), "from_layer": layer, "recipe": config.recipe, "labels": config.labels}
+        first, settings, scores = train_seeds(run, data, train, range(config.seed, config.seed + config.seeds))
+        result = {**summarise_seeds(scores), "from_layer": layer, "recipe": config.recipe, "labels": config.labels}
         stored = Trained(
             kind="finetune",
             config=dataclasses.replace(settings, seed=run.config.seed),
@@ -171,13 +171,13 @@ def finetune(
 def training_config(
     pretrained: PretrainConfig, config: FinetuneConfig, images: int, share: float, seed: int, layer: int
 ) -> PretrainConfig:
-    """Return the configuration of the training on `images` labelled images, `share` of all.
+    """Return the configuration for training on `images` labelled images, which are `share` of all labelled ones.
 
     Raises:
         ValueError: there is only one image.
     """
     if images < 2:
-        raise ValueError(f"fine-tuning needs at least 2 labelled images, got {images}: its batch norms see them all")
+        raise ValueError(f"fine-tuning needs at least 2 labelled images for batch norm, got {images}")
     recipe = RECIPES[config.recipe]
     batch = min(config.batch_size or recipe["batch_size"], images)
     fewest = -(-MIN_STEPS // (images // batch))
@@ -197,22 +197,22 @@ def training_config(
     )
 
 
-def repeat(
+def train_seeds(
     run: Run,
     data: Splits,
     train: Callable[[int], tuple[Classifier, PretrainConfig, int]],
     seeds: Sequence[int],
 ) -> tuple[Classifier, PretrainConfig, list[dict[str, Any]]]:
-    """Train once for each seed and score each network on the test images, once.
+    """Train once per seed, and score each network once on the test images.
 
     Args:
-        run: says what comes out.
+        run: prints the scores.
         data: with labelled test images.
-        train: returns the network for a seed, the configuration of its training, and the number of labels it used.
+        train: returns, for a seed, the network, the configuration of its training and the number of labels used.
         seeds: at least one.
 
     Returns:
-        Network and configuration of the first seed, and for every seed the scores and what they come from.
+        Network and configuration of the first seed, and each seed's scores with the settings behind them.
     """
     test = check_test(data)
     first: tuple[Classifier, PretrainConfig] | None = None
@@ -231,8 +231,8 @@ def repeat(
     return *first, scores
 
 
-def summary(scores: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return mean and standard deviation (n - 1; None of one seed) of `scores`, the seeds, and what they share."""
+def summarise_seeds(scores: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return mean and standard deviation (n - 1; None for one seed) of `scores`, the seeds and common settings."""
     accuracies = [each["accuracy"] for each in scores]
     top5 = [each["top5"] for each in scores if each["top5"] is not None]
     return {
@@ -248,8 +248,8 @@ def summary(scores: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def percent(result: dict[str, Any]) -> str:
-    """Return an accuracy with what it was measured on, for people."""
+def format_accuracy(result: dict[str, Any]) -> str:
+    """Format an accuracy and what it was measured on."""
     spread = "" if result["std"] is None else f" +- {100 * result['std']:.2f} ({len(result['seeds'])} seeds)"
     top5 = "" if result["top5"] is None else f", top-5 {100 * result['top5']:.2f}%"
     counts = f"{result['n_labels']} labels, {result['test_images']} test images"

@@ -1,4 +1,4 @@
-"""The Python that loads an exported encoder where fastclr is not installed."""
+"""Generating the Python that loads an exported encoder without fastclr."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-FILE = "'<file>'"  # stands for the path in lines that are not filled yet
+FILE = "'<file>'"  # placeholder for the path
 COMPUTATIONS = {
     "torchscript": f"import torch; encoder = torch.jit.load({FILE})",
     "pt2": f"import torch; encoder = torch.export.load({FILE}).module()",
@@ -17,17 +17,17 @@ COMPUTATIONS = {
 }
 
 
-# where a ResNet with another stem or width departs from timm's; `channels` takes care of the rest
+# where a ResNet with another stem or width differs from timm's; `channels` covers the rest
 CHANGED = ("conv1", "bn1", "maxpool", "layer1[0].conv1", "layer1[0].downsample")
 
 
-def filled(lines: str, path: Path) -> str:
-    """Return `lines` with the path of the file in the place of `FILE`."""
+def fill_path(lines: str, path: Path) -> str:
+    """Return `lines` with the placeholder `FILE` replaced by the path."""
     return lines.replace(FILE, repr(str(path)))
 
 
 def timm_lines(encoder: nn.Module, name: str, size: int) -> str | None:
-    """Return lines that build a timm encoder and load its safetensors file; one line where timm builds it by name.
+    """Return lines that build a timm encoder and load its safetensors file; one line if timm can build it by name.
 
     Args:
         encoder: the module whose weights the file holds.
@@ -35,7 +35,7 @@ def timm_lines(encoder: nn.Module, name: str, size: int) -> str | None:
         size: side of its input in pixels.
 
     Returns:
-        None if timm has no such encoder and it is no ResNet of another width or stem.
+        None if timm has no such encoder and it is not a ResNet of another width or stem.
     """
     import timm
 
@@ -47,11 +47,11 @@ def timm_lines(encoder: nn.Module, name: str, size: int) -> str | None:
     with torch.device("meta"):
         default = timm.create_model(name, num_classes=0)
         if default.pretrained_cfg["input_size"][-1] != size:
-            candidates[:2] = candidates[1::-1]  # built for its own size where the model takes one
+            candidates[:2] = candidates[1::-1]  # try img_size first, for models that accept one
         for options in candidates:
             try:
                 plain = timm.create_model(name, num_classes=0, **options)
-            except (TypeError, ValueError, AssertionError):  # the model has no such option, or none of this value
+            except (TypeError, ValueError, AssertionError):  # the model lacks the option or rejects its value
                 continue
             if not differs(encoder, plain, CHANGED):
                 break
@@ -70,7 +70,7 @@ def timm_lines(encoder: nn.Module, name: str, size: int) -> str | None:
 
 
 def torchvision_lines(encoder: nn.Module, name: str) -> str:
-    """Return lines that build torchvision's ResNet and load a state dict; one line where only the classifier goes.
+    """Return lines that build torchvision's ResNet and load a state dict; one line if only the classifier is removed.
 
     Raises:
         ValueError: torchvision has no such encoder.
@@ -80,13 +80,13 @@ def torchvision_lines(encoder: nn.Module, name: str) -> str:
     short = name.partition(".")[0]
     hint = "use the format safetensors (timm), pt2 or onnx"
     if short not in TORCHVISION:
-        raise ValueError(f"format torchvision takes {', '.join(TORCHVISION)}, got the encoder {name!r}: {hint}")
+        raise ValueError(f"format torchvision supports {', '.join(TORCHVISION)}, got the encoder {name!r}: {hint}")
     with torch.device("meta"):
         plain = getattr(torchvision.models, short)()
     plain.fc = nn.Identity()
     replaced = replacements(encoder, plain)
     if differs(encoder, plain, CHANGED[:3]) or replaced is None:
-        raise ValueError(f"torchvision has no {short} of this width or form: {hint}")
+        raise ValueError(f"torchvision has no {short} of this width or structure: {hint}")
     lines = [f"encoder = torchvision.models.{short}()", "encoder.fc = torch.nn.Identity()", *replaced]
     lines.append(f"encoder.load_state_dict(torch.load({FILE})); encoder.eval()")
     if len(lines) == 3:
@@ -95,7 +95,7 @@ def torchvision_lines(encoder: nn.Module, name: str) -> str:
 
 
 def differs(one: nn.Module, other: nn.Module, ignored: tuple[str, ...]) -> bool:
-    """Tell whether two modules have weights of other names or shapes, outside of the parts `ignored`."""
+    """Tell whether two modules differ in the names or shapes of their weights, outside the parts `ignored`."""
     skip = tuple(f"{part.replace('[', '.').replace(']', '')}." for part in ignored)
 
     def shapes(module: nn.Module) -> dict[str, torch.Size]:
@@ -105,7 +105,7 @@ def differs(one: nn.Module, other: nn.Module, ignored: tuple[str, ...]) -> bool:
 
 
 def channels_of(encoder: Any) -> tuple[int, ...]:
-    """Return the channels of the stages of a timm ResNet, before the expansion of its blocks; () for others."""
+    """Return the channels of a timm ResNet's stages, before block expansion; () for other models."""
     channels = []
     for info in getattr(encoder, "feature_info", ()):
         stage = getattr(encoder, str(info["module"]), None)
@@ -116,20 +116,20 @@ def channels_of(encoder: Any) -> tuple[int, ...]:
 
 
 def replacements(encoder: Any, plain: Any) -> list[str] | None:
-    """Return the assignments that give `plain` the stem of `encoder`; None if a layer cannot be written down."""
+    """Return the assignments that give `plain` the stem of `encoder`; None if a layer cannot be expressed as code."""
     lines = []
     for part in CHANGED:
-        ours, theirs = find(encoder, part), find(plain, part)
+        ours, theirs = find_part(encoder, part), find_part(plain, part)
         if repr(ours) != repr(theirs):
-            layer = code(ours)
+            layer = layer_code(ours)
             if layer is None:
                 return None
             lines.append(f"encoder.{part} = {layer}")
     return lines
 
 
-def find(encoder: Any, part: str) -> Any:
-    """Return the module at a place of `CHANGED`, None if there is none."""
+def find_part(encoder: Any, part: str) -> Any:
+    """Return the module at a path from `CHANGED`, or None if there is none."""
     owner, _, attribute = part.rpartition(".")
     if not owner:
         return getattr(encoder, attribute, None)
@@ -137,12 +137,12 @@ def find(encoder: Any, part: str) -> Any:
     return getattr(stage[0], attribute, None) if isinstance(stage, nn.Sequential) else None
 
 
-def code(module: Any) -> str | None:
-    """Return the Python that builds a layer of a ResNet's stem or shortcut; None for layers of other kinds."""
+def layer_code(module: Any) -> str | None:
+    """Return the Python that builds a layer of a ResNet's stem or shortcut; None for other kinds of layers."""
     if module is None:
         return "None"
     if isinstance(module, nn.Sequential):
-        children = [code(child) for child in module]
+        children = [layer_code(child) for child in module]
         return None if None in children else f"torch.nn.Sequential({', '.join(map(str, children))})"
     positional: tuple[Any, ...] = ()
     named: dict[str, Any] = {}
@@ -155,7 +155,7 @@ def code(module: Any) -> str | None:
         positional = (module.kernel_size, module.stride, module.padding, module.ceil_mode, module.count_include_pad)
     elif not isinstance(module, nn.Identity):
         return None
-    if repr(type(module)(*positional, **named)) != repr(module):  # another option is set, which the line would lose
+    if repr(type(module)(*positional, **named)) != repr(module):  # an option is set that the code would lose
         return None
     arguments = ", ".join([*map(repr, positional), *(f"{name}={value!r}" for name, value in named.items())])
     return f"torch.nn.{type(module).__name__}({arguments})"

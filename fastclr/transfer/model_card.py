@@ -1,4 +1,4 @@
-"""The model card of an exported encoder: what is known about it, and nothing else."""
+"""The model card of an exported encoder, which states only what is known about it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from fastclr.training.run import Run
 
 MARK = "<!-- model card written by fastclr -->"
 USE = """\
-Features of images: nearest neighbours, clustering, linear classifiers, fine-tuning. The encoder is no classifier, and
-it has the biases of the images that it was trained on. Nothing beyond the scores above was evaluated."""
+Image features for nearest neighbours, clustering, linear classifiers and fine-tuning. The encoder is not a classifier,
+and it inherits the biases of its training images. Nothing beyond the scores above was evaluated."""
 
 
 def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], licence: str | None) -> str:
-    """Return the card as Markdown with the YAML head that model hubs read.
+    """Return the card as Markdown with the YAML front matter that model hubs read.
 
     Args:
-        run: where the encoder comes from; its ``results.json`` and ``environment.json`` are read.
+        run: the encoder's run; its ``results.json`` and ``environment.json`` are read.
         kind: the format of the file.
         lines: the Python that loads it, or None.
-        inputs: what is done to an image before, see `fastclr.transfer.export.preprocessing`.
+        inputs: the preprocessing, see `fastclr.transfer.export.preprocessing`.
         licence: of the weights; None: not stated.
     """
     config, title = run.config, METHODS[run.config.method].title
@@ -38,13 +38,13 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
     load = (
         f"```python\n{lines}\n```"
         if lines is not None
-        else "Only fastclr builds this encoder: `fastclr.training.run.Run.open(folder).load_encoder()`."
+        else "Only fastclr can build this encoder: `fastclr.training.run.Run.open(folder).load_encoder()`."
     )
     environment = read_environment(run.folder)
     trained = (
         "Not recorded."
         if environment is None
-        else "\n".join(["| | |", "|---|---|", *(row(name, value) for name, value in environment.items())])
+        else "\n".join(["| | |", "|---|---|", *(table_row(name, value) for name, value in environment.items())])
     )
     blocks = [
         "\n".join(head),
@@ -64,7 +64,7 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
 
 
 def input_text(kind: str, inputs: dict[str, Any]) -> str:
-    """Say in words what is done to an image before the encoder sees it."""
+    """Describe in words the preprocessing that the encoder expects."""
     size = inputs["input_size"][-1]
     share = "the whole shorter side" if inputs["crop_pct"] == 1.0 else f"{inputs['crop_pct']:.1%} of the shorter side"
     normalise = (
@@ -72,29 +72,29 @@ def input_text(kind: str, inputs: dict[str, Any]) -> str:
         if inputs["mean"] is None
         else f"then minus mean {inputs['mean']}, divided by std {inputs['std']}"
     )
-    name = "`images` (the features come out as `features`)" if kind == "onnx" else "The input"
+    name = "`images` (the output is named `features`)" if kind == "onnx" else "The input"
     return (
-        f"{name}: float32 `[batch, 3, {size}, {size}]`, RGB in [0, 1], {normalise}. From a picture: the centre square "
-        f"of {share}, resized to {size} x {size} pixels ({inputs['interpolation']}).\n\n"
+        f"{name}: float32 `[batch, 3, {size}, {size}]`, RGB in [0, 1], {normalise}. From a picture, take the centre "
+        f"square of {share}, resized to {size} x {size} pixels ({inputs['interpolation']}).\n\n"
         f"```json\n{json.dumps(inputs)}\n```"
     )
 
 
 def scores_text(run: Run) -> str:
-    """Return a table of the results of the run, with their protocols."""
+    """Return a table of the run's results and their protocols."""
     rows = score_rows(run)
     table = ["| evaluation | score | protocol |", "|---|---|---|"]
-    table += [row(*entry) for entry in rows]
+    table += [table_row(*entry) for entry in rows]
     return "\n".join(table)
 
 
-def row(*cells: str) -> str:
+def table_row(*cells: str) -> str:
     """Return a row of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
 def without_paths(run: Run) -> dict[str, Any]:
-    """Return the configuration; of paths only the last part, since the folders of a machine are nobody's business."""
+    """Return the configuration with paths reduced to their last part, since a machine's folders are private."""
     values = run.config.as_dict()
     for name in ("data", "test_data"):
         if values[name]:

@@ -1,4 +1,4 @@
-"""SimCLR v2 as one run: pretrain, fine-tune on few labels, distil into a student; each stage once."""
+"""SimCLR v2 as one run: pretrain, fine-tune on few labels, distil into a student; finished stages are not repeated."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from fastclr.transfer.finetune import FinetuneConfig, finetune
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The stages after the pretraining.
+    """The stages after pretraining.
 
     Args:
         finetune: how to fine-tune the pretrained network.
-        distill: the student, and how it learns.
-        self_first: distil the teacher into its own architecture before the student learns from that, as in the paper
-            for students that are smaller.
+        distill: the student and how to train it.
+        self_first: first distil the teacher into its own architecture, and the student from that, as in the paper for
+            smaller students.
         controls: also train from scratch on the same labels, and the student without a teacher.
 
     Raises:
-        ValueError: a control is asked for as a stage.
+        ValueError: a control is requested as a stage.
     """
 
     finetune: FinetuneConfig
@@ -45,13 +45,13 @@ class Plan:
     controls: bool
 
     def __post_init__(self) -> None:
-        """Refuse controls as stages."""
+        """Reject controls as stages."""
         if self.finetune.from_scratch or self.distill.no_teacher:
-            raise ValueError("v2 fine-tunes a pretrained network and distils from it: for the controls give --controls")
+            raise ValueError("v2 fine-tunes a pretrained network and distils from it: use --controls for the controls")
 
 
 class Finished(NamedTuple):
-    """The pretraining's run, its images, and the networks of all later stages."""
+    """The pretraining run, its images, and the networks of all later stages."""
 
     run: Run
     data: Splits
@@ -59,16 +59,16 @@ class Finished(NamedTuple):
 
 
 def run_v2(folder: Path, config: PretrainConfig, plan: Plan) -> Finished:
-    """Run the stages that are not finished in `folder`.
+    """Run the stages that are not yet finished in `folder`.
 
     Args:
-        folder: new, or of an earlier call with the same configuration, which goes on where that one stopped.
+        folder: new, or that of an earlier call with the same configuration, which is then continued.
         config: the pretraining.
-        plan: what follows.
+        plan: the stages that follow.
 
     Raises:
-        ValueError: the plan does not fit the data, or a finished stage was made with other settings.
-        Interrupted: SIGTERM or SIGINT came; finished stages and the pretraining's checkpoint are kept.
+        ValueError: the plan does not suit the data, or a finished stage was made with other settings.
+        Interrupted: SIGTERM or SIGINT was received; finished stages and the pretraining checkpoint are kept.
     """
     with open_world(config.device) as world:  # one group of processes for all stages
         known = (folder / "config.json").is_file()
@@ -81,56 +81,54 @@ def run_v2(folder: Path, config: PretrainConfig, plan: Plan) -> Finished:
         if run is None or not is_pretrained(run):
             del data  # the pretraining loads its own: one copy in memory at a time
             run, data, _ = pretrain_in(folder, config, resume=known)
-        return Finished(run, data, follow(run, data, plan))
+        return Finished(run, data, run_later_stages(run, data, plan))
 
 
 def check_plan(config: PretrainConfig, plan: Plan, data: Splits) -> None:
-    """Raise a ValueError for what a later stage would refuse, before the first one is computed."""
+    """Raise a ValueError for anything that a later stage would reject, before the first stage runs."""
     check_test(data)
     labelled_rows(data.train, plan.finetune.labels, plan.finetune.seed)
     if plan.distill.labels is not None:
         labelled_rows(data.train, plan.distill.labels, plan.finetune.seed)
     student = plan.distill.student_config(config, config)
     if plan.self_first and (student.encoder, student.width) == (config.encoder, config.width):
-        raise ValueError(
-            f"--self-first needs a student other than {config.encoder} x{config.width:g}, which is the teacher"
-        )
+        raise ValueError(f"--self-first needs a student other than the teacher's {config.encoder} x{config.width:g}")
     with torch.random.fork_rng():
         head = build_model(config).head
         build_model(student)
     first_layers(head, plan.finetune.layer(len(split_layers(head))))
 
 
-def follow(run: Run, data: Splits, plan: Plan) -> list[Trained]:
-    """Run the stages after the pretraining, but those that are finished."""
-    tuned = tune(run, data, plan.finetune)
+def run_later_stages(run: Run, data: Splits, plan: Plan) -> list[Trained]:
+    """Run the stages after pretraining that are not yet finished."""
+    tuned = finetune_once(run, data, plan.finetune)
     stages, teacher = [tuned], tuned
     if plan.controls:
-        stages.append(tune(run, data, dataclasses.replace(plan.finetune, from_scratch=True)))
+        stages.append(finetune_once(run, data, dataclasses.replace(plan.finetune, from_scratch=True)))
     if plan.self_first:
         alone = dataclasses.replace(plan.distill, student=None, student_width=None)
-        teacher = teach(run, data, tuned, alone)
+        teacher = distill_once(run, data, tuned, alone)
         stages.append(teacher)
-    stages.append(teach(run, data, teacher, plan.distill))
+    stages.append(distill_once(run, data, teacher, plan.distill))
     if plan.controls:
-        stages.append(teach(run, data, teacher, dataclasses.replace(plan.distill, no_teacher=True)))
+        stages.append(distill_once(run, data, teacher, dataclasses.replace(plan.distill, no_teacher=True)))
     return stages
 
 
-def tune(run: Run, data: Splits, config: FinetuneConfig) -> Trained:
-    """Fine-tune, unless that is done."""
+def finetune_once(run: Run, data: Splits, config: FinetuneConfig) -> Trained:
+    """Fine-tune, unless already done."""
     name = config.name
-    return stage(run, name, config.settings(), lambda: finetune(run, data, config, name=name))
+    return load_or_train(run, name, config.settings(), lambda: finetune(run, data, config, name=name))
 
 
-def teach(run: Run, data: Splits, teacher: Trained, config: DistillConfig) -> Trained:
-    """Distil, unless that is done."""
+def distill_once(run: Run, data: Splits, teacher: Trained, config: DistillConfig) -> Trained:
+    """Distil, unless already done."""
     name, settings = config.name(teacher.settings["labels"], teacher.config), config.settings(teacher)
-    return stage(run, name, settings, lambda: distill(run, data, teacher, config, name=name))
+    return load_or_train(run, name, settings, lambda: distill(run, data, teacher, config, name=name))
 
 
-def stage(run: Run, name: str, settings: dict[str, Any], train: Callable[[], Trained]) -> Trained:
-    """Return the network in the folder `name` of the run if it is finished, else train it.
+def load_or_train(run: Run, name: str, settings: dict[str, Any], train: Callable[[], Trained]) -> Trained:
+    """Return the network in the run's folder `name` if it is finished, otherwise train it.
 
     Raises:
         ValueError: it was made with other settings.
@@ -138,19 +136,19 @@ def stage(run: Run, name: str, settings: dict[str, Any], train: Callable[[], Tra
     folder = run.folder / name
     if not is_trained(folder):
         return train()
-    found = Trained.load(folder)
-    if changed := {key for key, value in settings.items() if found.settings.get(key) != value}:
+    stored = Trained.load(folder)
+    if changed := {key for key, value in settings.items() if stored.settings.get(key) != value}:
         listed = ", ".join(
-            f"{key}: {found.settings.get(key)!r} there, {settings[key]!r} now" for key in sorted(changed)
+            f"{key}: {stored.settings.get(key)!r} then, {settings[key]!r} now" for key in sorted(changed)
         )
         raise ValueError(f"{folder} was made with other settings ({listed}): remove it, or give another --out")
     if speaks():
         run.say(f"{name} is there already")
-    return found
+    return stored
 
 
-def table(stages: list[Trained]) -> str:
-    """Lay out the accuracies of all stages as text."""
+def format_stages(stages: list[Trained]) -> str:
+    """Format the accuracies of all stages as a text table."""
     lines = [f"{'network':<34}{'encoder':<22}{'labels':>8}{'accuracy':>20}"]
     for trained in stages:
         result, config = trained.result, trained.config

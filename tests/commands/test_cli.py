@@ -11,7 +11,7 @@ from fastclr.cli import main
 
 
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run a command that must end with status 2; return what it says, without tyro's line breaks."""
+    """Run a command that must exit with status 2, and return its message without tyro's line breaks."""
     assert main(arguments) == 2
     return " ".join(capsys.readouterr().err.split())
 

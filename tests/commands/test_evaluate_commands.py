@@ -93,7 +93,7 @@ def test_the_model_of_a_run_holds_its_encoder(run: Path) -> None:
         (["probe", "--features", "9"], "features must be one of h, z, 0, 1, 2"),
         (["probe", "--protocol", "augmented", "--l2", "1"], "--l2 is not an option of --protocol augmented"),
         (["probe", "--batch-size", "5"], "--batch-size is not an option of --protocol lbfgs"),
-        (["probe", "--l2", "1", "--seeds", "2"], "--l2 leaves nothing to chance"),
+        (["probe", "--l2", "1", "--seeds", "2"], "with --l2 all seeds give the same result"),
         (["probe", "--l2", "-1"], "l2 must be a positive number"),
         (["probe", "--seeds", "0"], "--seeds must be at least 1"),
         (["probe", "--protocol", "precomputed", "--lr", "0"], "lr must be a positive number"),

@@ -1,4 +1,4 @@
-"""The findings of SimCLR v1 and v2 on few labels, small: 2000 shapes, 40 labels, minutes on one core."""
+"""The few-label findings of SimCLR v1 and v2 in miniature: 2000 shapes, 40 labels, minutes on one core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every rank of the tests of cached gradients runs; the results are read back by the test."""
+"""The script that each rank of the cached gradient tests runs; the test reads back its results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MICRO_BATCHES = (1, 3, 7)
 
 
 def make_batches(ranks: int) -> Tensor:
-    """Two batches of two views for all ranks, ``[2, 2, ranks, PAIRS, WIDTH]``."""
+    """Return two batches of two views for all ranks, ``[2, 2, ranks, PAIRS, WIDTH]``."""
     generator = torch.Generator().manual_seed(1)
     base = torch.randn(2, 1, ranks, PAIRS, WIDTH, generator=generator)
     return (base + 0.5 * torch.randn(2, 2, ranks, PAIRS, WIDTH, generator=generator)).double()
@@ -49,7 +49,7 @@ def reductions(profiler: profile) -> int:
 
 
 def run_rank(rank: int, ranks: int, folder: str) -> None:
-    """Everything a rank does, in an order all ranks share."""
+    """Do everything a rank does, in the same order on all ranks."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
     batches = make_batches(ranks)[:, :, rank]
@@ -90,7 +90,7 @@ def run_rank(rank: int, ranks: int, folder: str) -> None:
 
 
 def refusal(model: nn.Module, views: Tensor, loss: nn.Module) -> str:
-    """The message of the ValueError, or "" if there is none."""
+    """Return the message of the ValueError, or "" if there is none."""
     try:
         cached_step(model, views, loss, 3)
     except ValueError as error:

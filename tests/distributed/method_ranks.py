@@ -47,7 +47,7 @@ def train(images: str, micro_batch: int | None, learnable: bool) -> dict[str, to
 
 
 def run_rank(rank: int, ranks: int, folder: str, images: str) -> None:
-    """Train every case on this rank, and save where it ends."""
+    """Train every case on this rank, and save the final state."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)

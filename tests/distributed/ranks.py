@@ -1,4 +1,4 @@
-"""What every rank of the distributed tests runs; the results are read back by the test."""
+"""The script that each rank of the distributed tests runs; the test reads back its results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAIRS, WIDTH, DIM, TEMPERATURE = 5, 6, 4, 0.3
 
 
 def make_batch(ranks: int) -> tuple[Tensor, Tensor]:
-    """Inputs of both views for all ranks, ``[ranks, PAIRS, WIDTH]``, rows of very different lengths."""
+    """Return inputs of both views for all ranks, ``[ranks, PAIRS, WIDTH]``, with rows of very different lengths."""
     generator = torch.Generator().manual_seed(1)
     base = torch.randn(ranks, PAIRS, WIDTH, generator=generator)
     first, second = (base + 0.5 * torch.randn(base.shape, generator=generator) for _ in range(2))
@@ -48,7 +48,7 @@ def collectives(profiler: profile) -> int:
 
 
 def run_rank(rank: int, ranks: int, folder: str) -> None:
-    """Everything a rank does, in an order all ranks share."""
+    """Do everything a rank does, in the same order on all ranks."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
     first, second = (view[rank] for view in make_batch(ranks))
@@ -89,7 +89,7 @@ def run_rank(rank: int, ranks: int, folder: str) -> None:
 
 
 def refusal(z0: Tensor, z1: Tensor, **options: Any) -> str:
-    """The message of the ValueError, or "" if there is none."""
+    """Return the message of the ValueError, or "" if there is none."""
     try:
         nt_xent(z0, z1, TEMPERATURE, **({"group": distributed.group.WORLD} | options))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Runs an example as a script, and ends before the interpreter does: threads of torch may outlive it and abort it."""
+"""Runs an example as a script, and exits abruptly, because torch's threads may outlive and abort the interpreter."""
 
 from __future__ import annotations
 

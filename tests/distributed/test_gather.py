@@ -19,7 +19,7 @@ WORLDS = [1, 2, 4]
 
 @cache
 def results(ranks: int) -> list[dict[str, Any]]:
-    """What every rank found; a world is started once for all tests."""
+    """The results of every rank; each world is started once for all tests."""
     with TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(run_rank, (ranks, folder), nprocs=ranks)
         return [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]

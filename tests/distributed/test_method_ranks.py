@@ -1,4 +1,4 @@
-"""Two ranks end where one process ends, in the direct and the cached step, with and without a learnable temperature."""
+"""Two ranks reach the state of one process, in direct and cached steps, with and without a learnable temperature."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training on several processes is training on one."""
+"""Training on several processes equals training on one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A short training for torchrun, which saves where every rank ends: `python train.py FOLDER IMAGES OPTIMIZER STEPS`."""
+"""A short training for torchrun, saving each rank's final state: `python train.py FOLDER IMAGES OPTIMIZER STEPS`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fastclr.training.step import train_step
 
 
 def main(folder: Path, images: str, optimizer: str, steps: int) -> None:
-    """Take so many steps from the start and save where they lead."""
+    """Take the given number of steps from the start, and save the final state."""
     config = dataclasses.replace(
         TINY,
         data=images,
@@ -48,7 +48,7 @@ def main(folder: Path, images: str, optimizer: str, steps: int) -> None:
                 if training.step == steps:
                     break
             training.epoch += 1
-        sums = training.totals.over(world)
+        sums = training.totals.sum_over(world)
         totals = torch.stack([sums[name] for name in sorted(sums)])
         found = {"state": training.method.state_dict(), "ids": torch.cat(seen), "totals": totals}
         features = run_features(training.method.float().encoder, training.data, config, world)

@@ -88,7 +88,7 @@ def test_frozen_catches_an_evaluation_that_updates_batch_norm() -> None:
 
 def test_frozen_catches_training_mode_that_moves_nothing() -> None:
     encoder = Net().eval()
-    with pytest.raises(RuntimeError, match="but '2' was put into training mode"), frozen(encoder):
+    with pytest.raises(RuntimeError, match="but '2' was switched to training mode"), frozen(encoder):
         encoder[2].train()  # dropout: random features, and nothing that a hash could see
         encoder(torch.randn(4, 3, 8, 8))
     assert not encoder[2].training
@@ -189,7 +189,7 @@ def test_no_labels_at_all_are_refused(tiny: PretrainConfig) -> None:
     with pytest.raises(ValueError, match=r"training images of .* must have labels"):
         run_features(nn.Flatten(), partly_labelled(torch.full((16,), -1)), tiny)
     unlabelled = dataclasses.replace(make_shapes(train=8, test=8).train, labels=torch.full((8,), -1), classes=())
-    with pytest.raises(ValueError, match=r"no labelled images to learn the classes from: give a folder .* --data"):
+    with pytest.raises(ValueError, match=r"no labelled images to learn the classes from: pass a folder .* --data"):
         run_features(nn.Flatten(), Splits(unlabelled, None), tiny)
     with pytest.raises(ValueError, match="has no labelled test images"):
         run_features(nn.Flatten(), Splits(make_shapes(train=8, test=8).train, None), tiny)

@@ -17,7 +17,7 @@ from fastclr.training.config import PretrainConfig
 
 
 def encoder_after_a_step(config: PretrainConfig, probe: OnlineProbe | None) -> tuple[EncoderHead, dict[str, Tensor]]:
-    """Train two steps, with the probe beside the loss if there is one; return the model and the last gradients."""
+    """Train two steps, alongside the probe if there is one; return the model and the last gradients."""
     torch.manual_seed(0)
     model = build_model(config)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)

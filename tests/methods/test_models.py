@@ -82,7 +82,7 @@ def test_encoders_have_the_published_numbers_of_parameters(name: str, width: flo
 
 
 def batch_norm(x: torch.Tensor, norms: list[nn.Module]) -> torch.Tensor:
-    """Batch norms side by side, from the statistics of x."""
+    """Batch norms and their expected output, from the statistics of x."""
     weight, bias = (torch.cat([getattr(n, p) for n in norms])[:, None, None] for p in ("weight", "bias"))
     mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, unbiased=False)
     return (x - mean) / (var + 1e-5).sqrt() * weight + bias

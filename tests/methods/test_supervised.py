@@ -55,7 +55,7 @@ def train(folder: Path, config: PretrainConfig = CONFIG, data: Splits = SHAPES) 
 
 
 def by_hand(model: nn.Module, data: ImageDataset) -> list[float]:
-    """SGD with Nesterov momentum and a cosine to zero, written out; two steps an epoch, eight images left out."""
+    """SGD with Nesterov momentum and a cosine to zero, written out; two steps per epoch, eight images dropped."""
     augment = SimCLRAugment(CONFIG.augment, views=1, seed=5)
     parameters = list(model.parameters())
     velocities = [torch.zeros_like(p) for p in parameters]
@@ -147,7 +147,7 @@ def test_the_baseline_is_a_method_of_the_command_line(
 
 
 def model_with_head(layers: int, bn: bool = True) -> EncoderHead:
-    """A model whose batch norms have statistics and affine parameters that matter."""
+    """A model whose batch norms have non-trivial statistics and affine parameters."""
     torch.manual_seed(1)
     encoder = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = EncoderHead(encoder, build_head("mlp", 6, 4, layers, 5, bn))
@@ -197,7 +197,7 @@ def test_the_first_prediction_is_uniform() -> None:
 
 
 def test_lars_decays_the_classifier_but_does_not_adapt_it() -> None:
-    """Adapted, a classifier that starts at zero would hardly leave it (head_supervised of google-research/simclr)."""
+    """With adaptation, a zero classifier would hardly move (head_supervised of google-research/simclr)."""
     config = dataclasses.replace(TINY, optimizer="lars", head_layers=2, weight_decay=0.1)
     method = Supervised(build_classifier(build_model(config), 1, classes=7, size=32), ViewPlan(config.augment, 1))
     optimizer = build_optimizer(config, method.groups(config.optimizer))

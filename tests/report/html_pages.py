@@ -1,4 +1,4 @@
-"""Reads the pages of reports and checks what must hold for every one of them."""
+"""Parses report pages and checks what must hold for all of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Node:
 
 
 class Builder(HTMLParser):
-    """Builds a tree, and fails on a tag that is not closed where it must be."""
+    """Builds a tree, and fails on tags that are not closed properly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Builder(HTMLParser):
 
 
 def read_page(path: Path) -> Node:
-    """Parse a page and check that it is whole, needs no network, runs nothing, and describes its pictures."""
+    """Parse a page and check that it is complete, needs no network, runs no scripts, and describes its pictures."""
     assert path.stat().st_size < 3e6
     builder = Builder()
     builder.feed(path.read_text(encoding="utf-8"))
@@ -109,5 +109,5 @@ def pixels(picture: Node) -> npt.NDArray[np.uint8]:
 
 
 def cells(table: Node) -> list[list[str]]:
-    """Return the texts of a table without its head."""
+    """Return the cell texts of a table, without its header."""
     return [[cell.text for cell in row.children] for row in table.all("tbody")[0].all("tr")]

@@ -32,7 +32,7 @@ def points(drawing: Node) -> list[tuple[float, float]]:
 
 
 def scale(drawing: Node, anchor: str, coordinate: str) -> tuple[float, float]:
-    """Return slope and offset from numbers to places, as the two outermost ticks of an axis tell."""
+    """Return slope and offset from values to positions, from the two outermost ticks of an axis."""
     labels = [t for t in drawing.all("text", **{"text-anchor": anchor}) if re.fullmatch(r"-?[\d.e-]+%?", t.text)]
     values = [float(label.text.rstrip("%")) for label in (labels[0], labels[-1])]
     places = [float(label.attributes[coordinate]) for label in (labels[0], labels[-1])]

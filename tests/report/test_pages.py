@@ -39,7 +39,7 @@ SECTIONS = [
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
-    """The folder of a whole run on labelled images."""
+    """The folder of a complete run on labelled images."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     augment = dataclasses.replace(TINY.augment, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
     write_report(*pretrain_in(folder, dataclasses.replace(TINY, data=str(pictures), augment=augment)))
@@ -48,7 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
-    """A copy of that folder to change."""
+    """A writable copy of that folder."""
     shutil.copytree(finished, tmp_path / "whole")
     return tmp_path / "whole"
 
@@ -174,7 +174,7 @@ def test_a_run_killed_halfway(copied: Path, few: None, pictures: Path) -> None:
     for name in ("map", "neighbours", "confusion", "collapse"):
         assert "no checkpoint" in section(page, name).text
     assert section(page, "views").all("img")
-    assert "has not recorded its environment" in section(page, "environment").text
+    assert "did not record its environment" in section(page, "environment").text
 
 
 def test_a_run_that_recorded_nothing(copied: Path, few: None) -> None:
@@ -250,7 +250,7 @@ def test_comparisons_that_make_no_sense_are_refused(finished: Path, copied: Path
         ([one, one], "a.html", "given twice"),
         ([one, other], "a.pdf", "must end in .html"),
         ([one, other], "no/such/a.html", "does not exist"),
-        ([one, other], "mine.html", "no report of fastclr"),
+        ([one, other], "mine.html", "not a fastclr report"),
     ):
         with pytest.raises(ValueError, match=message):
             write_comparison(runs, tmp_path / out)
@@ -258,7 +258,7 @@ def test_comparisons_that_make_no_sense_are_refused(finished: Path, copied: Path
 
 
 def test_given_features_are_used_as_they_are(copied: Path, pictures: Path) -> None:
-    """Features of one class of vectors each: every neighbour is of the same class, every test image is right."""
+    """Features that are identical within a class: all neighbours share the class, and all predictions are right."""
     run, data = Run.open(copied), load_splits(pictures)
     assert data.test is not None
     count = len(data.train.classes)

@@ -1,10 +1,10 @@
-"""Kill a run again and again with SIGKILL, go on each time, and compare the end with a run that nobody disturbed.
+"""Kill a run repeatedly with SIGKILL, resume it each time, and compare the result with an undisturbed run.
 
 Usage: python tests/training/kill_run.py WORK PICTURES [--kills N] [--seed S]
        WORK gets two runs, `whole` and `killed`; PICTURES is a small folder of images.
 
-Every attempt is a forked process: the imports are paid once. It is killed either by this process after a random time,
-or by itself in the middle of the n-th write, or just before the n-th fsync, rename or deletion of a file.
+Every attempt is a forked process, so that imports are paid for once. It is killed either by this process after a random
+time, or by itself in the middle of the n-th write, or just before the n-th fsync, rename or deletion of a file.
 The status is 0 if the weights, the optimiser, the generators, the log and the encoder's file end up bit-identical.
 """
 
@@ -43,7 +43,7 @@ TIMES = {"images_per_s", "train_s", "first_step_s", "seconds"}  # all that may d
 
 
 class Operations:
-    """Counts what a process does to files, and kills it at the n-th operation of one kind."""
+    """Counts a process's file operations, and kills it at the n-th operation of one kind."""
 
     def __init__(self, kind: str | None = None, n: int = -1) -> None:
         self.done: Counter[str] = Counter()
@@ -56,7 +56,7 @@ class Operations:
             return kind == self.kind and self.done[kind] > self.n
 
     def install(self) -> None:
-        """Stand before every write, fsync, rename and deletion of this process."""
+        """Intercept every write, fsync, rename and deletion of this process."""
         for kind in KINDS[1:]:
             setattr(os, kind, self.before(kind, getattr(os, kind)))
         for module in (fastclr.training.checkpoint, fastclr.training.metrics):
@@ -75,7 +75,7 @@ class Operations:
 
 
 class WatchedFile:
-    """A file; if a write is where to die, half of it gets to the disk."""
+    """A file; if the process is to die in a write, half of the write reaches the disk."""
 
     def __init__(self, file: Any, operations: Operations) -> None:
         self.file, self.operations = file, operations
@@ -98,7 +98,7 @@ class WatchedFile:
 
 
 def attempt(folder: Path, config: PretrainConfig, operations: Operations, seconds: float | None = None) -> int:
-    """Start or go on with the run in a process, and return how it ended; a signal is negative."""
+    """Start or resume the run in a process, and return its exit status; a signal is negative."""
     child = os.fork()
     if child == 0:
         try:
@@ -116,7 +116,7 @@ def attempt(folder: Path, config: PretrainConfig, operations: Operations, second
 
 
 def latest(folder: Path) -> Checkpoint | None:
-    """Load the newest checkpoint; no kill may have damaged one."""
+    """Load the newest checkpoint, which no kill may have damaged."""
 
     def fail(warning: str) -> None:
         raise RuntimeError(warning)
@@ -125,7 +125,7 @@ def latest(folder: Path) -> Checkpoint | None:
 
 
 def differences(left: Path, right: Path) -> list[str]:
-    """Return what differs between two runs, bit by bit."""
+    """Return the differences between two runs, compared bit by bit."""
     found = []
     ours, theirs = latest(left), latest(right)
     for field in dataclasses.fields(Checkpoint):

@@ -32,7 +32,7 @@ def latest_step(folder: Path) -> int:
 
 
 class Gate:
-    """Holds the writing thread before it writes, until it is opened."""
+    """Blocks the writing thread before it writes, until released."""
 
     def __init__(self) -> None:
         self.entered, self.opened = threading.Event(), threading.Event()
@@ -145,7 +145,7 @@ def test_what_comes_before_a_checkpoint_can_stop_it(tmp_path: Path) -> None:
 
     writer = CheckpointWriter(tmp_path / "checkpoints", before=export)
     writer.save(make(1))
-    with pytest.raises(OSError, match=r"encoder.*; there is no checkpoint before it"):
+    with pytest.raises(OSError, match=r"encoder.*; there is no earlier checkpoint"):
         writer.close()
     assert names(tmp_path / "checkpoints") == []
 
@@ -191,7 +191,7 @@ def test_a_damaged_later_checkpoint_does_not_push_out_good_ones(tmp_path: Path) 
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A disk with `free` bytes, to which deleted files give theirs back."""
+    """A disk with `free` bytes, which deleted files add to."""
     state = SimpleNamespace(free=0)
     unlink = Path.unlink
 
@@ -214,7 +214,7 @@ def test_too_little_space_is_found_before_anything_is_written(tmp_path: Path, di
 
     writer = CheckpointWriter(tmp_path, before=fail)
     disk.free = 8_900_000  # of 4 MB, 1 MiB, and 4 MB for what `before` makes of the weights
-    with pytest.raises(OSError, match=r"needs 9\.0 MB, 8\.9 MB are free; there is no checkpoint before it"):
+    with pytest.raises(OSError, match=r"needs 9\.0 MB, 8\.9 MB are free; there is no earlier checkpoint"):
         writer.save(make(1, MILLION))
     assert names(tmp_path) == []
     writer.close()
@@ -303,4 +303,4 @@ def test_a_program_that_just_ends_loses_nothing_silently(tmp_path: Path, what: s
     if what == "write":
         assert latest_step(tmp_path) == 3 and result.stderr == ""
     else:
-        assert names(tmp_path) == [] and "the disk is full; there is no checkpoint before it" in result.stderr
+        assert names(tmp_path) == [] and "the disk is full; there is no earlier checkpoint" in result.stderr

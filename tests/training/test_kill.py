@@ -1,4 +1,4 @@
-"""A run that is killed, or whose disk fills up, goes on from its last checkpoint and ends bit-identical."""
+"""A run that is killed, or whose disk fills up, resumes from its last checkpoint and ends bit-identical."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_identical(work: Path) -> 
 def test_a_full_disk_stops_the_run_and_it_goes_on_when_there_is_room(
     work: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the third checkpoint on, the operating system refuses files that are larger than the encoder's."""
+    """From the third checkpoint on, the operating system rejects files larger than the encoder's."""
     config = dataclasses.replace(TINY, data=str(pictures), checkpoint_every=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     saved: list[int] = []

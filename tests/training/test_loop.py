@@ -36,7 +36,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
-    """A whole run, that the others are compared with."""
+    """An uninterrupted run, with which the others are compared."""
     from tiny_run import TINY
 
     folder = tmp_path_factory.mktemp("runs") / "whole"
@@ -235,7 +235,7 @@ def test_the_online_probe_learns_beside_the_run_and_does_not_touch_it(
 
 
 def test_micro_batches_take_the_step_of_the_whole_batch(tiny: PretrainConfig) -> None:
-    """Without batch norm the two steps are one; the float64 weights say so."""
+    """Without batch norm both steps are the same, as the float64 weights show."""
     config = dataclasses.replace(tiny, encoder="convnext_atto", width=1.0, stem="auto", head_bn=False, batch_size=12)
     whole, parts = (build(dataclasses.replace(config, micro_batch=size)) for size in (None, 5))
     batch = next(iter(whole.loader.epoch(0)))
@@ -246,7 +246,7 @@ def test_micro_batches_take_the_step_of_the_whole_batch(tiny: PretrainConfig) ->
         train_step(training, batch)
     for a, b in zip(whole.method.parameters(), parts.method.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-    sums = [training.totals.over(training.world) for training in (whole, parts)]
+    sums = [training.totals.sum_over(training.world) for training in (whole, parts)]
     assert sums[0].keys() == sums[1].keys()
     assert all(torch.allclose(value, sums[1][name]) for name, value in sums[0].items())
 

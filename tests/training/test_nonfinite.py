@@ -11,7 +11,7 @@ from fastclr.training.nonfinite import CAUSES, explain_nonfinite
 
 
 def stages(broken: str | None = None, value: float = math.nan) -> dict[str, Any]:
-    """A healthy step in which one stage, and all after it, hold `value`."""
+    """A healthy step, except that one stage and all later ones contain `value`."""
     stages: dict[str, Any] = {
         "parameters": [("encoder.conv1.weight", torch.full((4,), -2.0)), ("encoder.bn.count", torch.tensor(3))],
         "views": torch.rand(2, 3, 4, 4),
@@ -35,7 +35,7 @@ def stages(broken: str | None = None, value: float = math.nan) -> dict[str, Any]
 def test_the_first_broken_stage_is_found_with_its_cause(stage: str, value: float) -> None:
     text = explain_nonfinite(stages(stage, value))
     first, before, cause = text.splitlines()
-    assert first.startswith(f"the first that is not finite: {stage} (")
+    assert first.startswith(f"first non-finite stage: {stage} (")
     assert ("1 NaN" if math.isnan(value) else "1 infinite") in first
     assert cause == f"likely cause: {CAUSES[stage]}"
     order = list(stages())
@@ -50,7 +50,7 @@ def test_names_counts_and_magnitudes() -> None:
     assert "gradients (head.0.weight: 1 NaN and 1 infinite of 2 values)" in text
     assert "parameters (up to 2)" in text and "h (up to 30)" in text and "loss (up to 1.5)" in text
     many = {"parameters": ((f"w{i}", torch.tensor(math.nan)) for i in range(5))}
-    assert "w2: 1 NaN of 1 values; in all 5 of 5 tensors" in explain_nonfinite(many)
+    assert "w2: 1 NaN of 1 values; 5 of 5 tensors in all" in explain_nonfinite(many)
     assert "w3" not in explain_nonfinite(many)
 
 
@@ -58,9 +58,9 @@ def test_nothing_is_changed_and_nothing_found_is_said() -> None:
     named = stages()
     copies = {name: stage.clone() for name, stage in named.items() if isinstance(stage, Tensor)}
     text = explain_nonfinite({**named, "empty": torch.empty(0), "ids": torch.tensor([1])})
-    assert text.startswith("all that was looked at is finite: parameters (up to 2), views")
+    assert text.startswith("everything that was checked is finite: parameters (up to 2), views")
     assert all(torch.equal(named[name], copy) for name, copy in copies.items())
-    assert explain_nonfinite({}) == "all that was looked at is finite: nothing"
+    assert explain_nonfinite({}) == "everything that was checked is finite: nothing"
 
 
 def test_history_gives_the_last_good_step() -> None:
@@ -99,7 +99,7 @@ def test_a_model_that_diverges_is_explained() -> None:
             break
         optimizer.step()
     text = explain_nonfinite(found)
-    assert text.startswith("the first that is not finite: z (4 infinite of 4 values)")
+    assert text.startswith("first non-finite stage: z (4 infinite of 4 values)")
     assert "likely cause: training has diverged, parameters first: lower lr" in text
 
 

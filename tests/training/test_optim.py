@@ -25,12 +25,12 @@ ZERO_WEIGHTS, ZERO_GRADIENTS, STEPS = 2, 3, 50
 
 
 def rate(step: int) -> float:
-    """A warm-up of ten steps to 4.8, then a cosine: the velocity meets ever other rates."""
+    """A warm-up of ten steps to 4.8, then a cosine, so that the rate keeps changing under the velocity."""
     return 4.8 * (step / 10 if step < 10 else 0.5 * (1 + math.cos(math.pi * (step - 10) / (STEPS - 10))))
 
 
 def problem() -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
-    """Float32 weights, one at zero, and the gradients of every step, one zero at times."""
+    """Float32 weights, one of them zero, and the gradients of every step, one of them sometimes zero."""
     random = np.random.default_rng(0)
     weights = [random.normal(size=shape).astype(np.float32) for shape in SHAPES]
     weights[ZERO_WEIGHTS][:] = 0
@@ -41,7 +41,7 @@ def problem() -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
 
 
 def transcription(weight_decay: float, nesterov: bool) -> list[np.ndarray]:
-    """The rule of lars_optimizer.py, tensor by tensor and line by line, in float64."""
+    """The update rule of lars_optimizer.py, tensor by tensor and line by line, in float64."""
     weights, gradients = problem()
     finals = []
     for index, start in enumerate(weights):
@@ -62,7 +62,7 @@ def transcription(weight_decay: float, nesterov: bool) -> list[np.ndarray]:
 
 
 def train(optimizer: torch.optim.Optimizer, params: list[Tensor], steps: range, *, tensor_lr: bool = False) -> None:
-    """Take `steps` of the problem."""
+    """Run `steps` steps on the problem."""
     gradients = problem()[1]
     for step in steps:
         for group in optimizer.param_groups:
@@ -123,7 +123,7 @@ def test_a_tensor_as_rate_is_the_number_as_rate() -> None:
 
 
 def test_a_step_of_lars_reads_no_value_back() -> None:
-    """Fake tensors have no values: whatever asks for one (.item(), a branch on a tensor) raises."""
+    """Fake tensors have no values, so anything that needs one (.item(), a branch on a tensor) raises."""
     with FakeTensorMode():
         params = [nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(4))]
         optimizer = LARS([{"params": params[:1]}, {"params": params[1:], "adapt": False}], lr=0.1, weight_decay=0.1)

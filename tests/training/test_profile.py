@@ -1,4 +1,4 @@
-"""The profile: its stages are the step of the loop, its summaries are NumPy's, its advice follows from its numbers."""
+"""The profile: its stages add up to the loop's step, its percentiles match NumPy's, its advice follows its numbers."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from fastclr.training.config import PretrainConfig
 from fastclr.training.presets import PRESETS
 from fastclr.training.profile import (
     STAGES,
-    Clock,
     Profile,
     Spread,
+    StageClock,
     count_syncs,
     describe_data,
     profile_training,
-    stages,
-    synthetic,
+    synthetic_data,
+    whole_and_staged_step,
 )
-from fastclr.training.profile_table import advice, table
+from fastclr.training.profile_table import advice, format_profile
 
 CPU = torch.device("cpu")
 
@@ -44,18 +44,18 @@ CPU = torch.device("cpu")
 )
 def test_the_stages_are_the_step_of_the_loop(tiny: PretrainConfig, changes: dict[str, Any]) -> None:
     one, other = (build(dataclasses.replace(tiny, **changes)) for _ in range(2))
-    whole, staged = stages(one)[0], stages(other)[1]
+    whole, staged = whole_and_staged_step(one)[0], whole_and_staged_step(other)[1]
     start = [p.clone() for p in one.method.parameters()]
     for training in (one, other):
         training.method.train()
     for batch in [*one.loader.epoch(0)][:3]:
         whole(batch)
-        staged(batch, Clock(CPU))
+        staged(batch, StageClock(CPU))
     for (name, found), expected in zip(
         other.method.state_dict().items(), one.method.state_dict().values(), strict=True
     ):
         assert torch.equal(found, expected), name
-    assert other.totals.over(other.world) == one.totals.over(one.world)
+    assert other.totals.sum_over(other.world) == one.totals.sum_over(one.world)
     assert other.step == one.step == 3
     assert not all(torch.equal(a, b) for a, b in zip(start, one.method.parameters(), strict=True))
 
@@ -70,14 +70,14 @@ def test_stages_of_a_compiled_model_are_compiled(tiny: PretrainConfig, monkeypat
     monkeypatch.setattr(torch, "compile", fake)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, mode: compiled.append(module))
     training = build(dataclasses.replace(tiny, compile="default"))
-    stages(training)
+    whole_and_staged_step(training)
     assert compiled == [training.method, training.method.encoder, training.method.head]
 
 
 def test_clock_adds_up_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([1.0, 1.5, 3.5, 3.75])
     monkeypatch.setattr("fastclr.training.profile.time.perf_counter", lambda: next(times))
-    clock = Clock(CPU)
+    clock = StageClock(CPU)
     for stage in ("copy", "step", "copy"):
         clock.mark(stage)
     assert clock.read() == {"copy": 750.0, "step": 2000.0}
@@ -105,11 +105,11 @@ def test_measured_numbers_belong_together(tiny: PretrainConfig) -> None:
 
 
 def test_synthetic_images_have_the_sizes_of_the_preset() -> None:
-    small = synthetic(dataclasses.replace(PRESETS["cifar10"], batch_size=8))
+    small = synthetic_data(dataclasses.replace(PRESETS["cifar10"], batch_size=8))
     assert isinstance(small.train.images, torch.Tensor) and small.train.images.shape == (32, 32, 32, 3)
     assert 100 < small.train.images.float().mean() < 155
     config = dataclasses.replace(PRESETS["imagenet"], batch_size=64)
-    photos = synthetic(config).train
+    photos = synthetic_data(config).train
     sizes = photos.images.sizes
     assert len(photos) == 256 and int(sizes.min(dim=1).values.min()) == int(sizes.min(dim=1).values.max()) == 256
     assert len(set(map(tuple, sizes.tolist()))) == 6
@@ -206,9 +206,9 @@ def changed(**changes: Any) -> Profile:
 
 def test_nothing_to_change_is_not_mentioned() -> None:
     assert advice(GOOD) == []
-    text = table(GOOD)
+    text = format_profile(GOOD)
     assert "what to change" not in text
-    assert "the encoder is 80.0% of a step" in text and "waits 0 times" in text
+    assert "the encoder is 80.0% of a step" in text and "waits for the GPU 0 times" in text
     assert "loop overhead             1.00          [1.00, 1.00]     1.0%" in text
 
 
@@ -225,7 +225,7 @@ def test_nothing_to_change_is_not_mentioned() -> None:
         (changed(channels_last=False), "--channels-last"),
         (changed(channels_last=False, convolutional=False), None),
         (changed(host_ms=89.0), None),
-        (changed(host_ms=95.0), r"larger --batch-size costs little time (about 4608 would fit into the memory)"),
+        (changed(host_ms=95.0), r"larger --batch-size costs little time (about 4608 would fit into memory)"),
         (changed(host_ms=95.0, peak_memory=50 * 2**30), "larger --batch-size costs little time"),
     ],
 )
@@ -234,7 +234,7 @@ def test_every_rule_speaks_at_its_numbers_and_only_then(profile: Profile, expect
     assert len(found) == (expected is not None)
     if expected is not None:
         assert expected in found[0]
-        assert f"  - {found[0]}" in table(profile)
+        assert f"  - {found[0]}" in format_profile(profile)
 
 
 def test_on_a_cpu_without_gpu_there_is_nothing_to_buy() -> None:
@@ -242,4 +242,4 @@ def test_on_a_cpu_without_gpu_there_is_nothing_to_buy() -> None:
         device="cpu", augment_device="cpu", cuda_available=False, host_ms=None, device_memory=None, host_syncs=None
     )
     assert advice(dataclasses.replace(on_cpu, autocast=False, channels_last=False)) == []
-    assert "GiB (of the process)" in table(on_cpu)
+    assert "GiB (of the process)" in format_profile(on_cpu)

@@ -1,4 +1,4 @@
-"""A signal ends a run between two steps, with a checkpoint of that step and a status that says so."""
+"""A signal stops a run between two steps, with a checkpoint of that step and a matching exit status."""
 
 from __future__ import annotations
 

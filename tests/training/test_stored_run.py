@@ -1,6 +1,6 @@
-"""A run of fastclr before there were methods (checkpoint of format 2, flat configuration) still does what it did.
+"""A run that predates the `method` option (checkpoint format 2, flat configuration) still behaves as it did.
 
-`stored_run` holds it as it was after 6 of its 12 steps, and `end.*` how it ended there.
+`stored_run` holds its state after 6 of its 12 steps, and `end.*` its results.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STORED = Path(__file__).with_name("stored_run")
 
 @pytest.fixture
 def folder(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy, with its images where its configuration says."""
+    """A copy of the run, with its images where its configuration expects them."""
     shutil.copytree(STORED, tmp_path / "run", ignore=shutil.ignore_patterns("end.*"))
     (tmp_path / "pictures").symlink_to(pictures)
     monkeypatch.chdir(tmp_path)
@@ -46,7 +46,7 @@ def test_its_files_are_read(folder: Path) -> None:
 
 
 def test_it_goes_on_and_ends_as_it_did(folder: Path) -> None:
-    """On the machine that made it to the last bit; elsewhere kernels may round otherwise."""
+    """Bit-identical on the machine that made it; elsewhere kernels may round differently."""
     run = Run.open(folder)
     pretrain_in(folder, run.config, resume=True, progress=False)
     for name, expected in load_file(STORED / "end.safetensors").items():

@@ -19,10 +19,10 @@ from fastclr.training.run import Run
 
 
 class StoredRun(Run):
-    """A run whose encoder is given instead of read from a checkpoint."""
+    """A run with a given encoder instead of one read from a checkpoint."""
 
     def load_encoder(self) -> nn.Module:
-        """Build the encoder that the configuration describes, with statistics and shifts as after a training."""
+        """Build the encoder that the configuration describes, with statistics and shifts as after training."""
         config = self.config
         torch.manual_seed(7)
         encoder = build_encoder(config.encoder, width=config.width, stem=config.stem, size=config.augment.size)
@@ -36,7 +36,7 @@ class StoredRun(Run):
 
 
 def stored_run(folder: Path, encoder: str, size: int, *, width: float = 1.0, stem: str = "auto") -> Run:
-    """Make the folder of a run with an encoder."""
+    """Create the folder of a run with an encoder."""
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
     augment = AugmentConfig(size, mean=mean, std=std)
     config = dataclasses.replace(TINY, encoder=encoder, width=width, stem=stem, augment=augment, data="a/b/pictures")
@@ -44,9 +44,9 @@ def stored_run(folder: Path, encoder: str, size: int, *, width: float = 1.0, ste
 
 
 def features_of_lines(cases: list[tuple[str, str, torch.Tensor]], folder: Path) -> list[npt.NDArray[np.float32]]:
-    """Return what a fresh Python without fastclr computes; each case is (lines that load, how to apply, images).
+    """Return the features from a fresh Python without fastclr; each case is (loading lines, how to apply, images).
 
-    It runs in another folder and without PYTHONPATH; one process for all cases, because importing takes seconds.
+    It runs in another folder and without PYTHONPATH, in one process for all cases, because importing takes seconds.
     """
     parts = ['import sys; sys.modules["fastclr"] = None']
     for number, (lines, apply, images) in enumerate(cases):

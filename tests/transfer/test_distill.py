@@ -31,8 +31,8 @@ from fastclr.transfer.distill import (
     distill,
     distillation_loss,
     find_teacher,
+    keep_labels,
     semi_supervised_loss,
-    show_labels,
     training_config,
 )
 from fastclr.transfer.finetune import FinetuneConfig, finetune
@@ -79,7 +79,7 @@ def test_without_a_label_the_loss_is_the_distillation() -> None:
 
 def test_only_the_chosen_labels_are_shown() -> None:
     data = make_shapes(train=16, test=1).train
-    shown = show_labels(data, torch.tensor([3, 12]))
+    shown = keep_labels(data, torch.tensor([3, 12]))
     assert {i: int(label) for i, label in enumerate(shown.labels) if label >= 0} == {3: 3, 12: 4}
     assert shown.images is data.images
 
@@ -162,7 +162,7 @@ def run(tuned: Path, tmp_path: Path) -> Run:
 
 
 def test_which_images_and_labels_the_student_gets(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All images without labels; with --label-weight those of the teacher's subset; without a teacher these alone."""
+    """Hides all labels; with --label-weight shows the teacher's subset; without a teacher uses only that subset."""
     data, teacher, seen = load_data(run.config), Trained.load(run.folder / "finetune-25pct"), []
 
     def spy(folder: Path, config: PretrainConfig, data: Splits, make: Any) -> Classifier:
@@ -204,7 +204,7 @@ def test_unlabelled_images_are_learnt_from(run: Run) -> None:
 
 def test_other_classes_are_refused(run: Run) -> None:
     data, teacher = load_data(run.config), Trained.load(run.folder / "finetune-25pct")
-    with pytest.raises(ValueError, match="the teacher knows other classes"):
+    with pytest.raises(ValueError, match="the teacher's classes"):
         distill(run, data, dataclasses.replace(teacher, classes=("a", "b")), SHORT)
 
 
@@ -215,9 +215,9 @@ def test_finding_the_teacher(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has several fine-tuned networks"):
         find_teacher(run.folder)
     shutil.copytree(folder, tmp_path / "lone" / "net")
-    with pytest.raises(ValueError, match="must lie in the folder of its run"):
+    with pytest.raises(ValueError, match="must be inside its run's folder"):
         find_teacher(tmp_path / "lone" / "net")
-    with pytest.raises(FileNotFoundError, match="make one with fastclr finetune"):
+    with pytest.raises(FileNotFoundError, match="train one with fastclr finetune"):
         find_teacher(tmp_path)
 
 
@@ -256,7 +256,7 @@ def test_v2_runs_every_stage_once(
     out = tmp_path / "v2"
     arguments = [*V2, "--data", str(pictures), "--out", str(out), "--self-first"]
     with monkeypatch.context() as patch:  # the last stage fails at first
-        patch.setattr("fastclr.transfer.simclr_v2.teach", lambda *_: 1 / 0)
+        patch.setattr("fastclr.transfer.simclr_v2.distill_once", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             main(arguments)
     assert Run.open(out).config.head_layers == 3
@@ -275,7 +275,7 @@ def test_v2_runs_every_stage_once(
         assert any(name in line and f"{100 * results[name]['accuracy']:.2f}%" in line for line in table.splitlines())
     assert results["distill-25pct-resnet10t-0.125x"]["teacher"] == "distill-25pct-self"
     assert main([*arguments, "--finetune.lr", "0.7"]) == 2
-    assert "made with other settings (lr: None there, 0.7 now)" in " ".join(capsys.readouterr().err.split())
+    assert "made with other settings (lr: None then, 0.7 now)" in " ".join(capsys.readouterr().err.split())
     assert main([*arguments, "--temperature", "0.3"]) == 2
     assert "was made with another configuration" in " ".join(capsys.readouterr().err.split())
 
@@ -286,10 +286,10 @@ def test_v2_runs_every_stage_once(
         (["--finetune.from-layer", "4"], "from_layer must be from 0"),
         (["--finetune.labels", "missing.txt"], "labels must be a share such as 1%"),
         (["--distill.student", "resnet1"], "encoder must be the name of a timm model"),
-        (["--finetune.from-scratch"], "give --controls"),
+        (["--finetune.from-scratch"], "use --controls"),
         (
             ["--self-first", "--distill.student", "resnet18"],
-            "needs a student other than resnet18 x0.125, which is the teacher",
+            "needs a student other than the teacher's resnet18 x0.125",
         ),
     ],
 )
@@ -302,7 +302,7 @@ def test_v2_refuses_before_it_pretrains(
 
 
 def test_images_that_a_loader_decodes_give_the_same_networks(run: Run) -> None:
-    """Streamed from files, or all in memory: the same order, crops and labels, so the same weights."""
+    """Streamed from files or all in memory, order, crops and labels are the same, and so are the weights."""
     hashes = []
     for loader in ("resident", "torch"):
         config = dataclasses.replace(run.config, loader=loader, workers=0)

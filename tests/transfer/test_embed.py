@@ -263,4 +263,4 @@ def test_search(
     assert "neither the id nor the name" in capsys.readouterr().err
     other = stored_run(tmp_path / "other", "resnet18", 32, width=0.25)
     assert main(["search", out, picture, "--run", str(other.folder)]) == 2
-    assert "not made by the encoder" in capsys.readouterr().err
+    assert "not made by the current encoder" in capsys.readouterr().err

@@ -38,7 +38,7 @@ Outcome = tuple[str, npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    """The printed lines, the features that they give without fastclr, and those of the run's encoder."""
+    """The printed lines, the features they give without fastclr, and those of the run's encoder."""
     root = tmp_path_factory.mktemp("it's exported")
     batches, expected = [], []
     for number, (kind, encoder, size, width, stem, _) in enumerate(CASES.values()):
@@ -98,7 +98,7 @@ def test_the_check_sees_wrong_features(tmp_path: Path, monkeypatch: pytest.Monke
         return {n: t * 1.01 if n == "layer4.1.bn2.running_var" else t for n, t in whole(encoder).items()}
 
     monkeypatch.setattr(fastclr.transfer.export, "state_of", damaged)
-    with pytest.raises(ValueError, match="other features"):
+    with pytest.raises(ValueError, match="features differ by"):
         export_run(run, out=tmp_path / "a.safetensors")
     assert not (tmp_path / "a.safetensors").exists() and not (tmp_path / "README.md").exists()
 
@@ -138,11 +138,11 @@ def test_nothing_is_replaced_without_being_asked(tmp_path: Path) -> None:
     run = stored_run(tmp_path / "run", "resnet18", 32, width=0.125)
     out = tmp_path / "encoder.safetensors"
     export_run(run, out=out, check=False)
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already exists"):
         export_run(run, out=out, check=False)
     export_run(run, out=out, check=False, overwrite=True)
     (tmp_path / "README.md").write_text("my notes")
-    with pytest.raises(ValueError, match=r"README\.md is no model card"):
+    with pytest.raises(ValueError, match=r"README\.md was not written by fastclr"):
         export_run(run, out=tmp_path / "other.safetensors", check=False, overwrite=True)
     assert (tmp_path / "README.md").read_text() == "my notes"
 
@@ -191,6 +191,6 @@ def test_export_after_pretraining(tmp_path: Path, pictures: Path, capsys: pytest
 
 
 def test_stored_runs_are_runs(tmp_path: Path) -> None:
-    """The helper of these tests differs from a run only in where the weights come from."""
+    """The tests' helper differs from a real run only in the source of its weights."""
     run = stored_run(tmp_path / "run", "resnet18", 32)
     assert isinstance(run, StoredRun) and Run.open(run.folder).config == run.config

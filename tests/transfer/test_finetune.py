@@ -28,7 +28,7 @@ from fastclr.training.presets import PRESETS
 from fastclr.training.run import Run
 from fastclr.training.stopping import Interrupted
 from fastclr.transfer.classifier import Trained, check_free
-from fastclr.transfer.finetune import FinetuneConfig, finetune, summary, training_config
+from fastclr.transfer.finetune import FinetuneConfig, finetune, summarise_seeds, training_config
 
 SHORT = FinetuneConfig(labels="25%", epochs=2, batch_size=16)
 
@@ -42,7 +42,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path
 
 @pytest.fixture
 def run(pretrained: Path, tmp_path: Path) -> Run:
-    """A copy of a run, to write into."""
+    """A writable copy of a run."""
     return Run.open(Path(shutil.copytree(pretrained, tmp_path / "run")))
 
 
@@ -74,7 +74,7 @@ def test_it_stores_a_network_that_gives_the_stored_accuracy(run: Run) -> None:
 
 @pytest.mark.parametrize(("scratch", "layer"), [(False, 2), (False, 0), (True, 1)])
 def test_what_it_starts_from(run: Run, scratch: bool, layer: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weights are those of the run, or fresh ones from the seed; the images are a fourth of every class."""
+    """The weights are those of the run, or fresh ones from the seed; the images are a quarter of each class."""
     data, seen = load_data(run.config), {}
 
     def spy(folder: Path, config: PretrainConfig, data: Splits, make: Any) -> Classifier:
@@ -125,18 +125,18 @@ def test_default_layer() -> None:
 
 def test_summary_of_one_seed_has_no_deviation() -> None:
     one = {"seed": 0, "accuracy": 0.5, "top5": None, "n_labels": 3, "test_images": 2, "epochs": 1, "batch_size": 2}
-    assert summary([one]) | {"std": None, "top5": None, "accuracy": 0.5} == summary([one])
+    assert summarise_seeds([one]) | {"std": None, "top5": None, "accuracy": 0.5} == summarise_seeds([one])
 
 
 def test_a_result_is_replaced_only_on_demand_and_nothing_else_ever(run: Run) -> None:
     data, folder = load_data(run.config), run.folder / "finetune-25pct"
     first = finetune(run, data, SHORT)
-    with pytest.raises(FileExistsError, match=r"exists already.*--overwrite"):
+    with pytest.raises(FileExistsError, match=r"already exists.*--overwrite"):
         finetune(run, data, SHORT)
     finetune(run, data, dataclasses.replace(SHORT, seed=1), overwrite=True)
     assert state_hash(Trained.load(folder).model) != state_hash(first.model)
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="is no trained classifier"):
+    with pytest.raises(FileExistsError, match="is not a trained classifier"):
         check_free(folder, overwrite=True)
 
 
@@ -213,7 +213,7 @@ def test_a_damaged_folder_is_named(run: Run) -> None:
     finetune(run, load_data(run.config), SHORT)
     about = json.loads((folder / "finetune.json").read_text())
     (folder / "finetune.json").write_text(json.dumps({**about, "layer": 0}))
-    with pytest.raises(ValueError, match=r"model.safetensors does not fit finetune.json"):
+    with pytest.raises(ValueError, match=r"model.safetensors does not match finetune.json"):
         Trained.load(folder)
     (folder / "finetune.json").write_text(json.dumps({**about, "format": 99}))
     with pytest.raises(ValueError, match="must have format 1, got 99"):
@@ -223,18 +223,14 @@ def test_a_damaged_folder_is_named(run: Run) -> None:
         Trained.load(folder)
 
 
-def test_the_command(run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["finetune", str(run.folder), "--labels", "25%", "--epochs", "1", "--batch-size", "16"]
     arguments += ["--device", "cpu"]
     assert main([*arguments, "--recipe", "v2", "--from-layer", "2"]) == 0
     accuracy = json.loads((run.folder / "results.json").read_text())["finetune-25pct"]["accuracy"]
     assert f"fine-tuned from layer 2: {100 * accuracy:.2f}%" in capsys.readouterr().out
     assert main(arguments) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert main([*arguments, "--name", "../elsewhere"]) == 2
     assert main([*arguments, "--name", "other", "--from-scratch"]) == 0
     assert (run.folder / "other" / "finetune.json").exists()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    assert main([*arguments, "--name", "third"]) == 2
-    assert "without torchrun" in capsys.readouterr().err

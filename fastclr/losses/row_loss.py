@@ -215,6 +215,7 @@ class RowLoss(nn.Module):
 
     @temperature.setter
     def temperature(self, value: float | Tensor) -> None:
+        """Check and store tau; a learnable one takes the value."""
         if isinstance(value, Tensor):
             check_factor("temperature", value)
         else:

@@ -7,18 +7,48 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastclr.augment import AugmentConfig, AugmentParams, RaggedImages, SimCLRAugment
-    from fastclr.losses import NTXentLoss, cached_step, nt_xent
+    from fastclr.losses import (
+        CLIPLoss,
+        DCLLoss,
+        DebiasedNTXentLoss,
+        InfoNCELoss,
+        MultipleNegativesLoss,
+        NTXentLoss,
+        SupConLoss,
+        cached_step,
+        nt_xent,
+    )
 
-__all__ = ["AugmentConfig", "AugmentParams", "NTXentLoss", "RaggedImages", "SimCLRAugment", "cached_step", "nt_xent"]
+__all__ = [
+    "AugmentConfig",
+    "AugmentParams",
+    "CLIPLoss",
+    "DCLLoss",
+    "DebiasedNTXentLoss",
+    "InfoNCELoss",
+    "MultipleNegativesLoss",
+    "NTXentLoss",
+    "RaggedImages",
+    "SimCLRAugment",
+    "SupConLoss",
+    "cached_step",
+    "nt_xent",
+]
 __version__ = "0.1.0"
 
 # loaded at first use (PEP 562), because torch takes seconds to import and `fastclr --help` needs none of it
 _PACKAGES = {
     "AugmentConfig": "fastclr.augment",
     "AugmentParams": "fastclr.augment",
+    "CLIPLoss": "fastclr.losses",
+    "DCLLoss": "fastclr.losses",
+    "DebiasedNTXentLoss": "fastclr.losses",
+    "InfoNCELoss": "fastclr.losses",
+    "MultipleNegativesLoss": "fastclr.losses",
     "NTXentLoss": "fastclr.losses",
     "RaggedImages": "fastclr.augment",
     "SimCLRAugment": "fastclr.augment",
+    "SupConLoss": "fastclr.losses",
     "cached_step": "fastclr.losses",
     "nt_xent": "fastclr.losses",
 }

@@ -3,10 +3,31 @@
 From a public call to its kernel: :class:`NTXentLoss` or :func:`nt_xent` (nt_xent.py), then ``NTXentFunction`` and the
 operator ``ntxent_fwd`` (contrast_op.py), then the function of that name in ``fastclr.kernels`` (Triton) or in
 contrast_blocks.py (plain PyTorch). contrast_reference.py is the specification that both are tested against.
+
+The other losses that compare rows are a few lines each on row_loss.py and the operator ``lse`` (lse_op.py), which has
+its own functions in ``fastclr.kernels``, lse_blocks.py and lse_reference.py.
 """
 
 from fastclr.losses.cached_step import cached_step
+from fastclr.losses.clip import CLIPLoss
+from fastclr.losses.dcl import DCLLoss
+from fastclr.losses.debiased import DebiasedNTXentLoss
+from fastclr.losses.info_nce import InfoNCELoss
 from fastclr.losses.memory_bank import MemoryBank
+from fastclr.losses.multiple_negatives import MultipleNegativesLoss
 from fastclr.losses.nt_xent import NTXentLoss, NTXentStats, nt_xent
+from fastclr.losses.sup_con import SupConLoss
 
-__all__ = ["MemoryBank", "NTXentLoss", "NTXentStats", "cached_step", "nt_xent"]
+__all__ = [
+    "CLIPLoss",
+    "DCLLoss",
+    "DebiasedNTXentLoss",
+    "InfoNCELoss",
+    "MemoryBank",
+    "MultipleNegativesLoss",
+    "NTXentLoss",
+    "NTXentStats",
+    "SupConLoss",
+    "cached_step",
+    "nt_xent",
+]

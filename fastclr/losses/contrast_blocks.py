@@ -45,7 +45,7 @@ def ntxent_prologue(z0: Tensor, z1: Tensor, normalize: bool, precision: str) -> 
     rows[:pairs].copy_(z0)
     rows[pairs:].copy_(z1)
     if normalize:
-        length = _row_lengths(rows, squares_fit=wide.itemsize > z0.dtype.itemsize)
+        length = row_lengths(rows, squares_fit=wide.itemsize > z0.dtype.itemsize)
         # an inverse of exactly 1e12 marks rows that get no gradient
         inverse = length.clamp_min_(EPS).reciprocal_()
         rows.mul_(inverse[:, None])
@@ -54,7 +54,7 @@ def ntxent_prologue(z0: Tensor, z1: Tensor, normalize: bool, precision: str) -> 
     return rows.to(compute_dtype(z0.dtype)), inverse, torch.linalg.vecdot(rows[:pairs], rows[pairs:])
 
 
-def _row_lengths(rows: Tensor, squares_fit: bool) -> Tensor:
+def row_lengths(rows: Tensor, squares_fit: bool) -> Tensor:
     """Euclidean length of every row, scaled by its largest element where squares could overflow or underflow."""
     peak = None if squares_fit else rows.abs().amax(dim=1, keepdim=True).clamp_min_(torch.finfo(rows.dtype).tiny)
     length: Tensor = torch.linalg.vector_norm(rows if peak is None else rows / peak, dim=1)
@@ -122,8 +122,7 @@ def sum_online(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-sum-exp over the negatives ``[m]`` with running maxima; correct and entropy too if `stats` is set.
 
-    An offset of -2m or less puts self and positive outside the columns, as a queue of negatives needs. Statistics need
-    separate sums for the two views of the columns: group 0 is the row's own view, group 1 the other one.
+    Statistics need separate sums for the two views of the columns: group 0 is the row's own view, group 1 the other.
     """
     rows, pairs = len(z), len(z) // 2
     block = block_size(len(columns), z.dtype, z.device)

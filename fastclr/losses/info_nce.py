@@ -1,57 +1,76 @@
-"""InfoNCE over a queue of negatives in O((N + K) D) memory, on the blocks of contrast_blocks.py and tiles.py."""
+"""InfoNCE: a query, its positive, and negatives from the batch, a common set, a queue, or a set of its own."""
 
 from __future__ import annotations
-
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastclr.losses import contrast_blocks, tiles
-from fastclr.losses.once_differentiable import once_differentiable
+from fastclr.losses.row_inputs import check_same_rows, softplus
+from fastclr.losses.row_loss import Comparison, RowLoss
+from fastclr.parallel import check_same_shape
 
 
-class QueueFunction(torch.autograd.Function):
-    """``loss_i = log(1 + sum_j exp((<q_i, b_j> - <q_i, k_i>) / tau))``; the bank b gets no gradient."""
+class InfoNCELoss(RowLoss):
+    """``loss_i = log(e^(s_i) + sum_k e^(<q_i, n_k> / tau)) - s_i`` with ``s_i = <q_i, p_i> / tau``.
+
+    The negatives n are a set for all queries (a queue, too), one set per query, or the positives of the other queries.
+    O((N + K) D) memory.
+
+    Source: van den Oord et al., Representation Learning with Contrastive Predictive Coding, 2018; with a queue, He et
+    al., Momentum Contrast for Unsupervised Visual Representation Learning, 2020.
+    """
+
+    def forward(self, query: Tensor, positive: Tensor, negatives: Tensor | None = None) -> Tensor:
+        """Loss of every query.
+
+        Args:
+            query: ``[N, D]``: float32, float64, float16 or bfloat16, any strides, any device.
+            positive: ``[N, D]``, same dtype and device.
+            negatives: ``[K, D]`` for all queries, ``[N, K, D]`` for one set per query, or None for the positives of the
+                other queries. K may be 0; the loss is 0 then. With gather_distributed those of all ranks count, except
+                one set per query: pass a queue that is the same on every rank to a loss that does not gather.
+
+        Returns:
+            0-dim, or ``[N]`` for reduction "none"; float64 for float64 inputs and float32 otherwise.
+
+        Raises:
+            TypeError, ValueError: as :meth:`fastclr.losses.row_loss.RowLoss.compare`, or the shapes do not fit.
+        """
+        inputs = {"query": query, "positive": positive}
+        check_same_rows(inputs)
+        if negatives is not None:
+            inputs["negatives"] = self._flat(query, negatives)
+        comparison = self.compare(inputs)
+        if comparison.options.group is not None and negatives is not None and negatives.dim() == 2:
+            check_same_shape(negatives, comparison.options.group)
+        with torch.autocast(query.device.type, enabled=False):
+            q, p = comparison.rows(query), comparison.rows(positive)
+            others = self._negatives(comparison, q, p, negatives)
+            return comparison.reduce(softplus(others - comparison.similarity(q, p)))
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, bank: Tensor, temperature: Tensor, precision: str) -> Tensor:
-        """Loss ``[N]`` from queries and keys ``[N, D]`` and bank ``[K, D]``, all of one dtype."""
-        wide = tiles.vector_dtype(queries.device)
-        s_pos = torch.linalg.vecdot(queries.to(wide), keys.to(wide)) / temperature
-        with tiles.matrix_products(precision):
-            negatives, _, _ = contrast_blocks.sum_online(
-                queries, bank, s_pos, temperature, -2 * len(queries), stats=False
-            )
-        loss = torch.logaddexp(negatives - s_pos, torch.zeros_like(s_pos))
-        ctx.save_for_backward(queries, keys, bank, temperature, loss, s_pos + loss)
-        ctx.precision = precision
-        return loss.to(queries.dtype)
+    def _flat(query: Tensor, negatives: Tensor) -> Tensor:
+        """The negatives as rows; a ValueError if a set per query has another number of sets."""
+        if not isinstance(negatives, Tensor):
+            raise TypeError(f"negatives must be a tensor, got {type(negatives).__name__}")
+        if negatives.dim() == 3 and negatives.shape[0] == query.shape[0]:
+            return negatives.flatten(0, 1)
+        if negatives.dim() == 2:
+            return negatives
+        raise ValueError(
+            f"negatives must be [K, D] or [{query.shape[0]}, K, D], one set per query, got {list(negatives.shape)}"
+        )
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, Tensor, None]:
-        """Gradients of queries, keys and temperature, from similarities recomputed block by block."""
-        compute = partial(_queue_gradients, precision=ctx.precision)
-        with torch.autocast(grad.device.type, enabled=False):
-            dqueries, dkeys, dtemperature = once_differentiable(compute, grad, *ctx.saved_tensors)
-        return dqueries, dkeys, None, dtemperature, None
-
-
-def _queue_gradients(grad: Tensor, *saved: Tensor, precision: str) -> tuple[Tensor, Tensor, Tensor]:
-    """``dq_i = w_i/tau [sum_j e^(s_ij - lse_i) b_j + (e^-loss_i - 1) k_i]``, ``dk_i = w_i/tau (e^-loss_i - 1) q_i``."""
-    queries, keys, bank, temperature, loss, lse = saved
-    pull = torch.expm1(-loss).to(keys.dtype)[:, None]
-    # e^(s - lse) = e^(s - shift) e^(shift - lse), where the second factor is computed once per row
-    shift = lse.to(keys.dtype)
-    factor = (shift - lse).exp_().to(keys.dtype)[:, None]
-    left, right = tiles.logit_operands(queries, bank, temperature)
-    dqueries = torch.zeros_like(keys)
-    block = tiles.block_size(len(bank), bank.dtype, bank.device)
-    with tiles.matrix_products(precision):
-        for i, i_end, j, j_end in tiles.tiles(len(queries), len(bank), block, triangular=False):
-            share = torch.mm(left[i:i_end], right[j:j_end].T).sub_(shift[i:i_end, None]).exp_()
-            dqueries[i:i_end].addmm_(share, bank[j:j_end])
-    scale = grad[:, None] / temperature
-    dqueries.mul_(factor).addcmul_(keys, pull).mul_(scale)
-    return dqueries, queries * pull * scale, (dqueries * queries).sum() / -temperature
+    def _negatives(comparison: Comparison, q: Tensor, p: Tensor, negatives: Tensor | None) -> Tensor:
+        """Log-sum-exp over the negatives of every query of all ranks."""
+        if negatives is None:
+            return comparison.lse(q, p, exclude="self")
+        if negatives.dim() == 2:
+            return comparison.lse(q, comparison.rows(negatives))
+        # a row's own negatives: the similarities are smaller than the negatives themselves
+        sets = comparison.rows(negatives.flatten(0, 1)).view(negatives.shape)
+        s = torch.linalg.vecdot(q[:, None], sets).to(comparison.scale.dtype) * comparison.scale
+        if negatives.shape[1] == 0:
+            return comparison.every(s.new_full((q.shape[0],), -torch.inf))
+        return comparison.every(torch.logsumexp(s, dim=1))

@@ -1,7 +1,7 @@
 """NT-Xent, public: ``NTXentLoss`` calls ``nt_xent``, which checks its arguments and applies ``NTXentFunction``.
 
 That autograd function and the operators below it are in contrast_op.py; impl "reference" goes to contrast_reference.py
-and a memory bank to info_nce.py instead.
+and a memory bank to the operator of lse_op.py instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from fastclr.losses import contrast_reference as reference
 from fastclr.losses.contrast_op import NTXentFunction, NTXentOptions
-from fastclr.losses.info_nce import QueueFunction
 from fastclr.losses.inputs import (
     IMPLS,
     PRECISIONS,
@@ -34,7 +33,10 @@ from fastclr.losses.inputs import (
     temperature_tensor,
     unit_rows,
 )
+from fastclr.losses.lse_op import LSEOptions, lse
 from fastclr.losses.memory_bank import MemoryBank
+from fastclr.losses.row_inputs import softplus
+from fastclr.losses.tiles import vector_dtype
 from fastclr.parallel import check_same_shape, gather_rows, resolve_group
 
 if TYPE_CHECKING:
@@ -269,8 +271,12 @@ class NTXentLoss(nn.Module):
             queries, keys = out0.to(tau.dtype), out1.to(tau.dtype)
             if self.normalize:
                 queries, keys = unit_rows(queries), unit_rows(keys)
+            scale = tau.to(vector_dtype(queries.device)).reciprocal()
+            options = LSEOptions("blockwise", "online", self.precision, deterministic=False, group=None)
             # a copy: the push below must not change what the backward reads
-            loss: Tensor = QueueFunction.apply(queries, keys, bank.bank.to(queries, copy=True), tau, self.precision)
+            negatives, _ = lse(queries, bank.bank.to(queries, copy=True), scale, options)
+            positive = torch.linalg.vecdot(queries.to(scale.dtype), keys.to(scale.dtype)) * scale
+            loss = softplus(negatives - positive).to(tau.dtype)
             if queries.requires_grad:
                 bank.push(keys if group is None else gather_rows(keys, group))
             return reduce_rows(loss, self.reduction)

@@ -18,9 +18,7 @@ class _RefuseBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError(
-            "this fused loss is differentiable once; nt_xent(..., impl='reference') has second derivatives"
-        )
+        raise RuntimeError("this fused loss is differentiable once; with impl='reference' it has second derivatives")
 
 
 def once_differentiable(compute: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -1,0 +1,93 @@
+"""What every rank of the tests of the row-softmax losses runs; the results are read back by the test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from ranks import collectives
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import ProfilerActivity, profile
+
+from fastclr import CLIPLoss, DCLLoss, DebiasedNTXentLoss, InfoNCELoss, MultipleNegativesLoss, SupConLoss
+
+ROWS, HARD, WIDTH, DIM = 6, 4, 7, 5
+LOSSES: dict[str, tuple[type, dict[str, Any]]] = {
+    "clip": (CLIPLoss, {}),
+    "info_nce": (InfoNCELoss, {}),
+    "info_nce set": (InfoNCELoss, {}),
+    "info_nce own": (InfoNCELoss, {}),
+    "sup_con out": (SupConLoss, {}),
+    "sup_con in": (SupConLoss, {"form": "in"}),
+    "dcl": (DCLLoss, {}),
+    "dclw": (DCLLoss, {"weighting": "mises_fisher"}),
+    "debiased": (DebiasedNTXentLoss, {}),
+    "hard": (DebiasedNTXentLoss, {"hardness": 0.7}),
+    "multiple": (MultipleNegativesLoss, {"margin": 0.3, "query_query": True, "document_document": True}),
+}
+
+
+def make_batch(ranks: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Inputs of all ranks: two views, hard negatives, and labels whose counts differ between ranks."""
+    generator = torch.Generator().manual_seed(1)
+    first, second = (torch.randn(ranks, ROWS, WIDTH, generator=generator, dtype=torch.float64) for _ in range(2))
+    hard = torch.randn(ranks, HARD, WIDTH, generator=generator, dtype=torch.float64)
+    labels = torch.arange(ranks * ROWS).view(ranks, ROWS) ** 2 % 7
+    labels[:, 0] = -1
+    return first, first + 0.7 * second, hard, labels
+
+
+class Model(nn.Module):
+    """An encoder and a loss with a learnable temperature, so that the ranks average both."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.name = name
+        self.encoder = nn.Linear(WIDTH, DIM, dtype=torch.float64)
+        kind, others = LOSSES[name]
+        self.loss = kind(0.3, learnable_temperature=True, **others, **options).double()
+
+    def forward(self, first: Tensor, second: Tensor, hard: Tensor, labels: Tensor) -> Tensor:
+        a, b, n = self.encoder(first), self.encoder(second), self.encoder(hard)
+        if self.name.startswith("sup_con"):
+            return self.loss(torch.stack([a, b], dim=1), labels)
+        if self.name == "info_nce set":
+            return self.loss(a, b, n)
+        if self.name == "info_nce own":
+            return self.loss(a, b, torch.stack([b.roll(1, 1), 2 - b], dim=1))
+        if self.name == "multiple":
+            return self.loss(a, b, n, labels.abs(), torch.arange(len(n)) % 3)
+        return self.loss(a, b)
+
+
+def run_rank(rank: int, ranks: int, folder: str) -> None:
+    """Every loss on this rank's share, in an order all ranks share."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
+    batch = [x[rank] for x in make_batch(ranks)]
+    found: dict[str, Any] = {}
+    for name in LOSSES:
+        for reduction in ("mean", "sum"):
+            model = Model(name, gather_distributed=True, reduction=reduction)
+            parallel = DistributedDataParallel(model)
+            loss = parallel(*batch)
+            loss.backward()
+            found[name, reduction] = loss.detach(), {key: p.grad.clone() for key, p in model.named_parameters()}
+        with profile(activities=[ProfilerActivity.CPU]) as forward:
+            loss = model(*batch)
+        with profile(activities=[ProfilerActivity.CPU]) as backward:
+            loss.backward()
+        found[name, "collectives"] = collectives(forward), collectives(backward)
+    found["uneven"] = ""
+    try:
+        uneven = torch.randn(ROWS + rank, DIM)
+        CLIPLoss(gather_distributed=True)(uneven, uneven)
+    except ValueError as error:
+        found["uneven"] = str(error)
+    torch.save(found, Path(folder) / f"rank{rank}.pt")
+    distributed.destroy_process_group()
+    os._exit(0)  # threads of torch may outlive the interpreter and abort it

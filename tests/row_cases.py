@@ -1,0 +1,181 @@
+"""The row-softmax losses beside the same losses written plainly, dense and in the dtype of their inputs, per row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from loss_cases import make_views
+from torch import Tensor
+from torch.nn import functional
+
+from fastclr import CLIPLoss, DCLLoss, DebiasedNTXentLoss, InfoNCELoss, MultipleNegativesLoss, SupConLoss
+
+
+def unit(rows: Tensor, normalize: bool) -> Tensor:
+    return functional.normalize(rows, dim=-1) if normalize else rows
+
+
+def labels_of(count: int) -> Tensor:
+    """Few classes, one of them with a single row, and two rows without a label."""
+    labels = torch.arange(count) * 7 % 5
+    labels[0] = 99
+    labels[1:3] = -1
+    return labels
+
+
+def plain_clip(a: Tensor, b: Tensor, tau: Tensor, normalize: bool) -> Tensor:
+    s = unit(a, normalize) @ unit(b, normalize).T / tau
+    own = torch.arange(len(s))
+    return sum(functional.cross_entropy(logits, own, reduction="none") for logits in (s, s.T)) / 2
+
+
+def plain_info_nce(a: Tensor, b: Tensor, tau: Tensor, normalize: bool) -> Tensor:
+    s = unit(a, normalize) @ unit(b, normalize).T / tau
+    return functional.cross_entropy(s, torch.arange(len(s)), reduction="none")
+
+
+def plain_info_nce_set(a: Tensor, b: Tensor, n: Tensor, tau: Tensor, normalize: bool) -> Tensor:
+    a, b, n = (unit(x, normalize) for x in (a, b, n))
+    s = torch.cat([(a * b).sum(1, keepdim=True), a @ n.T], dim=1) / tau
+    return functional.cross_entropy(s, torch.zeros(len(s), dtype=torch.long), reduction="none")
+
+
+def plain_info_nce_own(a: Tensor, b: Tensor, n: Tensor, tau: Tensor, normalize: bool) -> Tensor:
+    a, b, n = (unit(x, normalize) for x in (a, b, n))
+    s = torch.cat([(a * b).sum(1, keepdim=True), torch.einsum("nd,nkd->nk", a, n)], dim=1) / tau
+    return functional.cross_entropy(s, torch.zeros(len(s), dtype=torch.long), reduction="none")
+
+
+def plain_sup_con(a: Tensor, tau: Tensor, normalize: bool, inner: bool = False) -> Tensor:
+    z, labels = unit(a, normalize), labels_of(len(a))
+    itself = torch.eye(len(z), dtype=torch.bool)
+    s = (z @ z.T / tau).masked_fill(itself, -math.inf)
+    positive = (labels[:, None] == labels) & (labels != -1) & ~itself
+    some = positive.any(1)
+    total = s.logsumexp(1)
+    if inner:
+        masked = s.masked_fill(~positive, -math.inf)
+        # rows without a positive are left out before the logarithm, whose gradient would be NaN
+        found = total[some] - masked[some].logsumexp(1) + positive[some].sum(1).to(z.dtype).log()
+    else:
+        found = total[some] - s.masked_fill(~positive, 0.0)[some].sum(1) / positive[some].sum(1)
+    return torch.zeros_like(total).index_put((some.nonzero()[:, 0],), found.to(total.dtype))
+
+
+def plain_dcl(a: Tensor, b: Tensor, tau: Tensor, normalize: bool, sigma: float = 0.0) -> Tensor:
+    z = torch.cat([unit(a, normalize), unit(b, normalize)])
+    s, n = z @ z.T / tau, len(a)
+    own = torch.arange(2 * n)
+    positive = s[own, own.roll(n)]
+    out = (own[:, None] - own) % n == 0
+    weight = 1.0
+    if sigma:
+        weight = 2 - n * ((z[:n] * z[n:]).sum(1).detach() / sigma).softmax(0).repeat(2)
+    return s.masked_fill(out, -math.inf).logsumexp(1) - weight * positive
+
+
+def plain_debiased(a: Tensor, b: Tensor, tau: Tensor, normalize: bool, prior: float = 0.1, beta: float = 0.0) -> Tensor:
+    """As in the papers' code, in sums of exponentials, without a logarithm before the last."""
+    z = torch.cat([unit(a, normalize), unit(b, normalize)])
+    n = len(a)
+    cosine, own = z @ z.T, torch.arange(2 * n)
+    keep = (own[:, None] - own) % n != 0
+    e = (cosine / tau).exp()
+    count = 2 * n - 2
+    negative = (e * keep).sum(1)
+    if beta:
+        tilt = (beta * cosine / tau).exp() * keep
+        negative = count * (tilt * e).sum(1) / tilt.sum(1)
+    positive = e[own, own.roll(n)]
+    estimate = ((negative - prior * count * positive) / (1 - prior)).maximum(count * (-1 / tau).exp())
+    return torch.log1p(estimate / positive)
+
+
+def plain_multiple(a: Tensor, b: Tensor, n: Tensor, tau: Tensor, normalize: bool) -> Tensor:
+    a, b, n = (unit(x, normalize) for x in (a, b, n))
+    return functional.cross_entropy(a @ torch.cat([b, n]).T / tau, torch.arange(len(a)), reduction="none")
+
+
+def plain_multiple_filtered(a: Tensor, b: Tensor, n: Tensor, tau: Tensor, normalize: bool) -> Tensor:
+    """Equal ids and likely positives left out, queries and documents among themselves too."""
+    a, b, n = (unit(x, normalize) for x in (a, b, n))
+    ids = torch.arange(len(a)) // 3
+    other_ids = torch.arange(len(n)) // 2
+    own = (a * b).sum(1) / tau
+    limit = (own + 0.2 / tau).detach()[:, None]
+    qd, qn, qq, dd = (left @ right.T / tau for left, right in ((a, b), (a, n), (a, a), (b, b)))
+    same = ids[:, None] == ids
+    parts = [
+        own[:, None],
+        qd.masked_fill(same | (qd > limit), -math.inf),
+        qn.masked_fill((ids[:, None] == other_ids) | (qn > limit), -math.inf),
+        qq.masked_fill(same, -math.inf),
+        dd.masked_fill(same, -math.inf),
+    ]
+    return torch.cat(parts, dim=1).logsumexp(1) - own
+
+
+@dataclass(frozen=True)
+class RowCase:
+    """A loss and its plain formula; ``extra`` is the shape of the negatives for n rows of d features."""
+
+    kind: type
+    plain: Callable[..., Tensor]
+    options: dict[str, Any] = field(default_factory=dict)
+    inputs: int = 2
+    extra: Callable[[int, int], tuple[int, ...]] | None = None
+    smallest: int = 1
+    arguments: Callable[[list[Tensor]], dict[str, Tensor]] = lambda inputs: {}
+    """Arguments beside the rows."""
+
+    def make_inputs(self, kind: str, n: int, d: int, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
+        inputs = list(make_views(kind, n, d, dtype, seed))[: self.inputs]
+        if self.extra is not None:
+            shape = self.extra(n, d)
+            inputs.append(make_views(kind, math.prod(shape[:-1]), d, dtype, seed + 1)[0].reshape(shape))
+        return inputs
+
+    def ours(self, *inputs: Tensor, tau: float | Tensor, **options: Any) -> Tensor:
+        loss = self.kind(tau, **self.options, **options)
+        return loss(*inputs, **self.arguments(list(inputs)))
+
+
+def sup_con_labels(inputs: list[Tensor]) -> dict[str, Tensor]:
+    return {"labels": labels_of(len(inputs[0]))}
+
+
+def ids(inputs: list[Tensor]) -> dict[str, Tensor]:
+    return {"ids": torch.arange(len(inputs[0])) // 3, "negative_ids": torch.arange(len(inputs[2])) // 2}
+
+
+CASES = {
+    "clip": RowCase(CLIPLoss, plain_clip),
+    "info_nce": RowCase(InfoNCELoss, plain_info_nce),
+    "info_nce set": RowCase(InfoNCELoss, plain_info_nce_set, extra=lambda n, d: (2 * n + 3, d)),
+    "info_nce own": RowCase(InfoNCELoss, plain_info_nce_own, extra=lambda n, d: (n, 4, d)),
+    "sup_con out": RowCase(SupConLoss, plain_sup_con, inputs=1, smallest=3, arguments=sup_con_labels),
+    "sup_con in": RowCase(
+        SupConLoss,
+        lambda *args: plain_sup_con(*args, inner=True),
+        {"form": "in"},
+        inputs=1,
+        smallest=3,
+        arguments=sup_con_labels,
+    ),
+    "dcl": RowCase(DCLLoss, plain_dcl, smallest=2),
+    "dclw": RowCase(DCLLoss, lambda *args: plain_dcl(*args, sigma=0.5), {"weighting": "mises_fisher"}, smallest=2),
+    "debiased": RowCase(DebiasedNTXentLoss, plain_debiased, smallest=2),
+    "hard": RowCase(DebiasedNTXentLoss, lambda *args: plain_debiased(*args, beta=1.0), {"hardness": 1.0}, smallest=2),
+    "multiple": RowCase(MultipleNegativesLoss, plain_multiple, extra=lambda n, d: (n + 5, d)),
+    "multiple filtered": RowCase(
+        MultipleNegativesLoss,
+        plain_multiple_filtered,
+        {"margin": 0.2, "query_query": True, "document_document": True},
+        extra=lambda n, d: (n + 5, d),
+        arguments=ids,
+    ),
+}

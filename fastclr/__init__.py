@@ -7,16 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastclr.augment import AugmentConfig, AugmentParams, RaggedImages, SimCLRAugment
-    from fastclr.losses import NTXentLoss, cached_step, nt_xent
+    from fastclr.losses import BarlowTwinsLoss, NTXentLoss, VICRegLoss, cached_step, nt_xent
 
-__all__ = ["AugmentConfig", "AugmentParams", "NTXentLoss", "RaggedImages", "SimCLRAugment", "cached_step", "nt_xent"]
+__all__ = [
+    "AugmentConfig",
+    "AugmentParams",
+    "BarlowTwinsLoss",
+    "NTXentLoss",
+    "RaggedImages",
+    "SimCLRAugment",
+    "VICRegLoss",
+    "cached_step",
+    "nt_xent",
+]
 __version__ = "0.1.0"
 
 # loaded at first use (PEP 562), because torch takes seconds to import and `fastclr --help` needs none of it
 _PACKAGES = {
     "AugmentConfig": "fastclr.augment",
     "AugmentParams": "fastclr.augment",
+    "BarlowTwinsLoss": "fastclr.losses",
     "NTXentLoss": "fastclr.losses",
+    "VICRegLoss": "fastclr.losses",
     "RaggedImages": "fastclr.augment",
     "SimCLRAugment": "fastclr.augment",
     "cached_step": "fastclr.losses",

@@ -3,10 +3,22 @@
 From a public call to its kernel: :class:`NTXentLoss` or :func:`nt_xent` (nt_xent.py), then ``NTXentFunction`` and the
 operator ``ntxent_fwd`` (contrast_op.py), then the function of that name in ``fastclr.kernels`` (Triton) or in
 contrast_blocks.py (plain PyTorch). contrast_reference.py is the specification that both are tested against.
+
+The Gram losses :class:`BarlowTwinsLoss` and :class:`VICRegLoss` (gram.py) go the same way through gram_op.py to
+gram_blocks.py, with gram_reference.py as their specification.
 """
 
 from fastclr.losses.cached_step import cached_step
+from fastclr.losses.gram import BarlowTwinsLoss, VICRegLoss
 from fastclr.losses.memory_bank import MemoryBank
 from fastclr.losses.nt_xent import NTXentLoss, NTXentStats, nt_xent
 
-__all__ = ["MemoryBank", "NTXentLoss", "NTXentStats", "cached_step", "nt_xent"]
+__all__ = [
+    "BarlowTwinsLoss",
+    "MemoryBank",
+    "NTXentLoss",
+    "NTXentStats",
+    "VICRegLoss",
+    "cached_step",
+    "nt_xent",
+]

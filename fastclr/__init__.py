@@ -7,14 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastclr.augment import AugmentConfig, AugmentParams, RaggedImages, SimCLRAugment
-    from fastclr.losses import BarlowTwinsLoss, NTXentLoss, VICRegLoss, cached_step, nt_xent
+    from fastclr.losses import (
+        BarlowTwinsLoss,
+        MarginTripletLoss,
+        NTLogisticLoss,
+        NTXentLoss,
+        SigLIPLoss,
+        VICRegLoss,
+        cached_step,
+        nt_xent,
+    )
 
 __all__ = [
     "AugmentConfig",
     "AugmentParams",
     "BarlowTwinsLoss",
+    "MarginTripletLoss",
+    "NTLogisticLoss",
     "NTXentLoss",
     "RaggedImages",
+    "SigLIPLoss",
     "SimCLRAugment",
     "VICRegLoss",
     "cached_step",
@@ -28,6 +40,9 @@ _PACKAGES = {
     "AugmentParams": "fastclr.augment",
     "BarlowTwinsLoss": "fastclr.losses",
     "NTXentLoss": "fastclr.losses",
+    "MarginTripletLoss": "fastclr.losses",
+    "NTLogisticLoss": "fastclr.losses",
+    "SigLIPLoss": "fastclr.losses",
     "VICRegLoss": "fastclr.losses",
     "RaggedImages": "fastclr.augment",
     "SimCLRAugment": "fastclr.augment",

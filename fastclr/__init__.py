@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastclr.augment import AugmentConfig, AugmentParams, RaggedImages, SimCLRAugment
     from fastclr.losses import (
+        BarlowTwinsLoss,
         CLIPLoss,
         DCLLoss,
         DebiasedNTXentLoss,
         InfoNCELoss,
+        MarginTripletLoss,
         MultipleNegativesLoss,
+        NTLogisticLoss,
         NTXentLoss,
+        SigLIPLoss,
         SupConLoss,
+        VICRegLoss,
         cached_step,
         nt_xent,
     )
@@ -22,36 +27,28 @@ if TYPE_CHECKING:
 __all__ = [
     "AugmentConfig",
     "AugmentParams",
+    "BarlowTwinsLoss",
     "CLIPLoss",
     "DCLLoss",
     "DebiasedNTXentLoss",
     "InfoNCELoss",
+    "MarginTripletLoss",
     "MultipleNegativesLoss",
+    "NTLogisticLoss",
     "NTXentLoss",
     "RaggedImages",
+    "SigLIPLoss",
     "SimCLRAugment",
     "SupConLoss",
+    "VICRegLoss",
     "cached_step",
     "nt_xent",
 ]
 __version__ = "0.1.0"
 
 # loaded at first use (PEP 562), because torch takes seconds to import and `fastclr --help` needs none of it
-_PACKAGES = {
-    "AugmentConfig": "fastclr.augment",
-    "AugmentParams": "fastclr.augment",
-    "CLIPLoss": "fastclr.losses",
-    "DCLLoss": "fastclr.losses",
-    "DebiasedNTXentLoss": "fastclr.losses",
-    "InfoNCELoss": "fastclr.losses",
-    "MultipleNegativesLoss": "fastclr.losses",
-    "NTXentLoss": "fastclr.losses",
-    "RaggedImages": "fastclr.augment",
-    "SimCLRAugment": "fastclr.augment",
-    "SupConLoss": "fastclr.losses",
-    "cached_step": "fastclr.losses",
-    "nt_xent": "fastclr.losses",
-}
+_VIEWS = ("AugmentConfig", "AugmentParams", "RaggedImages", "SimCLRAugment")
+_PACKAGES = {name: "fastclr.augment" if name in _VIEWS else "fastclr.losses" for name in __all__}
 
 
 def __getattr__(name: str) -> Any:

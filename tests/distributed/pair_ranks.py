@@ -1,0 +1,92 @@
+"""What every rank runs to test Gram losses and losses of pairs; the results are read back by the test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from ranks import collectives
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import ProfilerActivity, profile
+
+from fastclr.losses import BarlowTwinsLoss, MarginTripletLoss, NTLogisticLoss, SigLIPLoss, VICRegLoss
+
+ROWS, WIDTH, DIM = 3, 6, 8
+LOSSES: dict[str, Callable[..., nn.Module]] = {
+    "barlow-primal": partial(BarlowTwinsLoss, form="primal"),
+    "barlow-dual": partial(BarlowTwinsLoss, form="dual"),
+    "vicreg-primal": partial(VICRegLoss, form="primal"),
+    "vicreg-dual": partial(VICRegLoss, form="dual"),
+    "siglip": partial(SigLIPLoss, 5.0, -2.0, learnable=True),
+    "siglip-sum": partial(SigLIPLoss, 5.0, -2.0, learnable=True, reduction="sum"),
+    "logistic": partial(NTLogisticLoss, 0.3),
+    "logistic-both": partial(NTLogisticLoss, 0.3, negatives="both_views"),
+    "logistic-mined": partial(NTLogisticLoss, 0.3, mining="semi_hard"),
+    "triplet": partial(MarginTripletLoss, 0.4, mining="none"),
+    "triplet-mined": partial(MarginTripletLoss, 0.4),
+    "triplet-mined-sum": partial(MarginTripletLoss, 0.4, reduction="sum"),
+}
+
+
+def make_batch(ranks: int) -> tuple[Tensor, Tensor]:
+    """Inputs of both views for all ranks, ``[ranks, ROWS, WIDTH]``."""
+    generator = torch.Generator().manual_seed(3)
+    base = torch.randn(ranks, ROWS, WIDTH, generator=generator, dtype=torch.float64)
+    first, second = (base + 0.5 * torch.randn(base.shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    return first, second
+
+
+class Model(nn.Module):
+    """An encoder and its loss, so that DistributedDataParallel averages the gradients of scale and bias too."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Linear(WIDTH, DIM)
+        self.loss = loss
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.loss(self.encoder(first), self.encoder(second))
+
+
+def gradient(model: nn.Module) -> Tensor:
+    """The gradients of all parameters in one vector."""
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+def run_rank(rank: int, ranks: int, folder: str) -> None:
+    """Everything a rank does, in an order all ranks share."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
+    views = [view[rank] for view in make_batch(ranks)]
+    found: dict[str, Any] = {}
+    for name, kind in LOSSES.items():
+        loss_of = kind(gather_distributed=True)
+        model = DistributedDataParallel(Model(loss_of).double())
+        loss = model(*views)
+        loss.backward()
+        found[name] = loss.detach(), gradient(model)
+        rows = [view[:, :DIM].clone().requires_grad_() for view in views]
+        with profile(activities=[ProfilerActivity.CPU]) as forward:
+            loss = loss_of(*rows)
+        with profile(activities=[ProfilerActivity.CPU]) as backward:
+            loss.backward()
+        found[f"{name}-collectives"] = collectives(forward), collectives(backward)
+    found["uneven"] = {name: refusal(kind(gather_distributed=True), rank) for name, kind in LOSSES.items()}
+    torch.save(found, Path(folder) / f"rank{rank}.pt")
+    distributed.destroy_process_group()
+    os._exit(0)  # threads of torch may outlive the interpreter and abort it
+
+
+def refusal(loss_of: nn.Module, rank: int) -> str:
+    """The message of the ValueError that ranks with different batches get."""
+    try:
+        loss_of(*(torch.randn(ROWS + rank, DIM) for _ in range(2)))
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,52 @@
+"""Gram losses and losses of pairs on 1, 2 and 4 gloo ranks against one process that has the whole batch."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+from pair_ranks import LOSSES, Model, gradient, make_batch, run_rank
+
+WORLDS = [1, 2, 4]
+
+
+@cache
+def results(ranks: int) -> list[dict[str, Any]]:
+    """What every rank found; a world is started once for all tests."""
+    with TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(run_rank, (ranks, folder), nprocs=ranks)
+        return [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("ranks", WORLDS)
+def test_same_loss_and_parameter_gradients_as_one_process(ranks: int, name: str) -> None:
+    model = Model(LOSSES[name](impl="reference")).double()
+    loss = model(*(view.flatten(0, 1) for view in make_batch(ranks)))
+    loss.backward()
+    exact = gradient(model)
+    found = [result[name] for result in results(ranks)]
+    values = torch.stack([value for value, _ in found])
+    value = values.sum() if name.endswith("sum") else values.mean()
+    torch.testing.assert_close(value, loss.detach(), rtol=1e-10, atol=0)
+    for _, mine in found:
+        assert (mine - exact).norm() <= 1e-10 * exact.norm()
+
+
+@pytest.mark.parametrize("ranks", WORLDS)
+def test_backward_communicates_nothing(ranks: int) -> None:
+    for result in results(ranks):
+        for name in LOSSES:
+            forward, backward = result[f"{name}-collectives"]
+            assert (forward > 0) == (ranks > 1) and backward == 0, name
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_batches_that_differ_are_refused_on_every_rank(ranks: int) -> None:
+    for result in results(ranks):
+        for name in LOSSES:
+            assert "rank 0: [3, 8] torch.float32, rank 1: [4, 8] torch.float32" in result["uneven"][name]

@@ -48,5 +48,5 @@ def main(arguments: list[str]) -> None:
         interrupt.args = (f"{interrupt}; go on with: fastclr pretrain --resume {folder}",)
         raise
     if os.environ.get("RANK", "0") == "0":
-        write_report(run, data, features)
+        write_report(run, data, features, run.say)
         print(f"done: {run.folder} (evaluate it with: fastclr knn {run.folder}; fastclr probe {run.folder})")

@@ -38,6 +38,7 @@ def fit(
     *,
     title: str = "training",
     progress: bool = True,
+    say: Callable[[str], None] | None = None,
 ) -> list[float]:
     """Train all of `model` on one random view per image, in this process alone.
 
@@ -52,6 +53,7 @@ def fit(
         objective: the loss of a batch. Default: cross-entropy, for which every image must have a label.
         title: of the progress bar.
         progress: show a bar where the output is a terminal.
+        say: takes a line after every epoch.
 
     Returns:
         The mean loss of every epoch.
@@ -109,7 +111,10 @@ def fit(
                 if stop.number:
                     raise Interrupted(stop.number, f"stopped in epoch {epoch + 1} of {title}; it starts over next time")
             losses.append(float(total) / len(loader))
-            bar.set_postfix_str(f"epoch {epoch + 1}/{config.epochs}, loss {losses[-1]:.3f}")
+            where = f"epoch {epoch + 1}/{config.epochs}"
+            bar.set_postfix_str(f"{where}, loss {losses[-1]:.3f}")
+            if say is not None:
+                say(f"{title}: {where}: loss {losses[-1]:.3f}")
             if not math.isfinite(losses[-1]):
                 raise FloatingPointError(
                     f"the loss became {losses[-1]} in epoch {epoch + 1}: try a lower lr (now {peak_lr(config):g})"

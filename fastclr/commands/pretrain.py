@@ -10,6 +10,8 @@ from typing import Annotated
 import tyro
 
 from fastclr.commands.preset import PRESET_HELP, base_config, early_option, parse
+from fastclr.commands.threads import use_stored
+from fastclr.environment import read_environment
 from fastclr.report import write_report
 from fastclr.training.config import PretrainConfig
 from fastclr.training.loop import pretrain_in
@@ -37,6 +39,7 @@ def main(arguments: list[str]) -> None:
         raise ValueError("--resume takes the configuration of the run: drop --preset")
     if resume:
         base = Run.open(Path(resume)).config
+        use_stored(read_environment(Path(resume)))
     options = parse(PretrainOptions, base, arguments, "fastclr pretrain")
     if options.resume is not None and options.out not in (None, options.resume):
         raise ValueError(f"--resume goes on in {options.resume}: drop --out {options.out}")

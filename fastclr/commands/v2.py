@@ -10,6 +10,8 @@ from typing import Annotated
 import tyro
 
 from fastclr.commands.preset import PRESET_HELP, base_config, parse
+from fastclr.commands.threads import use_stored
+from fastclr.environment import read_environment
 from fastclr.parallel import check_single_process
 from fastclr.report import write_report
 from fastclr.training.config import PretrainConfig
@@ -54,6 +56,7 @@ def main(arguments: list[str]) -> None:
         controls=options.controls,
     )
     check_single_process("fastclr v2")
+    use_stored(read_environment(folder))
     try:
         run, data, stages = run_v2(folder, options.config, plan)
     except Interrupted as interrupt:

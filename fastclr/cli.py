@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 
+from fastclr.commands import threads
+
 COMMANDS = {
     "pretrain": "pretrain an encoder with SimCLR; --resume RUN continues a run",
     "knn": "kNN accuracy of a run's frozen encoder",
@@ -45,7 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"fastclr: error: unknown command {name!r}\n\n{usage()}", file=sys.stderr)
         return BAD_INPUT
     try:
+        before = threads.before_torch()
         module = importlib.import_module(f"fastclr.commands.{name.replace('-', '_')}")
+        threads.after_torch(before, rest)
         module.main(rest)
     except SystemExit as stop:  # tyro has printed its help or the error in an option
         return int(stop.code or 0)

@@ -75,6 +75,7 @@ def environment() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": cpu_name(),
         "cores": str(available_cores()),
+        "threads": str(torch.get_num_threads()),
         **{name: versions.get(name, "not installed") for name in RECORDED},
     }
     for index in range(torch.cuda.device_count()):

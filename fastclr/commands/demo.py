@@ -17,11 +17,13 @@ from fastclr.evaluate import Features, knn_accuracy, probe_accuracy
 from fastclr.methods import MethodOptions
 from fastclr.methods.model import build_model
 from fastclr.report import write_report
-from fastclr.training.config import PretrainConfig
 from fastclr.training.evaluation import run_features
 from fastclr.training.loop import pretrain_in
 from fastclr.training.presets import PRESETS
+from fastclr.training.run import Run
 from fastclr.transfer.classifier import train_classifier
+
+SUPERVISED_SHARE = 2  # labels teach the shapes sooner: 1 epoch for so many of the pretraining
 
 
 def main(arguments: list[str]) -> None:
@@ -51,42 +53,54 @@ def run_demo(options: DemoOptions) -> Path:
     warmup = min(PRESETS["demo"].warmup_epochs, options.epochs / 2)
     config = dataclasses.replace(PRESETS["demo"], epochs=options.epochs, warmup_epochs=warmup, device=options.device)
     run, data, features = pretrain_in(free_folder(options.out), config)
-    write_report(run, data, features)
-    run.say("evaluating on frozen features")
+    write_report(run, data, features, run.say)
     torch.manual_seed(config.seed)
     untrained = build_model(config).encoder  # the weights that the pretraining started from
+    supervised_epochs = -(-options.epochs // SUPERVISED_SHARE)
+    supervised = train_supervised(run, data, supervised_epochs)
+    run.say("features of the raw pixels, the untrained and the supervised encoder")
     rows = {
         "raw pixels": run_features(nn.Flatten(), data, config),
         "untrained encoder": run_features(untrained, data, config),
-        "SimCLR encoder": run_features(run.load_encoder(), data, config),
-        "supervised encoder": run_features(train_supervised(run.folder / "supervised", config, data), data, config),
+        "SimCLR encoder": features or run_features(run.load_encoder(), data, config),
+        "supervised encoder": run_features(supervised, data, config),
     }
-    scores = {name: score(features, config) for name, features in rows.items()}
+    scores = {name: score(run, name, found) for name, found in rows.items()}
     run.add_result("demo", scores)
-    print(table(scores))
+    epochs = {"SimCLR encoder": config.epochs, "supervised encoder": supervised_epochs}
+    print(table(scores, epochs))
     print(f"\n{run.folder}: {', '.join(sorted(p.name for p in run.folder.iterdir()))}")
     print(f"took {time.perf_counter() - start:.0f} s on {resolve_device(config.device)}")
     return run.folder
 
 
-def train_supervised(folder: Path, config: PretrainConfig, data: Splits) -> nn.Module:
-    """Train the same encoder with labels: same images, epochs, augmentation and optimiser settings; one view."""
-    labels = dataclasses.replace(config, method="supervised", options=MethodOptions(), knn_every=0)
-    return train_classifier(folder, labels, data).encoder
+def train_supervised(run: Run, data: Splits, epochs: int) -> nn.Module:
+    """Train the same encoder with labels: same images, augmentation and optimiser settings; one view, fewer epochs."""
+    config = dataclasses.replace(
+        run.config,
+        method="supervised",
+        options=MethodOptions(),
+        epochs=epochs,
+        warmup_epochs=min(run.config.warmup_epochs, epochs / 2),
+        knn_every=0,
+    )
+    return train_classifier(run.folder / "supervised", config, data).encoder
 
 
-def score(features: Features, config: PretrainConfig) -> dict[str, float]:
+def score(run: Run, name: str, features: Features) -> dict[str, float]:
     """Return kNN and linear accuracy."""
+    run.say(f"kNN and linear probe: {name}, {features.train.shape[1]} features")
     return {
-        "knn": knn_accuracy(features, k=config.knn_k, temperature=config.knn_temperature),
-        "linear": probe_accuracy(features),
+        "knn": knn_accuracy(features, k=run.config.knn_k, temperature=run.config.knn_temperature),
+        "linear": probe_accuracy(features, say=run.say),
     }
 
 
-def table(scores: dict[str, dict[str, float]]) -> str:
-    """Lay out accuracies as text."""
-    lines = [f"{'accuracy on test images':<26}{'kNN':>8}{'linear':>9}"]
-    lines += [f"{name:<26}{100 * s['knn']:7.1f}%{100 * s['linear']:8.1f}%" for name, s in scores.items()]
+def table(scores: dict[str, dict[str, float]], epochs: dict[str, int]) -> str:
+    """Lay out accuracies as text, with the epochs of what was trained."""
+    lines = [f"{'accuracy on test images':<26}{'epochs':>8}{'kNN':>8}{'linear':>9}"]
+    for name, found in scores.items():
+        lines.append(f"{name:<26}{epochs.get(name, ''):>8}{100 * found['knn']:7.1f}%{100 * found['linear']:8.1f}%")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from fastclr import __version__
 from fastclr.augment import native
+from fastclr.commands import threads
 from fastclr.data.cache import default_folder, usage
 from fastclr.device import uses_bf16
 from fastclr.environment import PACKAGES, cpu_name, gpu, package_versions
@@ -24,7 +25,8 @@ def main(arguments: list[str]) -> None:
 def report() -> str:
     """Return the report as text."""
     lines = [f"fastclr {__version__}, Python {platform.python_version()}, {platform.platform()}", ""]
-    lines += ["devices", *(f"  {line}" for line in devices()), "", "native code"]
+    lines += ["devices", *(f"  {line}" for line in devices())]
+    lines += ["", "threads", *(f"  {line}" for line in threads.describe()), "", "native code"]
     for part in native.status():
         lines.append(f"  {part.target:<8}{'ok' if part.loaded else 'NO':<4}{part.reason}")
         if part.remedy:

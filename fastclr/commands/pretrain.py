@@ -9,6 +9,8 @@ from typing import Annotated
 import tyro
 
 from fastclr.commands.preset import PRESET_HELP, base_config, early_option, parse
+from fastclr.commands.threads import use_stored
+from fastclr.environment import read_environment
 from fastclr.parallel import speaks
 from fastclr.report import write_report
 from fastclr.training.config import PretrainConfig
@@ -37,6 +39,7 @@ def main(arguments: list[str]) -> None:
         raise ValueError("--resume uses the configuration of the run: drop --preset")
     if resume:
         base = Run.open(Path(resume)).config
+        use_stored(read_environment(Path(resume)))
     options = parse(PretrainOptions, base, arguments, "fastclr pretrain")
     if options.resume is not None and options.out not in (None, options.resume):
         raise ValueError(f"--resume continues in {options.resume}: drop --out {options.out}")
@@ -48,5 +51,5 @@ def main(arguments: list[str]) -> None:
         interrupt.args = (f"{interrupt}; continue with: fastclr pretrain --resume {folder}",)
         raise
     if speaks():
-        write_report(run, data, features)
+        write_report(run, data, features, run.say)
         print(f"done: {run.folder} (evaluate it with: fastclr knn {run.folder}; fastclr probe {run.folder})")

@@ -89,8 +89,9 @@ def build_probe(name: str, evaluation: Evaluation, settings: dict[str, Any]) -> 
             evaluation.encoder, evaluation.data, config.augment, seed=seed, **place, **settings
         )
     features = evaluation.features()
-    fit = lbfgs_probe if name == "lbfgs" else precomputed_probe
-    return lambda seed: fit(features, seed=seed, device=evaluation.device, **settings)
+    if name == "precomputed":
+        return lambda seed: precomputed_probe(features, seed=seed, device=evaluation.device, **settings)
+    return lambda seed: lbfgs_probe(features, seed=seed, device=evaluation.device, say=evaluation.run.say, **settings)
 
 
 def format_result(result: dict[str, Any]) -> str:

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
     data, test_data = options.data or config.data, options.test_data or config.test_data
     run = Run(runs[0].folder, dataclasses.replace(config, data=data, test_data=test_data, device=options.device))
     images = find_images(run)
-    path = write_report(run, images)
+    path = write_report(run, images, say=run.say)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     if isinstance(images, Missing):
         print(f"without pictures and features: {images.reason}")

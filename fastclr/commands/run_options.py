@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fastclr.commands.threads import use_stored
 from fastclr.data import Splits
 from fastclr.device import resolve_device
+from fastclr.environment import read_environment
 from fastclr.evaluate import Features
 from fastclr.evaluate.scores import CONFUSION_UP_TO
 from fastclr.methods.head_layers import feature_module
@@ -99,6 +101,8 @@ class TrainingOptions:
         chosen = {"device": self.device, "deterministic": self.deterministic or run.config.deterministic}
         chosen |= {"data": self.data or run.config.data, "test_data": self.test_data or run.config.test_data}
         run = Run(run.folder, dataclasses.replace(run.config, **chosen))  # type: ignore[arg-type]
+        if run.config.deterministic:
+            use_stored(read_environment(folder))
         if self.name is not None and Path(self.name).name != self.name:
             raise ValueError(f"name must be the name of a folder inside {folder}, got {self.name!r}")
         return run, load_data(run.config)

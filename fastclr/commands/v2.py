@@ -10,6 +10,8 @@ from typing import Annotated
 import tyro
 
 from fastclr.commands.preset import PRESET_HELP, base_config, parse
+from fastclr.commands.threads import use_stored
+from fastclr.environment import read_environment
 from fastclr.parallel import speaks
 from fastclr.report import write_report
 from fastclr.training.config import PretrainConfig
@@ -53,6 +55,7 @@ def main(arguments: list[str]) -> None:
         self_first=options.self_first,
         controls=options.controls,
     )
+    use_stored(read_environment(folder))
     try:
         run, data, stages = run_v2(folder, options.config, plan)
     except Interrupted as interrupt:

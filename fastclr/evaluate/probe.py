@@ -26,7 +26,7 @@ from fastclr.evaluate.features import (
     with_progress,
 )
 from fastclr.evaluate.linear import LinearClassifier, fit_adam
-from fastclr.evaluate.logistic import GRID, VALIDATION, fit_logistic, select_l2
+from fastclr.evaluate.logistic import GRID, VALIDATION, Say, fit_logistic, select_l2
 from fastclr.evaluate.scores import Scores, score
 
 
@@ -61,10 +61,12 @@ def lbfgs_probe(
     l2: float | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
+    say: Say | None = None,
 ) -> ProbeResult:
     """Logistic regression on standardised features, see `fit_logistic`.
 
-    Without `l2` the regularisation is chosen by `select_l2` among 45 values, then fitted to all training images.
+    Without `l2` the regularisation is chosen by `select_l2` among 45 values, then fitted to all training images. `say`
+    takes a line every few seconds.
 
     Raises:
         ValueError: l2 is not positive, there are fewer than two classes, or none with two images to choose l2 by.
@@ -73,7 +75,7 @@ def lbfgs_probe(
     settings: dict[str, Any] = {"l2": l2}
     start, value = None, l2
     if value is None:
-        selection = select_l2(features.train, features.train_labels, seed=seed, device=device)
+        selection = select_l2(features.train, features.train_labels, seed=seed, device=device, say=say)
         start, value = selection.start, selection.l2
         chosen = {
             "l2": value,
@@ -82,7 +84,7 @@ def lbfgs_probe(
             "at_the_edge_of_the_grid": value in (min(GRID), max(GRID)),
         }
         settings = {"l2": f"{len(GRID)} values, {min(GRID):g} to {max(GRID):g}", "validation": VALIDATION}
-    fit = fit_logistic(features.train, features.train_labels, value, start=start, device=device)
+    fit = fit_logistic(features.train, features.train_labels, value, start=start, device=device, say=say)
     chosen["converged"] = fit.converged
     return tested("lbfgs", settings, seed, chosen, fit.classifier, features)
 
@@ -187,13 +189,15 @@ def tested(
     return ProbeResult(protocol, settings, seed, chosen, scores, *counts, classifier)
 
 
-def probe_accuracy(features: Features, *, l2: float = 1e-3, device: torch.device | str | None = None) -> float:
+def probe_accuracy(
+    features: Features, *, l2: float = 1e-3, device: torch.device | str | None = None, say: Say | None = None
+) -> float:
     """Return the test accuracy of `lbfgs_probe` at one fixed `l2`.
 
     Raises:
         ValueError: l2 is not positive, or there are fewer than two classes.
     """
-    return lbfgs_probe(features, l2=l2, device=device).scores.top1
+    return lbfgs_probe(features, l2=l2, device=device, say=say).scores.top1
 
 
 def summary(results: Sequence[ProbeResult]) -> dict[str, Any]:

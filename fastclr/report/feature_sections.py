@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastclr.evaluate import alignment, effective_rank, spectrum, uniformity
+from fastclr.evaluate import alignment, effective_rank, fit_logistic, spectrum, uniformity
+from fastclr.evaluate.logistic import SELECTION_TOLERANCE
 from fastclr.report.charts import Series, line_chart, scatter_chart
 from fastclr.report.markup import Html, element, join, missing, paragraph, table
 from fastclr.report.material import Material, Missing, Sample, Sheet
@@ -22,6 +23,7 @@ QUERIES = 8
 COLOURED = 10  # classes; more colours cannot be told apart
 MATRIX_UP_TO = 20  # classes; a larger matrix cannot be read, so that only the confusions are listed
 LISTED = 20
+SKETCH_L2 = 1e-3  # of the probe behind the confusion matrix
 COLLAPSED = 2.0  # effective rank below which the features lie on little more than a line
 
 
@@ -38,8 +40,8 @@ def sheet_section(sheet: Sheet | Missing) -> Html:
     return table(head, rows, caption, class_="pictures")
 
 
-def map_section(sample: Sample | Missing) -> Html:
-    """Return the features in two dimensions, coloured by class where classes are known."""
+def map_section(sample: Sample | Missing, say: Callable[[str], None]) -> Html:
+    """Return the features in two dimensions, coloured by class where classes are known; `say` takes two lines."""
     if isinstance(sample, Missing):
         return missing(sample.reason)
     if len(sample.features) < 5:
@@ -47,7 +49,10 @@ def map_section(sample: Sample | Missing) -> Html:
     unit = F.normalize(sample.features, dim=1)
     if float(unit.std(dim=0).max()) < 1e-6:
         return missing("There is nothing to map: all features are the same.")
-    charts = [pca_chart(sample, unit), tsne_chart(sample, unit), umap_chart(sample, unit)]
+    say("report: PCA")
+    charts = [pca_chart(sample, unit)]
+    say("report: t-SNE")
+    charts += [tsne_chart(sample, unit), umap_chart(sample, unit)]
     return element("div", *charts, class_="charts")
 
 
@@ -162,13 +167,8 @@ def confusion_section(material: Material) -> Html:
     vectors, labels = sample.bank
     if labels.unique().numel() < 2:
         return missing("There is no confusion matrix: a probe needs at least 2 classes.")
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=1000.0 / len(labels), max_iter=300))
-    probe.fit(vectors.numpy(), labels.numpy())
-    predicted = torch.from_numpy(probe.predict(sample.features.numpy()))
+    probe = fit_logistic(vectors, labels, SKETCH_L2, tolerance=SELECTION_TOLERANCE).classifier
+    predicted = probe.logits(sample.features).argmax(dim=1)
     classes = sample.dataset.classes
     counts = torch.bincount(sample.dataset.labels * len(classes) + predicted, minlength=len(classes) ** 2)
     counts = counts.view(len(classes), len(classes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastclr.data import Splits
@@ -32,20 +32,24 @@ from fastclr.training.run import Run
 NOT_READ = Missing("The images were not read for this page.")
 
 
-def write_report(run: Run, data: Splits | Missing, features: Features | None = None) -> Path:
+def write_report(
+    run: Run, data: Splits | Missing, features: Features | None = None, say: Callable[[str], None] = lambda line: None
+) -> Path:
     """Write ``report.html``, a single file that needs no network, into the run's folder, and return its path.
 
     Args:
         run: the run; it may be unfinished, unlabelled or not evaluated.
         data: its images, or why they are missing.
         features: of all labelled images under the encoder of the last checkpoint, if already computed.
+        say: takes a line before each part that takes seconds.
 
     Raises:
         OSError: the file could not be written.
     """
+    say("report: features")
     material = collect(run, data, features)
     path = run.folder / "report.html"
-    contents = run_page(material)
+    contents = run_page(material, say)
     write_atomically(path, lambda file: file.write(contents))
     return path
 
@@ -71,17 +75,18 @@ def write_comparison(runs: Sequence[Run], out: Path) -> None:
     write_atomically(out, lambda file: file.write(contents))
 
 
-def run_page(material: Material) -> bytes:
-    """Return the page about one run."""
+def run_page(material: Material, say: Callable[[str], None]) -> bytes:
+    """Return the page about one run; `say` takes a line before each part that takes seconds."""
     config = material.run.config
     title = METHODS[config.method].title
     lead = f"{title}, {config.encoder} x{config.width:g} at {config.augment.size} px on {config.data}"
+    say("report: curves")
     curves = training_charts([material], ["this run"], "step")
     sections = [
         ("overview", "Overview", join([tiles(material), results_table(material)])),
         ("training", "Training", curves),
         ("views", "Augmentation", sheet_section(material.sheet)),
-        ("map", "Map of the features", map_section(material.sample)),
+        ("map", "Map of the features", map_section(material.sample, say)),
         ("neighbours", "Nearest neighbours", neighbours_section(material.sample)),
         ("confusion", "Confusion matrix", confusion_section(material)),
         ("collapse", "Collapse diagnostics", diagnostics_section(material.sample)),

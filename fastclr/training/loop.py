@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from fastclr.data import Splits
 from fastclr.environment import record_environment
 from fastclr.evaluate import Features
+from fastclr.methods import METHODS
 from fastclr.parallel import open_world
 from fastclr.training.build import MakeMethod, Training, build
 from fastclr.training.checkpoint_writer import CheckpointWriter
@@ -95,6 +96,8 @@ def train_in(
         elif world.is_main:
             # locked before the checkpoint is read, so that no other process can write a newer one
             writer = files.enter_context(run.checkpoint_writer())
+        if world.is_main:  # now: to list a million files takes a minute
+            (run or Run(folder, config)).say(f"{METHODS[config.method].title}: reading the images of {config.data}")
         checkpoint = run.latest_checkpoint() if run else None
         training = build(config, world, data, make)
         if checkpoint is not None:

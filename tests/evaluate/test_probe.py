@@ -96,7 +96,7 @@ def test_a_start_keeps_its_logits_when_the_standardisation_changes() -> None:
     data = features()
     start = fit_logistic(data.train, data.train_labels, 0.1).classifier
     mean, std = torch.randn(24), torch.rand(24) + 0.5
-    moved = torch.from_numpy(packed(start, mean, std))
+    moved = packed(start, mean, std)
     logits = F.linear((data.test.double() - mean) / std, moved[:, :-1], moved[:, -1])
     torch.testing.assert_close(logits.float(), start.logits(data.test), atol=1e-4, rtol=1e-4)
 

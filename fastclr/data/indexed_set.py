@@ -29,7 +29,7 @@ class ImageIndex:
     Args:
         storage: where the encoded images are stored.
         sizes: int64 ``[N, 2]``, height and width as the headers state them.
-        plain: bool ``[N]``: JPEGs with grey or YCbCr pixels, which all decoders decode alike.
+        plain: bool ``[N]``: JPEGs that, as far as their headers say, all decoders decode alike.
         ids: int64 ``[N]``; the rank of the image among all image files of its source, sorted by relative path, or
             among the samples of WebDataset shards. Files that cannot be read keep their rank.
         labels: int64 ``[N]``, an index into ``classes``; -1 where the class is unknown.

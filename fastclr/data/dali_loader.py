@@ -21,6 +21,7 @@ from fastclr.data.plan import Plan
 from fastclr.data.prefetch import Prefetcher
 from fastclr.data.unreadable import (
     Failures,
+    UnreadableError,
     check_loader_arguments,
     default_workers,
     first_readable,
@@ -138,9 +139,12 @@ class DaliLoader:
 
     def _batches(self, prefetcher: Prefetcher[tuple[Batch, Failures]]) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
-        for batch, failures in prefetcher:
-            record_unreadable(self._index, failures, self.skipped)
-            yield batch
+        try:
+            for batch, failures in prefetcher:
+                record_unreadable(self._index, failures, self.skipped)
+                yield batch
+        except UnreadableError as error:
+            raise error.named(self._index) from None
         if prefetcher is not self._prefetcher:
             raise RuntimeError("this epoch has ended: the loader was closed, or another epoch was started")
 

@@ -102,6 +102,28 @@ def decode_image(data: bytes | Path, resize_shorter: int | None = None) -> Pixel
         return np.ascontiguousarray(upright(np.asarray(rgb, dtype=np.uint8), orientation))
 
 
+def explain(error: Exception) -> str:
+    """Return the reason why a file could not be decoded, in a few words."""
+    if isinstance(error, pillow().UnidentifiedImageError):
+        return "no image of a known format"
+    return f"{type(error).__name__}: {error}"
+
+
+def decode_named(path: Path, resize_shorter: int | None = None) -> Pixels:
+    """Decode a file that somebody has named; see :func:`decode_image`.
+
+    Raises:
+        ValueError: it cannot be read; the message names it.
+        ModuleNotFoundError: Pillow is not installed.
+    """
+    pillow()
+    try:
+        with quiet_pillow():
+            return decode_image(path, resize_shorter)
+    except Exception as error:  # Pillow raises many types for a damaged file
+        raise ValueError(f"{str(path)!a} cannot be read: {explain(error)}") from error
+
+
 def to_rgb(image: Image) -> Image:
     """Return ``image`` as 8-bit RGB.
 

@@ -362,7 +362,7 @@ def synthetic(config: PretrainConfig) -> Splits:
 
 def describe_data(config: PretrainConfig, images: ImageDataset | ImageIndex) -> str:
     """Say what the images are, and what the time to load them leaves out."""
-    if config.data:
+    if config.data or isinstance(images, ImageIndex):
         return f"{len(images)} images of {config.data}"
     if isinstance(images.images, torch.Tensor):
         size = f"{images.images.shape[1]}x{images.images.shape[2]}"

@@ -36,6 +36,17 @@ def without_table(jpeg: bytes) -> bytes:
     return jpeg[: frame + 12] + b"\x03" + jpeg[frame + 13 :]
 
 
+def without_scan(jpeg: bytes) -> bytes:
+    """A JPEG of headers alone, several of which make DALI 2.4 crash when they are in one batch."""
+    return jpeg[: jpeg.index(b"\xff\xda")] + b"\xff\xd9"
+
+
+def with_second_frame(jpeg: bytes) -> bytes:
+    """A JPEG with another frame's marker in its scan: DALI makes half a picture of it, and Pillow refuses it."""
+    place = jpeg.index(b"\xff\xda") + 60
+    return jpeg[:place] + b"\xff\xc3" + jpeg[place + 2 :]
+
+
 def write_photos(root: Path, count: int, kind: str = "JPEG", ragged: bool = True) -> Path:
     """Write a folder of photos in two classes."""
     for index in range(count):
@@ -101,11 +112,13 @@ def write_odd_folder(root: Path) -> tuple[set[str], set[str], set[str]]:
         "text.jpg": b"no image",
         "short.jpg": jpeg[: len(jpeg) // 2],
         "bomb.bmp": bytes(bomb),
+        "table.jpg": without_table(jpeg),
+        "no scan.jpg": without_scan(jpeg),
     }
     damaged = {
         "short.png": png[: len(png) // 2],
         "flipped.png": png[:200] + b"\xff" * 40 + png[240:],
-        "table.jpg": without_table(jpeg),
+        "frames.jpg": with_second_frame(jpeg),
     }
     for name, content in (good | refused | damaged).items():
         (root / name).write_bytes(content)

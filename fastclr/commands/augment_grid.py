@@ -11,7 +11,7 @@ import tyro
 
 from fastclr.augment import AugmentConfig
 from fastclr.augment.contact_sheet import contact_sheet
-from fastclr.sources.decode import decode_image, pillow
+from fastclr.sources.decode import decode_named, pillow
 
 
 def main(arguments: list[str]) -> None:
@@ -44,7 +44,7 @@ def draw_grid(options: GridOptions) -> None:
         raise ValueError(f"--out must end with .png, got {options.out}")
     if not options.out.absolute().parent.is_dir():
         raise ValueError(f"--out is in a folder that does not exist: {options.out.absolute().parent}")
-    images = [torch.from_numpy(decode_image(path).copy()) for path in options.images]
+    images = [torch.from_numpy(decode_named(path).copy()) for path in options.images]
     sheet, params = contact_sheet(images, options.augment, options.views, options.seed, options.epoch)
     if options.show_params:
         print(params)

@@ -12,7 +12,7 @@ import tyro
 
 from fastclr.device import resolve_device
 from fastclr.evaluate import frozen, state_hash
-from fastclr.sources.decode import decode_image
+from fastclr.sources.decode import decode_named
 from fastclr.training.run import Run
 from fastclr.transfer.embed import compute, load_module
 from fastclr.transfer.feature_file import Array, FeatureFile, nearest, read_features
@@ -61,7 +61,7 @@ def features_of_file(options: SearchOptions, table: FeatureFile, path: Path) -> 
     module = load_module(run, table.settings["features"]).to(device)
     if state_hash(module) != table.settings["weights"]:
         raise ValueError(f"the features in {options.features} were not made by the current encoder of {options.run}")
-    pixels = decode_image(path, run.config.resize_shorter)
+    pixels = decode_named(path, run.config.resize_shorter)
     with frozen(module), torch.no_grad():
         vector: Array = compute(module, [pixels], run.config.augment, device)[0].numpy()
     return vector

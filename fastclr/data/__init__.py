@@ -8,6 +8,7 @@ from fastclr.data.label_subsets import stratified
 from fastclr.data.load import load_dataset, load_splits
 from fastclr.data.loader import Loader, make_loader
 from fastclr.data.loader_choice import LoaderKind
+from fastclr.data.make_sets import decoded
 from fastclr.data.order import Order
 from fastclr.data.resident import ResidentLoader
 from fastclr.data.shapes import make_shapes
@@ -24,6 +25,7 @@ __all__ = [
     "ResidentLoader",
     "Splits",
     "TorchLoader",
+    "decoded",
     "load_dataset",
     "load_splits",
     "make_loader",

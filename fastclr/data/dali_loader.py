@@ -21,6 +21,7 @@ from fastclr.data.plan import Plan
 from fastclr.data.prefetch import Prefetcher
 from fastclr.data.unreadable import (
     Failures,
+    UnreadableError,
     check_loader_arguments,
     default_workers,
     first_readable,
@@ -28,6 +29,7 @@ from fastclr.data.unreadable import (
     with_resize,
 )
 from fastclr.sources.decode import Pixels, decode_image
+from fastclr.sources.jpeg import is_regular
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,11 @@ class Prepared:
 class DaliLoader:
     """Batches decoded by NVIDIA DALI while the consumer uses earlier ones.
 
-    Threads of this loader read the files. DALI decodes JPEGs with grey or YCbCr pixels, with libjpeg-turbo on the CPU
-    (the pixels are those of Pillow) and with nvJPEG on a CUDA device. All other images, and those that DALI refuses,
-    are decoded by Pillow into the same batch. A batch that DALI decoded alone is not copied; one with other images is
-    copied once.
+    Threads of this loader read the files. DALI decodes JPEGs with grey or YCbCr pixels and a regular structure (see
+    :func:`fastclr.sources.jpeg.is_regular`), with libjpeg-turbo on the CPU (the pixels are those of Pillow) and with
+    nvJPEG on a CUDA device. All other images, and those that DALI refuses, are decoded by Pillow into the same batch:
+    what Pillow refuses is unreadable for every loader, and DALI, which may crash on odd files, does not see them. A
+    batch that DALI decoded alone is not copied; one with other images is copied once.
 
     An image that turns out to be unreadable is replaced, in every epoch, by the one at the same place of the next step
     (around the end of the epoch), or by the first one after it that can be read. Its name and the reason are kept in
@@ -136,9 +139,12 @@ class DaliLoader:
 
     def _batches(self, prefetcher: Prefetcher[tuple[Batch, Failures]]) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
-        for batch, failures in prefetcher:
-            record_unreadable(self._index, failures, self.skipped)
-            yield batch
+        try:
+            for batch, failures in prefetcher:
+                record_unreadable(self._index, failures, self.skipped)
+                yield batch
+        except UnreadableError as error:
+            raise error.named(self._index) from None
         if prefetcher is not self._prefetcher:
             raise RuntimeError("this epoch has ended: the loader was closed, or another epoch was started")
 
@@ -187,7 +193,11 @@ class DaliLoader:
     def _read(self, row: int) -> bytes | Pixels:
         """Return the bytes of an image if DALI decodes it, else its pixels."""
         data = self._index.read(row)
-        return data if self._by_dali[row] else decode_image(data, self._index.resize_shorter)
+        # the file may have changed since it was listed, and a header says nothing about what follows it
+        height, width = self._index.sizes[row].tolist()
+        if self._by_dali[row] and is_regular(data, (height, width)):
+            return data
+        return decode_image(data, self._index.resize_shorter)
 
     def _submit(self, prepared: Prepared) -> None:
         """Start decoding the images of a batch that are for DALI."""

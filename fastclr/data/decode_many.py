@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastclr.augment.images import RaggedImages
 from fastclr.device import available_cores, available_memory, local_processes
-from fastclr.sources.decode import Pixels, decode_image, pillow, quiet_pillow, resized
+from fastclr.sources.decode import Pixels, decode_image, explain, pillow, quiet_pillow, resized
 from fastclr.sources.folder import Files
 
 
@@ -35,6 +35,8 @@ def progress_bar(total: int, description: str) -> Any:
 
 
 CHUNK = 16
+# an encoded image, its path, or what reads it
+Content = bytes | Path | Callable[[], bytes]
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def check_memory(source: str, needed: int, count: int, limit: int) -> None:
 
 
 def decode_in_order(
-    encoded: Iterator[tuple[str, bytes | Path]], options: DecodeOptions
+    encoded: Iterator[tuple[str, Content]], options: DecodeOptions
 ) -> Iterator[tuple[str, Pixels | str]]:
     """Decode in several threads with a few files in flight; yield name and pixels, or name and reason, in order."""
     workers = options.workers or available_cores()
@@ -138,22 +140,15 @@ def decode_in_order(
             yield from window.popleft().result()
 
 
-def decode_chunk(chunk: list[tuple[str, bytes | Path]], resize_shorter: int | None) -> list[tuple[str, Pixels | str]]:
+def decode_chunk(chunk: list[tuple[str, Content]], resize_shorter: int | None) -> list[tuple[str, Pixels | str]]:
     """Decode a few files; whatever Pillow raises for a damaged file becomes a reason."""
     results: list[tuple[str, Pixels | str]] = []
     for name, data in chunk:
         try:
-            results.append((name, decode_image(data, resize_shorter)))
+            results.append((name, decode_image(data() if callable(data) else data, resize_shorter)))
         except Exception as error:
             results.append((name, explain(error)))
     return results
-
-
-def explain(error: Exception) -> str:
-    """Return the reason why a file could not be decoded, in a few words."""
-    if isinstance(error, pillow().UnidentifiedImageError):
-        return "no image of a known format"
-    return f"{type(error).__name__}: {error}"
 
 
 def pack(pixels: list[Pixels]) -> Tensor | RaggedImages:

@@ -10,12 +10,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fastclr.augment.images import RaggedImages
 from fastclr.data.batch import check_label_range
-from fastclr.data.decode_many import check_memory, explain, pack, progress_bar
-from fastclr.device import available_cores, available_memory
+from fastclr.data.decode_many import progress_bar
+from fastclr.device import available_cores
 from fastclr.sources.byte_ranges import Storage
-from fastclr.sources.decode import Header, decode_image, pillow, quiet_pillow, read_header, resized
+from fastclr.sources.decode import Header, explain, pillow, quiet_pillow, read_header, resized
 
 # more threads than cores may read headers, because a thread mostly waits for the disk
 HEADER_THREADS = 16
@@ -29,7 +28,7 @@ class ImageIndex:
     Args:
         storage: where the encoded images are stored.
         sizes: int64 ``[N, 2]``, height and width as the headers state them.
-        plain: bool ``[N]``: JPEGs with grey or YCbCr pixels, which all decoders decode alike.
+        plain: bool ``[N]``: JPEGs that, as far as their headers say, all decoders decode alike.
         ids: int64 ``[N]``; the rank of the image among all image files of its source, sorted by relative path, or
             among the samples of WebDataset shards. Files that cannot be read keep their rank.
         labels: int64 ``[N]``, an index into ``classes``; -1 where the class is unknown.
@@ -77,18 +76,6 @@ class ImageIndex:
         if self.resize_shorter is not None:
             sizes = sizes * (self.resize_shorter / sizes.amin(dim=1, keepdim=True)).clamp_max(1)
         return int(3 * sizes.prod(dim=1).sum())
-
-    @property
-    def images(self) -> Tensor | RaggedImages:
-        """The images, decoded anew at every access: meant for a small selection. For all images, use a loader.
-
-        Raises:
-            ValueError: they take more than half of the free memory.
-            Exception: whatever Pillow raises for a damaged file.
-        """
-        check_memory(self.source, self.nbytes, len(self), available_memory() // 2)
-        with quiet_pillow():
-            return pack([decode_image(self.read(row), self.resize_shorter) for row in range(len(self))])
 
     @cached_property
     def fingerprint(self) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastclr.data.decode_many import DecodeOptions, check_readable, decode_files, pack
+from fastclr.data.decode_many import DecodeOptions, check_memory, check_readable, decode_files, decode_in_order, pack
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.indexed_set import ImageIndex, check_headers
-from fastclr.sources.decode import Header
+from fastclr.sources.decode import Header, Pixels, quiet_pillow
 from fastclr.sources.entries import Entry
 from fastclr.sources.folder import Files
 from fastclr.sources.label_file import Labels, check_classes, check_names
@@ -83,6 +84,42 @@ def index_entries(files: Files, groups: Groups, classes: tuple[str, ...], option
         )
         sets.append(index)
     return sets
+
+
+def decoded(images: ImageDataset | ImageIndex) -> ImageDataset:
+    """Return the images of an index, decoded; those that cannot be are left out and named in ``skipped``.
+
+    It is meant for a small selection: all images go through a loader. Decoded images are returned as they are.
+
+    Raises:
+        ValueError: they take more than half of the free memory, or none can be read.
+    """
+    if isinstance(images, ImageDataset):
+        return images
+    options = DecodeOptions(images.resize_shorter)
+    check_memory(images.source, images.nbytes, len(images), options.budget())
+    encoded = ((str(row), partial(images.read, row)) for row in range(len(images)))
+    rows: list[int] = []
+    pixels: list[Pixels] = []
+    skipped: list[tuple[str, str]] = []
+    with quiet_pillow():
+        for row, result in decode_in_order(encoded, options):
+            if isinstance(result, str):
+                skipped.append((images.names[int(row)], result))
+            else:
+                rows.append(int(row))
+                pixels.append(result)
+    if not rows:
+        check_readable(images.source, dict(skipped), len(images))
+    return ImageDataset(
+        images=pack(pixels),
+        ids=images.ids[rows],
+        labels=images.labels[rows],
+        classes=images.classes,
+        names=tuple(images.names[row] for row in rows),
+        source=images.source,
+        skipped=(*images.skipped, *skipped),
+    )
 
 
 def readable(

@@ -85,7 +85,7 @@ class TorchLoader:
         self._index = index
         self._positions: list[Position] = []
         self._run = 0
-        self._loader: DataLoader[tuple[Batch, Failures] | str] | None = DataLoader(
+        self._loader: DataLoader[tuple[Batch, Failures] | UnreadableError] | None = DataLoader(
             StepDataset(index.storage, index.ids, index.labels, self.plan, index.resize_shorter),
             sampler=self._positions,
             batch_size=None,
@@ -120,7 +120,7 @@ class TorchLoader:
         return self._batches(self._loader, self._run, epoch, start_step)
 
     def _batches(
-        self, loader: DataLoader[tuple[Batch, Failures] | str], run: int, epoch: int, start_step: int
+        self, loader: DataLoader[tuple[Batch, Failures] | UnreadableError], run: int, epoch: int, start_step: int
     ) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
         self._check_run(run)
@@ -128,8 +128,8 @@ class TorchLoader:
         with blocked_signals():
             results = iter(loader)
         for result in results:
-            if isinstance(result, str):
-                raise UnreadableError(result)
+            if isinstance(result, UnreadableError):
+                raise result.named(self._index)
             batch, failures = result
             record_unreadable(self._index, failures, self.skipped)
             yield batch.to(self.device, non_blocking=True)
@@ -149,7 +149,7 @@ class TorchLoader:
 
 
 @dataclass
-class StepDataset(Dataset["tuple[Batch, Failures] | str"]):
+class StepDataset(Dataset["tuple[Batch, Failures] | UnreadableError"]):
     """The batch of every position ``(epoch, step)``, decoded on demand; the workers get this part of the loader."""
 
     storage: Storage
@@ -162,10 +162,10 @@ class StepDataset(Dataset["tuple[Batch, Failures] | str"]):
         """Remember the permuted rows of one epoch."""
         self._permuted: tuple[int, Tensor] | None = None
 
-    def __getitem__(self, position: Position) -> tuple[Batch, Failures] | str:
-        """Return the batch and its unreadable images, or the reason why there is no batch.
+    def __getitem__(self, position: Position) -> tuple[Batch, Failures] | UnreadableError:
+        """Return the batch and its unreadable images, or the error because of which there is no batch.
 
-        The reason is returned, not raised, because an error raised in a worker is reported as a page of text.
+        It is returned, not raised, because an error raised in a worker is reported as a page of text.
         """
         epoch, step = position
         if self._permuted is None or self._permuted[0] != epoch:
@@ -177,7 +177,7 @@ class StepDataset(Dataset["tuple[Batch, Failures] | str"]):
             try:
                 found = first_readable(self.plan.candidates(self._permuted[1], place), self.decode)
             except UnreadableError as error:
-                return str(error)
+                return error
             rows.append(found[0])
             pixels.append(found[1])
             failures += found[2]

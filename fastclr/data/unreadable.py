@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from fastclr.data.decode_many import explain
 from fastclr.data.indexed_set import ImageIndex
 from fastclr.device import available_cores, local_processes
+from fastclr.sources.decode import explain
 
 T = TypeVar("T")
 
@@ -20,8 +20,18 @@ MAX_REPLACEMENTS = 64
 Failures = list[tuple[int, str]]
 
 
-class UnreadableError(ValueError):
-    """Too many images in a row cannot be read."""
+@dataclass
+class UnreadableError(Exception):
+    """Too many images in a row cannot be read: how many, the row of the last one, and the reason."""
+
+    count: int
+    row: int
+    reason: str
+
+    def named(self, index: ImageIndex) -> ValueError:
+        """Return the error to raise where names are known."""
+        last = f"the last, {index.names[self.row]!a}: {self.reason}"
+        return ValueError(f"{self.count} images of {index.source} in a row cannot be read; {last}")
 
 
 def first_readable(candidates: Iterable[int], read: Callable[[int], T]) -> tuple[int, T, Failures]:
@@ -38,7 +48,7 @@ def first_readable(candidates: Iterable[int], read: Callable[[int], T]) -> tuple
             failures.append((row, explain(error)))
         if len(failures) == MAX_REPLACEMENTS:
             break
-    raise UnreadableError(f"{len(failures)} images in a row cannot be read; the last: {failures[-1][1]}")
+    raise UnreadableError(len(failures), *failures[-1])
 
 
 def record_unreadable(index: ImageIndex, failures: Failures, skipped: dict[str, str]) -> None:

@@ -15,13 +15,12 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from fastclr.data.decode_many import explain
 from fastclr.data.file_source import FileSource, labelled
 from fastclr.data.image_source import ImageSource
 from fastclr.data.open_source import open_source
 from fastclr.data.pixel_source import PixelSource, image_at
 from fastclr.device import available_cores
-from fastclr.sources.decode import FORMATS, decode_image, pillow, quiet_pillow, resized
+from fastclr.sources.decode import FORMATS, decode_image, explain, pillow, quiet_pillow, resized
 from fastclr.sources.entries import TEST_SPLITS, Entry
 from fastclr.sources.folder import Files
 from fastclr.sources.label_file import read_labels

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastclr.sources.decode import decode_image, quiet_pillow
+from fastclr.sources.jpeg import is_regular
 
 SECONDS = 5.0  # time limit per measurement
 DALI_BATCH = 16
@@ -33,9 +34,12 @@ def dali_rate(samples: Sequence[bytes], resize_shorter: int | None = None) -> fl
 
     Raises:
         ModuleNotFoundError: DALI is not installed.
-        RuntimeError: DALI cannot decode one of the samples.
+        RuntimeError: DALI cannot decode one of the samples, or none of them is a JPEG for it.
     """
     dali: Any = importlib.import_module("nvidia.dali")
+    samples = [data for data in samples if is_regular(data)]
+    if not samples:
+        raise RuntimeError("none of the sample is a regular JPEG")
     fn = dali.fn
     pipeline = dali.Pipeline(
         DALI_BATCH, num_threads=1, device_id=None, exec_async=False, exec_pipelined=False, prefetch_queue_depth=1

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastclr.augment import SimCLRAugment
 from fastclr.augment.fixed_view import evaluation_params, image_sizes
-from fastclr.data import ImageDataset, ImageIndex, Splits
+from fastclr.data import ImageDataset, ImageIndex, Splits, decoded
 from fastclr.data.order import permutation
 from fastclr.device import resolve_device
 from fastclr.evaluate import Features, extract_features, frozen
@@ -54,7 +54,7 @@ class Sample:
     """
 
     what: str
-    dataset: ImageDataset | ImageIndex
+    dataset: ImageDataset
     features: Tensor
     pairs: tuple[Tensor, Tensor]
     bank: tuple[Tensor, Tensor] | None
@@ -99,9 +99,12 @@ def sample_rows(count: int, most: int) -> Tensor:
     return permutation(count, 0, 0)[:most].sort().values
 
 
-def make_sheet(run: Run, dataset: ImageDataset | ImageIndex) -> Sheet:
+def make_sheet(run: Run, dataset: ImageDataset | ImageIndex) -> Sheet | Missing:
     """Draw two views of a few training images, as in the first epoch."""
-    chosen = dataset.select(sample_rows(len(dataset), SHEET))
+    try:
+        chosen = decoded(dataset.select(sample_rows(len(dataset), SHEET)))
+    except ValueError as error:
+        return Missing(f"There are no views to show: {error}.")
     config = run.config.augment
     views = SimCLRAugment(config, views=2, seed=run.config.seed)(chosen.images, chosen.ids, 0)
     centre = evaluation_params(image_sizes(chosen.images), config.size)
@@ -111,7 +114,7 @@ def make_sheet(run: Run, dataset: ImageDataset | ImageIndex) -> Sheet:
 
 
 def make_sample(run: Run, data: Splits, features: Features | None) -> Sample | Missing:
-    """Compute the features of some images under the encoder of the last checkpoint."""
+    """Compute the features of some images under the encoder of the last checkpoint; unreadable ones are left out."""
     try:
         encoder = run.load_encoder()
     except (FileNotFoundError, ValueError) as error:
@@ -122,17 +125,19 @@ def make_sample(run: Run, data: Splits, features: Features | None) -> Sample | M
     shown = data.test if labelled and data.test is not None else data.train
     known = (shown.labels >= 0).nonzero().flatten() if labelled else torch.arange(len(shown))
     rows = sample_rows(len(known), SHOWN)
-    dataset = shown.select(known[rows])
+    chosen = shown.select(known[rows])
     try:
+        dataset = decoded(chosen)
+        rows = rows[torch.isin(chosen.ids, dataset.ids)]
         if labelled and features is not None and len(features.test) == len(known):
             vectors = features.test[rows.to(features.test.device)].float().cpu()
         else:
             vectors = compute_features(encoder, dataset, run.config)
-    except FloatingPointError as error:
+        bank = make_bank(encoder, data.train, run.config, features) if labelled else None
+    except (FloatingPointError, ValueError) as error:
         return Missing(f"There are no features to show: {error}.")
     if not bool(vectors.isfinite().all()):
         return Missing("There are no features to show: the encoder returns NaN or infinite values.")
-    bank = make_bank(encoder, data.train, run.config, features) if labelled else None
     what = f"{len(dataset)} {'test' if labelled else 'training'} images"
     return Sample(what, dataset, vectors, make_pairs(encoder, dataset, run), bank)
 
@@ -146,11 +151,11 @@ def make_bank(
     if features is not None and len(features.train) == len(known):
         there = rows.to(features.train.device)
         return features.train[there].float().cpu(), features.train_labels[there].cpu()
-    chosen = train.select(known[rows])
+    chosen = decoded(train.select(known[rows]))
     return compute_features(encoder, chosen, config), chosen.labels
 
 
-def make_pairs(encoder: nn.Module, dataset: ImageDataset | ImageIndex, run: Run) -> tuple[Tensor, Tensor]:
+def make_pairs(encoder: nn.Module, dataset: ImageDataset, run: Run) -> tuple[Tensor, Tensor]:
     """Return the features of two random views of up to `PAIRED` images, ``[n, F]`` on the CPU."""
     chosen = dataset.select(sample_rows(len(dataset), PAIRED))
     # the epoch after the last, so that the encoder was not trained on these views
@@ -162,6 +167,6 @@ def make_pairs(encoder: nn.Module, dataset: ImageDataset | ImageIndex, run: Run)
     return first, second
 
 
-def compute_features(encoder: nn.Module, dataset: ImageDataset | ImageIndex, config: PretrainConfig) -> Tensor:
+def compute_features(encoder: nn.Module, dataset: ImageDataset, config: PretrainConfig) -> Tensor:
     """Return float32 features ``[n, F]`` on the CPU, of images as seen in evaluation."""
     return extract_features(encoder, dataset.images, config.augment, batch_size=BATCH).features.cpu()

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fastclr.sources import jpeg
 from fastclr.sources.byte_ranges import Storage
 
 if TYPE_CHECKING:
@@ -101,6 +102,28 @@ def decode_image(data: bytes | Path, resize_shorter: int | None = None) -> Pixel
         return np.ascontiguousarray(upright(np.asarray(rgb, dtype=np.uint8), orientation))
 
 
+def explain(error: Exception) -> str:
+    """Return the reason why a file could not be decoded, in a few words."""
+    if isinstance(error, pillow().UnidentifiedImageError):
+        return "no image of a known format"
+    return f"{type(error).__name__}: {error}"
+
+
+def decode_named(path: Path, resize_shorter: int | None = None) -> Pixels:
+    """Decode a file that somebody has named; see :func:`decode_image`.
+
+    Raises:
+        ValueError: it cannot be read; the message names it.
+        ModuleNotFoundError: Pillow is not installed.
+    """
+    pillow()
+    try:
+        with quiet_pillow():
+            return decode_image(path, resize_shorter)
+    except Exception as error:  # Pillow raises many types for a damaged file
+        raise ValueError(f"{str(path)!a} cannot be read: {explain(error)}") from error
+
+
 def to_rgb(image: Image) -> Image:
     """Return ``image`` as 8-bit RGB.
 
@@ -129,7 +152,6 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 HEAD_BYTES = 32768  # enough for the header of nearly every file; the others are read whole
-END_OF_IMAGE = b"\xff\xd9"
 
 
 @dataclass(frozen=True)
@@ -139,7 +161,7 @@ class Header:
     Args:
         height: in pixels; for a JPEG, after its EXIF orientation is applied.
         width: likewise.
-        plain: whether it is a JPEG with grey or YCbCr pixels, which all decoders decode alike.
+        plain: whether it is, down to its first scan, a JPEG that all decoders decode alike.
         size: number of bytes of the encoded image.
     """
 
@@ -152,25 +174,26 @@ class Header:
 def read_header(storage: Storage, row: int) -> Header:
     """Return what the header of an image says.
 
-    A JPEG without an end marker at its end is decoded, to see whether it is truncated.
+    A JPEG without an end marker at its end, or of an odd structure, is decoded, to see whether it can be.
 
     Raises:
         OSError: the image cannot be read, is in no known format, or ends early.
         PIL.Image.DecompressionBombError: the header announces more pixels than Pillow allows (about 179 million).
         Exception: whatever else Pillow raises for a damaged header.
     """
-    head, tail, size = storage.read_ends(row, HEAD_BYTES, len(END_OF_IMAGE))
+    data, tail, size = storage.read_ends(row, HEAD_BYTES, len(jpeg.END))
     bomb: type[Exception] = pillow().DecompressionBombError
     try:
-        header = parse(head, size)
+        header = parse(data, size)
     except bomb:
         raise
     except Exception:
-        if size <= len(head):
+        if size <= len(data):
             raise
-        header = parse(storage.read(row), size)
-    if head.startswith(b"\xff\xd8") and tail != END_OF_IMAGE:
-        decode_image(storage.read(row))
+        data = storage.read(row)
+        header = parse(data, size)
+    if data.startswith(jpeg.START) and not (header.plain and tail == jpeg.END):
+        decode_image(data if size == len(data) else storage.read(row))
     return header
 
 
@@ -181,12 +204,13 @@ def parse(data: bytes, size: int) -> Header:
         # only JPEG: for other formats, reading the orientation may decode the image
         if image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8):
             height, width = width, height
-        return Header(height, width, is_plain(image), size)
+        return Header(height, width, image.format == "JPEG" and is_plain(data), size)
 
 
-def is_plain(image: Image) -> bool:
-    """Return whether an image is a JPEG with grey or YCbCr pixels, as nearly all are, not RGB, CMYK or a rarer kind."""
-    if image.format != "JPEG" or image.mode not in ("L", "RGB"):
+def is_plain(data: bytes) -> bool:
+    """Return whether a file that begins with `data` is, down to its first scan, a regular JPEG."""
+    try:
+        jpeg.read_structure(data, whole=False)
+    except jpeg.IrregularError:
         return False
-    components = bytes(layer[0] for layer in getattr(image, "layer", ()))
-    return components != b"RGB" and (image.mode == "L" or image.info.get("adobe_transform", 1) == 1)
+    return True

@@ -15,15 +15,32 @@ from fastclr.sources.folder import SAMPLE_EVERY, Files
 from fastclr.sources.tar import SUFFIXES, Place, archive_storage, members, open_tar
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+NUMBER = re.compile(r"-?[0-9]+(\.0*)?")
 MAX_CLASSES = 10**6
+MAX_LABEL_BYTES = 2**24  # of a file with a label
+MAX_NAME = 200  # characters of the name of a class
+FEW = 0.1  # share of samples with a fault that is theirs; where more have it, the fault is that of the whole set
+
+Key = tuple[str, str]  # shard and key of a sample
 
 
 @dataclass
 class Found:
-    """What one pass over the shards collects."""
+    """What one pass over the shards collects.
 
-    images: dict[str, tuple[str, str, Place]] = field(default_factory=dict)  # path: (shard, key, place)
-    labels: dict[tuple[str, str], int] = field(default_factory=dict)  # (shard, key): label
+    Args:
+        images: by path: the sample, and where the image is.
+        labels: by sample: a number of at least -1, or the name of a class.
+        unusable: by sample: why its label cannot be used.
+        seconds: further images of a sample, and the one before them.
+        sizes: height and width of some images.
+        skipped: name and reason of what is left out.
+    """
+
+    images: dict[str, tuple[Key, Place]] = field(default_factory=dict)
+    labels: dict[Key, int | str] = field(default_factory=dict)
+    unusable: dict[Key, str] = field(default_factory=dict)
+    seconds: list[tuple[str, str]] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
@@ -64,21 +81,27 @@ def index_shards(shards: dict[str, Path], source: str) -> Source:
     """List the samples of WebDataset shards.
 
     A sample is a run of files whose paths agree up to the first dot of the file name. Its first file with the suffix of
-    an image is the image. Its label is the integer in the ``.cls`` file, else ``"label"`` in the ``.json`` file, else
-    unknown. Samples are numbered across all shards: shards sorted by name, samples in the order in which they are
-    stored. If there are shards in a folder ``train``, it and its siblings named in ``TEST_SPLITS`` are the splits.
+    an image is the image. Its label, a number or the name of a class, is in the ``.cls`` file, else it is ``"label"``
+    in the ``.json`` file, else unknown. Classes are numbered if labels are numbers; if more than a tenth of them are
+    names, all are names. Samples whose label cannot be used are left out. Samples are numbered across all shards:
+    shards sorted by name, samples in the order in which they are stored. If there are shards in a folder ``train``, it
+    and its siblings named in ``TEST_SPLITS`` are the splits.
 
     Args:
         shards: paths of the archives by name, with ``/`` between folders.
         source: the folder, file or pattern they come from, for error messages.
 
     Raises:
-        ValueError: a shard is damaged, or a label is not an integer of at least -1.
+        ValueError: a shard is damaged, more than half of the labels cannot be used, or more than a tenth of the images
+            are further images of their sample.
     """
     names = sorted(shards)
     found = Found()
     for number, name in enumerate(names):
         read_shard(found, number, name, shards[name])
+    check_keys(found, source)
+    classes = number_classes(found)
+    check_labels(found, source)
     groups = {"train": names}
     if any(name.startswith("train/") for name in names):
         groups = {split: [name for name in names if name.startswith(f"{split}/")] for split in ("train", *TEST_SPLITS)}
@@ -94,10 +117,9 @@ def index_shards(shards: dict[str, Path], source: str) -> Source:
                         remaining.remove(path)
 
     def storage(wanted: Sequence[str]) -> Storage:
-        places = {path: place for path, (_, _, place) in found.images.items()}
+        places = {path: place for path, (_, place) in found.images.items()}
         return archive_storage([shards[name] for name in names], places, wanted)
 
-    classes = tuple(str(label) for label in range(max(found.labels.values(), default=-1) + 1))
     files = Files(source, tuple(found.images), tuple(found.skipped), tuple(found.sizes), read, storage)
     entries = {split: make_entries(found, split, chosen) for split, chosen in groups.items()}
     return Source(files, {split: some for split, some in entries.items() if some}, classes)
@@ -105,7 +127,7 @@ def index_shards(shards: dict[str, Path], source: str) -> Source:
 
 def read_shard(found: Found, number: int, shard: str, path: Path) -> None:
     """Add the samples of a shard to ``found``."""
-    last = ""
+    last, first = "", ""
     with open_tar(path) as archive:
         for member, name, refusal in members(archive):
             full = f"{shard}/{name}"
@@ -116,47 +138,122 @@ def read_shard(found: Found, number: int, shard: str, path: Path) -> None:
             stem, _, suffix = base.partition(".")
             key = f"{folder}/{stem}"
             if suffix.lower() in ("cls", "json") and (file := archive.extractfile(member)):
-                label = read_label(file.read(), suffix.lower(), full)
-                if suffix.lower() == "cls" or (shard, key) not in found.labels:
-                    found.labels[shard, key] = label
+                content = file.read(MAX_LABEL_BYTES + 1)
+                take_label(found, (shard, key), content, suffix.lower(), full)
             elif is_image_name(name):
                 if key == last:
                     found.skipped.append((full, "second image of its sample"))
+                    found.seconds.append((first, full))
                     continue
-                last = key
+                last, first = key, full
                 if len(found.images) % SAMPLE_EVERY == 0 and (file := archive.extractfile(member)):
                     size = image_size(file)
                     found.sizes += [size] if size else []
-                found.images[full] = (shard, key, (number, member.offset_data, member.size))
+                found.images[full] = ((shard, key), (number, member.offset_data, member.size))
 
 
-def read_label(content: bytes, suffix: str, name: str) -> int:
-    """Return the label in a ``.cls`` or ``.json`` file, or -1 if a ``.json`` has no integer ``"label"``.
+def take_label(found: Found, sample: Key, content: bytes, suffix: str, name: str) -> None:
+    """Add the label in a ``.cls`` or ``.json`` file to ``found``; a ``.cls`` counts before a ``.json``."""
+    try:
+        label = read_label(content, suffix)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        found.skipped.append((name, f"no label: {reason}"))
+        if suffix == "cls" or sample not in found.labels:
+            found.unusable[sample] = f"its label in {name} cannot be used: {reason}"
+            found.labels.pop(sample, None)
+        return
+    if label is not None and (suffix == "cls" or (sample not in found.labels and sample not in found.unusable)):
+        found.labels[sample] = label
+        found.unusable.pop(sample, None)
+
+
+def read_label(content: bytes, suffix: str) -> int | str | None:
+    """Return the label in a ``.cls`` or ``.json`` file, or None if a ``.json`` has no ``"label"``.
 
     Raises:
-        ValueError: a ``.cls`` is not an integer, a ``.json`` is not JSON, or the label is out of range.
+        ValueError: the file is empty, too large, no text, no JSON, or the label is neither a number nor a name.
+        RecursionError: the JSON is nested too deeply.
     """
-    try:
-        value = int(content) if suffix == "cls" else json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"{name} must hold {'an integer' if suffix == 'cls' else 'JSON'}: {error}") from error
-    label = value.get("label") if isinstance(value, dict) else value if suffix == "cls" else None
-    if not isinstance(label, int) or isinstance(label, bool):
-        return -1
-    if not -1 <= label < MAX_CLASSES:
-        raise ValueError(f"the label in {name} must be in -1 .. {MAX_CLASSES - 1}, got {label}")
-    return label
+    if len(content) > MAX_LABEL_BYTES:
+        raise ValueError(f"it is larger than {MAX_LABEL_BYTES} bytes")
+    value: object = content.decode() if suffix == "cls" else json.loads(content)
+    if suffix == "json":
+        if not isinstance(value, dict) or "label" not in value:
+            return None
+        value = value["label"]
+    return as_label(value)
+
+
+def as_label(value: object) -> int | str:
+    """Return a label as a number of at least -1 or as the name of a class; 1.0 and "1" are the number 1.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str):
+        value = value.strip()
+        value.encode()  # half of a surrogate pair, which JSON admits, can be written nowhere
+        if 0 < len(value) <= MAX_NAME and not NUMBER.fullmatch(value):
+            return value
+        value = int(value.partition(".")[0]) if 0 < len(value) <= MAX_NAME else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"it must be a number or a name, got {str(value)[:50]!a}")
+    if not -1 <= value < MAX_CLASSES:
+        raise ValueError(f"the label must be in -1 .. {MAX_CLASSES - 1}, got {str(value)[:50]}")
+    return value
+
+
+def number_classes(found: Found) -> tuple[str, ...]:
+    """Return the classes, and settle what the labels are: all numbers, or all names."""
+    names = [sample for sample, label in found.labels.items() if isinstance(label, str)]
+    if len(names) <= FEW * len(found.labels):
+        for sample in names:
+            found.unusable[sample] = f"its label {found.labels.pop(sample)!a} is a name, where the others are numbers"
+        return tuple(str(number) for number in range(max(map(int, found.labels.values()), default=-1) + 1))
+    return tuple(sorted({str(label) for label in found.labels.values() if label != -1}))
+
+
+def check_keys(found: Found, source: str) -> None:
+    """Raise ValueError if so many images are lost to a sample of the same key that the names must mean another one."""
+    total = len(found.images) + len(found.seconds)
+    if len(found.seconds) > FEW * total:
+        first, second = found.seconds[0]
+        raise ValueError(
+            f"{len(found.seconds)} of the {total} images of {source} would be lost: the key of a sample is its path up "
+            f"to the first dot of the file's name, so {first!a} and {second!a} are two images of one sample, of which "
+            "only the first is read: name the files without further dots"
+        )
+
+
+def check_labels(found: Found, source: str) -> None:
+    """Leave out the samples whose label cannot be used.
+
+    Raises:
+        ValueError: these are more than half.
+    """
+    unusable = [(path, found.unusable[key]) for path, (key, _) in found.images.items() if key in found.unusable]
+    if 2 * len(unusable) > len(found.images):
+        listed = "; ".join(f"{path!a}: {reason}" for path, reason in unusable[:5])
+        raise ValueError(f"{len(unusable)} of {len(found.images)} labels in {source} cannot be used: {listed}")
+    found.skipped += unusable
 
 
 def make_entries(found: Found, split: str, shards: list[str]) -> list[Entry]:
-    """Return the entries of a split in the order of its samples."""
+    """Return the entries of a split in the order of its samples; one that is left out keeps its number."""
     prefix = f"{split}/" if all(shard.startswith(f"{split}/") for shard in shards) else ""
     chosen = set(shards)
     entries: list[Entry] = []
-    for path, (shard, key, _) in found.images.items():
-        if shard in chosen:
-            label = found.labels.get((shard, key), -1)
-            entries.append(Entry(path, path.removeprefix(prefix), len(entries), str(label) if label >= 0 else None))
+    number = 0
+    for path, (sample, _) in found.images.items():
+        if sample[0] not in chosen:
+            continue
+        label = found.labels.get(sample, -1)
+        if sample not in found.unusable:
+            entries.append(Entry(path, path.removeprefix(prefix), number, None if label == -1 else str(label)))
+        number += 1
     return entries
 
 

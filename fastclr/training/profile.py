@@ -364,7 +364,7 @@ def synthetic_data(config: PretrainConfig) -> Splits:
 
 def describe_data(config: PretrainConfig, images: ImageDataset | ImageIndex) -> str:
     """Describe the images, and what their loading time does not cover."""
-    if config.data:
+    if config.data or isinstance(images, ImageIndex):
         return f"{len(images)} images of {config.data}"
     if isinstance(images.images, torch.Tensor):
         size = f"{images.images.shape[1]}x{images.images.shape[2]}"

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from stream_cases import encode, photo, write_photos, write_tar
 
-from fastclr.data import ImageDataset, ImageIndex, load_splits
+from fastclr.data import ImageDataset, ImageIndex, decoded, load_splits
 from fastclr.data.indexed_set import check_headers
 from fastclr.sources.byte_ranges import Paths, Storage
 from fastclr.sources.decode import read_header
@@ -69,9 +69,10 @@ def test_selection(tmp_path: Path) -> None:
     rows = torch.tensor([5, 5, 0])
     chosen = index.select(rows)
     assert chosen.ids.tolist() == [5, 5, 0] and chosen.names == tuple(index.names[i] for i in (5, 5, 0))
+    pixels = decoded(chosen).images
     for i, row in enumerate(rows.tolist()):
         assert chosen.read(i) == index.read(row)
-        assert np.array_equal(chosen.images[i], np.asarray(Image.open(root / index.names[row])))  # type: ignore[index]
+        assert np.array_equal(pixels[i], np.asarray(Image.open(root / index.names[row])))  # type: ignore[index]
     with pytest.raises(TypeError, match="int64"):
         index.select(torch.tensor([True] * 8))
     with pytest.raises(IndexError, match=r"0 .. 7, got -1 .. 8"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def test_replacements_are_the_same_everywhere(tmp_path: Path) -> None:
     pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed: pip install 'fastclr[dali]'")
     write_odd_folder(tmp_path / "root")
     index = listed(tmp_path / "root")
-    bad = [row for row, name in enumerate(index.names) if name in ("short.png", "flipped.png", "table.jpg")]
+    bad = [row for row, name in enumerate(index.names) if name in ("short.png", "flipped.png", "frames.jpg")]
     found = []
     for kind in KINDS:
         loader = make_loader(index, kind, Order(5, seed=3), workers=2)  # type: ignore[arg-type]
@@ -219,7 +220,9 @@ def test_unreadable_disk_is_an_error(make: Make, tmp_path: Path) -> None:
     loader = make(listed(root), Order(3))
     for path in root.rglob("*.jpeg"):
         path.unlink()
-    with pytest.raises(ValueError, match=r"6 images in a row cannot be read; the last: FileNotFoundError") as caught:
+    with pytest.raises(
+        ValueError, match=r"6 images of .* in a row cannot be read; the last, '[^']*\.jpeg': FileNotFoundError"
+    ) as caught:
         list(loader.epoch(0))
     assert "\n" not in str(caught.value)
 
@@ -336,3 +339,18 @@ def test_a_batch_of_several_formats_makes_no_noise(
     finally:
         torch.set_warn_always(False)
     assert [str(warning.message) for warning in recwarn if "not writable" in str(warning.message)] == []
+
+
+def test_what_dali_refuses_is_left_to_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should the check of the structure let through what DALI does not take, the batch still comes, with a report."""
+    pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed: pip install 'fastclr[dali]'")
+    write_odd_folder(tmp_path / "root")
+    monkeypatch.setattr("fastclr.sources.decode.is_plain", lambda data: True)
+    monkeypatch.setattr("fastclr.data.dali_loader.is_regular", lambda data, size: True)
+    index = listed(tmp_path / "root")
+    assert "table.jpg" in index.names
+    with closing(make_loader(index, "dali", Order(4, drop_last=False), workers=2)) as loader:
+        with pytest.warns(RuntimeWarning, match="is left out"):
+            seen = {key for batch in loader.epoch(0) for key in batch.ids.tolist()}
+        assert loader.skipped["table.jpg"] == "OSError: broken data stream when reading image file"
+        assert int(index.ids[index.names.index("cmyk.jpg")]) in seen

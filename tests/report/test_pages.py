@@ -275,3 +275,25 @@ def test_given_features_are_used_as_they_are(copied: Path, pictures: Path) -> No
     page = read_page(copied / "report.html")
     assert "100.00% right" in section(page, "confusion").text
     assert {span.text for span in section(page, "neighbours").all("span")} == {"\N{CHECK MARK}"}
+
+
+def test_a_report_leaves_out_files_that_are_damaged_behind_their_header(
+    copied: Path, few: None, pictures: Path, tmp_path: Path
+) -> None:
+    """Listing images finds sound headers; a report that cannot decode some is written from the others."""
+    root = Path(shutil.copytree(pictures, tmp_path / "root"))
+    files = sorted(root.rglob("*.png"))
+    for file in files[::3]:
+        content = file.read_bytes()
+        file.write_bytes(content[:-40] + bytes(28) + content[-12:])
+    data = load_splits(root, loader="torch")
+    assert len(data.train) == 128  # nothing was decoded yet
+    write_report(Run.open(copied), data)
+    page = read_page(copied / "report.html")
+    assert not section(page, "views").all("p", **{"class": "missing"})
+    assert not section(page, "map").all("p", **{"class": "missing"})
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-40])
+    write_report(Run.open(copied), data)
+    (reason,) = section(read_page(copied / "report.html"), "views").all("p", **{"class": "missing"})
+    assert "cannot be read: '" in reason.text

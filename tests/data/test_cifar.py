@@ -128,18 +128,30 @@ def test_damaged_cifar(content: bytes, message: str, tmp_path: Path) -> None:
 
 
 def crashing_pickle() -> bytes:
-    """An array whose dtype is changed after its bytes were set, into one of objects: NumPy takes the bytes for pointers."""
+    """An array whose dtype becomes one of objects once its bytes are set: NumPy takes the bytes for pointers."""
 
     def integer(number: int) -> bytes:
         return b"J" + struct.pack("<i", number)
 
-    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(" + integer(0) + b"tC\x01btR"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(" + integer(0) + b"tB\x01\x00\x00\x00btR"
     dtype = b"cnumpy\ndtype\n(X\x02\x00\x00\x00O8" + integer(0) + integer(1) + b"tRq\x01"
 
     def state(flags: int) -> bytes:
         return b"(" + integer(3) + b"X\x01\x00\x00\x00|NNN" + integer(-1) * 2 + integer(flags) + b"tb"
 
-    filled = b"(" + integer(1) + b"(" + integer(4) + b"t" + dtype + state(0) + integer(0) + b"C " + b"A" * 32 + b"tb"
+    filled = (
+        b"("
+        + integer(1)
+        + b"("
+        + integer(4)
+        + b"t"
+        + dtype
+        + state(0)
+        + integer(0)
+        + b"B \x00\x00\x00"
+        + b"A" * 32
+        + b"tb"
+    )
     key = b"X\x04\x00\x00\x00data"
     return b"\x80\x03}(" + key + array + filled + b"X\x05\x00\x00\x00againh\x01" + state(63) + b"u."
 

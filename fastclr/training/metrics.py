@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from fastclr.files import sync_folder, write_text_atomically
+from fastclr.files import append_text, make_folder, sync_folder, write_text_atomically
 
 
 class MetricsHook(Protocol):
@@ -43,8 +43,7 @@ class MetricsLog:
             OSError: it could not be written to the file, for one because the disk is full.
         """
         try:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(record) + "\n")
+            append_text(self.path, json.dumps(record) + "\n")
         except OSError as error:
             raise OSError(f"could not write to {self.path}: {error}; the last checkpoint is kept") from error
         for hook in list(self.hooks):
@@ -183,8 +182,10 @@ def open_hooks(
     check_hooks(tensorboard=tensorboard, wandb=wandb)
     hooks: list[MetricsHook] = []
     if tensorboard:
+        make_folder(folder / "tensorboard")
         hooks.append(TensorBoardHook(folder / "tensorboard", step))
     if wandb is not None:
+        make_folder(folder / "wandb")
         hooks.append(WandbHook(folder, wandb, config))
     return hooks
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastclr.files import write_atomically, write_text_atomically
+from fastclr.files import make_folder, write_atomically, write_text_atomically
 from fastclr.methods.encoders import feature_dim
 from fastclr.methods.heads import first_layers, output_width
 from fastclr.methods.model import EncoderHead, build_model
@@ -107,7 +107,7 @@ class Trained:
         """Write both files; the JSON file comes last and says that the folder is whole."""
         from safetensors.torch import save
 
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for kind in KINDS:
             (folder / f"{kind}.json").unlink(missing_ok=True)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from fastclr.data.image_list import ImageList, Split
 from fastclr.data.load import list_images
 from fastclr.device import resolve_device
 from fastclr.evaluate import frozen, state_hash
-from fastclr.files import write_atomically, write_text_atomically
+from fastclr.files import create_new, is_own, make_folder, write_atomically, write_text_atomically
 from fastclr.sources.decode import Pixels, quiet_pillow
 from fastclr.training.run import Run
 from fastclr.transfer.feature_file import Array, FeatureFile, check_suffix, read_settings, write_features
@@ -184,6 +186,14 @@ def batches(
             yield [], torch.empty(0), failed
 
 
+def mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, int]) -> Array:
+    """Return an array in a new file; a full disk is an OSError now, where it would end the process later."""
+    with create_new(path) as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
+        return np.memmap(file, dtype, "r+", shape=shape)
+
+
 class Parts:
     """Finished features in a folder: ``settings.json`` and ``part-N.npz``, each written whole or not at all."""
 
@@ -200,13 +210,18 @@ class Parts:
         """Make the folder, or take over what is in it; return the number of images that are done.
 
         Raises:
-            ValueError: the parts that are there were made with other settings.
+            ValueError: the parts that are there were made with other settings, or by someone else.
+            OSError: the folder cannot be made, or is a link.
         """
         path = self.folder / "settings.json"
+        make_folder(self.folder)
+        if not is_own(self.folder):
+            raise ValueError(f"{self.folder} belongs to another user: remove it, or give another --out")
         if path.exists():
             refuse_other(json.loads(path.read_text()), self.settings, self.folder)
+        elif {entry.name for entry in self.folder.iterdir()} - {f"{path.name}.tmp"}:  # all that a kill leaves
+            raise ValueError(f"{self.folder} has no settings of fastclr: remove it, or give another --out")
         else:
-            self.folder.mkdir(exist_ok=True)
             text = json.dumps(self.settings, indent=2) + "\n"
             write_text_atomically(path, text)
         for number, file in enumerate(self.files()):
@@ -257,8 +272,7 @@ class Parts:
                 if len(rows) == 0:
                     continue
                 if whole is None:
-                    shape = (len(good), features.shape[1])
-                    whole = np.lib.format.open_memmap(self.folder / "whole.npy", "w+", features.dtype, shape)
+                    whole = mapped(self.folder / "whole", features.dtype, (len(good), features.shape[1]))
                 whole[np.searchsorted(good, rows)] = features
         if whole is None:
             raise ValueError(f"there are no features in {self.folder}")
@@ -273,5 +287,6 @@ class Parts:
         )
 
     def remove(self) -> None:
-        """Remove the folder, if it is there."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the folder, if it is there and was made here."""
+        if (self.folder / "settings.json").is_file():
+            shutil.rmtree(self.folder, ignore_errors=True)  # it follows no links

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -264,3 +265,41 @@ def test_search(
     other = stored_run(tmp_path / "other", "resnet18", 32, width=0.25)
     assert main(["search", out, picture, "--run", str(other.folder)]) == 2
     assert "not made by the encoder" in capsys.readouterr().err
+
+
+def test_parts_follow_no_link_and_adopt_nothing(
+    run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, parts, prey = tmp_path / "f.npz", tmp_path / "f.npz.parts", tmp_path / "prey"
+    prey.write_text("precious")
+    (tmp_path / "elsewhere").mkdir()
+    parts.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="is a link"):
+        embed(run, pictures, out, split="test", device="cpu")
+    assert not list((tmp_path / "elsewhere").iterdir())
+    parts.unlink()
+    parts.mkdir()
+    (parts / "part-00000000.npz").write_bytes(b"whose?")
+    with pytest.raises(ValueError, match="has no settings of fastclr"):
+        embed(run, pictures, out, split="test", device="cpu")
+    (parts / "part-00000000.npz").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: parts.stat().st_uid + 1)
+        with pytest.raises(ValueError, match="belongs to another user"):
+            embed(run, pictures, out, split="test", device="cpu")
+    (parts / "settings.json.tmp").symlink_to(prey)
+    with monkeypatch.context() as patch:  # the links lie there when the parts are put together
+
+        def full(descriptor: int, start: int, size: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="No space left"):
+            embed(run, pictures, out, split="test", device="cpu")
+    for name in ("whole", "whole.npy"):
+        (parts / name).unlink(missing_ok=True)
+        (parts / name).symlink_to(prey)
+    (tmp_path / "f.npz.tmp").symlink_to(prey)
+    done = embed(run, pictures, out, split="test", device="cpu")
+    assert done is not None and done.images == done.resumed == 64
+    assert prey.read_text() == "precious" and not parts.exists()

@@ -10,16 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastclr.files import make_folder, write_atomically, write_text_atomically
+from fastclr.files import make_folder, read_json, write_atomically, write_text_atomically
 from fastclr.methods.encoders import feature_dim
 from fastclr.methods.heads import first_layers, output_width
 from fastclr.methods.model import EncoderHead, build_model
+from fastclr.training.checkpoint import load_state
 from fastclr.training.config import PretrainConfig
-from fastclr.training.run import Run
+from fastclr.training.run import Run, built
 
 KINDS = ("finetune", "distill")
 WEIGHTS = "model.safetensors"
 FORMAT = 1
+ABOUT: dict[str, Any] = {
+    "format": int,
+    "layer": int,
+    "classes": list[str],
+    "settings": dict[str, Any],
+    "result": dict[str, Any],
+    "config": dict[str, Any],
+}
 
 
 class Classifier(nn.Module):
@@ -132,6 +141,7 @@ class Trained:
             FileNotFoundError: `folder` holds no trained classifier.
             ValueError: it is of a format that this version does not read, or the weights do not fit.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         kind, about = read_about(folder)
@@ -139,11 +149,13 @@ class Trained:
             raise ValueError(f"{folder / kind}.json must have format {FORMAT}, got {about.get('format')!r}")
         config, layer, classes = PretrainConfig.from_dict(about["config"]), about["layer"], tuple(about["classes"])
         with torch.random.fork_rng():  # the weights drawn here are replaced
-            model = build_classifier(build_model(config), layer, len(classes), config.augment.size)
+            network = built(build_model, config, str(folder / f"{kind}.json"))
+            model = build_classifier(network, layer, len(classes), config.augment.size)
         try:
-            model.load_state_dict(load_file(folder / WEIGHTS))
-        except RuntimeError as error:
-            raise ValueError(f"{folder / WEIGHTS} does not fit {kind}.json beside it: {error}") from error
+            state = load_file(folder / WEIGHTS)
+        except SafetensorError as error:
+            raise ValueError(f"{folder / WEIGHTS} is damaged: {error}") from error
+        load_state(model, state, str(folder / WEIGHTS))
         return Trained(kind, config, layer, classes, model, about["settings"], about["result"])
 
 
@@ -157,8 +169,7 @@ def read_about(folder: Path) -> tuple[str, dict[str, Any]]:
     for kind in KINDS:
         path = folder / f"{kind}.json"
         if path.is_file():
-            about: dict[str, Any] = json.loads(path.read_text())
-            return kind, about
+            return kind, read_json(path, ABOUT)
     expected = " or ".join(f"{kind}.json" for kind in KINDS)
     raise FileNotFoundError(f"{folder} holds no trained classifier: it has no {expected}")
 

@@ -359,33 +359,3 @@ def test_usage_and_clear(photos: Path, store: Path) -> None:
     (store / "mine.txt").write_text("not the cache's")
     assert usage(store) == (2, size + 10) == clear(store)
     assert files(store) == [store / "mine.txt"] and usage(store) == (0, 0)
-
-
-def test_links_and_files_of_others_are_not_used(
-    photos: Path, store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What someone else may have put into the folder is neither read nor written through."""
-    locks: list[Path] = []
-    exclusive = cache.exclusive
-    with monkeypatch.context() as patch:
-        patch.setattr(cache, "exclusive", lambda path: (locks.append(path), exclusive(path))[1])
-        load_splits(photos, cache=store)
-    (stored,) = files(store)
-    whole = stored.read_bytes()
-    prey = tmp_path / "prey"
-    prey.write_bytes(whole)
-    stored.unlink()
-    stored.symlink_to(prey)
-    locks[0].symlink_to(prey)
-    load_splits(photos, cache=store)
-    assert "is not used: it is a link or belongs to another user" in caplog.text
-    assert "decoded images are not kept" in caplog.text  # the lock is a link
-    assert prey.read_bytes() == whole
-    locks[0].unlink()
-    load_splits(photos, cache=store)
-    assert not stored.is_symlink() and prey.read_bytes() == whole
-    caplog.clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "geteuid", lambda: stored.stat().st_uid + 1)
-        load_splits(photos, cache=store)
-    assert "belongs to another user" in caplog.text

@@ -16,6 +16,7 @@ from fastclr.device import resolve_device
 from fastclr.evaluate import Features, knn_accuracy, probe_accuracy
 from fastclr.methods.model import build_model
 from fastclr.report import write_report
+from fastclr.sources.printable import show
 from fastclr.training.config import PretrainConfig
 from fastclr.training.evaluation import run_features
 from fastclr.training.fit import fit
@@ -63,9 +64,9 @@ def run_demo(options: DemoOptions) -> Path:
     }
     scores = {name: score(features, config) for name, features in rows.items()}
     run.add_result("demo", scores)
-    print(table(scores))
-    print(f"\n{run.folder}: {', '.join(sorted(p.name for p in run.folder.iterdir()))}")
-    print(f"took {time.perf_counter() - start:.0f} s on {resolve_device(config.device)}")
+    show(table(scores))
+    show(f"\n{run.folder}: {', '.join(sorted(p.name for p in run.folder.iterdir()))}")
+    show(f"took {time.perf_counter() - start:.0f} s on {resolve_device(config.device)}")
     return run.folder
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from fastclr.commands.run_options import TrainingOptions
+from fastclr.sources.printable import show
 from fastclr.transfer.classifier import Trained, check_free
 from fastclr.transfer.distill import DistillConfig, distill, find_teacher
 from fastclr.transfer.finetune import percent
@@ -38,4 +39,4 @@ def main(arguments: list[str]) -> None:
     stored = distill(run, data, teacher, options.config, name=name, overwrite=options.common.overwrite)
     what = "student on labels alone" if options.config.no_teacher else f"student of {folder.name}"
     taught = f"the teacher has {100 * stored.result['teacher_accuracy']:.2f}%"
-    print(f"{what}: {percent(stored.result)}; {taught} ({run.folder / name})")
+    show(f"{what}: {percent(stored.result)}; {taught} ({run.folder / name})")

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from fastclr.commands.run_options import TrainingOptions
+from fastclr.sources.printable import show
 from fastclr.transfer.classifier import check_free
 from fastclr.transfer.finetune import FinetuneConfig, finetune, percent
 
@@ -34,4 +35,4 @@ def main(arguments: list[str]) -> None:
     run, data = options.common.open(options.run)
     stored = finetune(run, data, config, name=name, overwrite=overwrite)
     what = "from scratch" if config.from_scratch else f"fine-tuned from layer {stored.layer}"
-    print(f"{what}: {percent(stored.result)} ({run.folder / name})")
+    show(f"{what}: {percent(stored.result)} ({run.folder / name})")

@@ -11,6 +11,7 @@ import tyro
 
 from fastclr.commands.preset import PRESET_HELP, base_config, early_option, parse
 from fastclr.report import write_report
+from fastclr.sources.printable import show
 from fastclr.training.config import PretrainConfig
 from fastclr.training.loop import pretrain_in
 from fastclr.training.run import Run
@@ -49,4 +50,4 @@ def main(arguments: list[str]) -> None:
         raise
     if os.environ.get("RANK", "0") == "0":
         write_report(run, data, features)
-        print(f"done: {run.folder} (evaluate it with: fastclr knn {run.folder}; fastclr probe {run.folder})")
+        show(f"done: {run.folder} (evaluate it with: fastclr knn {run.folder}; fastclr probe {run.folder})")

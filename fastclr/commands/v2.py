@@ -12,6 +12,7 @@ import tyro
 from fastclr.commands.preset import PRESET_HELP, base_config, parse
 from fastclr.parallel import check_single_process
 from fastclr.report import write_report
+from fastclr.sources.printable import show
 from fastclr.training.config import PretrainConfig
 from fastclr.training.stopping import Interrupted
 from fastclr.transfer.distill import DistillConfig
@@ -60,5 +61,5 @@ def main(arguments: list[str]) -> None:
         interrupt.args = (f"{interrupt}; the same command goes on in {folder}",)
         raise
     write_report(run, data)
-    print(table(stages))
-    print(f"\n{folder}: {', '.join(stage.result['name'] for stage in stages)}")
+    show(table(stages))
+    show(f"\n{folder}: {', '.join(stage.result['name'] for stage in stages)}")

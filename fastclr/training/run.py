@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor, nn
 
 from fastclr.files import read_json, sync_folder, write_atomically, write_text_atomically
+from fastclr.sources.printable import printable
 from fastclr.training.checkpoint import Checkpoint, load_latest, load_state
 from fastclr.training.checkpoint_writer import CheckpointWriter
 from fastclr.training.config import PretrainConfig, difference
@@ -138,7 +139,7 @@ class Run:
         """Print a line, above the progress bar if there is one."""
         from tqdm import tqdm
 
-        tqdm.write(message, file=sys.stderr)
+        tqdm.write(printable(message), file=sys.stderr)
         sys.stderr.flush()
 
     def bar(self, total: int, initial: int, title: str, progress: bool) -> Any:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fastclr.augment import AugmentConfig
 from fastclr.augment.fixed_view import CROP_ABOVE, CROP_FRACTION
 from fastclr.files import make_folder, write_atomically, write_text_atomically
+from fastclr.sources.printable import printable
 from fastclr.training.run import Run
 from fastclr.transfer.loading_code import COMPUTATIONS, filled, timm_lines, torchvision_lines
 from fastclr.transfer.model_card import MARK, model_card
@@ -98,7 +99,7 @@ def export_run(
     make_folder(path.parent)
     write_atomically(path, lambda file: file.write(contents))
     readme = path.parent / "README.md"
-    write_text_atomically(readme, card)
+    write_text_atomically(readme, printable(card))
     return Exported(path, readme, None if lines is None else filled(lines, path), error)
 
 

@@ -104,9 +104,15 @@ def describe(found: Survey, machine: dict[str, Any], options: DataOptions) -> st
     rows: list[tuple[str, str]] = [("source", found.source)]
     for name, split in found.splits.items():
         rows += [(name, line) for line in split_lines(split)]
+        if unknown := sorted(set(split.classes) - set(found.splits["train"].classes)):
+            listed = ", ".join(map(one_line, unknown[:SHOWN_FILES])) + ", ..." * (len(unknown) > SHOWN_FILES)
+            rows.append((name, f"{len(unknown)} class(es) that train lacks, which a run refuses: {listed}"))
     rows.append(("test images", found.test_images))
     rows.append(("size", f"height {numbers(found.height)}, width {numbers(found.width)} px (min / median / max)"))
     rows.append(("format", formats(found)))
+    if found.other_files:
+        kinds = ", ".join(f"{one_line(suffix)} {count:,}" for suffix, count in found.other_files.items())
+        rows.append(("other files", f"not read: {kinds}"))
     rows += [("unreadable", line) for line in unreadable(found, options.all)]
     rows += [("copies", line) for line in copies(found.copies, found.held_out)]
     rows += [("memory", line) for line in memory(found, machine)]

@@ -155,7 +155,7 @@ class Trained:
             state = load_file(folder / WEIGHTS)
         except SafetensorError as error:
             raise ValueError(f"{folder / WEIGHTS} is damaged: {error}") from error
-        load_state(model, state, str(folder / WEIGHTS))
+        load_state(model, state, str(folder / WEIGHTS), f"{kind}.json beside it")
         return Trained(kind, config, layer, classes, model, about["settings"], about["result"])
 
 

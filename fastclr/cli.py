@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
+import warnings
 
 from fastclr.commands import threads
+from fastclr.sources.printable import Notices, printable, show
 
 COMMANDS = {
     "pretrain": "pretrain an encoder with SimCLR; --resume RUN continues a run",
@@ -36,16 +39,17 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     name, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if name in ("", "-h", "--help"):
-        print(usage())
+        show(usage())
         return 0 if name else BAD_INPUT
     if name == "--version":
         from fastclr import __version__
 
-        print(__version__)
+        show(__version__)
         return 0
     if name not in COMMANDS:
-        print(f"fastclr: error: unknown command {name!r}\n\n{usage()}", file=sys.stderr)
+        show(f"fastclr: error: unknown command {name!r}\n\n{usage()}", sys.stderr)
         return BAD_INPUT
+    escape_notices()
     try:
         before = threads.before_torch()
         module = importlib.import_module(f"fastclr.commands.{name.replace('-', '_')}")
@@ -54,21 +58,36 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as stop:  # tyro has printed its help or the error in an option
         return int(stop.code or 0)
     except KeyboardInterrupt as interrupt:
-        print(f"fastclr: {interrupt or 'interrupted'}", file=sys.stderr)
+        show(f"fastclr: {interrupt or 'interrupted'}", sys.stderr)
         return SIGNALLED + getattr(interrupt, "number", signal.SIGINT)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "fastclr":
             raise
         remedy = "" if "pip install" in str(error) else "; install it with: pip install 'fastclr[train]'"
-        print(f"fastclr: error: {error}{remedy}", file=sys.stderr)
+        show(f"fastclr: error: {error}{remedy}", sys.stderr)
         return BAD_INPUT
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         if os.environ.get("FASTCLR_DEBUG"):
             raise
         rank = f" on rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-        print(f"fastclr: error{rank}: {error}  (FASTCLR_DEBUG=1 shows where)", file=sys.stderr)
+        show(f"fastclr: error{rank}: {error}  (FASTCLR_DEBUG=1 shows where)", sys.stderr)
         return BAD_INPUT
     return 0
+
+
+def escape_notices() -> None:
+    """Let warnings and the records of the logger go through `printable`, as all that is shown does."""
+    logger = logging.getLogger("fastclr")
+    if not logger.handlers:
+        logger.addHandler(Notices())
+    warnings.formatwarning = format_warning
+
+
+def format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return a warning as one printable text."""
+    return printable(f"{category.__name__}: {message}\n")
 
 
 def usage() -> str:

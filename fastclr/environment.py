@@ -14,7 +14,7 @@ import torch
 
 from fastclr import __version__
 from fastclr.device import available_cores
-from fastclr.files import write_text_atomically
+from fastclr.files import read_json, write_text_atomically
 
 # the packages that affect what fastclr does or how fast, and which installation provides them
 PACKAGES = {
@@ -96,5 +96,4 @@ def read_environment(folder: Path) -> dict[str, str] | None:
     path = folder / "environment.json"
     if not path.is_file():
         return None
-    stored = json.loads(path.read_text())
-    return {str(name): str(value) for name, value in stored.items()}
+    return {name: str(value) for name, value in read_json(path).items()}

@@ -12,6 +12,7 @@ import tyro
 from fastclr.augment import AugmentConfig
 from fastclr.augment.contact_sheet import contact_sheet
 from fastclr.sources.decode import decode_named, pillow
+from fastclr.sources.printable import show
 
 
 def main(arguments: list[str]) -> None:
@@ -47,6 +48,6 @@ def draw_grid(options: GridOptions) -> None:
     images = [torch.from_numpy(decode_named(path).copy()) for path in options.images]
     sheet, params = contact_sheet(images, options.augment, options.views, options.seed, options.epoch)
     if options.show_params:
-        print(params)
+        show(params)
     pillow().fromarray(sheet.numpy()).save(options.out)
-    print(f"{options.out}: {len(images)} images, {options.views} views of each, {options.augment.size} pixels")
+    show(f"{options.out}: {len(images)} images, {options.views} views of each, {options.augment.size} pixels")

@@ -19,6 +19,7 @@ from fastclr.bench.suite import Joined, failures, write
 from fastclr.bench.table import text_table
 from fastclr.bench.timing import Effort
 from fastclr.device import resolve_device
+from fastclr.sources.printable import show
 
 LOSS_DTYPES = {"fp64": "float64", "fp32": "float32", "tf32": "tf32", "bf16": "bfloat16", "fp16": "float16"}
 AUGMENT_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -108,11 +109,11 @@ def main(arguments: list[str]) -> None:
     question = Joined(case)
     only = select_contestants(asked.against, question.contestants())
     ceilings, here = Ceilings(device), machine.describe(device)
-    print(f"{here.get('gpu') or here['cpu']}, {here['threads']} threads, torch {torch.__version__}", flush=True)
+    show(f"{here.get('gpu') or here['cpu']}, {here['threads']} threads, torch {torch.__version__}")
     if machine.is_busy(here):
-        print(machine.busy_text(here), flush=True)
+        show(machine.busy_text(here))
     rows = question.run(ceilings, Effort(asked.seconds), only)
-    print(text_table(case.name, rows))
+    show(text_table(case.name, rows))
     if asked.json is not None:
         write(asked.json, here, ceilings, [machine.command_line()], rows, [])
     if broken := failures(rows):

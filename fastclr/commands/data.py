@@ -13,6 +13,7 @@ from fastclr.data.cache import cache_folder, clear
 from fastclr.device import available_cores, available_memory
 from fastclr.report.data_survey import Copies, SplitSurvey, Spread, Survey, survey
 from fastclr.report.decode_rate import cores_for, dali_rate, pillow_rate
+from fastclr.sources.printable import one_line, show
 from fastclr.sources.published import locate
 
 SHOWN_CLASSES = 20
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> None:
         if folder is None:
             raise ValueError("--clear-cache needs --cache auto or a folder, got off")
         count, size = clear(folder)
-        print(f"removed {count} file(s), {size / 1e9:.3g} GB, from {folder}")
+        show(f"removed {count} file(s), {size / 1e9:.3g} GB, from {folder}")
         return
     if options.path is None:
         raise ValueError("what to look at must be given: fastclr data PATH")
@@ -68,9 +69,9 @@ def main(arguments: list[str]) -> None:
     found, samples = survey(source, labels=options.labels, resize_shorter=options.resize_shorter)
     machine = measure_machine(found, samples, options.gpu_images_per_s or RESNET50_IMAGES_PER_S)
     if options.json:
-        print(json.dumps({**dataclasses.asdict(found), "machine": machine}, indent=2))
+        show(json.dumps({**dataclasses.asdict(found), "machine": machine}, indent=2))
     else:
-        print(describe(found, machine, options))
+        show(describe(found, machine, options))
 
 
 def measure_machine(found: Survey, samples: list[bytes], wanted: float) -> dict[str, Any]:
@@ -103,9 +104,15 @@ def describe(found: Survey, machine: dict[str, Any], options: DataOptions) -> st
     rows: list[tuple[str, str]] = [("source", found.source)]
     for name, split in found.splits.items():
         rows += [(name, line) for line in split_lines(split)]
+        if unknown := sorted(set(split.classes) - set(found.splits["train"].classes)):
+            listed = ", ".join(map(one_line, unknown[:SHOWN_FILES])) + ", ..." * (len(unknown) > SHOWN_FILES)
+            rows.append((name, f"{len(unknown)} class(es) that train lacks, which a run refuses: {listed}"))
     rows.append(("test images", found.test_images))
     rows.append(("size", f"height {numbers(found.height)}, width {numbers(found.width)} px (min / median / max)"))
     rows.append(("format", formats(found)))
+    if found.other_files:
+        kinds = ", ".join(f"{one_line(suffix)} {count:,}" for suffix, count in found.other_files.items())
+        rows.append(("other files", f"not read: {kinds}"))
     rows += [("unreadable", line) for line in unreadable(found, options.all)]
     rows += [("copies", line) for line in copies(found.copies, found.held_out)]
     rows += [("memory", line) for line in memory(found, machine)]
@@ -129,13 +136,8 @@ def split_lines(split: SplitSurvey) -> list[str]:
     per_class = f"{len(split.classes)} classes of {numbers(split.per_class)} images (min / median / max)"
     lines = [f"{split.images:,} images, {per_class}" + (f", {split.unlabelled:,} unlabelled" * bool(split.unlabelled))]
     if len(split.classes) <= SHOWN_CLASSES:
-        lines.append(", ".join(f"{printable(name)} {count:,}" for name, count in split.classes.items()))
+        lines.append(", ".join(f"{one_line(name)} {count:,}" for name, count in split.classes.items()))
     return lines
-
-
-def printable(name: str) -> str:
-    """Return a name in a form that a terminal can show."""
-    return name if name.isprintable() else ascii(name)
 
 
 def formats(found: Survey) -> str:

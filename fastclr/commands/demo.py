@@ -17,6 +17,7 @@ from fastclr.evaluate import Features, knn_accuracy, probe_accuracy
 from fastclr.methods import MethodOptions
 from fastclr.methods.model import build_model
 from fastclr.report import write_report
+from fastclr.sources.printable import show
 from fastclr.training.evaluation import run_features
 from fastclr.training.loop import pretrain_in
 from fastclr.training.presets import PRESETS
@@ -68,9 +69,9 @@ def run_demo(options: DemoOptions) -> Path:
     scores = {name: score(run, name, found) for name, found in rows.items()}
     run.add_result("demo", scores)
     epochs = {"SimCLR encoder": config.epochs, "supervised encoder": supervised_epochs}
-    print(table(scores, epochs))
-    print(f"\n{run.folder}: {', '.join(sorted(p.name for p in run.folder.iterdir()))}")
-    print(f"took {time.perf_counter() - start:.0f} s on {resolve_device(config.device)}")
+    show(table(scores, epochs))
+    show(f"\n{run.folder}: {', '.join(sorted(p.name for p in run.folder.iterdir()))}")
+    show(f"took {time.perf_counter() - start:.0f} s on {resolve_device(config.device)}")
     return run.folder
 
 

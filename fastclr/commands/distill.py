@@ -10,6 +10,7 @@ import tyro
 
 from fastclr.commands.run_options import TrainingOptions
 from fastclr.parallel import speaks
+from fastclr.sources.printable import show
 from fastclr.training.stopping import Interrupted
 from fastclr.transfer.classifier import Trained, check_free
 from fastclr.transfer.distill import DistillConfig, distill, find_teacher
@@ -47,4 +48,4 @@ def main(arguments: list[str]) -> None:
         return
     what = "student on labels alone" if options.config.no_teacher else f"student of {folder.name}"
     taught = f"the teacher has {100 * stored.result['teacher_accuracy']:.2f}%"
-    print(f"{what}: {format_accuracy(stored.result)}; {taught} ({run.folder / name})")
+    show(f"{what}: {format_accuracy(stored.result)}; {taught} ({run.folder / name})")

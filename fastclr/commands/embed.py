@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fastclr.data.image_list import Split
+from fastclr.sources.printable import show
 from fastclr.training.run import Run
 from fastclr.transfer.embed import Kind, embed
 
@@ -51,11 +52,11 @@ def main(arguments: list[str]) -> None:
         device=options.device,
     )
     if done is None:
-        print(f"{options.out} already exists, made with the same settings")
+        show(f"{options.out} already exists, made with the same settings")
         return
     before = f", {done.resumed} of them by an earlier call" if done.resumed else ""
-    print(f"{options.out}: {done.images} images of {done.dim} features{before}")
+    show(f"{options.out}: {done.images} images of {done.dim} features{before}")
     if done.skipped:
-        print(f"{len(done.skipped)} image(s) skipped:")
+        show(f"{len(done.skipped)} image(s) skipped:")
         for name, reason in done.skipped[:SHOWN]:
-            print(f"  {name!a}: {reason}")
+            show(f"  {name!a}: {reason}")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from fastclr.sources.printable import show
 from fastclr.training.run import Run
 from fastclr.transfer.export import Format, export_run
 
@@ -43,14 +44,14 @@ def main(arguments: list[str]) -> None:
         licence=options.licence,
         overwrite=options.overwrite,
     )
-    print(f"{done.path} ({done.path.stat().st_size / 1e6:.1f} MB), model card {done.card}")
+    show(f"{done.path} ({done.path.stat().st_size / 1e6:.1f} MB), model card {done.card}")
     if done.difference is not None:
-        print(f"checked in a process without fastclr: features differ by {done.difference:.1e} of the largest one")
+        show(f"checked in a process without fastclr: features differ by {done.difference:.1e} of the largest one")
     if done.lines is None:
-        print("timm cannot build this encoder: this file holds only weights; pt2 and onnx also hold the computation")
+        show("timm cannot build this encoder: this file holds only weights; pt2 and onnx also hold the computation")
         return
     if "\n" in done.lines:
-        print("timm and torchvision have no named encoder of this width or stem; load it with these lines:")
+        show("timm and torchvision have no named encoder of this width or stem; load it with these lines:")
     else:
-        print("load it with this line:")
-    print(done.lines)
+        show("load it with this line:")
+    show(done.lines)

@@ -10,6 +10,7 @@ import tyro
 
 from fastclr.commands.run_options import TrainingOptions
 from fastclr.parallel import speaks
+from fastclr.sources.printable import show
 from fastclr.training.stopping import Interrupted
 from fastclr.transfer.classifier import check_free
 from fastclr.transfer.finetune import FinetuneConfig, finetune, format_accuracy
@@ -43,4 +44,4 @@ def main(arguments: list[str]) -> None:
     if not speaks():
         return
     what = "from scratch" if config.from_scratch else f"fine-tuned from layer {stored.layer}"
-    print(f"{what}: {format_accuracy(stored.result)} ({run.folder / name})")
+    show(f"{what}: {format_accuracy(stored.result)} ({run.folder / name})")

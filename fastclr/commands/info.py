@@ -13,13 +13,14 @@ from fastclr.data.cache import default_folder, usage
 from fastclr.device import uses_bf16
 from fastclr.environment import PACKAGES, cpu_name, gpu, package_versions
 from fastclr.losses.inputs import TRITON_FOUND
+from fastclr.sources.printable import show
 
 
 def main(arguments: list[str]) -> None:
     """Print the report; must work even if packages of the other commands are missing."""
     if arguments:
         raise ValueError(f"fastclr info takes no options, got {' '.join(arguments)}")
-    print(report())
+    show(report())
 
 
 def report() -> str:

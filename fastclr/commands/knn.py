@@ -10,6 +10,7 @@ import tyro
 
 from fastclr.commands.run_options import EvaluateOptions
 from fastclr.evaluate import knn_scores
+from fastclr.sources.printable import show
 
 
 @dataclass
@@ -55,4 +56,4 @@ def main(arguments: list[str]) -> None:
     for k, each in scores.items():
         top5 = "" if each.top5 is None else f", top-5 {100 * each.top5:.2f}%"
         about = f"k={k}, temperature={temperature}, features {evaluation.layer}, {len(features.test)} test images"
-        print(f"kNN accuracy {100 * each.top1:.2f}%{top5} ({about})")
+        show(f"kNN accuracy {100 * each.top1:.2f}%{top5} ({about})")

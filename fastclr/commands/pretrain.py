@@ -13,6 +13,7 @@ from fastclr.commands.threads import use_stored
 from fastclr.environment import read_environment
 from fastclr.parallel import speaks
 from fastclr.report import write_report
+from fastclr.sources.printable import show
 from fastclr.training.config import PretrainConfig
 from fastclr.training.loop import pretrain_in
 from fastclr.training.run import Run
@@ -52,4 +53,4 @@ def main(arguments: list[str]) -> None:
         raise
     if speaks():
         write_report(run, data, features, run.say)
-        print(f"done: {run.folder} (evaluate it with: fastclr knn {run.folder}; fastclr probe {run.folder})")
+        show(f"done: {run.folder} (evaluate it with: fastclr knn {run.folder}; fastclr probe {run.folder})")

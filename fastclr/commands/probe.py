@@ -14,6 +14,7 @@ from fastclr.device import uses_bf16
 from fastclr.evaluate import ProbeResult, augmented_probe, lbfgs_probe, precomputed_probe, summary
 from fastclr.evaluate.linear import check_schedule
 from fastclr.evaluate.logistic import check_l2
+from fastclr.sources.printable import show
 
 
 @dataclass
@@ -77,7 +78,7 @@ def main(arguments: list[str]) -> None:
             evaluation.run.say(f"seed {seed}: {100 * results[-1].scores.top1:.2f}%")
     result = {"features": evaluation.layer, **summary(results), "classes": evaluation.classes}
     evaluation.run.add_result(evaluation.result_name(f"probe-{options.protocol}"), result)
-    print(format_result(result))
+    show(format_result(result))
 
 
 def build_probe(name: str, evaluation: Evaluation, settings: dict[str, Any]) -> Callable[[int], ProbeResult]:

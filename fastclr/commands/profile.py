@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from fastclr.commands.preset import PRESET_HELP, base_config, parse
+from fastclr.sources.printable import show
 from fastclr.training.config import PretrainConfig
 from fastclr.training.profile import profile_training
 from fastclr.training.profile_table import advice, format_profile
@@ -33,6 +34,6 @@ def main(arguments: list[str]) -> None:
     options = parse(ProfileOptions, base, arguments, "fastclr profile")
     profile = profile_training(options.config, options.steps)
     if options.json:
-        print(json.dumps({**dataclasses.asdict(profile), "advice": advice(profile)}, indent=2))
+        show(json.dumps({**dataclasses.asdict(profile), "advice": advice(profile)}, indent=2))
     else:
-        print(format_profile(profile))
+        show(format_profile(profile))

@@ -11,6 +11,7 @@ import tyro
 
 from fastclr.data import Splits
 from fastclr.report import Missing, write_comparison, write_report
+from fastclr.sources.printable import show
 from fastclr.training.build import load_data
 from fastclr.training.run import Run
 
@@ -39,16 +40,16 @@ def main(arguments: list[str]) -> None:
     runs = [Run.open(folder) for folder in options.runs]
     if len(runs) > 1:
         write_comparison(runs, options.out)
-        print(f"{options.out}: {len(runs)} runs")
+        show(f"{options.out}: {len(runs)} runs")
         return
     config = runs[0].config
     data, test_data = options.data or config.data, options.test_data or config.test_data
     run = Run(runs[0].folder, dataclasses.replace(config, data=data, test_data=test_data, device=options.device))
     images = find_images(run)
     path = write_report(run, images, say=run.say)
-    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    show(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     if isinstance(images, Missing):
-        print(f"without pictures and features: {images.reason}")
+        show(f"without pictures and features: {images.reason}")
 
 
 def find_images(run: Run) -> Splits | Missing:

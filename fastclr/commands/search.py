@@ -13,6 +13,7 @@ import tyro
 from fastclr.device import resolve_device
 from fastclr.evaluate import frozen, state_hash
 from fastclr.sources.decode import decode_named
+from fastclr.sources.printable import one_line, show
 from fastclr.training.run import Run
 from fastclr.transfer.embed import compute, load_module
 from fastclr.transfer.feature_file import Array, FeatureFile, nearest, read_features
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> None:
         without = table.row_of(options.query)
         vector = table.features[without]
     cosines, rows = nearest(table.features, vector, options.k, without=without)
-    print(format_neighbours(table, cosines, rows))
+    show(format_neighbours(table, cosines, rows))
 
 
 def features_of_file(options: SearchOptions, table: FeatureFile, path: Path) -> Array:
@@ -73,13 +74,6 @@ def format_neighbours(table: FeatureFile, cosines: Array, rows: Array) -> str:
     lines = [f"{'rank':>4}  {'cosine':>7}  {'id':>8}  {'class  ' if known else ''}name"]
     for rank, (cosine, row) in enumerate(zip(cosines.tolist(), rows.tolist(), strict=True), start=1):
         label = int(table.labels[row])
-        kind = f"{table.classes[label] if label >= 0 else '?'}  " if known else ""
-        lines.append(
-            f"{rank:>4}  {cosine:7.4f}  {table.ids[row]:>8}  {kind}{escape_unprintable(str(table.names[row]))}"
-        )
+        kind = f"{one_line(table.classes[label]) if label >= 0 else '?'}  " if known else ""
+        lines.append(f"{rank:>4}  {cosine:7.4f}  {table.ids[row]:>8}  {kind}{one_line(str(table.names[row]))}")
     return "\n".join(lines)
-
-
-def escape_unprintable(name: str) -> str:
-    """Escape the characters of a file name that a terminal could interpret as commands."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in name)

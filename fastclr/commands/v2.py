@@ -14,6 +14,7 @@ from fastclr.commands.threads import use_stored
 from fastclr.environment import read_environment
 from fastclr.parallel import speaks
 from fastclr.report import write_report
+from fastclr.sources.printable import show
 from fastclr.training.config import PretrainConfig
 from fastclr.training.stopping import Interrupted
 from fastclr.transfer.distill import DistillConfig
@@ -64,5 +65,5 @@ def main(arguments: list[str]) -> None:
     if not speaks():
         return
     write_report(run, data)
-    print(format_stages(stages))
-    print(f"\n{folder}: {', '.join(stage.result['name'] for stage in stages)}")
+    show(format_stages(stages))
+    show(f"\n{folder}: {', '.join(stage.result['name'] for stage in stages)}")

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from fastclr.data.cache_file import SUFFIX, TEMPORARY, Origin, read_origin, read_splits, write_splits
 from fastclr.data.decoded_set import Splits
+from fastclr.files import REAL, is_own
 from fastclr.sources.folder import is_hidden
 
-VERSION = 1  # of the stored data: changes to the decoder, the order or the layout need a new number
+VERSION = 2  # of the stored data: changes to the decoder, the order or the layout need a new number
 HASHED_WHOLE = 4 * 2**30  # archives of up to this many bytes are hashed whole
 EDGE = 64 * 2**20  # of larger ones, this many bytes at either end are hashed
 
@@ -192,6 +193,9 @@ def first_readable(paths: list[Path], origin: Origin) -> Splits | None:
     for path in paths:
         if not os.path.exists(path):  # unlike Path.exists, False if the folder may not be searched
             continue
+        if not is_own(path):
+            log.warning("%s is not used: it is a link or belongs to another user", path)
+            continue
         try:
             return read_splits(path, origin)
         except ValueError as error:
@@ -218,6 +222,8 @@ def reason_against(splits: Splits, request: Request, origin: Origin) -> str | No
 def remove_outdated(folder: Path, origin: Origin) -> None:
     """Remove what was stored of the same sources when their contents were different."""
     for path in folder.glob(f"*{SUFFIX}"):
+        if not is_own(path):
+            continue
         try:
             stored = read_origin(path)
         except (OSError, ValueError):
@@ -237,7 +243,7 @@ def exclusive(path: Path) -> Iterator[None]:
     """
     import fcntl
 
-    with open(path, "wb") as file:
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | REAL, 0o600), "wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -13,18 +13,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast, get_type_hints
 
 import torch
 from torch import Tensor
 
 from fastclr.augment.images import RaggedImages
 from fastclr.data.decoded_set import ImageDataset, Splits
+from fastclr.files import check_types
 
 SUFFIX = ".fastclr.safetensors"
 TEMPORARY = ".fastclr.tmp"
 DTYPES = {torch.int64: "I64", torch.uint8: "U8"}
 BLOCK = 2**26  # bytes written at a time
+ABOUT: dict[str, Any] = {
+    "classes": list[str],
+    "names": list[str],
+    "source": str,
+    "skipped": list[tuple[str, str]],
+    "fingerprint": str,
+}
 FREE_SHARE = 0.9  # largest share of the free disk space that a file may take
 
 
@@ -168,8 +176,9 @@ def read_header(path: Path) -> dict[str, Any]:
     try:
         with library.safe_open(path, framework="pt") as file:
             stored = json.loads((file.metadata() or {})["fastclr"])
-            return {name: stored[name] for name in ("roots", "places", "contents", "digest")}
-    except (library.SafetensorError, KeyError, TypeError) as error:
+        check_types(stored, {**get_type_hints(Origin), "digest": str}, "the header")
+        return {name: stored[name] for name in ("roots", "places", "contents", "digest")}
+    except (library.SafetensorError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
@@ -195,18 +204,27 @@ def read_splits(path: Path, origin: Origin) -> Splits:
         raise ValueError(str(error)) from error
     if digest(tensors) != stored["digest"]:
         raise ValueError("the digest of its header and names is another than the one that was stored")
-    about = json.loads(bytes(tensors["about"].numpy()))
-    moved = dict(zip(stored["roots"], origin.roots, strict=True))
-    sets = {name: build(name, about[name], tensors, moved) for name in ("train", "test") if name in about}
+    try:
+        about = json.loads(bytes(tensors["about"].numpy()))
+        check_types(about, {"held_out": bool, "train": dict[str, Any]}, "the file")
+        moved = dict(zip(stored["roots"], origin.roots, strict=True))
+        sets = {name: build(name, about[name], tensors, moved) for name in ("train", "test") if name in about}
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
     return Splits(sets["train"], sets.get("test"), about["held_out"])
 
 
 def build(name: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor], moved: Mapping[str, str]) -> ImageDataset:
     """Rebuild a data set from its stored parts."""
+    check_types(about, ABOUT, name)
     if f"{name}.pixels" in tensors:
         images: Tensor | RaggedImages = tensors[f"{name}.pixels"]
     else:
         images = RaggedImages(*(tensors[f"{name}.{field}"] for field in ("data", "offsets", "sizes")))
+        ends = images.offsets + images.sizes.clamp(0, 2**20).prod(1) * 3
+        inside = (images.offsets >= 0) & (ends <= len(images.data))
+        if not bool((inside & (images.sizes >= 1).all(1) & (images.sizes <= 2**20).all(1)).all()):
+            raise ValueError(f"images of {name} lie outside of their pixels")
     source: str = about["source"]
     for old, new in moved.items():
         if source.startswith(old):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +13,7 @@ import torch
 
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.sources.folder import Files
+from fastclr.sources.plain_pickle import byte_array, read_pickle
 
 
 @dataclass(frozen=True)
@@ -61,12 +60,17 @@ def read_cifar(files: Files, variant: Variant, prefix: str) -> Splits:
             raise ValueError(f"{files.source}: {prefix}{file} lacks {key!r}")
         return content[f"{prefix}{file}"][key]
 
-    classes = tuple(name.decode() for name in field(variant.meta, variant.classes))
+    names = checked_list(field(variant.meta, variant.classes), bytes, f"the classes of {prefix}{variant.meta}")
+    classes = tuple(name.decode("utf-8", "backslashreplace") for name in names)
 
     def split(name: str, batches: tuple[str, ...]) -> ImageDataset:
         pixels = np.concatenate([checked_pixels(field(batch, b"data"), f"{prefix}{batch}") for batch in batches])
         images = np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-        labels = [label for batch in batches for label in field(batch, variant.labels)]
+        labels = [
+            label
+            for batch in batches
+            for label in checked_list(field(batch, variant.labels), int, f"the labels of {prefix}{batch}")
+        ]
         return ImageDataset(
             images=torch.from_numpy(images),
             ids=torch.arange(len(images)),
@@ -80,31 +84,28 @@ def read_cifar(files: Files, variant: Variant, prefix: str) -> Splits:
 
 
 def checked_pixels(data: object, source: str) -> npt.NDArray[np.uint8]:
-    """Return ``data`` after checking that it is uint8 ``[N, 3072]``.
+    """Return `data`, an array as `read_pickle` has it, as uint8 ``[N, 3072]``.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is something else.
     """
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
-        found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
-        raise ValueError(f"the data of {source} must be uint8 [N, 3072], got {found}")
-    return data
+    found = byte_array(data)
+    if isinstance(found, str) or found.ndim != 2 or found.shape[1] != 3072:
+        text = found if isinstance(found, str) else f"uint8 {found.shape}"
+        raise ValueError(f"the data of {source} must be uint8 [N, 3072], got {text}")
+    return found
 
 
-class ArrayUnpickler(pickle.Unpickler):
-    """Unpickle numbers, text, containers and NumPy arrays, and refuse everything that could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return the named object if it is needed to rebuild an array.
-
-        Raises:
-            pickle.UnpicklingError: the pickle asks for anything else.
-        """
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return np.empty(0).__reduce__()[0]
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
-        raise pickle.UnpicklingError(f"refused to load {module}.{name}: only arrays and basic types are admitted")
+def checked_list(value: object, kind: type | tuple[type, ...], what: str) -> list[Any]:
+    """Return `value` if it is a list of the given kind; otherwise a ValueError says what it is."""
+    if not isinstance(value, list):
+        raise ValueError(f"{what} must be a list, got {type(value).__name__}")
+    # a large int would not fit into a tensor
+    if odd := [item for item in value if not isinstance(item, kind) or (isinstance(item, int) and abs(item) > 2**31)]:
+        raise ValueError(
+            f"{what} must hold {len(value)} plain values, got {len(odd)} others, as {type(odd[0]).__name__}"
+        )
+    return value
 
 
 def unpickle(data: bytes, source: str) -> dict[bytes, Any]:
@@ -114,8 +115,8 @@ def unpickle(data: bytes, source: str) -> dict[bytes, Any]:
         ValueError: the pickle is damaged, is not a dictionary, or holds more than arrays and basic types.
     """
     try:
-        content = ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
-    except Exception as error:
+        content = read_pickle(data)
+    except ValueError as error:
         raise ValueError(f"{source} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{source} must hold a dictionary, got {type(content).__name__}")

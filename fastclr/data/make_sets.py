@@ -16,7 +16,7 @@ from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.indexed_set import ImageIndex, check_headers
 from fastclr.sources.decode import Header, Pixels, quiet_pillow
 from fastclr.sources.entries import Entry
-from fastclr.sources.folder import Files
+from fastclr.sources.folder import Files, unread_images
 from fastclr.sources.label_file import Labels, check_classes, check_names
 
 Groups = list[tuple[str, list[Entry]]]
@@ -131,7 +131,7 @@ def readable(
         ValueError: a group has no such entry.
     """
     parts = []
-    refused = files.skipped
+    refused = files.skipped + unread_images(files.names)
     for name, entries in groups:
         good = [entry for entry in entries if entry.path not in failed]
         if not good:

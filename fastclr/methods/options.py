@@ -61,12 +61,12 @@ class ModelOptions:
     def checks(self) -> list[Check]:
         """Return the constraints on the values."""
         return [
-            ("width", self.width > 0, "a positive number"),
+            ("width", 0 < self.width <= 16, "a positive number up to 16"),
             ("stem", self.stem in get_args(StemKind), f"one of {get_args(StemKind)}"),
             ("patch_size", self.patch_size is None or self.patch_size >= 1, "a positive number or None"),
             ("head", self.head in get_args(HeadKind), f"one of {get_args(HeadKind)}"),
             ("head_layers", 1 <= self.head_layers <= 3, "1, 2 or 3"),
-            ("head_hidden", self.head_hidden is None or self.head_hidden >= 1, "a positive number or None"),
-            ("head_dim", self.head_dim >= 1, "a positive number"),
+            ("head_hidden", self.head_hidden is None or 1 <= self.head_hidden <= 2**20, "1 to 2**20 or None"),
+            ("head_dim", 1 <= self.head_dim <= 2**20, "1 to 2**20"),
             ("sync_bn_group", self.sync_bn_group is None or self.sync_bn_group >= 1, "a positive number or None"),
         ]

@@ -8,7 +8,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from fastclr.data.pixel_source import PixelSource, image_at
 from fastclr.device import available_cores
 from fastclr.sources.decode import FORMATS, decode_image, explain, pillow, quiet_pillow, resized
 from fastclr.sources.entries import TEST_SPLITS, Entry
-from fastclr.sources.folder import Files
+from fastclr.sources.folder import Files, other_suffixes
 from fastclr.sources.label_file import read_labels
 
 Result = TypeVar("Result")
@@ -95,6 +95,7 @@ class Survey:
         copies: exact copies.
         decoded_bytes: size of all readable images as pixels, after `resize_shorter`.
         resize_shorter: what the shorter side is reduced to; None for no change.
+        other_files: number of files that are no images by their suffix, by suffix; ``none`` without one.
     """
 
     source: str
@@ -113,6 +114,7 @@ class Survey:
     copies: Copies
     decoded_bytes: int
     resize_shorter: int | None
+    other_files: dict[str, int] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
@@ -223,7 +225,7 @@ def survey_files(source: FileSource, resize_shorter: int | None) -> tuple[Survey
     ordered = [facts[path] for path in entries if path in facts]
     result = summarize(files.source, ordered, describe_test(groups), "files", resize_shorter)
     unreadable = tuple(sorted(bad.items()))
-    result = replace(result, unreadable=unreadable, not_read=files.skipped)
+    result = replace(result, unreadable=unreadable, not_read=files.skipped, other_files=other_suffixes(files.names))
     return replace(result, decoded=len(chosen), all_decoded=step == 1), list(kept.values())
 
 

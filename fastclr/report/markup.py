@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from fastclr import __version__
 from fastclr.report.style import STYLE
+from fastclr.sources.printable import printable
 
 VOID = ("img", "meta", "br", "col")
 GENERATOR = "fastclr report"
@@ -31,14 +32,19 @@ def element(name: str, /, *children: str, **attributes: object) -> Html:
         if value is True:
             parts.append(attribute)
         elif value is not None and value is not False:
-            parts.append(f'{attribute}="{html.escape(str(value))}"')
+            parts.append(f'{attribute}="{escaped(str(value))}"')
     opening = f"<{' '.join(parts)}>"
     return Html(opening if name in VOID else f"{opening}{join(children)}</{name}>")
 
 
 def join(children: Iterable[str]) -> Html:
     """Concatenate children, escaping those that are not `Html`."""
-    return Html("".join(child if isinstance(child, Html) else html.escape(child) for child in children))
+    return Html("".join(child if isinstance(child, Html) else escaped(child) for child in children))
+
+
+def escaped(text: str) -> str:
+    """Escape text for markup, and whatever a reader cannot see."""
+    return html.escape(printable(text))
 
 
 def paragraph(*children: str) -> Html:

@@ -72,12 +72,12 @@ class Material:
     @property
     def train(self) -> list[dict[str, Any]]:
         """The training records."""
-        return [r for r in self.records if r.get("kind") == "train"]
+        return [r for r in self.records if r.get("kind") == "train" and "loss" in r]
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
         """The records of evaluations during training."""
-        return [r for r in self.records if r.get("kind") == "eval"]
+        return [r for r in self.records if r.get("kind") == "eval" and "knn" in r]
 
 
 def collect(run: Run, data: Splits | Missing, features: Features | None = None) -> Material:

@@ -72,12 +72,15 @@ def training_charts(materials: Sequence[Material], names: Sequence[str], axis: s
         series = []
         for colour, (material, name) in enumerate(zip(materials, names, strict=True)):
             scale = 1.0 if axis == "step" else steps_per_epoch(material)
-            records = [r for r in (material.train if kind == "train" else material.evaluations) if key in r]
+            records = [
+                r for r in (material.train if kind == "train" else material.evaluations) if is_number(r.get(key))
+            ]
             x = [r["step"] / scale for r in records]
             series.append(Series(name, x, [factor * r[key] for r in records], colour, dots=kind == "eval"))
         return series
 
-    recorded = dict.fromkeys(name for material in materials for record in material.train for name in record)
+    train = [record for material in materials for record in material.train]
+    recorded = dict.fromkeys(name for record in train for name, value in record.items() if is_number(value))
     shares = [name for name in recorded if name.endswith("_accuracy")]
     knn = lines("knn", "eval", 100)
     if single:
@@ -98,6 +101,11 @@ def training_charts(materials: Sequence[Material], names: Sequence[str], axis: s
         line_chart("Throughput", lines("images_per_s"), axis, "Images per second during training.", from_zero=True),
     ]
     return element("div", *charts, class_="charts")
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a logged value can be drawn."""
+    return isinstance(value, (int, float))
 
 
 def method_chart(name: str, lines: Sequence[Series], axis: str, *, from_zero: bool = False, unit: str = "") -> Html:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 
 # the usual formats of photos; without a list, Pillow also tries formats that run other programs (EPS: Ghostscript)
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
+# and those whose plugin is there; `pillow` adds them
+PLUGINS = {"AVIF": "PIL.AvifImagePlugin", "JPEG2000": "PIL.Jpeg2KImagePlugin", "HEIF": "pillow_heif"}
+USUAL = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+SUFFIXES = (*USUAL, ".jpe", ".jfif", ".avif", ".jp2", ".j2k", ".heic", ".heif")
 ORIENTATION = 0x0112  # EXIF tag
 
 
@@ -38,7 +43,21 @@ def pillow() -> ModuleType:
         from PIL import Image
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("reading images needs Pillow: pip install 'fastclr[train]'", name="PIL") from error
+    add_plugins()
     return Image
+
+
+@cache
+def add_plugins() -> None:
+    """Add the formats of the plugins that are installed to `FORMATS`, once."""
+    for name, module in PLUGINS.items():
+        try:
+            plugin = importlib.import_module(module)
+        except ImportError:
+            continue
+        if name == "HEIF":
+            plugin.register_heif_opener()
+        FORMATS.append(name)
 
 
 @contextmanager

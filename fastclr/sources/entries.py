@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from fastclr.sources.folder import Files
 
 # names of a test split, in the order in which they are tried
 TEST_SPLITS = ("test", "val", "valid", "validation")
+OTHER_NAMES = {"training": "train", "testing": "test"}
 
 
 @dataclass(frozen=True)
@@ -47,26 +49,47 @@ def arrange(paths: Iterable[str]) -> dict[str, list[Entry]]:
     """Group image files by split.
 
     Folders that wrap everything else are ignored. If there is a ``train`` folder at the top, it and its siblings named
-    in ``TEST_SPLITS`` are the splits, and files elsewhere are left out; otherwise everything is ``train``. Within a
-    split, the first folder is the class. Training images that are all in a single folder are unlabelled, since it
-    distinguishes nothing, and so are images beside the class folders.
+    in ``TEST_SPLITS`` are the splits, and files elsewhere are left out; otherwise everything is ``train``. Other
+    spellings, as in ``Train`` and ``testing``, count where there is a folder to train on and one to test on. Within a
+    split, the first folder is the class; two ways to write one name in Unicode are one class. Training images that are
+    all in a single folder are unlabelled, since it distinguishes nothing, and so are images beside the class folders.
 
     Args:
         paths: relative paths of image files.
 
     Returns:
         The entries of each split, sorted by name.
+
+    Raises:
+        ValueError: two folders are one split, as ``train`` and ``Train`` are.
     """
     files = {path: path for path in sorted(paths)}
     while all("/" in name for name in files) and len({name.split("/")[0] for name in files}) == 1:
         files = {name.split("/", 1)[1]: path for name, path in files.items()}
     splits = {"train": files}
-    if any(name.startswith("train/") for name in files):
-        splits = {split: below(split, files) for split in ("train", *TEST_SPLITS)}
+    if folders := split_folders({name.split("/")[0] for name in files if "/" in name}):
+        splits = {split: below(folders[split], files) for split in ("train", *TEST_SPLITS) if split in folders}
     groups = {split: label(found) for split, found in splits.items() if found}
     if len({entry.kind for entry in groups["train"]} - {None}) < 2:
         groups["train"] = [replace(entry, kind=None) for entry in groups["train"]]
     return groups
+
+
+def split_folders(folders: Collection[str]) -> dict[str, str]:
+    """Return the folder of each split; empty if these folders are no splits.
+
+    Raises:
+        ValueError: two folders are one split.
+    """
+    found: dict[str, str] = {}
+    for folder in sorted(folders):
+        split = OTHER_NAMES.get(folder.lower(), folder.lower())
+        if split in ("train", *TEST_SPLITS):
+            if split in found:
+                raise ValueError(f"{found[split]!a} and {folder!a} are both the split {split}: rename one of them")
+            found[split] = folder
+    # a class may be called Train, but hardly another one Test
+    return found if found.get("train") == "train" or {"train"} < set(found) else {}
 
 
 def below(folder: str, files: dict[str, str]) -> dict[str, str]:
@@ -77,6 +100,6 @@ def below(folder: str, files: dict[str, str]) -> dict[str, str]:
 def label(files: dict[str, str]) -> list[Entry]:
     """Number the files of a split and read their classes."""
     return [
-        Entry(path, name, index, name.split("/")[0] if "/" in name else None)
+        Entry(path, name, index, unicodedata.normalize("NFC", name.split("/")[0]) if "/" in name else None)
         for index, (name, path) in enumerate(files.items())
     ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from fastclr.sources.byte_ranges import Storage
 from fastclr.sources.decode import image_size, is_image_name
@@ -37,9 +38,33 @@ class Files:
     storage: Callable[[Sequence[str]], Storage]
 
 
+# what systems and storage boxes put beside the files of their users: previews, metadata, deleted files
+SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information"}
+# images of kinds that are not read; that they are there is told
+RAW = (".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
+DRAWN = (".tga", ".jxl", ".jxr", ".psd", ".svg", ".exr", ".hdr", ".dds", ".ico", ".pcx", ".eps")
+OTHER_IMAGES = {*RAW, *DRAWN, ".dcm", ".svs", ".ndpi", "none"}
+
+
 def is_hidden(name: str) -> bool:
-    """Return whether a component of the path begins with a dot or is macOS's folder of archive metadata."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    """Return whether a component of the path begins with a dot or is a folder of the system's."""
+    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in name.split("/"))
+
+
+def other_suffixes(names: Collection[str]) -> dict[str, int]:
+    """Return how many of the files are no images by their suffix, by suffix in lower case; ``none`` without one."""
+    suffixes = (PurePosixPath(name).suffix.lower() or "none" for name in names if not is_image_name(name))
+    return dict(sorted(Counter(suffixes).items()))
+
+
+def unread_images(names: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """Return ``(pattern, reason)`` of the files that may be images, but of a kind that is not read."""
+    found = other_suffixes(names)
+    kinds = [(suffix, count) for suffix, count in found.items() if suffix in OTHER_IMAGES]
+    return tuple(
+        ("names without a suffix" if suffix == "none" else f"*{suffix}", f"{count} file(s), a kind that is not read")
+        for suffix, count in kinds
+    )
 
 
 def index_folder(root: Path) -> Files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ def read_labels(path: str | Path) -> dict[str, str | None]:
                     f"its first line must have the columns name and label, but lacks {' and '.join(sorted(missing))}"
                 )
             for row in rows:
-                name, label = row["name"], row["label"] or None
+                name, label = row["name"], unicodedata.normalize("NFC", row["label"] or "") or None
                 if not name:
                     raise ValueError(f"line {rows.line_num} has no name")
                 if found.setdefault(name, label) != label:

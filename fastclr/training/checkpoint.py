@@ -6,15 +6,15 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast, get_type_hints
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastclr.files import write_atomically
+from fastclr.files import check_types, fits, write_atomically
 
 FORMAT = 3
 READABLE = (2, 3)
@@ -105,7 +105,39 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(contents, dict) or set(contents) != expected:
         found = sorted(contents) if isinstance(contents, dict) else type(contents).__name__
         raise ValueError(f"{path} must hold {sorted(expected)}, got {found}: it was made by another version of fastclr")
+    check_contents(contents, str(path))
     return Checkpoint(**contents)
+
+
+def check_contents(contents: dict[str, Any], source: str) -> None:
+    """Raise a ValueError unless the fields of a checkpoint have their types and its weights are finite numbers."""
+    check_types(contents, get_type_hints(Checkpoint), source)
+    for name in ("epoch", "step_in_epoch", "step"):
+        if contents[name] < 0:
+            raise ValueError(f"{name} in {source} must be at least 0, got {contents[name]}")
+    check_weights(contents["method"], source)
+
+
+def check_weights(state: Mapping[str, Any], source: str) -> None:
+    """Raise a ValueError unless all values are tensors that lie in memory as they are, and all numbers finite."""
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise ValueError(f"{name} in {source} must be a plain tensor, got {type(value).__name__}")
+        # a stride of 0 makes few bytes stand for any number of values
+        if value.nbytes > value.untyped_storage().nbytes():
+            raise ValueError(f"{name} in {source} must have its values in memory, got {tuple(value.shape)}")
+        if value.is_complex() or (value.is_floating_point() and not bool(value.isfinite().all())):
+            raise ValueError(f"{name} in {source} must be finite real numbers, got {value.dtype} with others")
+
+
+def load_state(module: nn.Module, state: Mapping[str, Any], source: str, built_from: str = "config.json") -> None:
+    """Put a stored state into a module; one that does not fit is a ValueError of one line."""
+    check_weights(state, source)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{source} does not fit {built_from}: {reason[:300]}") from error
 
 
 # the places of the sums in a checkpoint of format 2
@@ -125,11 +157,14 @@ def upgraded(contents: Any) -> Any:
 
     Format 2 had encoder and head under ``model``, the temperature under ``loss``, and the sums in one vector.
     """
-    if not isinstance(contents, dict) or not {"model", "loss", "totals"} <= set(contents):
+    parts: dict[str, Any] = {"model": dict[str, Any], "loss": dict[str, Any], "totals": Tensor}
+    if not isinstance(contents, dict) or not all(fits(contents.get(name), hint) for name, hint in parts.items()):
         return contents
     contents = dict(contents)
     model, loss, totals = contents.pop("model"), contents.pop("loss"), contents.pop("totals")
     names = FORMAT_2_SUMS if contents.get("probe") else FORMAT_2_SUMS[:5]
+    if totals.shape != (len(FORMAT_2_SUMS),) and totals.shape != (len(names),):
+        return contents
     method = {**model, **{f"criterion.{name}": value for name, value in loss.items()}}
     return {**contents, "method": method, "totals": {name: totals[index] for index, name in enumerate(names)}}
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from fastclr.files import lock, sync_folder
+from fastclr.files import lock, make_folder, sync_folder
 from fastclr.training.checkpoint import Checkpoint, checkpoint_path, find_fault, list_checkpoints, save_checkpoint
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._closed = False
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         sync_folder(folder.parent)
         self._lock = lock(folder / ".lock")
         for leftover in folder.glob("step-*.pt.tmp"):

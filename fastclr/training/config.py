@@ -6,11 +6,11 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 from fastclr.augment import AugmentConfig
 from fastclr.data.options import DataOptions
-from fastclr.files import write_text_atomically
+from fastclr.files import check_types, read_json, write_text_atomically
 from fastclr.methods import METHODS, MethodOptions, ModelOptions
 from fastclr.methods.options import Check
 from fastclr.training.optim import OptimizerOptions
@@ -116,8 +116,12 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
 
     @staticmethod
     def load(path: Path) -> PretrainConfig:
-        """Read what `save` wrote; an unknown or invalid field raises ValueError."""
-        return PretrainConfig.from_dict(json.loads(path.read_text()))
+        """Read what `save` wrote; an unknown or ill-typed field raises ValueError, which names the file."""
+        values = read_json(path)
+        try:
+            return PretrainConfig.from_dict(values)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: {error}") from error
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> PretrainConfig:
@@ -127,21 +131,30 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
         """
         values = dict(values)
         method = values.setdefault("method", "simclr")
-        if method not in METHODS:
+        if not isinstance(method, str) or method not in METHODS:
             raise ValueError(f"unknown method {method!r} in the configuration; was it made by a newer fastclr?")
+        for name in {method, "augment"} & set(values):
+            check_types(values, {name: dict[str, Any]}, "the configuration")
         own: dict[str, Any] = dict(values.pop(method, {}))
         own |= {name: values.pop(name) for name in ("temperature", "learnable_temperature") if name in values}
         if "augment" in values:  # JSON has no tuples
             drawn: dict[str, Any] = {
                 name: tuple(v) if isinstance(v, list) else v for name, v in values["augment"].items()
             }
+            check_options(AugmentConfig, drawn)
             values["augment"] = AugmentConfig(**drawn)
         for owner, given in ((PretrainConfig, values), (METHODS[method].Options, own)):
-            known = {f.name for f in dataclasses.fields(owner)} - {"options"}
-            if unknown := sorted(set(given) - known):
-                raise ValueError(f"unknown option(s) {unknown} in the configuration; was it made by a newer fastclr?")
+            check_options(owner, given)
         options = METHODS[method].Options(**own)
         return PretrainConfig(**{**values, "options": options})
+
+
+def check_options(owner: type, given: dict[str, Any]) -> None:
+    """Raise a ValueError unless all options are fields of a dataclass and have their types."""
+    hints = {name: hint for name, hint in get_type_hints(owner).items() if name not in ("options", "_")}
+    if unknown := sorted(set(given) - set(hints)):
+        raise ValueError(f"unknown option(s) {unknown} in the configuration; was it made by a newer fastclr?")
+    check_types(given, {name: hints[name] for name in given}, "the configuration")
 
 
 def flat(config: PretrainConfig) -> dict[str, Any]:

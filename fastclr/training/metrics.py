@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import logging
 import os
 import secrets
 import warnings
@@ -11,7 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from fastclr.files import sync_folder, write_text_atomically
+from fastclr.files import append_text, fits, make_folder, sync_folder, write_text_atomically
+
+NUMBERS = {
+    "loss",
+    "lr",
+    "knn",
+    "grad_norm",
+    "images_per_s",
+    "train_s",
+    "first_step_s",
+}  # what is drawn or computed with
+log = logging.getLogger("fastclr")
 
 
 class MetricsHook(Protocol):
@@ -22,6 +33,16 @@ class MetricsHook(Protocol):
 
     def close(self) -> None:
         """Write what is left; nothing is logged any more."""
+
+
+def is_record(value: object) -> bool:
+    """Tell whether a line of the log is a record: a kind, a step, an epoch from 1, and numbers or texts."""
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str) or not fits(value.get("step"), int):
+        return False
+    counts = value["step"] >= 0 and fits(value.get("epoch"), int) and value["epoch"] >= 1
+    good = all(isinstance(item, float) or fits(item, float | bool | str) for item in value.values())
+    texts = {name for name, item in value.items() if isinstance(item, str)}
+    return counts and good and NUMBERS.isdisjoint(texts) and not any(name.endswith("_accuracy") for name in texts)
 
 
 class MetricsLog:
@@ -43,8 +64,7 @@ class MetricsLog:
             OSError: it could not be written to the file, for one because the disk is full.
         """
         try:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(record) + "\n")
+            append_text(self.path, json.dumps(record) + "\n")
         except OSError as error:
             raise OSError(f"could not write to {self.path}: {error}; the last checkpoint is kept") from error
         for hook in list(self.hooks):
@@ -55,12 +75,21 @@ class MetricsLog:
                 warnings.warn(f"{type(hook).__name__} failed and is off: {error}", RuntimeWarning, stacklevel=2)
 
     def read(self) -> list[dict[str, Any]]:
-        """Return all whole records; a last line torn by a kill is left out."""
+        """Return all whole records; a last line torn by a kill, and what no `append` wrote, is left out."""
         records: list[dict[str, Any]] = []
+        foreign = 0
         if self.path.exists():
             for line in self.path.read_bytes().split(b"\n"):
-                with contextlib.suppress(ValueError):  # not JSON, or not UTF-8
-                    records.append(json.loads(line))
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError):  # not JSON, or not UTF-8
+                    continue
+                if is_record(record):
+                    records.append(record)
+                else:
+                    foreign += 1
+        if foreign:
+            log.warning("%s: %d line(s) are no records of a run and are left out", self.path, foreign)
         return records
 
     def keep_up_to(self, step: int, epochs: int) -> None:
@@ -183,8 +212,10 @@ def open_hooks(
     check_hooks(tensorboard=tensorboard, wandb=wandb)
     hooks: list[MetricsHook] = []
     if tensorboard:
+        make_folder(folder / "tensorboard")
         hooks.append(TensorBoardHook(folder / "tensorboard", step))
     if wandb is not None:
+        make_folder(folder / "wandb")
         hooks.append(WandbHook(folder, wandb, config))
     return hooks
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from fastclr.files import fits, read_json
 from fastclr.training.run import Run
 
 # evaluations every reader looks for, and substrings of the names they are stored under
@@ -20,8 +21,7 @@ def read_results(run: Run) -> dict[str, Any]:
     path = run.folder / "results.json"
     if not path.is_file():
         return {}
-    results = json.loads(path.read_text())
-    return results if isinstance(results, dict) else {}
+    return read_json(path)
 
 
 def score_rows(run: Run) -> list[tuple[str, str, str]]:
@@ -36,7 +36,14 @@ def score_rows(run: Run) -> list[tuple[str, str, str]]:
             rows += [(f"{name}: {inner}", *describe(value)) for inner, value in result.items()]
         else:
             rows.append((name, *describe(result if isinstance(result, dict) else {"value": result})))
-    last = next((r for r in reversed(run.metrics.read()) if r.get("kind") == "eval" and "knn" in r), None)
+    last = next(
+        (
+            r
+            for r in reversed(run.metrics.read())
+            if r.get("kind") == "eval" and fits(r.get("knn"), float) and "epoch" in r
+        ),
+        None,
+    )
     if last is not None:
         config = run.config
         protocol = f"after epoch {last['epoch']} of {config.epochs}, "
@@ -51,7 +58,7 @@ def score_rows(run: Run) -> list[tuple[str, str, str]]:
 
 def describe(result: dict[str, Any]) -> tuple[str, str]:
     """Return the scores of one result, and its remaining values as the protocol."""
-    scores = {n: v for n, v in result.items() if n.partition("_")[0] in SHARES and isinstance(v, (int, float))}
+    scores = {n: v for n, v in result.items() if n.partition("_")[0] in SHARES and fits(v, float)}
     rest = {name: value for name, value in result.items() if name not in {*scores, *DETAILS} and is_short(value)}
     if list(scores) == ["accuracy"]:
         score = percent(scores["accuracy"])

@@ -8,15 +8,17 @@ import fcntl
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
-from fastclr.files import sync_folder, write_atomically, write_text_atomically
-from fastclr.training.checkpoint import Checkpoint, load_latest
+from fastclr.files import read_json, sync_folder, write_atomically, write_text_atomically
+from fastclr.sources.printable import printable
+from fastclr.training.checkpoint import Checkpoint, load_latest, load_state
 from fastclr.training.checkpoint_writer import CheckpointWriter
 from fastclr.training.config import PretrainConfig, difference
 from fastclr.training.metrics import MetricsLog
@@ -24,6 +26,7 @@ from fastclr.training.metrics import MetricsLog
 if TYPE_CHECKING:
     from fastclr.methods.model import EncoderHead
 
+Built = TypeVar("Built", bound=nn.Module)
 
 # these change where and how often, not what is learnt
 FREE_TO_CHANGE = {
@@ -136,7 +139,7 @@ class Run:
         """Print a line, above the progress bar if there is one."""
         from tqdm import tqdm
 
-        tqdm.write(message, file=sys.stderr)
+        tqdm.write(printable(message), file=sys.stderr)
         sys.stderr.flush()
 
     def bar(self, total: int, initial: int, title: str, progress: bool) -> Any:
@@ -160,8 +163,9 @@ class Run:
         """Rebuild the encoder with the weights of the last checkpoint; errors are those of `load_model`."""
         from fastclr.methods.model import encoder_from
 
-        encoder = encoder_from(self.config)
-        encoder.load_state_dict(encoder_state(self._existing_checkpoint()))
+        checkpoint = self._existing_checkpoint()
+        encoder = built(encoder_from, self.config, str(self.folder / "config.json"))
+        load_state(encoder, encoder_state(checkpoint), f"the checkpoint of step {checkpoint.step} in {self.folder}")
         return encoder
 
     def load_model(self) -> EncoderHead:
@@ -173,14 +177,12 @@ class Run:
         """
         from fastclr.methods.model import build_model
 
-        model = build_model(self.config)
-        state = self._existing_checkpoint().method
-        kept = {name: value for name, value in state.items() if name.startswith(("encoder.", "head."))}
-        if missing := sorted(set(model.state_dict()) - set(kept)):
-            raise ValueError(
-                f"a run of method {self.config.method} has no projection head: its state lacks {missing[0]}"
-            )
-        model.load_state_dict(kept)
+        checkpoint = self._existing_checkpoint()
+        model = built(build_model, self.config, str(self.folder / "config.json"))
+        kept = {name: value for name, value in checkpoint.method.items() if name.startswith(("encoder.", "head."))}
+        if not any(name.startswith("head.") for name in kept):
+            raise ValueError(f"a run of method {self.config.method} has no projection head")
+        load_state(model, kept, f"the checkpoint of step {checkpoint.step} in {self.folder}")
         return model
 
     def _existing_checkpoint(self) -> Checkpoint:
@@ -196,11 +198,19 @@ class Run:
         try:
             with contextlib.suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            results = json.loads(path.read_text()) if path.exists() else {}
+            results = read_json(path) if path.exists() else {}
             results[name] = result
             write_text_atomically(path, json.dumps(results, indent=2) + "\n")
         finally:
             os.close(descriptor)
+
+
+def built(build: Callable[[PretrainConfig], Built], config: PretrainConfig, source: str) -> Built:
+    """Build a network of a stored configuration; one that cannot be made is a ValueError that names the file."""
+    try:
+        return build(config)
+    except RuntimeError as error:  # torch has no other for sizes that make no sense, or too little memory
+        raise ValueError(f"{source} asks for what cannot be built: {str(error).partition(chr(10))[0]}") from error
 
 
 def encoder_state(checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from fastclr.training.build import Training
-from fastclr.training.checkpoint import Checkpoint
+from fastclr.training.checkpoint import Checkpoint, load_state
 from fastclr.training.checkpoint_writer import CheckpointWriter
 from fastclr.training.evaluation import is_evaluation_due
 from fastclr.training.step import read_totals
@@ -53,10 +53,14 @@ def restore(training: Training, checkpoint: Checkpoint, folder: Path) -> None:
             f"{folder} was trained on other images than {training.config.data!r} holds now (fingerprint "
             f"{checkpoint.fingerprint[:12]}, now {fingerprint[:12]}): restore the originals, or start a new run"
         )
-    training.method.load_state_dict(checkpoint.method)
-    training.optimizer.load_state_dict(checkpoint.optimizer)
-    if training.probe is not None:
-        training.probe.load_state_dict(checkpoint.probe)
+    source = f"the checkpoint of step {checkpoint.step} in {folder}"
+    load_state(training.method, checkpoint.method, source)
+    try:
+        training.optimizer.load_state_dict(checkpoint.optimizer)
+        if training.probe is not None:
+            training.probe.load_state_dict(checkpoint.probe)
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise ValueError(f"the optimiser in {source} does not match: {type(error).__name__}: {error}") from error
     # the saved sums cover all processes of the time, however many, so just one of the current ones resumes them
     scale = 1.0 if training.world.is_main else 0.0
     training.totals.set({name: scale * torch.as_tensor(value) for name, value in checkpoint.totals.items()})

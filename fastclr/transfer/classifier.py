@@ -16,19 +16,28 @@ from fastclr.augment.fixed_view import crop_and_flip
 from fastclr.data import ImageDataset, ImageIndex, Splits
 from fastclr.device import resolve_device, uses_bf16
 from fastclr.evaluate import Extracted, evaluation_batches, extract_features
-from fastclr.files import write_atomically, write_text_atomically
+from fastclr.files import make_folder, read_json, write_atomically, write_text_atomically
 from fastclr.methods.model import build_model
 from fastclr.methods.supervised import Classifier, Supervised, SupervisedOptions, build_classifier
 from fastclr.training.build import MakeMethod
+from fastclr.training.checkpoint import load_state
 from fastclr.training.config import PretrainConfig
 from fastclr.training.loop import train_in
-from fastclr.training.run import Run
+from fastclr.training.run import Run, built
 
 KINDS = ("finetune", "distill")
 WEIGHTS = "model.safetensors"
 FORMAT = 1
 CHECKPOINTS = 20  # over a training
 SEED = "seed-"  # how the folders of the trainings of each seed begin
+ABOUT: dict[str, Any] = {
+    "format": int,
+    "layer": int,
+    "classes": list[str],
+    "settings": dict[str, Any],
+    "result": dict[str, Any],
+    "config": dict[str, Any],
+}
 
 
 def is_pretrained(run: Run) -> bool:
@@ -64,7 +73,7 @@ class Trained:
         """Write both files; the JSON file comes last and marks the folder as complete."""
         from safetensors.torch import save
 
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for kind in KINDS:
             (folder / f"{kind}.json").unlink(missing_ok=True)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
@@ -92,6 +101,7 @@ class Trained:
             FileNotFoundError: `folder` holds no trained classifier.
             ValueError: its format is not supported by this version, or the weights do not match.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         kind, about = read_about(folder)
@@ -99,11 +109,13 @@ class Trained:
             raise ValueError(f"{folder / kind}.json must have format {FORMAT}, got {about.get('format')!r}")
         config, layer, classes = PretrainConfig.from_dict(about["config"]), about["layer"], tuple(about["classes"])
         with torch.random.fork_rng():  # the initial weights drawn here are overwritten below
-            model = build_classifier(build_model(config), layer, len(classes), config.augment.size)
+            network = built(build_model, config, str(folder / f"{kind}.json"))
+            model = build_classifier(network, layer, len(classes), config.augment.size)
         try:
-            model.load_state_dict(load_file(folder / WEIGHTS))
-        except RuntimeError as error:
-            raise ValueError(f"{folder / WEIGHTS} does not match {kind}.json next to it: {error}") from error
+            state = load_file(folder / WEIGHTS)
+        except SafetensorError as error:
+            raise ValueError(f"{folder / WEIGHTS} is damaged: {error}") from error
+        load_state(model, state, str(folder / WEIGHTS), f"{kind}.json next to it")
         return Trained(kind, config, layer, classes, model, about["settings"], about["result"])
 
 
@@ -117,8 +129,7 @@ def read_about(folder: Path) -> tuple[str, dict[str, Any]]:
     for kind in KINDS:
         path = folder / f"{kind}.json"
         if path.is_file():
-            about: dict[str, Any] = json.loads(path.read_text())
-            return kind, about
+            return kind, read_json(path, ABOUT)
     expected = " or ".join(f"{kind}.json" for kind in KINDS)
     raise FileNotFoundError(f"{folder} holds no trained classifier: it has no {expected}")
 

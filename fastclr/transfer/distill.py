@@ -191,7 +191,7 @@ def find_teacher(folder: Path) -> Path:
         return folder
     found = []
     for path in sorted(folder.glob("*/finetune.json")):
-        if not read_about(path.parent)[1]["settings"]["from_scratch"]:
+        if not read_about(path.parent)[1]["settings"].get("from_scratch"):
             found.append(path.parent)
     if not found:
         raise FileNotFoundError(f"{folder} has no fine-tuned network: train one with fastclr finetune {folder}")

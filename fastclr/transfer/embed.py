@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
+import os
+import re
 import shutil
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
@@ -21,14 +25,17 @@ from fastclr.data.image_list import ImageList, Split
 from fastclr.data.load import list_images
 from fastclr.device import resolve_device
 from fastclr.evaluate import frozen, state_hash
-from fastclr.files import write_atomically, write_text_atomically
+from fastclr.files import create_new, is_own, make_folder, read_json, write_atomically, write_text_atomically
 from fastclr.sources.decode import Pixels, quiet_pillow
 from fastclr.training.run import Run
 from fastclr.transfer.feature_file import Array, FeatureFile, check_suffix, read_settings, write_features
 
 Kind = Literal["h", "z"]
+PART_NAME = re.compile(r"part-\d{8}\.npz")
 PART = 2048  # images between two parts: what a kill can lose
 BATCH_BYTES = 2**28  # of decoded pixels: a batch of large photos is cut short
+
+log = logging.getLogger("fastclr")
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,7 @@ def embed(
     Raises:
         ValueError: an argument does not fit; `out` or its parts were made with other settings; or more than half of
             the images cannot be read.
+        FloatingPointError: a feature is NaN or infinite.
         FileNotFoundError: the run has no checkpoint.
     """
     check_suffix(out)
@@ -108,7 +116,7 @@ def embed(
     module = load_module(run, features).to(where)
     listing = list_images(source, split)
     settings = describe(run, module, listing, features, half)
-    parts = Parts(out.with_name(f"{out.name}.parts"), settings)
+    parts = Parts(out.with_name(f"{out.name}.parts"), settings, len(listing.names))
     if out.exists():
         refuse_other(read_settings(out), settings, out)
         parts.remove()
@@ -116,7 +124,10 @@ def embed(
     resumed = parts.open()
     with frozen(module):
         for rows, vectors, failed in batches(run, module, listing, parts.done, where, batch_size):
-            parts.add(rows, vectors.to(torch.float16 if half else torch.float32), failed)
+            stored = vectors.to(torch.float16 if half else torch.float32)
+            if not bool(stored.isfinite().all()):
+                raise FloatingPointError(f"the features must be finite in {stored.dtype}, but some are NaN or infinite")
+            parts.add(rows, stored, failed)
     parts.flush()
     if 2 * len(parts.failed) > len(listing.names):
         parts.remove()  # so that the files are read anew when they have been mended
@@ -184,11 +195,19 @@ def batches(
             yield [], torch.empty(0), failed
 
 
+def mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, int]) -> Array:
+    """Return an array in a new file; a full disk is an OSError now, where it would end the process later."""
+    with create_new(path) as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
+        return np.memmap(file, dtype, "r+", shape=shape)
+
+
 class Parts:
     """Finished features in a folder: ``settings.json`` and ``part-N.npz``, each written whole or not at all."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder, self.settings = folder, settings
+    def __init__(self, folder: Path, settings: dict[str, Any], images: int) -> None:
+        self.folder, self.settings, self.images = folder, settings, images
         self.done: set[int] = set()
         self.failed: dict[int, str] = {}
         self._files = 0
@@ -200,26 +219,50 @@ class Parts:
         """Make the folder, or take over what is in it; return the number of images that are done.
 
         Raises:
-            ValueError: the parts that are there were made with other settings.
+            ValueError: the parts that are there were made with other settings, or by someone else.
+            OSError: the folder cannot be made, or is a link.
         """
         path = self.folder / "settings.json"
+        make_folder(self.folder)
+        if not is_own(self.folder):
+            raise ValueError(f"{self.folder} belongs to another user: remove it, or give another --out")
         if path.exists():
-            refuse_other(json.loads(path.read_text()), self.settings, self.folder)
+            refuse_other(read_json(path), self.settings, self.folder)
+        elif {entry.name for entry in self.folder.iterdir()} - {f"{path.name}.tmp"}:  # all that a kill leaves
+            raise ValueError(f"{self.folder} has no settings of fastclr: remove it, or give another --out")
         else:
-            self.folder.mkdir(exist_ok=True)
             text = json.dumps(self.settings, indent=2) + "\n"
             write_text_atomically(path, text)
-        for number, file in enumerate(self.files()):
-            with np.load(file, allow_pickle=False) as part:
-                self.done.update(part["rows"].tolist())
-                self.failed.update({int(row): reason for row, reason in json.loads(str(part["failed"])).items()})
-            self._files = number + 1
+        for file in self.files():
+            self._files = int(file.stem.removeprefix("part-")) + 1
+            try:
+                rows, failed = self.read(file)
+            except Exception as error:  # zipfile and NumPy raise many types for damaged files
+                log.warning("%s is damaged, and its images are embedded again: %s", file, error)
+                file.unlink()
+                continue
+            self.done.update(rows)
+            self.failed.update(failed)
         self.done.update(self.failed)
         return len(self.done)
 
     def files(self) -> list[Path]:
         """Return the finished parts in the order in which they were written."""
-        return sorted(self.folder.glob("part-*.npz"))
+        return sorted(path for path in self.folder.iterdir() if PART_NAME.fullmatch(path.name))
+
+    def read(self, file: Path) -> tuple[list[int], dict[int, str]]:
+        """Return the rows of a part, and those that could not be read with the reasons; any error if it is damaged."""
+        with np.load(file, allow_pickle=False) as part:
+            rows, features = part["rows"], part["features"]
+            failed = {int(row): str(reason) for row, reason in json.loads(str(part["failed"])).items()}
+        if rows.dtype != np.int64 or rows.ndim != 1 or features.ndim != 2 or len(features) != len(rows):
+            raise ValueError(f"rows and features must be int64 [n] and [n, F], got {rows.shape} and {features.shape}")
+        if features.dtype != self.settings["dtype"] or not np.isfinite(features).all():
+            raise ValueError(f"features must be finite {self.settings['dtype']}, got {features.dtype} with others")
+        found = [*rows.tolist(), *failed]
+        if len(set(found)) < len(found) or not self.done.isdisjoint(found) or not set(found) <= set(range(self.images)):
+            raise ValueError(f"rows must be new ones below {self.images}")
+        return rows.tolist(), failed
 
     def add(self, rows: list[int], features: Tensor, failed: dict[int, str]) -> None:
         """Take features of some rows, and write a part when there are enough."""
@@ -257,8 +300,7 @@ class Parts:
                 if len(rows) == 0:
                     continue
                 if whole is None:
-                    shape = (len(good), features.shape[1])
-                    whole = np.lib.format.open_memmap(self.folder / "whole.npy", "w+", features.dtype, shape)
+                    whole = mapped(self.folder / "whole", features.dtype, (len(good), features.shape[1]))
                 whole[np.searchsorted(good, rows)] = features
         if whole is None:
             raise ValueError(f"there are no features in {self.folder}")
@@ -273,5 +315,6 @@ class Parts:
         )
 
     def remove(self) -> None:
-        """Remove the folder, if it is there."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the folder, if it is there and was made here."""
+        if (self.folder / "settings.json").is_file():
+            shutil.rmtree(self.folder, ignore_errors=True)  # it follows no links

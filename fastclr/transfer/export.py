@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from fastclr.augment import AugmentConfig
 from fastclr.augment.fixed_view import CROP_ABOVE, CROP_FRACTION
-from fastclr.files import write_atomically, write_text_atomically
+from fastclr.files import make_folder, write_atomically, write_text_atomically
+from fastclr.sources.printable import printable
 from fastclr.training.run import Run
 from fastclr.transfer.loading_code import COMPUTATIONS, fill_path, timm_lines, torchvision_lines
 from fastclr.transfer.model_card import MARK, model_card
@@ -93,10 +94,12 @@ def export_run(
     if check and beside is not None:
         error = compare(encoder, contents, path.name, beside, kind, run.config.augment)
     card = model_card(run, kind, beside, inputs, licence)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if out is None:
+        make_folder(run.folder / "export")
+    make_folder(path.parent)
     write_atomically(path, lambda file: file.write(contents))
     readme = path.parent / "README.md"
-    write_text_atomically(readme, card)
+    write_text_atomically(readme, printable(card))
     return Exported(path, readme, None if lines is None else fill_path(lines, path), error)
 
 

@@ -13,10 +13,11 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from fastclr.files import write_atomically
+from fastclr.files import check_types, write_atomically
 
 SUFFIXES = (".npz", ".parquet")
 BLOCK = 65536  # rows that are held at once while writing and searching
+Pairs = tuple[tuple[str, str], ...]
 Array = npt.NDArray[Any]
 
 
@@ -150,9 +151,23 @@ def read_features(path: Path) -> FeatureFile:
     if not path.is_file():
         raise ValueError(f"there is no file of features at {path}: make one with fastclr embed")
     try:
-        return read_npz(path) if path.suffix == ".npz" else read_parquet(path)
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        table = read_npz(path) if path.suffix == ".npz" else read_parquet(path)
+        check_table(table)
+    except Exception as error:  # zipfile, NumPy and pyarrow raise many types for damaged files
         raise ValueError(f"{path} is no file of features that fastclr wrote: {error}") from error
+    return table
+
+
+def check_table(table: FeatureFile) -> None:
+    """Raise a ValueError unless the columns have their types, the labels are classes and the features are finite."""
+    kinds = {"features": "f", "ids": "i", "names": "U", "labels": "i"}
+    if odd := [name for name, kind in kinds.items() if getattr(table, name).dtype.kind != kind]:
+        raise ValueError(f"{odd[0]} must be of kind {kinds[odd[0]]!r}, got {getattr(table, odd[0]).dtype}")
+    check_types(vars(table), {"classes": tuple[str, ...], "settings": dict[str, Any], "skipped": Pairs}, "it")
+    if len(table) and not -1 <= table.labels.min() <= table.labels.max() < len(table.classes):
+        raise ValueError(f"labels must be in -1 .. {len(table.classes) - 1}")
+    if not all(np.isfinite(table.features[start : start + BLOCK]).all() for start in range(0, len(table), BLOCK)):
+        raise ValueError("its features must be finite, but some are NaN or infinite")
 
 
 def read_npz(path: Path) -> FeatureFile:
@@ -197,7 +212,7 @@ def read_settings(path: Path) -> dict[str, Any]:
                 settings = json.loads(str(stored["settings"]))
         else:
             settings = json.loads(arrow().parquet.read_schema(path).metadata[b"fastclr"])["settings"]
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # as in `read_features`
         raise ValueError(f"{path} exists and is no file of features that fastclr wrote: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path} exists and has no settings of fastclr")

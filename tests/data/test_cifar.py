@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import struct
 import tarfile
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from fastclr.data import load_dataset, load_splits
 
 RNG = np.random.default_rng(0)
+BATCH = python2_batch(np.zeros((2, 3072), np.uint8), [1, 1], b"labels")
 
 
 def cifar10() -> tuple[dict[str, bytes], npt.NDArray[np.uint8], list[int]]:
@@ -110,12 +112,71 @@ def test_pickles_run_no_code(tmp_path: Path) -> None:
         (pickle.dumps({b"data": np.zeros((2, 3072), np.uint8)}, 3), "test_batch lacks b'labels'"),
         (pickle.dumps({b"data": np.zeros((2, 3071), np.uint8), b"labels": [1, 1]}, 3), r"got uint8 \(2, 3071\)"),
         (pickle.dumps({b"data": np.zeros((2, 3072)), b"labels": [1, 1]}, 3), r"got float64 \(2, 3072\)"),
+        (pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, None]}, 3), "got 1 others, as NoneType"),
+        (pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 2**70]}, 3), "got 1 others, as int"),
+        (pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": 5}, 3), "must be a list, got int"),
         (pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 10]}, 3), r"labels must be in -1 .. 9"),
         (pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]}, 3), r"labels must be \[2\]"),
     ],
 )
 def test_damaged_cifar(content: bytes, message: str, tmp_path: Path) -> None:
     """Damage is a ValueError that says what was expected and what was found."""
+    files, _, _ = cifar10()
+    files["test_batch"] = content
+    with pytest.raises(ValueError, match=message):
+        load_splits(store(tmp_path / "bad.tar.gz", files, "cifar-10-batches-py"))
+
+
+def crashing_pickle() -> bytes:
+    """An array whose dtype becomes one of objects once its bytes are set: NumPy takes the bytes for pointers."""
+
+    def integer(number: int) -> bytes:
+        return b"J" + struct.pack("<i", number)
+
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(" + integer(0) + b"tB\x01\x00\x00\x00btR"
+    dtype = b"cnumpy\ndtype\n(X\x02\x00\x00\x00O8" + integer(0) + integer(1) + b"tRq\x01"
+
+    def state(flags: int) -> bytes:
+        return b"(" + integer(3) + b"X\x01\x00\x00\x00|NNN" + integer(-1) * 2 + integer(flags) + b"tb"
+
+    filled = (
+        b"("
+        + integer(1)
+        + b"("
+        + integer(4)
+        + b"t"
+        + dtype
+        + state(0)
+        + integer(0)
+        + b"B \x00\x00\x00"
+        + b"A" * 32
+        + b"tb"
+    )
+    key = b"X\x04\x00\x00\x00data"
+    return b"\x80\x03}(" + key + array + filled + b"X\x05\x00\x00\x00againh\x01" + state(63) + b"u."
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (crashing_pickle(), "a state is set twice"),
+        (crashing_pickle().replace(b"h\x01(J", b"K\x00(J"), "unexpected int"),
+        # NumPy would take eight times as many bytes as there are
+        (
+            python2_batch(np.zeros((2, 3072), np.uint8), [1, 1], b"labels").replace(b"u1K", b"u8K"),
+            r"got uint64 \(2, 3072\)",
+        ),
+        # a nested key exhausts the stack of C while it is hashed, and a memo of 2**32 places the memory
+        (b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"K\x01s.", "unexpected tuple"),
+        (b"\x80\x02}r\xff\xff\xff\xff.", "test_batch lacks b'data'"),
+        (b"\x80\x02}" + b"U\x04data" + b"(" * 10 + b"s.", "damaged pickle"),
+        (b"\x80\x02c__main__\nx\n.", "refused to load __main__.x"),
+        (b"\x80\x02ccopyreg\n_reconstructor\n.", "refused to load copyreg._reconstructor"),
+        (b"\x80\x02\x82\x01.", "refused to load opcode EXT1"),
+    ],
+)
+def test_hostile_pickles(content: bytes, message: str, tmp_path: Path) -> None:
+    """What would corrupt memory or run code, were it rebuilt by its own modules, is refused in one line."""
     files, _, _ = cifar10()
     files["test_batch"] = content
     with pytest.raises(ValueError, match=message):

@@ -287,6 +287,6 @@ def test_details_of_the_text() -> None:
     assert split_lines(SplitSurvey(105, 0, many, Spread(5, 5, 5))) == [
         "105 images, 21 classes of 5 / 5 / 5 images (min / median / max)"
     ]
-    assert "'a\\x1b[31m' 2" in split_lines(SplitSurvey(2, 0, {"a\x1b[31m": 2}, Spread(2, 2, 2)))[1]
+    assert "a\\x1b[31m 2" in split_lines(SplitSurvey(2, 0, {"a\x1b[31m": 2}, Spread(2, 2, 2)))[1]
     assert not any("WARNING" in line for line in copies(Copies("files", 3, {"test": 0}), False))
     assert evenly([str(i) for i in range(10)], 4) == ["0", "2", "5", "7"]

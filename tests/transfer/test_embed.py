@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -264,3 +265,105 @@ def test_search(
     other = stored_run(tmp_path / "other", "resnet18", 32, width=0.25)
     assert main(["search", out, picture, "--run", str(other.folder)]) == 2
     assert "not made by the current encoder" in capsys.readouterr().err
+
+
+def test_parts_follow_no_link_and_adopt_nothing(
+    run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, parts, prey = tmp_path / "f.npz", tmp_path / "f.npz.parts", tmp_path / "prey"
+    prey.write_text("precious")
+    (tmp_path / "elsewhere").mkdir()
+    parts.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="is a link"):
+        embed(run, pictures, out, split="test", device="cpu")
+    assert not list((tmp_path / "elsewhere").iterdir())
+    parts.unlink()
+    parts.mkdir()
+    (parts / "part-00000000.npz").write_bytes(b"whose?")
+    with pytest.raises(ValueError, match="has no settings of fastclr"):
+        embed(run, pictures, out, split="test", device="cpu")
+    (parts / "part-00000000.npz").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: parts.stat().st_uid + 1)
+        with pytest.raises(ValueError, match="belongs to another user"):
+            embed(run, pictures, out, split="test", device="cpu")
+    (parts / "settings.json.tmp").symlink_to(prey)
+    with monkeypatch.context() as patch:  # the links lie there when the parts are put together
+
+        def full(descriptor: int, start: int, size: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="No space left"):
+            embed(run, pictures, out, split="test", device="cpu")
+    for name in ("whole", "whole.npy"):
+        (parts / name).unlink(missing_ok=True)
+        (parts / name).symlink_to(prey)
+    (tmp_path / "f.npz.tmp").symlink_to(prey)
+    done = embed(run, pictures, out, split="test", device="cpu")
+    assert done is not None and done.images == done.resumed == 64
+    assert prey.read_text() == "precious" and not parts.exists()
+
+
+def test_parts_that_are_damaged_are_made_again(
+    run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, parts = tmp_path / "f.npz", tmp_path / "f.npz.parts"
+    with monkeypatch.context() as patch:
+
+        def full(path: Path, table: FeatureFile) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(fastclr.transfer.embed, "write_features", full)
+        with pytest.raises(OSError, match="No space left"):
+            embed(run, pictures, out, split="train", batch_size=32, device="cpu")
+    assert len(list(parts.glob("part-*.npz"))) == 4
+    (parts / "part-00000000.npz").write_bytes(b"")
+    with np.load(parts / "part-00000002.npz") as part:
+        stored = dict(part)
+    np.savez(parts / "part-00000002.npz", **{**stored, "features": stored["features"] * np.nan})
+    np.savez(parts / "part-00000003.npz", **{**stored, "rows": stored["rows"] + 10**6})
+    np.savez(parts / "part-00000009.npz", rows=np.array([{}], dtype=object))
+    done = embed(run, pictures, out, split="train", batch_size=32, device="cpu")
+    assert done is not None and done.images == 128 and done.resumed == 32
+    assert caplog.text.count("is damaged, and its images are embedded again") == 4
+    embed(run, pictures, tmp_path / "whole.npz", split="train", device="cpu")
+    one, other = read_features(out), read_features(tmp_path / "whole.npz")
+    np.testing.assert_allclose(one.features, other.features, atol=1e-6)
+    assert one.names.tolist() == other.names.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("features", np.full((3, 2), np.nan, np.float32), "must be finite"),
+        ("features", np.zeros((3, 2), np.int32), "features must be of kind 'f'"),
+        ("features", np.zeros((2, 2), np.float32), r"must be \[N, F\]"),
+        ("features", np.zeros((), np.float32), "unsized|must be"),
+        ("labels", np.array([0, 1, 2]), r"labels must be in -1 .. 1"),
+        ("names", np.arange(3), "names must be of kind 'U'"),
+        ("classes", np.arange(2), "classes in it must be"),
+        ("settings", np.array("5"), "settings in it must be"),
+        ("settings", np.array("[" * 100_000), "recursion"),
+        ("skipped", np.array("[[1, 2]]"), "skipped in it must be"),
+        ("ids", np.array([{}, {}, {}], dtype=object), "allow_pickle"),
+    ],
+)
+def test_files_of_features_are_checked(name: str, value: np.ndarray, message: str, tmp_path: Path) -> None:  # type: ignore[type-arg]
+    rows = np.arange(3, dtype=np.int64)
+    table = FeatureFile(np.eye(3, 2, dtype=np.float32), rows, rows.astype(str), rows * 0, ("a", "b"), {})
+    write_features(tmp_path / "f.npz", table)
+    with np.load(tmp_path / "f.npz") as stored:
+        arrays = {**stored, name: value}
+    np.savez(tmp_path / "f.npz", **arrays)
+    with pytest.raises(ValueError, match=f"f.npz is no file of features that fastclr wrote: .*{message}"):
+        read_features(tmp_path / "f.npz")
+
+
+def test_features_that_are_no_numbers_are_not_written(run: Run, pictures: Path, tmp_path: Path) -> None:
+    encoder = run.load_encoder()
+    torch.nn.init.constant_(next(encoder.parameters()), torch.inf)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(FloatingPointError, match="features must be finite"):
+        patch.setattr(StoredRun, "load_encoder", lambda self: encoder)
+        embed(run, pictures, tmp_path / "f.npz", split="test", device="cpu")
+    assert not (tmp_path / "f.npz").exists()

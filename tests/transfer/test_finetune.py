@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_run import TINY
 
 import fastclr.transfer.finetune
@@ -214,6 +215,23 @@ def test_a_damaged_folder_is_named(run: Run) -> None:
     about = json.loads((folder / "finetune.json").read_text())
     (folder / "finetune.json").write_text(json.dumps({**about, "layer": 0}))
     with pytest.raises(ValueError, match=r"model.safetensors does not match finetune.json"):
+        Trained.load(folder)
+    for change, message in (
+        ({"classes": 5}, "classes in .*finetune.json must be"),
+        ({"config": {"encoder": 5}}, "encoder in the configuration must be str"),
+        ({"layer": -1}, "from_layer must be from 0"),
+    ):
+        (folder / "finetune.json").write_text(json.dumps({**about, **change}))
+        with pytest.raises(ValueError, match=message):
+            Trained.load(folder)
+    (folder / "finetune.json").write_text(json.dumps(about))
+    weights = load_file(folder / "model.safetensors")
+    weights["linear.bias"][0] = torch.nan
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"linear.bias in .*model.safetensors must be finite"):
+        Trained.load(folder)
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged"):
         Trained.load(folder)
     (folder / "finetune.json").write_text(json.dumps({**about, "format": 99}))
     with pytest.raises(ValueError, match="must have format 1, got 99"):

@@ -1,0 +1,83 @@
+"""Writers follow no link that lies where they write."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from fastclr.files import append_text, create_new, is_own, lock, make_folder, write_text_atomically
+from fastclr.files import write_atomically as write
+
+
+@pytest.fixture
+def prey(tmp_path: Path) -> Path:
+    """A file that nobody asked to change."""
+    path = tmp_path / "prey"
+    path.write_text("precious")
+    return path
+
+
+@pytest.mark.parametrize("name", ["out.json.tmp", "out.json"])
+def test_a_planted_link_is_replaced_and_not_followed(prey: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(prey)
+    write_text_atomically(tmp_path / "out.json", "new")
+    assert prey.read_text() == "precious"
+    assert (tmp_path / "out.json").read_text() == "new" and not (tmp_path / "out.json").is_symlink()
+
+
+def test_a_link_that_hangs_makes_no_file(tmp_path: Path) -> None:
+    (tmp_path / "out.tmp").symlink_to(tmp_path / "elsewhere")
+    write_text_atomically(tmp_path / "out", "new")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_logs_and_locks_refuse_links(prey: Path, tmp_path: Path) -> None:
+    (tmp_path / "log").symlink_to(prey)
+    for call in (lambda: append_text(tmp_path / "log", "line\n"), lambda: lock(tmp_path / "log")):
+        with pytest.raises(OSError, match="symbolic links"):
+            call()
+    assert prey.read_text() == "precious"
+    append_text(tmp_path / "other", "é\n")
+    append_text(tmp_path / "other", "b\n")
+    assert (tmp_path / "other").read_text() == "é\nb\n"
+
+
+def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="is a link"):
+        make_folder(tmp_path / "checkpoints")
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+
+
+def test_two_that_write_one_file_never_mix(tmp_path: Path) -> None:
+    """The first finds at its end that its file is no longer its own; what the second wrote stays whole."""
+    path = tmp_path / "out"
+
+    def first(file: BinaryIO) -> None:
+        file.write(b"first")
+        write(path, lambda other: other.write(b"second"))
+        create_new(tmp_path / "out.tmp").close()  # a third one has just begun
+
+    with pytest.raises(OSError, match="another process writes the same file"):
+        write(path, first)
+    assert path.read_bytes() == b"second" and (tmp_path / "out.tmp").exists()
+
+
+def test_modes_are_those_of_other_files(tmp_path: Path) -> None:
+    write_text_atomically(tmp_path / "a", "")
+    (tmp_path / "b").touch()
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in "ab"}
+    assert len(modes) == 1
+
+
+def test_ownership(tmp_path: Path, prey: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to(prey)
+    assert is_own(prey) and not is_own(tmp_path / "link") and not is_own(tmp_path / "nothing")
+    monkeypatch.setattr(os, "geteuid", lambda: prey.stat().st_uid + 1)
+    assert not is_own(prey)

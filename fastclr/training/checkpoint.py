@@ -131,13 +131,13 @@ def check_weights(state: Mapping[str, Any], source: str) -> None:
 
 
 def load_state(module: nn.Module, state: Mapping[str, Any], source: str, built_from: str = "config.json") -> None:
-    """Put a stored state into a module; one that does not fit is a ValueError of one line."""
+    """Put a stored state into a module; one that does not match is a ValueError of one line."""
     check_weights(state, source)
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{source} does not fit {built_from}: {reason[:300]}") from error
+        raise ValueError(f"{source} does not match {built_from}: {reason[:300]}") from error
 
 
 # the places of the sums in a checkpoint of format 2

@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test test-unit test-slow test-interpret test-compile test-wheel test-bench test-oldest test-asan bench bench-compare publish \
+.PHONY: help install demo test test-unit test-interpret test-compile test-wheel test-bench test-oldest test-asan bench bench-compare publish \
 	site test-gpu bench-gpu record ladder imagenet tune tree lint types format wheel clean
 
 help:  ## list the targets
@@ -29,9 +29,6 @@ test: test-unit test-interpret test-compile test-bench test-wheel  ## all tests
 
 test-unit: $(READY)  ## library, operators, loop
 	$(PYTEST) tests --ignore tests/interpret --ignore tests/compile_only --ignore tests/wheel
-
-test-slow: $(READY)  ## of these, only what takes longer: fuzzing, kills, long trainings
-	$(PYTEST) -m slow tests --ignore tests/interpret --ignore tests/compile_only --ignore tests/wheel
 
 test-interpret: $(READY)  ## the Triton kernels in Triton's interpreter (its variable must precede the import)
 	TRITON_INTERPRET=1 $(PYTEST) tests/interpret

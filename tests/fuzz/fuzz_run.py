@@ -66,6 +66,23 @@ def npz(folder: Path) -> Case:
     return case
 
 
+def stl(folder: Path) -> Case:
+    """The binary files of STL-10, longer, shorter and with labels that are none."""
+    from fastclr.data.stl import IMAGE_BYTES, read_stl
+    from fastclr.sources.folder import index_folder
+
+    files = {name: bytes(IMAGE_BYTES) for name in ("train_X.bin", "test_X.bin", "unlabeled_X.bin")}
+    files |= {"train_y.bin": b"\x01", "test_y.bin": b"\x0a"}
+
+    def case(rng: random.Random) -> None:
+        spoilt = rng.choice([*files, "train_y.bin", "test_y.bin"])
+        for name, content in files.items():
+            (folder / name).write_bytes(damaged(content, rng) if name == spoilt else content)
+        read_stl(index_folder(folder), "")
+
+    return case
+
+
 def config(folder: Path) -> Case:
     """Configurations, results and environments of runs."""
     from damaged_cases import STORED
@@ -249,6 +266,7 @@ def operators(folder: Path) -> Case:
 KINDS: dict[str, Callable[[Path], Case]] = {
     "header": header,
     "tar": tar,
+    "stl": stl,
     "cls": lambda folder: shards(folder, "cls"),
     "json": lambda folder: shards(folder, "json"),
     "csv": csv,
@@ -267,7 +285,8 @@ COUNTS = {
     "tar": 1500,
     "cls": 1500,
     "json": 1500,
-    "csv": 3500,
+    "csv": 3000,
+    "stl": 500,
     "pickle": 3500,
     "npz": 600,
     "config": 1400,

@@ -265,9 +265,15 @@ class AugmentParams:
         """Read parameters written by `save`, onto the CPU.
 
         Raises:
+            OSError: the file cannot be read.
             ValueError: the file contains something else.
         """
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # torch raises many types
+            raise ValueError(f"{os.fspath(path)} does not contain augmentation parameters: {error}") from error
         if not isinstance(state, dict) or set(state) != {"packed"}:
             raise ValueError(f"{os.fspath(path)} does not contain augmentation parameters")
         return cls(state["packed"])

@@ -157,12 +157,14 @@ def upgraded(contents: Any) -> Any:
 
     Format 2 had encoder and head under ``model``, the temperature under ``loss``, and the sums in one vector.
     """
-    parts: dict[str, Any] = {"model": dict[str, Any], "loss": dict[str, Any], "totals": Tensor}
-    if not isinstance(contents, dict) or not all(fits(contents.get(name), hint) for name, hint in parts.items()):
+    parts: dict[str, Any] = {"model": dict[str, Any], "loss": dict[str, Any], "probe": dict[str, Any], "totals": Tensor}
+    if not isinstance(contents, dict):
         return contents
-    contents = dict(contents)
+    contents = {"probe": {}, **contents}
+    if not all(fits(contents.get(name), hint) for name, hint in parts.items()):
+        return contents
     model, loss, totals = contents.pop("model"), contents.pop("loss"), contents.pop("totals")
-    names = FORMAT_2_SUMS if contents.get("probe") else FORMAT_2_SUMS[:5]
+    names = FORMAT_2_SUMS if contents["probe"] else FORMAT_2_SUMS[:5]
     if totals.shape != (len(FORMAT_2_SUMS),) and totals.shape != (len(names),):
         return contents
     method = {**model, **{f"criterion.{name}": value for name, value in loss.items()}}

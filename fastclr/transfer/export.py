@@ -94,9 +94,10 @@ def export_run(
     if check and beside is not None:
         error = compare(encoder, contents, path.name, beside, kind, run.config.augment)
     card = model_card(run, kind, beside, inputs, licence)
-    if out is None:
+    if out is None:  # a folder that was named may be a link
         make_folder(run.folder / "export")
-    make_folder(path.parent)
+        make_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(contents))
     readme = path.parent / "README.md"
     write_text_atomically(readme, printable(card))

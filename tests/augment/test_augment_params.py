@@ -144,6 +144,10 @@ def test_params_print_save_and_load(tmp_path: Path) -> None:
     torch.save({"other": 1}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="does not contain augmentation parameters"):
         AugmentParams.load(tmp_path / "other.pt")
+    for content in (b"", b"no parameters", (tmp_path / "params.pt").read_bytes()[:-50]):
+        (tmp_path / "other.pt").write_bytes(content)
+        with pytest.raises(ValueError, match="does not contain augmentation parameters"):
+            AugmentParams.load(tmp_path / "other.pt")
 
 
 @pytest.mark.parametrize(

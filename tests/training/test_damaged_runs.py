@@ -150,10 +150,19 @@ def test_checkpoints_that_hold_something_else(folder: Path, contents: object) ->
     fails(lambda: Run.open(folder).load_model(), "must hold")
 
 
-@pytest.mark.parametrize("name", ["model", "loss", "totals"])
-def test_old_checkpoints_with_lists(folder: Path, name: str) -> None:
+@pytest.mark.parametrize("value", [[], 5, torch.zeros(3)])
+@pytest.mark.parametrize("name", ["model", "loss", "totals", "probe"])
+def test_old_checkpoints_with_other_values(folder: Path, name: str, value: object) -> None:
     contents = contents_of(folder / CHECKPOINT)
-    contents[name] = []
+    contents[name] = value
+    seal(folder / CHECKPOINT, contents, 2)
+    fails(lambda: Run.open(folder).load_model(), "must hold")
+
+
+@pytest.mark.parametrize("name", ["model", "loss", "totals"])
+def test_old_checkpoints_that_lack_something(folder: Path, name: str) -> None:
+    contents = contents_of(folder / CHECKPOINT)
+    del contents[name]
     seal(folder / CHECKPOINT, contents, 2)
     fails(lambda: Run.open(folder).load_model(), "must hold")
 

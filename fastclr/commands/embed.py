@@ -35,11 +35,15 @@ class EmbedOptions:
     """Images per forward pass."""
     device: str = "auto"
     """`auto` (CUDA if there is one), or a torch device."""
+    memory: float | None = None
+    """GB of main memory that images may take while they are decoded. Default: half of what is free."""
 
 
 def main(arguments: list[str]) -> None:
     """Embed, and say what was written."""
     options = tyro.cli(EmbedOptions, args=arguments, prog="fastclr embed")
+    if options.memory is not None and not 0 < options.memory < float("inf"):
+        raise ValueError(f"memory must be a positive number, got {options.memory}")
     done = embed(
         Run.open(options.run),
         options.images,
@@ -49,6 +53,7 @@ def main(arguments: list[str]) -> None:
         half=options.dtype == "float16",
         batch_size=options.batch_size,
         device=options.device,
+        memory_limit=None if options.memory is None else max(int(options.memory * 1e9), 1),
     )
     if done is None:
         print(f"{options.out} is there already, made with the same settings")

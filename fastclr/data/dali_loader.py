@@ -23,6 +23,7 @@ from fastclr.data.unreadable import (
     Failures,
     UnreadableError,
     check_loader_arguments,
+    check_waiting,
     default_workers,
     first_readable,
     record_unreadable,
@@ -79,7 +80,8 @@ class DaliLoader:
 
     Raises:
         TypeError: ``order`` is not an :class:`~fastclr.data.Order`.
-        ValueError: an argument is out of range, or there are too few images.
+        ValueError: an argument is out of range, there are too few images, or the batches that may wait do not fit into
+            the memory that images may take.
         ModuleNotFoundError: DALI or Pillow is not installed.
         RuntimeError: DALI cannot run on ``device``.
     """
@@ -107,6 +109,7 @@ class DaliLoader:
         self._index, self._prefetch, self._closed = with_resize(index, resize_shorter), prefetch, False
         self._by_dali = index.plain.numpy().copy()
         resize = self._index.resize_shorter is not None
+        check_waiting(self._index, order.batch_size * (prefetch + DEPTH))
         self._arguments = (min(order.batch_size, len(index)), workers, self.device, resize)
         self._decoder = DaliDecoder(*self._arguments)
         self._readers = ThreadPoolExecutor(workers, thread_name_prefix="fastclr-read")

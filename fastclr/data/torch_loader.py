@@ -24,6 +24,7 @@ from fastclr.data.unreadable import (
     Failures,
     UnreadableError,
     check_loader_arguments,
+    check_waiting,
     default_workers,
     first_readable,
     record_unreadable,
@@ -57,7 +58,7 @@ class TorchLoader:
     Raises:
         TypeError: ``order`` is not an :class:`~fastclr.data.Order`.
         ValueError: an argument is out of range, there are too few images, or the batches that may wait in the workers
-            do not fit into the system's shared memory.
+            do not fit into the system's shared memory, or into the memory that images may take.
         ModuleNotFoundError: Pillow is not installed.
     """
 
@@ -80,6 +81,7 @@ class TorchLoader:
         self.device = torch.device(device)
         self.order = order
         self.skipped: dict[str, str] = {}
+        check_waiting(index, order.batch_size * max(workers * prefetch, 1))
         if workers > 0:
             check_shared_memory(index, order.batch_size * workers * prefetch)
         self._index = index

@@ -21,6 +21,7 @@ from fastclr.data.plan import Plan
 from fastclr.data.prefetch import Prefetcher
 from fastclr.data.unreadable import (
     Failures,
+    RemarkSummary,
     UnreadableError,
     check_loader_arguments,
     check_waiting,
@@ -31,6 +32,7 @@ from fastclr.data.unreadable import (
 )
 from fastclr.sources.decode import Pixels, decode_image
 from fastclr.sources.jpeg import is_regular
+from fastclr.sources.remarks import REMARKS, quiet_pillow
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class DaliLoader:
         self.order = order
         self.skipped: dict[str, str] = {}
         self._index, self._prefetch, self._closed = with_resize(index, resize_shorter), prefetch, False
+        self._summary = RemarkSummary(self._index.source)
         self._by_dali = index.plain.numpy().copy()
         resize = self._index.resize_shorter is not None
         check_waiting(self._index, order.batch_size * (prefetch + DEPTH))
@@ -143,11 +146,13 @@ class DaliLoader:
     def _batches(self, prefetcher: Prefetcher[tuple[Batch, Failures]]) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
         try:
-            for batch, failures in prefetcher:
-                record_unreadable(self._index, failures, self.skipped)
-                yield batch
+            with quiet_pillow():
+                for batch, failures in prefetcher:
+                    record_unreadable(self._index, failures, self.skipped)
+                    yield batch
         except UnreadableError as error:
             raise error.named(self._index) from None
+        self._summary.add(REMARKS.take())
         if prefetcher is not self._prefetcher:
             raise RuntimeError("this epoch has ended: the loader was closed, or another epoch was started")
 

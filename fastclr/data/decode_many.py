@@ -15,8 +15,9 @@ from fastclr.augment.images import RaggedImages
 from fastclr.data.in_flight import work_in_order
 from fastclr.device import available_cores, available_memory, local_processes
 from fastclr.sources.byte_ranges import Encoded
-from fastclr.sources.decode import Pixels, decode_image, pillow, quiet_pillow, resized
+from fastclr.sources.decode import Pixels, decode_image, pillow, resized
 from fastclr.sources.folder import Files
+from fastclr.sources.remarks import quiet_pillow
 
 
 def progress_bar(total: int, description: str) -> Any:
@@ -115,7 +116,7 @@ def decode_files(
     decoded: dict[str, Pixels] = {}
     failed: dict[str, str] = {}
     total = 0
-    with bar, quiet_pillow():
+    with bar, quiet_pillow(files.source):
         for name, result in decode_in_order(files.stream(names), options):
             bar.update()
             if isinstance(result, str):

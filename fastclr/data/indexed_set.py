@@ -14,7 +14,8 @@ from fastclr.data.batch import check_label_range
 from fastclr.data.decode_many import progress_bar
 from fastclr.device import available_cores
 from fastclr.sources.byte_ranges import Storage
-from fastclr.sources.decode import Header, explain, pillow, quiet_pillow, read_header, resized
+from fastclr.sources.decode import Header, explain, pillow, read_header, resized
+from fastclr.sources.remarks import quiet_pillow
 
 # more threads than cores may read headers, because a thread mostly waits for the disk
 HEADER_THREADS = 16

@@ -20,10 +20,11 @@ from fastclr.data.decode_many import (
 )
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.indexed_set import ImageIndex, check_headers
-from fastclr.sources.decode import Header, Pixels, quiet_pillow
+from fastclr.sources.decode import Header, Pixels
 from fastclr.sources.entries import Entry
 from fastclr.sources.folder import Files
 from fastclr.sources.label_file import Labels, check_classes, check_names
+from fastclr.sources.remarks import quiet_pillow
 
 Groups = list[tuple[str, list[Entry]]]
 

@@ -11,6 +11,7 @@ from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.indexed_set import ImageIndex
 from fastclr.device import available_cores, local_processes
 from fastclr.sources.decode import explain
+from fastclr.sources.remarks import summarise
 
 T = TypeVar("T")
 
@@ -19,6 +20,20 @@ MAX_REPLACEMENTS = 64
 
 # rows that could not be read, each with the reason
 Failures = list[tuple[int, str]]
+
+
+class RemarkSummary:
+    """Counts the remarks of decoders about the images of a loader, and gives their number once."""
+
+    def __init__(self, source: str) -> None:
+        """Nothing was said yet."""
+        self._source, self._told = source, False
+
+    def add(self, count: int) -> None:
+        """Give the number of remarks of one epoch, unless that was done for an earlier one."""
+        if count and not self._told:
+            self._told = True
+            summarise(self._source, count)
 
 
 @dataclass

@@ -19,10 +19,11 @@ from fastclr.data.in_flight import work_in_order
 from fastclr.data.open_source import open_source
 from fastclr.data.pixel_source import PixelSource, image_at
 from fastclr.device import available_cores
-from fastclr.sources.decode import FORMATS, decode_image, pillow, quiet_pillow, resized
+from fastclr.sources.decode import FORMATS, decode_image, pillow, resized
 from fastclr.sources.entries import TEST_SPLITS, Entry
 from fastclr.sources.folder import Files
 from fastclr.sources.label_file import read_labels
+from fastclr.sources.remarks import quiet_pillow
 
 Result = TypeVar("Result")
 DECODED_PIXELS = 2 * 10**10  # at most decoded to find damage: 100,000 photos of 500 x 400
@@ -202,7 +203,7 @@ def survey_files(source: FileSource, options: DecodeOptions) -> tuple[Survey, li
         split, entry = entries[path]
         return examine(split, entry.kind, data)
 
-    with quiet_pillow():
+    with quiet_pillow(files.source):
         for path, found in map_files(files, list(entries), look, "reading", in_flight):
             if isinstance(found, str):
                 bad[path] = found

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +13,7 @@ import numpy.typing as npt
 
 from fastclr.sources import jpeg
 from fastclr.sources.byte_ranges import HEAD_BYTES, Storage
+from fastclr.sources.remarks import quiet_pillow
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,14 +41,6 @@ def pillow() -> ModuleType:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("reading images needs Pillow: pip install 'fastclr[train]'", name="PIL") from error
     return Image
-
-
-@contextmanager
-def quiet_pillow() -> Iterator[None]:
-    """Silence Pillow's warnings about odd files, which do not name the file, also in threads started meanwhile."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
 
 
 def is_image_name(name: str) -> bool:

@@ -22,7 +22,8 @@ from fastclr.data.load import list_images
 from fastclr.device import resolve_device
 from fastclr.evaluate import frozen, state_hash
 from fastclr.files import write_atomically, write_text_atomically
-from fastclr.sources.decode import Pixels, quiet_pillow
+from fastclr.sources.decode import Pixels
+from fastclr.sources.remarks import quiet_pillow
 from fastclr.training.run import Run
 from fastclr.transfer.feature_file import Array, FeatureFile, check_suffix, read_settings, write_features
 

@@ -32,6 +32,8 @@ class DataOptions:
     """CSV file with the columns name and label that gives the classes."""
     resize_shorter: int | None = None
     """Estimate memory and speed for images shrunk to this shorter side."""
+    memory: float | None = None
+    """GB of main memory that images may take at a time. Default: half of what is free."""
     gpu_images_per_s: float | None = None
     """Images per second that your GPU trains on. Default: 5000, for ResNet-50 at 224 px on an A100-class GPU."""
     data_root: str = "data"
@@ -62,11 +64,16 @@ def main(arguments: list[str]) -> None:
         return
     if options.path is None:
         raise ValueError("what to look at must be given: fastclr data PATH")
-    for name in ("resize_shorter", "gpu_images_per_s"):
+    for name in ("resize_shorter", "memory", "gpu_images_per_s"):
         if (value := getattr(options, name)) is not None and not 0 < value < float("inf"):
             raise ValueError(f"{name} must be a positive number, got {value}")
     source = locate(options.path, options.data_root, options.download)
-    found, samples = survey(source, labels=options.labels, resize_shorter=options.resize_shorter)
+    found, samples = survey(
+        source,
+        labels=options.labels,
+        resize_shorter=options.resize_shorter,
+        memory_limit=None if options.memory is None else max(int(options.memory * 1e9), 1),
+    )
     machine = measure_machine(found, samples, options.gpu_images_per_s or RESNET50_IMAGES_PER_S)
     if options.json:
         show(json.dumps({**dataclasses.asdict(found), "machine": machine}, indent=2))

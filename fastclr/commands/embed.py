@@ -36,11 +36,15 @@ class EmbedOptions:
     """Images per forward pass."""
     device: str = "auto"
     """`auto` (CUDA if available), or a torch device."""
+    memory: float | None = None
+    """GB of main memory that images may take while they are decoded. Default: half of what is free."""
 
 
 def main(arguments: list[str]) -> None:
     """Embed, and print a summary."""
     options = tyro.cli(EmbedOptions, args=arguments, prog="fastclr embed")
+    if options.memory is not None and not 0 < options.memory < float("inf"):
+        raise ValueError(f"memory must be a positive number, got {options.memory}")
     done = embed(
         Run.open(options.run),
         options.images,
@@ -50,6 +54,7 @@ def main(arguments: list[str]) -> None:
         half=options.dtype == "float16",
         batch_size=options.batch_size,
         device=options.device,
+        memory_limit=None if options.memory is None else max(int(options.memory * 1e9), 1),
     )
     if done is None:
         show(f"{options.out} already exists, made with the same settings")

@@ -21,8 +21,10 @@ from fastclr.data.plan import Plan
 from fastclr.data.prefetch import Prefetcher
 from fastclr.data.unreadable import (
     Failures,
+    RemarkSummary,
     UnreadableError,
     check_loader_arguments,
+    check_waiting,
     default_workers,
     first_readable,
     record_unreadable,
@@ -30,6 +32,7 @@ from fastclr.data.unreadable import (
 )
 from fastclr.sources.decode import Pixels, decode_image
 from fastclr.sources.jpeg import is_regular
+from fastclr.sources.remarks import REMARKS, quiet_pillow
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ class DaliLoader:
 
     Raises:
         TypeError: ``order`` is not an :class:`~fastclr.data.Order`.
-        ValueError: an argument is out of range, or there are too few images.
+        ValueError: an argument is out of range, there are too few images, or the batches that may wait do not fit into
+            the memory that images may take.
         ModuleNotFoundError: DALI or Pillow is not installed.
         RuntimeError: DALI cannot run on ``device``.
     """
@@ -105,8 +109,10 @@ class DaliLoader:
         self.order = order
         self.skipped: dict[str, str] = {}
         self._index, self._prefetch, self._closed = with_resize(index, resize_shorter), prefetch, False
+        self._summary = RemarkSummary(self._index.source)
         self._by_dali = index.plain.numpy().copy()
         resize = self._index.resize_shorter is not None
+        check_waiting(self._index, order.batch_size * (prefetch + DEPTH))
         self._arguments = (min(order.batch_size, len(index)), workers, self.device, resize)
         self._decoder = DaliDecoder(*self._arguments)
         self._readers = ThreadPoolExecutor(workers, thread_name_prefix="fastclr-read")
@@ -140,11 +146,13 @@ class DaliLoader:
     def _batches(self, prefetcher: Prefetcher[tuple[Batch, Failures]]) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
         try:
-            for batch, failures in prefetcher:
-                record_unreadable(self._index, failures, self.skipped)
-                yield batch
+            with quiet_pillow():
+                for batch, failures in prefetcher:
+                    record_unreadable(self._index, failures, self.skipped)
+                    yield batch
         except UnreadableError as error:
             raise error.named(self._index) from None
+        self._summary.add(REMARKS.take())
         if prefetcher is not self._prefetcher:
             raise RuntimeError("this epoch has ended: the loader was closed, or another epoch was started")
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +12,12 @@ import torch
 from torch import Tensor
 
 from fastclr.augment.images import RaggedImages
+from fastclr.data.in_flight import work_in_order
 from fastclr.device import available_cores, available_memory, local_processes
-from fastclr.sources.decode import Pixels, decode_image, explain, pillow, quiet_pillow, resized
+from fastclr.sources.byte_ranges import Encoded
+from fastclr.sources.decode import Pixels, decode_image, pillow, resized
 from fastclr.sources.folder import Files
+from fastclr.sources.remarks import quiet_pillow
 
 
 def progress_bar(total: int, description: str) -> Any:
@@ -34,9 +33,9 @@ def progress_bar(total: int, description: str) -> Any:
     return tqdm(total=total, desc=description, unit=" images", disable=not sys.stderr.isatty())
 
 
-CHUNK = 16
-# an encoded image, its path, or what reads it
-Content = bytes | Path | Callable[[], bytes]
+BLOCK = 2**26  # bytes; glibc maps what is larger than 2**25 by itself, so that it can be returned to the system
+IN_FLIGHT = 4  # images that are being decoded may take this part of what those that are kept may take,
+LEAST_IN_FLIGHT = 2**26  # and this in any case: a photo of 4 megapixels
 
 
 @dataclass(frozen=True)
@@ -68,33 +67,62 @@ class DecodeOptions:
         """Return how many bytes of decoded pixels this process may hold in main memory."""
         return available_memory() // 2 // local_processes() if self.memory_limit is None else self.memory_limit
 
+    def in_flight(self) -> int:
+        """Return how many bytes may be held for images that are being decoded, beside those that are kept."""
+        return max(self.budget() // IN_FLIGHT, LEAST_IN_FLIGHT)
+
+
+class Blocks:
+    """Arrays of pixels, copied into large blocks of memory.
+
+    The system takes a large block back once it is freed, but seldom the space of small ones that threads allocated: the
+    images of a set would take twice their size while they are brought together.
+    """
+
+    def __init__(self) -> None:
+        """There is no block yet."""
+        self._free = np.empty(0, dtype=np.uint8)
+
+    def keep(self, pixels: Pixels) -> Pixels:
+        """Return a copy of `pixels`, ``[H, W, 3]``, in the current block or in a new one."""
+        if pixels.nbytes > BLOCK:
+            return pixels
+        if pixels.nbytes > len(self._free):
+            self._free = np.empty(BLOCK, dtype=np.uint8)
+        copy = self._free[: pixels.nbytes].reshape(pixels.shape)
+        self._free = self._free[pixels.nbytes :]
+        copy[...] = pixels
+        return copy
+
 
 def decode_files(
-    files: Files, names: Collection[str], options: DecodeOptions
+    files: Files, groups: Sequence[Collection[str]], options: DecodeOptions
 ) -> tuple[dict[str, Pixels], dict[str, str]]:
-    """Decode the files ``names``; return their pixels by name and, for those that cannot be decoded, the reasons.
+    """Decode several groups of files; return pixels by name and, for those that cannot be decoded, the reasons.
 
-    On a terminal, a progress bar is shown.
+    Pixels of a group lie together, so that they can be freed together. On a terminal, a progress bar is shown.
 
     Raises:
         ValueError: the images would not fit into memory, or more than half cannot be decoded.
         ModuleNotFoundError: Pillow or tqdm is not installed.
     """
     pillow()  # a missing package is one error, not one for every file
+    names = [name for group in groups for name in group]
     bar = progress_bar(len(names), "decoding")
     limit = options.budget()
     check_memory(files.source, estimated_bytes(files, len(names), options), len(names), limit)
 
+    blocks = {name: block for group in groups for block in [Blocks()] for name in group}
     decoded: dict[str, Pixels] = {}
     failed: dict[str, str] = {}
     total = 0
-    with bar, quiet_pillow():
-        for name, result in decode_in_order(files.read(names), options):
+    with bar, quiet_pillow(files.source):
+        for name, result in decode_in_order(files.stream(names), options):
             bar.update()
             if isinstance(result, str):
                 failed[name] = result
                 continue
-            decoded[name] = result
+            decoded[name] = blocks[name].keep(result)
             total += result.nbytes
             if total > limit:
                 check_memory(files.source, round(total * len(names) / len(decoded)), len(names), limit)
@@ -126,29 +154,15 @@ def check_memory(source: str, needed: int, count: int, limit: int) -> None:
 
 
 def decode_in_order(
-    encoded: Iterator[tuple[str, Content]], options: DecodeOptions
+    encoded: Iterable[tuple[str, Encoded]], options: DecodeOptions
 ) -> Iterator[tuple[str, Pixels | str]]:
-    """Decode in several threads with a few files in flight; yield name and pixels, or name and reason, in order."""
-    workers = options.workers or available_cores()
-    window: deque[Future[list[tuple[str, Pixels | str]]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="fastclr-decode") as pool:
-        while chunk := list(islice(encoded, CHUNK)):
-            window.append(pool.submit(decode_chunk, chunk, options.resize_shorter))
-            if len(window) > 2 * workers:
-                yield from window.popleft().result()
-        while window:
-            yield from window.popleft().result()
+    """Decode in several threads, a few images at a time; yield name and pixels, or name and reason, in order."""
 
+    def decode(_: str, data: bytes) -> Pixels:
+        return decode_image(data, options.resize_shorter)
 
-def decode_chunk(chunk: list[tuple[str, Content]], resize_shorter: int | None) -> list[tuple[str, Pixels | str]]:
-    """Decode a few files; whatever Pillow raises for a damaged file becomes a reason."""
-    results: list[tuple[str, Pixels | str]] = []
-    for name, data in chunk:
-        try:
-            results.append((name, decode_image(data() if callable(data) else data, resize_shorter)))
-        except Exception as error:
-            results.append((name, explain(error)))
-    return results
+    workers, resize = options.workers or available_cores(), options.resize_shorter
+    return work_in_order(encoded, decode, options.in_flight(), workers, resize, lambda pixels: pixels.nbytes)
 
 
 def pack(pixels: list[Pixels]) -> Tensor | RaggedImages:

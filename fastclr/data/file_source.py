@@ -104,7 +104,7 @@ class FileSource:
         def read(wanted: Collection[int], options: DecodeOptions) -> Iterator[tuple[int, Pixels | str]]:
             chosen_rows = set(wanted)
             paths = [path for path, row in rows.items() if row in chosen_rows]
-            for path, result in decode_in_order(self.contents.files.read(paths), options):
+            for path, result in decode_in_order(self.contents.files.stream(paths), options):
                 yield rows[path], result
 
         return ImageList(tuple(rows), class_labels(entries, classes).numpy(), classes, read)

@@ -14,7 +14,8 @@ from fastclr.data.batch import check_label_range
 from fastclr.data.decode_many import progress_bar
 from fastclr.device import available_cores
 from fastclr.sources.byte_ranges import Storage
-from fastclr.sources.decode import Header, explain, pillow, quiet_pillow, read_header, resized
+from fastclr.sources.decode import Header, explain, pillow, read_header, resized
+from fastclr.sources.remarks import quiet_pillow
 
 # more threads than cores may read headers, because a thread mostly waits for the disk
 HEADER_THREADS = 16
@@ -37,6 +38,7 @@ class ImageIndex:
         source: where the images came from, for messages.
         skipped: ``(name, reason)`` of each file that was left out.
         resize_shorter: loaders reduce the shorter side of larger images to this many pixels; None keeps every size.
+        memory_limit: bytes that images may take in loaders; None is half of the free memory.
 
     Raises:
         ValueError: the lengths differ, or a label is outside ``-1 .. len(classes) - 1``.
@@ -52,6 +54,7 @@ class ImageIndex:
     source: str
     skipped: tuple[tuple[str, str], ...] = ()
     resize_shorter: int | None = None
+    memory_limit: int | None = None
 
     def __post_init__(self) -> None:
         """Check the lengths and the range of the labels."""

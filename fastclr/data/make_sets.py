@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastclr.data.decode_many import DecodeOptions, check_memory, check_readable, decode_files, decode_in_order, pack
+from fastclr.data.decode_many import (
+    DecodeOptions,
+    check_memory,
+    check_readable,
+    decode_files,
+    decode_in_order,
+    pack,
+)
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.indexed_set import ImageIndex, check_headers
-from fastclr.sources.decode import Header, Pixels, quiet_pillow
+from fastclr.sources.decode import Header, Pixels
 from fastclr.sources.entries import Entry
 from fastclr.sources.folder import Files, unread_images
 from fastclr.sources.label_file import Labels, check_classes, check_names
+from fastclr.sources.remarks import quiet_pillow
 
 Groups = list[tuple[str, list[Entry]]]
 
@@ -44,7 +51,7 @@ def decode_entries(
     """
     for _, entries in groups:
         check_classes(class_names(entries), classes, files.source)
-    decoded, failed = decode_files(files, [entry.path for _, entries in groups for entry in entries], options)
+    decoded, failed = decode_files(files, [[entry.path for entry in entries] for _, entries in groups], options)
     sets = []
     for good, fields in readable(files, groups, classes, failed):
         sets.append(ImageDataset(images=pack([decoded.pop(entry.path) for entry in good]), **fields))
@@ -80,6 +87,7 @@ def index_entries(files: Files, groups: Groups, classes: tuple[str, ...], option
             sizes=torch.tensor([(header.height, header.width) for header in found], dtype=torch.int64),
             plain=torch.tensor([header.plain for header in found]),
             resize_shorter=options.resize_shorter,
+            memory_limit=options.memory_limit,
             **fields,
         )
         sets.append(index)
@@ -96,9 +104,9 @@ def decoded(images: ImageDataset | ImageIndex) -> ImageDataset:
     """
     if isinstance(images, ImageDataset):
         return images
-    options = DecodeOptions(images.resize_shorter)
+    options = DecodeOptions(images.resize_shorter, images.memory_limit)
     check_memory(images.source, images.nbytes, len(images), options.budget())
-    encoded = ((str(row), partial(images.read, row)) for row in range(len(images)))
+    encoded = ((str(row), images.storage.encoded(row)) for row in range(len(images)))
     rows: list[int] = []
     pixels: list[Pixels] = []
     skipped: list[tuple[str, str]] = []

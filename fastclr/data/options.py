@@ -32,6 +32,8 @@ class DataOptions:
     """`resident` keeps decoded images; `dali`, `torch` decode every epoch; `auto`: resident if it fits, else dali."""
     workers: int | None = None
     """Threads (resident, dali) or processes (torch) that decode. Default: one per core."""
+    memory: float | None = None
+    """GB of main memory that images may take. Default: half of what is free, shared by the processes of a job."""
     prefetch: int = 2
     """Batches that dali, or each worker of torch, decodes ahead of the training step."""
 
@@ -42,5 +44,11 @@ class DataOptions:
             ("resize_shorter", self.resize_shorter is None or self.resize_shorter >= 1, "a positive number or None"),
             ("loader", self.loader in get_args(LoaderKind), f"one of {get_args(LoaderKind)}"),
             ("workers", self.workers is None or self.workers >= 0, "at least 0 or None"),
+            ("memory", self.memory is None or 0 < self.memory < float("inf"), "a positive number or None"),
             ("prefetch", self.prefetch >= 1, "at least 1"),
         ]
+
+    @property
+    def memory_limit(self) -> int | None:
+        """`memory` in bytes."""
+        return None if self.memory is None else max(int(self.memory * 1e9), 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +21,10 @@ from fastclr.data.order import Order
 from fastclr.data.plan import Plan
 from fastclr.data.unreadable import (
     Failures,
+    RemarkSummary,
     UnreadableError,
     check_loader_arguments,
+    check_waiting,
     default_workers,
     first_readable,
     record_unreadable,
@@ -31,11 +32,14 @@ from fastclr.data.unreadable import (
 )
 from fastclr.sources.byte_ranges import Storage
 from fastclr.sources.decode import Pixels, decode_image, pillow
+from fastclr.sources.remarks import REMARKS, quiet_pillow
 
 SHARED_MEMORY = Path("/dev/shm")
 
 # epoch and step
 Position = tuple[int, int]
+# a batch, its unreadable images, and the number of remarks of decoders meanwhile
+Step = tuple[Batch, Failures, int]
 
 
 class TorchLoader:
@@ -57,7 +61,7 @@ class TorchLoader:
     Raises:
         TypeError: ``order`` is not an :class:`~fastclr.data.Order`.
         ValueError: an argument is out of range, there are too few images, or the batches that may wait in the workers
-            do not fit into the system's shared memory.
+            do not fit into the system's shared memory, or into the memory that images may take.
         ModuleNotFoundError: Pillow is not installed.
     """
 
@@ -80,12 +84,14 @@ class TorchLoader:
         self.device = torch.device(device)
         self.order = order
         self.skipped: dict[str, str] = {}
+        check_waiting(index, order.batch_size * max(workers * prefetch, 1))
         if workers > 0:
             check_shared_memory(index, order.batch_size * workers * prefetch)
         self._index = index
+        self._summary = RemarkSummary(index.source)
         self._positions: list[Position] = []
         self._run = 0
-        self._loader: DataLoader[tuple[Batch, Failures] | UnreadableError] | None = DataLoader(
+        self._loader: DataLoader[Step | UnreadableError] | None = DataLoader(
             StepDataset(index.storage, index.ids, index.labels, self.plan, index.resize_shorter),
             sampler=self._positions,
             batch_size=None,
@@ -120,20 +126,24 @@ class TorchLoader:
         return self._batches(self._loader, self._run, epoch, start_step)
 
     def _batches(
-        self, loader: DataLoader[tuple[Batch, Failures] | UnreadableError], run: int, epoch: int, start_step: int
+        self, loader: DataLoader[Step | UnreadableError], run: int, epoch: int, start_step: int
     ) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
         self._check_run(run)
         self._positions[:] = [(epoch, step) for step in range(start_step, len(self))]
         with blocked_signals():
             results = iter(loader)
-        for result in results:
-            if isinstance(result, UnreadableError):
-                raise result.named(self._index)
-            batch, failures = result
-            record_unreadable(self._index, failures, self.skipped)
-            yield batch.to(self.device, non_blocking=True)
-            self._check_run(run)
+        remarks = 0
+        with quiet_pillow():
+            for result in results:
+                if isinstance(result, UnreadableError):
+                    raise result.named(self._index)
+                batch, failures, said = result
+                remarks += said
+                record_unreadable(self._index, failures, self.skipped)
+                yield batch.to(self.device, non_blocking=True)
+                self._check_run(run)
+        self._summary.add(remarks)
 
     def _check_run(self, run: int) -> None:
         """Raise RuntimeError when the workers are busy with another epoch."""
@@ -149,7 +159,7 @@ class TorchLoader:
 
 
 @dataclass
-class StepDataset(Dataset["tuple[Batch, Failures] | UnreadableError"]):
+class StepDataset(Dataset["Step | UnreadableError"]):
     """The batch of every position ``(epoch, step)``, decoded on demand; the workers get this part of the loader."""
 
     storage: Storage
@@ -162,10 +172,10 @@ class StepDataset(Dataset["tuple[Batch, Failures] | UnreadableError"]):
         """Remember the permuted rows of one epoch."""
         self._permuted: tuple[int, Tensor] | None = None
 
-    def __getitem__(self, position: Position) -> tuple[Batch, Failures] | UnreadableError:
-        """Return the batch and its unreadable images, or the error because of which there is no batch.
+    def __getitem__(self, position: Position) -> Step | UnreadableError:
+        """Return the batch, its unreadable images and the number of remarks, or the error that prevents it.
 
-        It is returned, not raised, because an error raised in a worker is reported as a page of text.
+        That is returned, not raised, because an error raised in a worker is reported as a page of text.
         """
         epoch, step = position
         if self._permuted is None or self._permuted[0] != epoch:
@@ -181,7 +191,7 @@ class StepDataset(Dataset["tuple[Batch, Failures] | UnreadableError"]):
             rows.append(found[0])
             pixels.append(found[1])
             failures += found[2]
-        return Batch(pack(pixels), self.ids[rows], self.labels[rows]), failures
+        return Batch(pack(pixels), self.ids[rows], self.labels[rows]), failures, REMARKS.take()
 
     def decode(self, row: int) -> Pixels:
         """Return the pixels of the image at ``row``."""
@@ -202,8 +212,9 @@ def blocked_signals() -> Iterator[None]:
 
 
 def start_worker(_: int) -> None:
-    """Prepare a worker: silence Pillow's warnings, which do not name the file, and let only the parent end it."""
-    warnings.filterwarnings("ignore", module=r"PIL\.")
+    """Prepare a worker: count what Pillow says, which does not name the file, and let only the parent end it."""
+    REMARKS.enter()
+    REMARKS.take()
     # a terminal or a scheduler signals all processes of a job, but the consumer still needs batches to stop cleanly
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.indexed_set import ImageIndex
 from fastclr.device import available_cores, local_processes
 from fastclr.sources.decode import explain
+from fastclr.sources.remarks import summarise
 
 T = TypeVar("T")
 
@@ -18,6 +20,20 @@ MAX_REPLACEMENTS = 64
 
 # rows that could not be read, each with the reason
 Failures = list[tuple[int, str]]
+
+
+class RemarkSummary:
+    """Counts the remarks of decoders about the images of a loader, and gives their number once."""
+
+    def __init__(self, source: str) -> None:
+        """Nothing was said yet."""
+        self._source, self._told = source, False
+
+    def add(self, count: int) -> None:
+        """Give the number of remarks of one epoch, unless that was done for an earlier one."""
+        if count and not self._told:
+            self._told = True
+            summarise(self._source, count)
 
 
 @dataclass
@@ -74,6 +90,17 @@ def check_loader_arguments(workers: int, prefetch: int, resize_shorter: int | No
         raise ValueError(f"prefetch must be at least 1, got {prefetch}")
     if resize_shorter is not None and resize_shorter < 1:
         raise ValueError(f"resize_shorter must be at least 1 or None, got {resize_shorter}")
+
+
+def check_waiting(index: ImageIndex, images: int) -> None:
+    """Raise ValueError if that many decoded images, which wait for the consumer, are too many for the memory."""
+    needed = index.nbytes / max(len(index), 1) * images
+    limit = DecodeOptions(memory_limit=index.memory_limit).budget()
+    if needed > limit:
+        raise ValueError(
+            f"batches that are decoded ahead take about {needed / 1e9:.3g} GB, and {limit / 1e9:.3g} GB may be used: "
+            "choose fewer workers, a smaller prefetch, batch_size or resize_shorter, or more memory (--memory)"
+        )
 
 
 def with_resize(index: ImageIndex, resize_shorter: int | None) -> ImageIndex:

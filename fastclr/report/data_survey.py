@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import io
-import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
-from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
+from fastclr.data.decode_many import LEAST_IN_FLIGHT, DecodeOptions, progress_bar
 from fastclr.data.file_source import FileSource, labelled
 from fastclr.data.image_source import ImageSource
+from fastclr.data.in_flight import work_in_order
 from fastclr.data.open_source import open_source
 from fastclr.data.pixel_source import PixelSource, image_at
 from fastclr.device import available_cores
-from fastclr.sources.decode import FORMATS, decode_image, explain, pillow, quiet_pillow, resized
+from fastclr.sources.decode import FORMATS, decode_image, pillow, resized
 from fastclr.sources.entries import TEST_SPLITS, Entry
 from fastclr.sources.folder import Files, other_suffixes
 from fastclr.sources.label_file import read_labels
+from fastclr.sources.remarks import quiet_pillow
 
 Result = TypeVar("Result")
 DECODED_PIXELS = 2 * 10**10  # at most decoded to find damage: 100,000 photos of 500 x 400
+SAMPLES_SHARE = 8  # they may take this part of the memory
 SAMPLES = 256  # images used to measure the speed of decoding
-CHUNK = 16
 HELD_OUT = "a part of every class of train (--holdout)"
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -136,7 +136,11 @@ class Facts:
 
 
 def survey(
-    source: str | Path, *, labels: str | Path | None = None, resize_shorter: int | None = None
+    source: str | Path,
+    *,
+    labels: str | Path | None = None,
+    resize_shorter: int | None = None,
+    memory_limit: int | None = None,
 ) -> tuple[Survey, list[bytes]]:
     """Examine every image of `source`.
 
@@ -147,6 +151,7 @@ def survey(
         source: as in :func:`fastclr.data.load_splits`; names of published data sets must be looked up before.
         labels: CSV file with the classes.
         resize_shorter: estimate the memory that the images take after this reduction of the shorter side.
+        memory_limit: bytes that images may take at a time; None is half of the free memory. Larger ones are unreadable.
 
     Returns:
         The survey, and up to 256 evenly spaced images as they are stored, to measure how fast they decode.
@@ -157,11 +162,12 @@ def survey(
     """
     mapping = None if labels is None else read_labels(labels)
     opened = open_source(source)
-    return survey_images(opened if mapping is None else opened.relabelled(mapping), resize_shorter)
+    options = DecodeOptions(resize_shorter, memory_limit)
+    return survey_images(opened if mapping is None else opened.relabelled(mapping), options)
 
 
 @singledispatch
-def survey_images(source: ImageSource, resize_shorter: int | None) -> tuple[Survey, list[bytes]]:
+def survey_images(source: ImageSource, options: DecodeOptions) -> tuple[Survey, list[bytes]]:
     """Survey an opened source; each kind of source registers its own function.
 
     Raises:
@@ -171,8 +177,8 @@ def survey_images(source: ImageSource, resize_shorter: int | None) -> tuple[Surv
 
 
 @survey_images.register
-def survey_pixels(source: PixelSource, resize_shorter: int | None) -> tuple[Survey, list[bytes]]:
-    """Survey images that are pixels already; `resize_shorter` does not apply to them."""
+def survey_pixels(source: PixelSource, options: DecodeOptions) -> tuple[Survey, list[bytes]]:
+    """Survey images that are pixels already; `options` do not apply to them."""
     facts = []
     for name, dataset in source.datasets.items():
         for row, label in enumerate(dataset.labels.tolist()):
@@ -185,20 +191,22 @@ def survey_pixels(source: PixelSource, resize_shorter: int | None) -> tuple[Surv
 
 
 @survey_images.register
-def survey_files(source: FileSource, resize_shorter: int | None) -> tuple[Survey, list[bytes]]:
+def survey_files(source: FileSource, options: DecodeOptions) -> tuple[Survey, list[bytes]]:
     """Survey image files: read the header and content of each, and decode as many as `DECODED_PIXELS` allows."""
     files, groups = source.contents.files, source.groups
     pillow()
+    limit = max(options.budget(), LEAST_IN_FLIGHT)
+    in_flight = limit - limit // SAMPLES_SHARE
     entries = {entry.path: (split, entry) for split, group in groups.items() for entry in group}
     facts: dict[str, Facts] = {}
     bad: dict[str, str] = {}
 
-    def look(path: str, data: bytes | Path) -> Facts:
+    def look(path: str, data: bytes) -> Facts:
         split, entry = entries[path]
         return examine(split, entry.kind, data)
 
-    with quiet_pillow():
-        for path, found in map_files(files, list(entries), look, "reading"):
+    with quiet_pillow(files.source):
+        for path, found in map_files(files, list(entries), look, "reading", in_flight):
             if isinstance(found, str):
                 bad[path] = found
             else:
@@ -206,67 +214,47 @@ def survey_files(source: FileSource, resize_shorter: int | None) -> tuple[Survey
         step = 1 + sum(fact.height * fact.width for fact in facts.values()) // DECODED_PIXELS
         chosen = [path for path in entries if path in facts][::step]
         kept = dict.fromkeys(evenly(chosen, SAMPLES), b"")
+        held = 0
 
-        def decode(path: str, data: bytes | Path) -> bytes:
-            content = data.read_bytes() if isinstance(data, Path) else data
-            decode_image(content)
-            return content if path in kept else b""
+        def decode(path: str, data: bytes) -> bytes:
+            decode_image(data)
+            return data if path in kept else b""
 
-        for path, content in map_files(files, chosen, decode, "decoding"):
+        for path, content in map_files(files, chosen, decode, "decoding", in_flight):
             if isinstance(content, str):
                 bad[path] = content
                 del facts[path]
                 kept.pop(path, None)
             elif path in kept:
-                kept[path] = content
+                held += len(content)
+                kept[path] = content if held <= limit // SAMPLES_SHARE else b""
     if not facts:
         listed = "; ".join(f"{path!a}: {reason}" for path, reason in sorted(bad.items())[:5])
         raise ValueError(f"none of the {len(bad)} images in {files.source} can be read: {listed}")
     ordered = [facts[path] for path in entries if path in facts]
-    result = summarize(files.source, ordered, describe_test(groups), "files", resize_shorter)
+    result = summarize(files.source, ordered, describe_test(groups), "files", options.resize_shorter)
     unreadable = tuple(sorted(bad.items()))
     result = replace(result, unreadable=unreadable, not_read=files.skipped, other_files=other_suffixes(files.names))
-    return replace(result, decoded=len(chosen), all_decoded=step == 1), list(kept.values())
+    return replace(result, decoded=len(chosen), all_decoded=step == 1), [
+        content for content in kept.values() if content
+    ]
 
 
-def examine(split: str, kind: str | None, data: bytes | Path) -> Facts:
-    """Read the header and digest the content of an image file; raises whatever Pillow and the file system raise."""
-    content = data.read_bytes() if isinstance(data, Path) else data
+def examine(split: str, kind: str | None, content: bytes) -> Facts:
+    """Read the header and digest the content of an image file; raises whatever Pillow raises."""
     with pillow().open(io.BytesIO(content), formats=FORMATS) as image:
         digest = hashlib.blake2b(content, digest_size=16).digest()
         return Facts(split, kind, image.height, image.width, image.format or "", image.mode, digest)
 
 
 def map_files(
-    files: Files, paths: Collection[str], work: Callable[[str, bytes | Path], Result], title: str
+    files: Files, paths: Collection[str], work: Callable[[str, bytes], Result], title: str, limit: int
 ) -> Iterator[tuple[str, Result | str]]:
-    """Do `work` on files in several threads with a few in flight; yield results, or reasons why there are none."""
-    from tqdm import tqdm
-
-    def attempt(chunk: list[tuple[str, bytes | Path]]) -> list[tuple[str, Result | str]]:
-        results: list[tuple[str, Result | str]] = []
-        for path, data in chunk:
-            try:
-                results.append((path, work(path, data)))
-            except Exception as error:  # Pillow raises many types for a damaged file
-                results.append((path, explain(error)))
-        return results
-
-    workers = available_cores()
-    window: deque[Future[list[tuple[str, Result | str]]]] = deque()
-    stream = files.read(paths)
-    bar = tqdm(total=len(paths), desc=title, unit=" images", disable=not sys.stderr.isatty())
-    with bar, ThreadPoolExecutor(workers, thread_name_prefix="fastclr-survey") as pool:
-        while True:
-            chunk = list(islice(stream, CHUNK))
-            if chunk:
-                window.append(pool.submit(attempt, chunk))
-            while window and (not chunk or len(window) > 2 * workers):
-                done = window.popleft().result()
-                bar.update(len(done))
-                yield from done
-            if not chunk:
-                return
+    """Do `work` on files in several threads, holding `limit` bytes; yield results, or reasons why there are none."""
+    with progress_bar(len(paths), title) as bar:
+        for path, result in work_in_order(files.stream(paths), work, limit, available_cores()):
+            bar.update()
+            yield path, result
 
 
 def evenly(items: list[str], count: int) -> list[str]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fastclr.sources.decode import decode_image, quiet_pillow
+from fastclr.sources.decode import decode_image
 from fastclr.sources.jpeg import is_regular
+from fastclr.sources.remarks import quiet_pillow
 
 SECONDS = 5.0  # time limit per measurement
 DALI_BATCH = 16

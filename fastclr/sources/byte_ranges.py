@@ -4,17 +4,52 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 Integers = npt.NDArray[np.int64]
 MAX_FILE_BYTES = 2**30
+HEAD_BYTES = 32768  # enough for the header of nearly every file; the others are read whole
+# gets the first bytes of a file and its size before the rest is read; may wait, or raise an error
+Admit = Callable[[bytes, int], None]
 # an entry that was replaced by a link or a pipe since it was listed must neither lead out of the folder nor hang
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def admit_all(head: bytes, size: int) -> None:
+    """Let everything be read."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One encoded image that has not been read.
+
+    Args:
+        read: returns its bytes, after it has passed the first of them to its argument.
+        size: number of bytes; -1 if that is known only when it is opened.
+        in_sequence: whether it can be read only before the next one is asked for, as in a compressed archive.
+    """
+
+    read: Callable[[Admit], bytes]
+    size: int = -1
+    in_sequence: bool = False
+
+    def fetched(self, limit: int) -> Encoded:
+        """Read the image, and return it as one that can be read at any time; one larger than `limit` fails then."""
+
+        def read(admit: Admit) -> bytes:
+            admit(b"" if data is None else data[:HEAD_BYTES], self.size)
+            if data is None:
+                raise OSError(f"larger than {limit} bytes")
+            return data
+
+        data = self.read(admit_all) if self.size <= limit else None
+        return Encoded(read)
 
 
 class Paths:
@@ -70,15 +105,22 @@ class Storage:
         """Return the storage of the images at int64 ``rows`` ``[n]``."""
         return replace(self, file=self.file[rows], offsets=self.offsets[rows], sizes=self.sizes[rows])
 
-    def read(self, row: int) -> bytes:
+    def read(self, row: int, admit: Admit = admit_all) -> bytes:
         """Return the bytes of an image.
 
         Raises:
             OSError: the file is gone, is no longer a regular file, has become shorter since it was listed, or is
                 longer than ``MAX_FILE_BYTES``.
+            Exception: whatever ``admit`` raises.
         """
         with self._opened(row) as (descriptor, start, size):
-            return read_at(descriptor, start, size)
+            head = read_at(descriptor, start, min(size, HEAD_BYTES))
+            admit(head, size)
+            return head if size == len(head) else read_at(descriptor, start, size)
+
+    def encoded(self, row: int) -> Encoded:
+        """Return an image that is to be read later."""
+        return Encoded(partial(self.read, row))
 
     def read_ends(self, row: int, head: int, tail: int) -> tuple[bytes, bytes, int]:
         """Return the first ``head`` and the last ``tail`` bytes of an image and its number of bytes.

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclr.sources import jpeg
-from fastclr.sources.byte_ranges import Storage
+from fastclr.sources.byte_ranges import HEAD_BYTES, Storage
+from fastclr.sources.remarks import quiet_pillow
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,6 +29,10 @@ PLUGINS = {"AVIF": "PIL.AvifImagePlugin", "JPEG2000": "PIL.Jpeg2KImagePlugin", "
 USUAL = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 SUFFIXES = (*USUAL, ".jpe", ".jfif", ".avif", ".jp2", ".j2k", ".heic", ".heif")
 ORIENTATION = 0x0112  # EXIF tag
+STRIP = 2**16  # pixels that are converted at a time
+# bytes that decoding takes for each pixel at most, beside the result: 4 of Pillow's, and what the library holds
+DECODING_BYTES = {"WEBP": 21}
+OTHER_DECODING_BYTES = 9
 
 
 def pillow() -> ModuleType:
@@ -58,14 +60,6 @@ def add_plugins() -> None:
         if name == "HEIF":
             plugin.register_heif_opener()
         FORMATS.append(name)
-
-
-@contextmanager
-def quiet_pillow() -> Iterator[None]:
-    """Silence Pillow's warnings about odd files, which do not name the file, also in threads started meanwhile."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
 
 
 def is_image_name(name: str) -> bool:
@@ -115,10 +109,39 @@ def decode_image(data: bytes | Path, resize_shorter: int | None = None) -> Pixel
             image.draft(image.mode, (width, height))
         image.load()
         orientation = image.getexif().get(ORIENTATION, 1)  # after loading, because Pillow rotates a TIFF itself
-        rgb = to_rgb(image)
-        if rgb.size != (width, height):
-            rgb = rgb.resize((width, height), pillow().Resampling.BILINEAR)
-        return np.ascontiguousarray(upright(np.asarray(rgb, dtype=np.uint8), orientation))
+        if image.size != (width, height):
+            image = to_rgb(image).resize((width, height), pillow().Resampling.BILINEAR)
+        return np.ascontiguousarray(upright(to_pixels(image), orientation))
+
+
+def to_pixels(image: Image) -> Pixels:
+    """Return the pixels of a loaded image, converted to RGB in strips, so that no second copy of it is made."""
+    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    rows = max(STRIP // image.width, 1)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        pixels[top : top + rows] = np.asarray(to_rgb(strip), dtype=np.uint8)
+    return pixels
+
+
+def decoding_bytes(data: bytes, resize_shorter: int | None = None) -> int | None:
+    """Return how many bytes :func:`decode_image` takes at most, or None if `data` does not say how large the image is.
+
+    Args:
+        data: the encoded image, or its beginning.
+        resize_shorter: as it will be decoded.
+    """
+    try:
+        with pillow().open(io.BytesIO(data), formats=FORMATS) as image:
+            whole = image.height * image.width
+            height, width = resized(image.height, image.width, resize_shorter)
+            coefficients = 6 * whole if "progressive" in image.info else 0
+            if (height, width) != image.size[::-1]:
+                image.draft(image.mode, (width, height))
+            per_pixel = DECODING_BYTES.get(image.format or "", OTHER_DECODING_BYTES)
+            return int(coefficients + per_pixel * image.height * image.width + 3 * height * width)
+    except Exception:
+        return None
 
 
 def explain(error: Exception) -> str:
@@ -168,9 +191,6 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
-
-
-HEAD_BYTES = 32768  # enough for the header of nearly every file; the others are read whole
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from fastclr.sources.byte_ranges import Storage
+from fastclr.sources.byte_ranges import Encoded, Storage, admit_all
 from fastclr.sources.decode import image_size, is_image_name
 
 # the decoded size of a data set is estimated from every 64th image header
 SAMPLE_EVERY = 64
-Reader = Callable[[Collection[str]], Iterator[tuple[str, "bytes | Path"]]]
+Stream = Callable[[Collection[str]], Iterator[tuple[str, Encoded]]]
+LARGEST_SAMPLE = 2**26  # bytes; some formats are read whole for their header
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Files:
         names: relative paths with ``/`` between folders, sorted; hidden files and folders are left out.
         skipped: ``(name, reason)`` of everything that is not a regular file in the source: links, pipes, unsafe names.
         sizes: height and width of a sample of the images, from their headers.
-        read: yields ``(name, content or path)`` of the files asked for, in the order in which they are stored.
+        stream: yields the names of the files asked for and how to read each, in the order in which they are stored.
         storage: returns random access to the image files asked for, in the order asked for; raises a ValueError where
             that is impossible, as in a compressed archive.
     """
@@ -34,8 +35,17 @@ class Files:
     names: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     sizes: tuple[tuple[int, int], ...]
-    read: Reader
+    stream: Stream
     storage: Callable[[Sequence[str]], Storage]
+
+    def read(self, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield name and content of files, in the order in which they are stored.
+
+        Raises:
+            OSError: one of them cannot be read, or is very large.
+        """
+        for name, file in self.stream(wanted):
+            yield name, file.read(admit_all)
 
 
 # what systems and storage boxes put beside the files of their users: previews, metadata, deleted files
@@ -97,15 +107,25 @@ def index_folder(root: Path) -> Files:
                 skipped.append((name, "not a regular file"))
     names.sort()
     images = [name for name in names if is_image_name(name)]
-    sizes = [size for name in images[::SAMPLE_EVERY] if (size := image_size(root / name))]
+    sizes = [size for name in images[::SAMPLE_EVERY] if (size := sampled_size(root / name))]
 
-    def read(wanted: Collection[str]) -> Iterator[tuple[str, bytes | Path]]:
-        for name in sorted(wanted):
-            yield name, root / name
+    def stream(wanted: Collection[str]) -> Iterator[tuple[str, Encoded]]:
+        ordered = sorted(wanted)
+        files = storage(ordered)
+        for row, name in enumerate(ordered):
+            yield name, files.encoded(row)
 
     def storage(wanted: Sequence[str]) -> Storage:
         # absolute, because a worker process may have another working directory
         return Storage.of_files(f"{absolute}/{name}" for name in wanted)
 
     absolute = root.absolute()
-    return Files(str(root), tuple(names), tuple(sorted(skipped)), tuple(sizes), read, storage)
+    return Files(str(root), tuple(names), tuple(sorted(skipped)), tuple(sizes), stream, storage)
+
+
+def sampled_size(path: Path) -> tuple[int, int] | None:
+    """Return height and width of an image, or None if they cannot be read, or the file is too large for a sample."""
+    try:
+        return image_size(path) if path.stat().st_size <= LARGEST_SAMPLE else None
+    except OSError:
+        return None

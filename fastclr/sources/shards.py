@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastclr.sources.byte_ranges import Storage
+from fastclr.sources.byte_ranges import Encoded, Storage
 from fastclr.sources.decode import image_size, is_image_name
 from fastclr.sources.entries import TEST_SPLITS, Entry, Source
-from fastclr.sources.folder import SAMPLE_EVERY, Files
-from fastclr.sources.tar import SUFFIXES, Place, archive_storage, members, open_tar
+from fastclr.sources.folder import LARGEST_SAMPLE, SAMPLE_EVERY, Files
+from fastclr.sources.tar import SUFFIXES, Place, archive_storage, member_image, members, open_tar
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 NUMBER = re.compile(r"-?[0-9]+(\.0*)?")
@@ -106,21 +106,21 @@ def index_shards(shards: dict[str, Path], source: str) -> Source:
     if any(name.startswith("train/") for name in names):
         groups = {split: [name for name in names if name.startswith(f"{split}/")] for split in ("train", *TEST_SPLITS)}
 
-    def read(wanted: Collection[str]) -> Iterator[tuple[str, bytes | Path]]:
+    def stream(wanted: Collection[str]) -> Iterator[tuple[str, Encoded]]:
         remaining = set(wanted)
         for shard in names:
             with open_tar(shards[shard]) as archive:
                 for member, name, refusal in members(archive):
                     path = f"{shard}/{name}"
                     if not refusal and path in remaining and (file := archive.extractfile(member)):
-                        yield path, file.read()
+                        yield path, member_image(file, member.size)
                         remaining.remove(path)
 
     def storage(wanted: Sequence[str]) -> Storage:
         places = {path: place for path, (_, place) in found.images.items()}
         return archive_storage([shards[name] for name in names], places, wanted)
 
-    files = Files(source, tuple(found.images), tuple(found.skipped), tuple(found.sizes), read, storage)
+    files = Files(source, tuple(found.images), tuple(found.skipped), tuple(found.sizes), stream, storage)
     entries = {split: make_entries(found, split, chosen) for split, chosen in groups.items()}
     return Source(files, {split: some for split, some in entries.items() if some}, classes)
 
@@ -146,7 +146,8 @@ def read_shard(found: Found, number: int, shard: str, path: Path) -> None:
                     found.seconds.append((first, full))
                     continue
                 last, first = key, full
-                if len(found.images) % SAMPLE_EVERY == 0 and (file := archive.extractfile(member)):
+                sampled = len(found.images) % SAMPLE_EVERY == 0 and member.size <= LARGEST_SAMPLE
+                if sampled and (file := archive.extractfile(member)):
                     size = image_size(file)
                     found.sizes += [size] if size else []
                 found.images[full] = ((shard, key), (number, member.offset_data, member.size))

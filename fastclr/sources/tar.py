@@ -8,12 +8,13 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from fastclr.sources.byte_ranges import Paths, Storage
+from fastclr.sources.byte_ranges import HEAD_BYTES, Admit, Encoded, Paths, Storage
 from fastclr.sources.decode import image_size, is_image_name
-from fastclr.sources.folder import SAMPLE_EVERY, Files, is_hidden
+from fastclr.sources.folder import LARGEST_SAMPLE, SAMPLE_EVERY, Files, is_hidden
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # the first bytes of gzip, bzip2 and xz files
@@ -43,17 +44,21 @@ def index_tar(path: Path) -> Files:
                 continue
             names.append(name)
             if is_image_name(name):
-                file = archive.extractfile(member) if len(places) % SAMPLE_EVERY == 0 else None
+                file = (
+                    archive.extractfile(member)
+                    if len(places) % SAMPLE_EVERY == 0 and member.size <= LARGEST_SAMPLE
+                    else None
+                )
                 places[name] = (0, member.offset_data, member.size)
                 if file and (size := image_size(file)):
                     sizes.append(size)
 
-    def read(wanted: Collection[str]) -> Iterator[tuple[str, bytes | Path]]:
+    def stream(wanted: Collection[str]) -> Iterator[tuple[str, Encoded]]:
         remaining = set(wanted)
         with open_tar(path) as archive:
             for member, name, refusal in members(archive):
                 if not refusal and name in remaining and (file := archive.extractfile(member)):
-                    yield name, file.read()
+                    yield name, member_image(file, member.size)
                     remaining.remove(name)
                     if not remaining:
                         return
@@ -61,7 +66,7 @@ def index_tar(path: Path) -> Files:
     def storage(wanted: Sequence[str]) -> Storage:
         return archive_storage([path], places, wanted)
 
-    return Files(str(path), tuple(sorted(names)), tuple(sorted(skipped)), tuple(sizes), read, storage)
+    return Files(str(path), tuple(sorted(names)), tuple(sorted(skipped)), tuple(sizes), stream, storage)
 
 
 def archive_storage(archives: Sequence[Path], places: Mapping[str, Place], wanted: Sequence[str]) -> Storage:
@@ -80,6 +85,17 @@ def archive_storage(archives: Sequence[Path], places: Mapping[str, Place], wante
             )
     columns = np.array([places[name] for name in wanted], dtype=np.int64).reshape(-1, 3)
     return Storage(Paths(str(path.absolute()) for path in archives), *columns.T.copy())
+
+
+def member_image(file: IO[bytes], size: int) -> Encoded:
+    """Return a member that can be read until the archive is read on."""
+
+    def read(admit: Admit) -> bytes:
+        data = file.read()
+        admit(data[:HEAD_BYTES], size)
+        return data
+
+    return Encoded(read, size, in_sequence=True)
 
 
 @contextmanager

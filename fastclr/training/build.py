@@ -219,6 +219,7 @@ def load_data(config: PretrainConfig) -> Splits:
         loader=config.loader,
         device=augment_device(resolve_device(config.device)),
         workers=config.workers or None,
+        memory_limit=config.memory_limit,
     )
     if config.test_data is not None and splits.test is None:
         raise ValueError(

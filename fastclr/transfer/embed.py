@@ -26,7 +26,8 @@ from fastclr.data.load import list_images
 from fastclr.device import resolve_device
 from fastclr.evaluate import frozen, state_hash
 from fastclr.files import create_new, is_own, make_folder, read_json, write_atomically, write_text_atomically
-from fastclr.sources.decode import Pixels, quiet_pillow
+from fastclr.sources.decode import Pixels
+from fastclr.sources.remarks import quiet_pillow
 from fastclr.training.run import Run
 from fastclr.transfer.feature_file import Array, FeatureFile, check_suffix, read_settings, write_features
 
@@ -82,6 +83,7 @@ def embed(
     half: bool = False,
     batch_size: int = 256,
     device: str = "auto",
+    memory_limit: int | None = None,
 ) -> Embedded | None:
     """Write the features of all images of a source, in float32 arithmetic; a killed call goes on where it was.
 
@@ -97,6 +99,7 @@ def embed(
         half: store float16.
         batch_size: images per forward pass.
         device: ``auto`` or a torch device.
+        memory_limit: bytes that images may take while they are decoded; None is half of the free memory.
 
     Returns:
         what was written; None if `out` was there with the same settings.
@@ -123,7 +126,7 @@ def embed(
         return None
     resumed = parts.open()
     with frozen(module):
-        for rows, vectors, failed in batches(run, module, listing, parts.done, where, batch_size):
+        for rows, vectors, failed in batches(run, module, listing, parts.done, where, batch_size, memory_limit):
             stored = vectors.to(torch.float16 if half else torch.float32)
             if not bool(stored.isfinite().all()):
                 raise FloatingPointError(f"the features must be finite in {stored.dtype}, but some are NaN or infinite")
@@ -167,7 +170,13 @@ def refuse_other(there: dict[str, Any], now: dict[str, Any], path: Path) -> None
 
 
 def batches(
-    run: Run, module: nn.Module, listing: ImageList, done: Set[int], device: torch.device, batch_size: int
+    run: Run,
+    module: nn.Module,
+    listing: ImageList,
+    done: Set[int],
+    device: torch.device,
+    batch_size: int,
+    memory_limit: int | None = None,
 ) -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
     """Yield rows, their features and the rows that cannot be read, for all rows that are not done."""
     remaining = set(range(len(listing.names))) - done
@@ -175,7 +184,7 @@ def batches(
     pixels: list[Pixels] = []
     failed: dict[int, str] = {}
     held = 0
-    options = DecodeOptions(run.config.resize_shorter)
+    options = DecodeOptions(run.config.resize_shorter, memory_limit)
     bar = tqdm(total=len(listing.names), initial=len(done), desc="embedding", unit=" images", leave=False, disable=None)
     with bar, quiet_pillow():
         for row, result in listing.read(remaining, options):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from fastclr.sources.decode import decode_image, image_size, is_image_name, quiet_pillow, resized
+from fastclr.sources.decode import decode_image, image_size, is_image_name, resized
+from fastclr.sources.remarks import quiet_pillow
 
 RNG = np.random.default_rng(0)
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"

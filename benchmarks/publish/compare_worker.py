@@ -1,6 +1,7 @@
 """Times a few workloads of the fastclr on the path, one sample per line of standard input.
 
-Both revisions of a comparison run this file, so it uses only the public names `NTXentLoss` and `SimCLRAugment`.
+Both revisions of a comparison run this file, so it uses only the public names `NTXentLoss` and `SimCLRAugment`, and
+`probe_accuracy` of `fastclr.evaluate`.
 A line is `WORKLOAD INNER`; the answer is seconds per run. An empty line ends the process.
 """
 
@@ -38,11 +39,24 @@ def augment(size: int, source: tuple[int, int], count: int, device: str) -> Call
     return lambda: made(images, ids, next(epochs))
 
 
+def probe(rows: int, width: int) -> Callable[[], object]:
+    """Logistic regression on features whose covariance has eigenvalues of many magnitudes, at one l2."""
+    from fastclr.evaluate import Features, probe_accuracy
+
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(10, (rows,), generator=generator)
+    features = torch.randn(10, width, generator=generator)[labels] + 4 * torch.randn(rows, width, generator=generator)
+    features = features * torch.logspace(0, -2, width) @ torch.randn(width, width, generator=generator)
+    data = Features(features, labels, features[:100], labels[:100])
+    return lambda: probe_accuracy(data)
+
+
 WORKLOADS: dict[str, Callable[[], Callable[[], object]]] = {
     "loss-M2048-float32": lambda: loss(2048, torch.float32, "cpu"),
     "loss-M8192-float32": lambda: loss(8192, torch.float32, "cpu"),
     "augment-32": lambda: augment(32, (32, 32), 512, "cpu"),
     "augment-224": lambda: augment(224, (375, 500), 32, "cpu"),
+    "probe-2000x512": lambda: probe(2000, 512),
 }
 ON_GPU: dict[str, Callable[[], Callable[[], object]]] = {
     "loss-M4096-bfloat16-cuda": lambda: loss(4096, torch.bfloat16, "cuda"),

@@ -27,6 +27,7 @@ TITLES = {
     "loader": "From JPEG files to views",
     "distributed": "Loss over several processes",
     "overhead": "Imports and calls",
+    "busy": "Training beside busy processes, and alone",
 }
 PLOTS = {"loss": loss_plot, "augment": augment_plot, "step": ladder_plot}
 

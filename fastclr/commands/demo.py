@@ -58,6 +58,7 @@ def run_demo(options: DemoOptions) -> Path:
     torch.manual_seed(config.seed)
     untrained = build_model(config).encoder  # the weights that the pretraining started from
     supervised_epochs = -(-options.epochs // SUPERVISED_SHARE)
+    run.say(f"the same encoder with labels, {supervised_epochs} epochs")
     supervised = train_supervised(run, data, supervised_epochs)
     run.say("features of the raw pixels, the untrained and the supervised encoder")
     rows = {

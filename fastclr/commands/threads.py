@@ -76,13 +76,16 @@ def after_torch(before: Usage | None, arguments: Sequence[str]) -> None:
 
 
 def thread_count(most: int, cores: int, others: float) -> int:
-    """Return the number of threads that is fastest beside `others` busy cores of `cores`, at most `most`.
+    """Return how many threads to start beside `others` busy cores of `cores`: as many as are free, 1 to `most`.
 
-    Threads work in step, so that one which shares its core with another process halves the speed of all. So it is the
-    free cores if they are more than half, else all: then half the speed of all is as much.
+    Threads work in step, so that one which shares its core with another process holds up all, operation after
+    operation: see docs/training.md for how much. On two cores beside one process, two threads are as fast as one, and
+    nearly twice as fast once that process ends.
     """
     free = cores - math.floor(others + 0.5)
-    return min(most, free) if 2 * free > cores else most
+    if (cores, free) == (2, 1):
+        return most
+    return max(1, min(most, free))
 
 
 def use_stored(environment: dict[str, str] | None) -> None:

@@ -26,12 +26,11 @@ TOLERANCE = 1e-5  # largest entry of the gradient of the mean loss at which a fi
 SELECTION_TOLERANCE = 1e-4  # the same for the 45 fits of a selection: scikit-learn's default
 DECREASE = 1e-10  # relative, of the loss, at which it has converged too: float32 logits do not resolve less
 ITERATIONS = 1000
-WIDEST = (
-    4096  # features up to which their covariance is looked at: beyond, its factor costs more than the steps it saves
-)
-CURVATURE = (
-    0.2  # of the mean cross-entropy in proportion to the covariance, a guess: it decides the number of steps alone
-)
+WIDEST = 4096  # features up to which factors of their covariance cost less than the steps that they save
+# l2 from which the curvature is guessed. Below, classes that can be separated leave a loss so flat that fits end far
+# from the minimum by any rule, and where would depend on the guess: another accuracy, and another choice of l2
+GUESSED_FROM = 0.99e-3
+CURVATURE = 0.2  # of the mean cross-entropy, as a share of the covariance: a guess that decides the number of steps
 ROUNDING = 1e-6  # of a covariance in float32, relative to its trace
 QUIET_S = 2.0  # seconds between two lines of progress
 
@@ -151,8 +150,8 @@ class Problem:
         return total / len(self.labels)
 
     def root(self, l2: float) -> Tensor | None:
-        """Return the Cholesky factor float64 ``[F, F]`` of a guess at the curvature, or None of very many features."""
-        if self.covariance is None:
+        """Return the Cholesky factor float64 ``[F, F]`` of a guess at the curvature, or None for no guess."""
+        if self.covariance is None or l2 < GUESSED_FROM:
             return None
         curvature = CURVATURE * self.covariance
         curvature.diagonal().add_(l2 + CURVATURE * ROUNDING * len(curvature))

@@ -82,11 +82,13 @@ def run_page(material: Material, say: Callable[[str], None]) -> bytes:
     lead = f"{title}, {config.encoder} x{config.width:g} at {config.augment.size} px on {config.data}"
     say("report: curves")
     curves = training_charts([material], ["this run"], "step")
+    features = map_section(material.sample, say)
+    say("report: neighbours and confusion")
     sections = [
         ("overview", "Overview", join([tiles(material), results_table(material)])),
         ("training", "Training", curves),
         ("views", "Augmentation", sheet_section(material.sheet)),
-        ("map", "Map of the features", map_section(material.sample, say)),
+        ("map", "Map of the features", features),
         ("neighbours", "Nearest neighbours", neighbours_section(material.sample)),
         ("confusion", "Confusion matrix", confusion_section(material)),
         ("collapse", "Collapse diagnostics", diagnostics_section(material.sample)),

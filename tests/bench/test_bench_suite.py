@@ -95,9 +95,10 @@ def test_a_case_that_breaks_is_a_failure_of_ours_and_the_suite_goes_on(tmp_path:
 def test_headlines_of_every_suite_come_first(kind: str) -> None:
     found = plan(list(suite.SUITES), torch.device(kind))
     counts = {name: sum(p.suite == name for p in found) for name in suite.SUITES}
-    assert all(counts.values())
+    asked = {name for name in suite.SUITES if (name, kind) != ("busy", "cuda")}  # a GPU waits for no core
+    assert {name for name, count in counts.items() if count} == asked
     first = found[: sum(min(n, counts[name]) for name, n in suite.SUITES.items())]
-    assert {p.suite for p in first} == set(suite.SUITES)
+    assert {p.suite for p in first} == asked
     assert len({(p.suite, p.case.name) for p in found}) == len(found)
     with pytest.raises(ValueError, match="speed"):
         plan(["speed"], CPU)

@@ -32,20 +32,21 @@ def undecided(monkeypatch: pytest.MonkeyPatch) -> None:
     ("most", "cores", "others", "expected"),
     [
         (2, 2, 0.0, 2),
-        (2, 2, 1.0, 2),  # half the speed with either number
-        (2, 2, 2.0, 2),
+        (2, 2, 1.0, 2),  # as fast as one beside that process, faster after it
+        (1, 2, 1.0, 1),
+        (2, 2, 1.7, 1),
         (4, 4, 0.4, 4),
         (4, 4, 0.6, 3),
-        (4, 4, 2.0, 4),
+        (4, 4, 2.0, 2),
         (64, 64, 1.0, 63),
-        (64, 64, 31.2, 33),
-        (64, 64, 60.0, 64),
+        (64, 64, 60.0, 4),
+        (64, 64, 64.0, 1),
         (8, 16, 3.0, 8),  # two threads a core: the free ones are enough
-        (8, 16, 7.0, 8),
+        (8, 16, 11.0, 5),
         (1, 8, 5.0, 1),
     ],
 )
-def test_free_cores_if_they_are_more_than_half_else_all(most: int, cores: int, others: float, expected: int) -> None:
+def test_there_are_as_many_threads_as_cores_are_free(most: int, cores: int, others: float, expected: int) -> None:
     assert thread_count(most, cores, others) == expected
 
 

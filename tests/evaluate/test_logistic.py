@@ -66,13 +66,13 @@ def test_choice_and_accuracy_are_those_of_the_first_release_candidates(
 def test_the_curvature_saves_steps_and_changes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, labels = correlated(500, 0)
     counted = evaluations(monkeypatch)
-    with_it = fit_logistic(rows, labels, 1e-4)
+    with_it = fit_logistic(rows, labels, 1e-3)
     steps = len(counted)
     monkeypatch.setattr(logistic, "WIDEST", 59)
-    without = fit_logistic(rows, labels, 1e-4)
+    without = fit_logistic(rows, labels, 1e-3)
     assert with_it.converged and without.converged and 3 * steps < len(counted) - steps
-    lowest = penalised_loss(without.classifier, rows, labels, 1e-4)
-    assert penalised_loss(with_it.classifier, rows, labels, 1e-4) <= lowest + 1e-7
+    lowest = penalised_loss(without.classifier, rows, labels, 1e-3)
+    assert penalised_loss(with_it.classifier, rows, labels, 1e-3) <= lowest + 1e-7
     torch.testing.assert_close(with_it.classifier.logits(rows), without.classifier.logits(rows), atol=0.02, rtol=0.02)
 
 
@@ -140,3 +140,17 @@ def test_features_that_are_not_finite_end_in_an_error() -> None:
     rows[3, 2] = float("nan")
     with pytest.raises(FloatingPointError, match="diverged"):
         fit_logistic(rows, labels, 0.1)
+
+
+def test_where_classes_can_be_separated_weak_regularisation_ends_where_it_always_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a guess at the curvature, 1e-5 ended far from the minimum, at a validation accuracy that no minimum has."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(10, (1000,), generator=generator)
+    rows = torch.randn(10, 256, generator=generator)[labels] + 4 * torch.randn(1000, 256, generator=generator)
+    rows = rows * torch.logspace(0, -2, 256) @ torch.randn(256, 256, generator=generator)
+    found = select_l2(rows, labels, grid=(1e-1, 1e-2, 1e-3, 1e-5)).accuracies
+    monkeypatch.setattr(logistic, "WIDEST", 0)
+    plain = select_l2(rows, labels, grid=(1e-1, 1e-2, 1e-3, 1e-5)).accuracies
+    assert all(abs(found[l2] - plain[l2]) <= 2.01 / 100 for l2 in plain)

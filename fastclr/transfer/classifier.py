@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastclr.files import make_folder, read_json, write_atomically, write_text_atomically
+from fastclr.files import check_types, make_folder, read_json, write_atomically, write_text_atomically
 from fastclr.methods.encoders import feature_dim
 from fastclr.methods.heads import first_layers, output_width
 from fastclr.methods.model import EncoderHead, build_model
@@ -29,6 +29,8 @@ ABOUT: dict[str, Any] = {
     "result": dict[str, Any],
     "config": dict[str, Any],
 }
+SETTINGS: dict[str, Any] = {"labels": str, "label_seed": int}
+RESULT: dict[str, Any] = {"name": str, "accuracy": float, "accuracies": list[float]}
 
 
 class Classifier(nn.Module):
@@ -147,6 +149,8 @@ class Trained:
         kind, about = read_about(folder)
         if about.get("format") != FORMAT:
             raise ValueError(f"{folder / kind}.json must have format {FORMAT}, got {about.get('format')!r}")
+        for name, fields in (("settings", SETTINGS), ("result", RESULT)):
+            check_types(about[name], fields, f"the {name} of {folder / kind}.json")
         config, layer, classes = PretrainConfig.from_dict(about["config"]), about["layer"], tuple(about["classes"])
         with torch.random.fork_rng():  # the weights drawn here are replaced
             network = built(build_model, config, str(folder / f"{kind}.json"))

@@ -59,8 +59,8 @@ def features_of_file(options: SearchOptions, table: FeatureFile, path: Path) -> 
         raise ValueError(f"{path} is an image file: pass the run that made the features with --run")
     run = Run.open(options.run)
     device = resolve_device(options.device)
-    module = load_module(run, table.settings["features"]).to(device)
-    if state_hash(module) != table.settings["weights"]:
+    module = load_module(run, table.settings.get("features", "")).to(device)
+    if state_hash(module) != table.settings.get("weights"):
         raise ValueError(f"the features in {options.features} were not made by the current encoder of {options.run}")
     pixels = decode_named(path, run.config.resize_shorter)
     with frozen(module), torch.no_grad():

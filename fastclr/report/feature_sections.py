@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fastclr.evaluate import alignment, effective_rank, fit_logistic, spectrum, uniformity
 from fastclr.evaluate.logistic import SELECTION_TOLERANCE
+from fastclr.files import fits
 from fastclr.report.charts import Series, line_chart, scatter_chart
 from fastclr.report.markup import Html, element, join, missing, paragraph, table
 from fastclr.report.material import Material, Missing, Sample, Sheet
@@ -157,7 +158,7 @@ def cell(sample: Sample, row: int, text: str, same: bool | None = None) -> Html:
 def confusion_section(material: Material) -> Html:
     """Return which class is taken for which, by a stored probe or by one that is fitted here."""
     for name, result in read_results(material.run).items():
-        if isinstance(result, dict) and result.get("confusion") and result.get("classes"):
+        if isinstance(result, dict) and is_matrix(result.get("confusion"), result.get("classes")):
             caption = f"Rows: true class; columns: predicted class; test images. From the result {name}."
             return confusion_table(torch.tensor(result["confusion"]), list(result["classes"]), caption)
     sample = material.sample
@@ -179,6 +180,15 @@ def confusion_section(material: Material) -> Html:
         f"{len(labels)} training images, {percent(accuracy)} right: a sketch for this page, not a protocol."
     )
     return confusion_table(counts, list(classes), caption)
+
+
+def is_matrix(counts: object, classes: object) -> bool:
+    """Tell whether a result holds a matrix of counts with a name for each row and column."""
+    if not fits(counts, list[list[int]]) or not fits(classes, list[str]):
+        return False
+    rows, names = cast("list[list[int]]", counts), cast("list[str]", classes)
+    small = all(0 <= count < 2**31 for row in rows for count in row)
+    return bool(names) and small and [len(row) for row in rows] == [len(names)] * len(names)
 
 
 def confusion_table(counts: Tensor, classes: Sequence[str], caption: str) -> Html:

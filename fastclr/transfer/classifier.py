@@ -16,7 +16,7 @@ from fastclr.augment.fixed_view import crop_and_flip
 from fastclr.data import ImageDataset, ImageIndex, Splits
 from fastclr.device import resolve_device, uses_bf16
 from fastclr.evaluate import Extracted, evaluation_batches, extract_features
-from fastclr.files import make_folder, read_json, write_atomically, write_text_atomically
+from fastclr.files import check_types, make_folder, read_json, write_atomically, write_text_atomically
 from fastclr.methods.model import build_model
 from fastclr.methods.supervised import Classifier, Supervised, SupervisedOptions, build_classifier
 from fastclr.training.build import MakeMethod
@@ -38,6 +38,8 @@ ABOUT: dict[str, Any] = {
     "result": dict[str, Any],
     "config": dict[str, Any],
 }
+SETTINGS: dict[str, Any] = {"labels": str, "label_seed": int}
+RESULT: dict[str, Any] = {"name": str, "accuracy": float, "accuracies": list[float]}
 
 
 def is_pretrained(run: Run) -> bool:
@@ -107,6 +109,8 @@ class Trained:
         kind, about = read_about(folder)
         if about.get("format") != FORMAT:
             raise ValueError(f"{folder / kind}.json must have format {FORMAT}, got {about.get('format')!r}")
+        for name, fields in (("settings", SETTINGS), ("result", RESULT)):
+            check_types(about[name], fields, f"the {name} of {folder / kind}.json")
         config, layer, classes = PretrainConfig.from_dict(about["config"]), about["layer"], tuple(about["classes"])
         with torch.random.fork_rng():  # the initial weights drawn here are overwritten below
             network = built(build_model, config, str(folder / f"{kind}.json"))

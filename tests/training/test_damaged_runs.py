@@ -100,7 +100,18 @@ def test_lines_that_are_no_records(folder: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_results_of_any_shape_are_shown(folder: Path) -> None:
-    results = {"a": 5, "b": [1], "c": {"accuracy": 10**400}, "d": {"x": {"accuracy": "good"}}, "e": None, "f": {}}
+    results: dict[str, Any] = {
+        "a": 5,
+        "b": [1],
+        "c": {"accuracy": 10**400},
+        "d": {"x": {"accuracy": "good"}},
+        "e": None,
+        "f": {},
+    }
+    for number, counts in enumerate(
+        ([], [[1]], [["a", 1], [1, 1]], {"a": 1}, "ab", [[2**70, 1], [1, 1]], [[1], [2, 3]])
+    ):
+        results[f"confusion {number}"] = {"accuracy": 0.5, "confusion": counts, "classes": ["a", "b"]}
     change_json(folder / "results.json", results)
     assert len(score_rows(Run.open(folder))) >= len(results)
     assert main(["report", str(folder), "--device", "cpu"]) == 0

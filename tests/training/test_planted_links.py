@@ -35,6 +35,7 @@ def untouched(folder: Path) -> bool:
     return files == dict.fromkeys(FILES, "precious")
 
 
+@pytest.mark.slow
 def test_files(folder: Path) -> None:
     """A link in the place of a temporary file is replaced; one in the place of the log is an error."""
     for name in FILES[:-1]:

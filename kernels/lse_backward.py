@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import triton
@@ -10,7 +11,7 @@ import triton.language as tl
 
 from .configs import Tile, split_columns, tiles_for
 from .lse_forward import ROUNDED
-from .lse_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, backward_tile, counted, masked_tiles
+from .lse_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, counted, masked_tiles, narrowed
 from .ntxent_backward import load_columns
 from .tl_utils import (
     FP16_LIFT,
@@ -181,19 +182,15 @@ def lse_bwd(
     if column_lse is not None and column_grad is not None:
         column_terms = (column_lse, column_grad / peak)
     limits = None if limit is None else (limit * math.log2(math.e)).float()
-    options = {"exclude": exclude, "shift": shift, "precision": precision, "tile": tile, "splits": splits}
+    gradient = partial(one_gradient, exclude=exclude, shift=shift, precision=precision, tile=tile, splits=splits)
     dq = dk = torch.zeros((0, q.shape[1]), dtype=torch.float32, device=q.device)
     if wanted != "k":
         kind = NO_LIMIT if limits is None else ROW_LIMIT
-        dq = one_gradient(
-            rows, columns, scale, row_terms, column_terms, row_ids, column_ids, limits, kind, offset, **options
-        )
+        dq = gradient(rows, columns, scale, row_terms, column_terms, row_ids, column_ids, limits, kind, offset)
         dq *= peak * scale
     if wanted != "q" and k is not None:
         kind = NO_LIMIT if limits is None else COLUMN_LIMIT
-        dk = one_gradient(
-            columns, rows, scale, column_terms, row_terms, column_ids, row_ids, limits, kind, -offset, **options
-        )
+        dk = gradient(columns, rows, scale, column_terms, row_terms, column_ids, row_ids, limits, kind, -offset)
         dk *= peak * scale
     # two tensors: an operator must not return the same one twice
     return dq, dk.clone() if dk is dq else dk
@@ -225,7 +222,7 @@ def one_gradient(
     num_cols = k.shape[0]
     if n == 0 or num_cols == 0:
         return torch.zeros((n, width), dtype=torch.float32, device=q.device)
-    tile = tile or backward_tile(tiles_for(q.device, q.dtype, precision, width).backward, exclude, limit_kind)
+    tile = tile or narrowed(tiles_for(q.device, q.dtype, precision, width).backward, exclude, limit_kind)
     block_out = tile.block_d if width <= tile.block_d else tile.block_out
     chunks = triton.cdiv(width, block_out)
     views = 2 if exclude == "pair" else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -9,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .configs import Tile, split_columns, tiles_for
-from .lse_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, counted, masked_tiles
+from .lse_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, counted, masked_tiles, narrowed
 from .ntxent_forward import add_tile
 from .tl_utils import (
     LN2,
@@ -141,14 +142,14 @@ def lse_fwd(
     rows = q.to(ROUNDED.get(precision, q.dtype)).contiguous()
     columns = rows if k is None else k.to(rows.dtype).contiguous()
     scale = scale.to(q.device, torch.float32)
-    options = {"exclude": exclude, "shift": shift, "precision": precision, "tile": tile, "splits": splits}
+    side = functools.partial(one_side, exclude=exclude, shift=shift, precision=precision, tile=tile, splits=splits)
     limits = None if limit is None else (limit * math.log2(math.e)).float()
     row_kind = NO_LIMIT if limits is None else ROW_LIMIT
-    found = one_side(rows, columns, scale, row_ids, column_ids, limits, row_kind, offset, **options)
+    found = side(rows, columns, scale, row_ids, column_ids, limits, row_kind, offset)
     if not both or k is None:
         return found, found.new_empty(0)
     column_kind = NO_LIMIT if limits is None else COLUMN_LIMIT
-    other = one_side(columns, rows, scale, column_ids, row_ids, limits, column_kind, -offset, **options)
+    other = side(columns, rows, scale, column_ids, row_ids, limits, column_kind, -offset)
     return found, other
 
 
@@ -173,7 +174,7 @@ def one_side(
     num_cols = k.shape[0]
     if n == 0 or num_cols == 0:
         return torch.full((n,), -math.inf, dtype=torch.float32, device=q.device)
-    tile = tile or tiles_for(q.device, q.dtype, precision, width).forward
+    tile = tile or narrowed(tiles_for(q.device, q.dtype, precision, width).forward, exclude, limit_kind)
     views = 2 if exclude == "pair" else 1
     row_tiles = views * triton.cdiv(n // views, tile.block_m)
     splits, tiles_per_split = split_columns(q.device, tile, row_tiles, num_cols, splits)

@@ -16,8 +16,8 @@ EXCLUDE = {"nothing": 0, "self": 1, "pair": 2, "equal": 3, "other": 4}
 NO_LIMIT, ROW_LIMIT, COLUMN_LIMIT = 0, 1, 2
 
 
-def backward_tile(tile: Tile, exclude: str, limit_kind: int) -> Tile:
-    """The backward's tile: half as many columns where every tile has a mask, whose registers would spill."""
+def narrowed(tile: Tile, exclude: str, limit_kind: int) -> Tile:
+    """The tile with half as many columns where every tile has a mask, whose registers would spill."""
     every = EXCLUDE[exclude] >= 3 or limit_kind != NO_LIMIT
     return replace(tile, block_n=max(16, tile.block_n // 2)) if every else tile
 

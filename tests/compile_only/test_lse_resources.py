@@ -16,7 +16,7 @@ from triton_resources import SHARED_LIMIT, TYPES, WIDTHS, Resources, build, insp
 from fastclr.kernels import configs  # noqa: E402
 from fastclr.kernels.lse_backward import lse_bwd_kernel  # noqa: E402
 from fastclr.kernels.lse_forward import lse_fwd_kernel  # noqa: E402
-from fastclr.kernels.lse_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, backward_tile  # noqa: E402
+from fastclr.kernels.lse_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, narrowed  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -66,11 +66,12 @@ def name(case: tuple[Any, ...]) -> str:
 
 def compiled(arch: int, dtype: str, precision: str, width: int, variant: Variant) -> tuple[Resources, int]:
     tiles = configs.table_tiles(arch, precision if dtype == "float32" else "half", width)
-    tile, kernel = tiles.forward, lse_fwd_kernel
+    forward = variant.kernel == "forward"
+    kernel = lse_fwd_kernel if forward else lse_bwd_kernel
+    tile = narrowed(tiles.forward if forward else tiles.backward, variant.exclude, variant.limit)
     constants: dict[str, Any] = {"D": width, "PRECISION": precision, "EXCLUDE": EXCLUDE[variant.exclude]}
     constants |= {"LIMIT": variant.limit, "IS_ONLINE": variant.online, "GUARDED": variant.guarded}
-    if variant.kernel == "backward":
-        tile, kernel = backward_tile(tiles.backward, variant.exclude, variant.limit), lse_bwd_kernel
+    if not forward:
         constants |= {"BLOCK_OUT": tile.block_d if width <= tile.block_d else tile.block_out}
         constants |= dict(zip(("HAS_ROW", "HAS_COLUMN"), variant.terms, strict=True))
     constants |= {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_D": tile.block_d}

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .configs import Tile, split_columns, tiles_for
+from .configs import Tile, dot_kind, split_columns, tiles_for
 from .lse_forward import ROUNDED
 from .lse_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, counted, masked_tiles, narrowed
 from .ntxent_backward import load_columns
@@ -222,7 +222,9 @@ def one_gradient(
     num_cols = k.shape[0]
     if n == 0 or num_cols == 0:
         return torch.zeros((n, width), dtype=torch.float32, device=q.device)
-    tile = tile or narrowed(tiles_for(q.device, q.dtype, precision, width).backward, exclude, limit_kind)
+    if tile is None:
+        table = tiles_for(q.device, q.dtype, precision, width).backward
+        tile = narrowed(table, exclude, limit_kind, dot_kind(q.dtype, precision))
     block_out = tile.block_d if width <= tile.block_d else tile.block_out
     chunks = triton.cdiv(width, block_out)
     views = 2 if exclude == "pair" else 1

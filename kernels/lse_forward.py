@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .configs import Tile, split_columns, tiles_for
+from .configs import Tile, dot_kind, split_columns, tiles_for
 from .lse_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, counted, masked_tiles, narrowed
 from .ntxent_forward import add_tile
 from .tl_utils import (
@@ -174,7 +174,9 @@ def one_side(
     num_cols = k.shape[0]
     if n == 0 or num_cols == 0:
         return torch.full((n,), -math.inf, dtype=torch.float32, device=q.device)
-    tile = tile or narrowed(tiles_for(q.device, q.dtype, precision, width).forward, exclude, limit_kind)
+    if tile is None:
+        table = tiles_for(q.device, q.dtype, precision, width).forward
+        tile = narrowed(table, exclude, limit_kind, dot_kind(q.dtype, precision))
     views = 2 if exclude == "pair" else 1
     row_tiles = views * triton.cdiv(n // views, tile.block_m)
     splits, tiles_per_split = split_columns(q.device, tile, row_tiles, num_cols, splits)

@@ -16,10 +16,21 @@ EXCLUDE = {"nothing": 0, "self": 1, "pair": 2, "equal": 3, "other": 4}
 NO_LIMIT, ROW_LIMIT, COLUMN_LIMIT = 0, 1, 2
 
 
-def narrowed(tile: Tile, exclude: str, limit_kind: int) -> Tile:
-    """The tile with half as many columns where every tile has a mask, whose registers would spill."""
+def narrowed(tile: Tile, exclude: str, limit_kind: int, kind: str) -> Tile:
+    """The tile of the table, smaller where the registers of its masks would spill.
+
+    Args:
+        tile: of NT-Xent's kernels.
+        exclude: a key of `EXCLUDE`.
+        limit_kind: whether limits are those of rows or columns, or absent.
+        kind: of the dot products, see `configs.dot_kind`.
+    """
     every = EXCLUDE[exclude] >= 3 or limit_kind != NO_LIMIT
-    return replace(tile, block_n=max(16, tile.block_n // 2)) if every else tile
+    if every or kind == "tf32x3":
+        tile = replace(tile, block_n=max(16, tile.block_n // 2))
+    if every and kind != "half":
+        tile = replace(tile, block_m=max(16, tile.block_m // 2))
+    return tile
 
 
 # the column tiles of [begin, end) that need a mask: the bands of self and positive, and a ragged last tile; with ids or

@@ -161,7 +161,8 @@ class NTXentLoss(_PairLoss):
         comparison: Comparison, z: Tensor, others: Tensor, anchor: Tensor, positive: Tensor, negatives: Tensor
     ) -> Tensor:
         s = similarities(comparison, z, others, anchor, positive)
-        return softplus(negatives[anchor] - s).sum() / max(1, len(anchor))
+        total: Tensor = softplus(negatives[anchor] - s).sum()
+        return total / max(1, len(anchor))
 
 
 class SupConLoss(_PairLoss):
@@ -181,7 +182,8 @@ class SupConLoss(_PairLoss):
 
     def _labelled(self, comparison: Comparison, z: Tensor, labels: Tensor) -> Tensor:
         rows, _ = sup_con_rows(comparison, z, number_classes(labels), "out")
-        return positive_mean(rows) * (labels != labels[:1]).any().to(rows.dtype)
+        several: Tensor = (labels != labels[:1]).any()
+        return positive_mean(rows) * several.to(rows.dtype)
 
     def _listed(self, comparison: Comparison, z: Tensor, others: Tensor, pairs: Pairs) -> Tensor:
         anchor, positive, against, negative = pairs
@@ -191,12 +193,14 @@ class SupConLoss(_PairLoss):
         count = torch.zeros_like(total).index_add(0, anchor, torch.ones_like(s))
         mean = torch.zeros_like(total).index_add(0, anchor, s) / count.clamp_min(1.0)
         rows = torch.where(count > 0, total - mean, 0.0)
-        return positive_mean(rows) * float(len(anchor) > 0 and len(against) > 0)
+        mean_loss = positive_mean(rows)
+        return mean_loss if len(anchor) > 0 and len(against) > 0 else 0.0 * mean_loss
 
 
 def similarities(comparison: Comparison, z: Tensor, others: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """``s`` of a list of pairs."""
-    return torch.linalg.vecdot(z[left], others[right]).to(comparison.scale.dtype) * comparison.scale
+    dots: Tensor = torch.linalg.vecdot(z[left], others[right])
+    return dots.to(comparison.scale.dtype) * comparison.scale
 
 
 def listed_lse(values: Tensor, rows: Tensor, count: int) -> Tensor:
@@ -209,4 +213,5 @@ def listed_lse(values: Tensor, rows: Tensor, count: int) -> Tensor:
 
 def positive_mean(rows: Tensor) -> Tensor:
     """Mean over the losses above 0, and 0 if there is none."""
-    return rows.clamp_min(0.0).sum() / (rows > 0).sum().clamp_min(1)
+    total: Tensor = rows.clamp_min(0.0).sum()
+    return total / (rows > 0).sum().clamp_min(1)

@@ -65,10 +65,11 @@ def name(case: tuple[Any, ...]) -> str:
 
 
 def compiled(arch: int, dtype: str, precision: str, width: int, variant: Variant) -> tuple[Resources, int]:
-    tiles = configs.table_tiles(arch, precision if dtype == "float32" else "half", width)
+    kind = precision if dtype == "float32" else "half"
+    tiles = configs.table_tiles(arch, kind, width)
     forward = variant.kernel == "forward"
     kernel = lse_fwd_kernel if forward else lse_bwd_kernel
-    tile = narrowed(tiles.forward if forward else tiles.backward, variant.exclude, variant.limit)
+    tile = narrowed(tiles.forward if forward else tiles.backward, variant.exclude, variant.limit, kind)
     constants: dict[str, Any] = {"D": width, "PRECISION": precision, "EXCLUDE": EXCLUDE[variant.exclude]}
     constants |= {"LIMIT": variant.limit, "IS_ONLINE": variant.online, "GUARDED": variant.guarded}
     if not forward:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fastclr.bench.loss_cases import TEMPERATURE, Layout, LossCase, check_gradient
 from fastclr.bench.rows import Attempt, Contestant, Program, Unsuitable
 from fastclr.bench.timing import run
-from fastclr.losses import NTXentLoss
+from fastclr.losses import CLIPLoss, NTXentLoss
 
 # (z0, z1, tau) -> loss; tau is a number, or a tensor if it is learnable
 LossFunction = Callable[[Tensor, Tensor, Any], Tensor]
@@ -26,9 +26,8 @@ SAFE_SHARE = 0.7  # of the host's free memory: beyond this the system might kill
 def contestants(case: LossCase) -> list[Contestant]:
     """Return the contestants for the layout of `case`, fastclr first."""
     if case.layout == "clip":
-        note = "NT-Xent of M/2 pairs, which has as many logits: fastclr has no CLIP loss here"
         return [
-            _contestant("fastclr", case, lambda: fastclr(case), note=note, layout="ntxent"),
+            _contestant("fastclr", case, lambda: fastclr_clip(case)),
             _contestant("pytorch", case, lambda: clip, note=EAGER, matrices=4),
             _contestant("pytorch-compile", case, lambda: compiled(clip), matrices=4),
             _contestant("open_clip", case, lambda: open_clip(case), ("open_clip_torch",), matrices=4),
@@ -67,7 +66,6 @@ def _contestant(
     make: Callable[[], LossFunction],
     packages: tuple[str, ...] = (),
     note: str = "",
-    layout: Layout | None = None,
     matrices: float = 0.0,
 ) -> Contestant:
     """Make a contestant that allocates about `matrices` times 4 M^2 bytes."""
@@ -75,7 +73,7 @@ def _contestant(
     def prepare() -> Attempt:
         loss_of = make()
         guard_memory(case, matrices * 4 * case.rows**2)
-        return attempt(case, loss_of, layout or case.layout)
+        return attempt(case, loss_of, case.layout)
 
     return Contestant(name, prepare, packages, note)
 
@@ -112,6 +110,12 @@ def fastclr(case: LossCase) -> LossFunction:
         return lambda z0, z1, tau: nt_xent(z0, z1, tau)
     module = NTXentLoss(TEMPERATURE).to(case.device)
     return lambda z0, z1, _: module(z0, z1)
+
+
+def fastclr_clip(case: LossCase) -> LossFunction:
+    """The module, which takes the factor of the similarities."""
+    module = CLIPLoss().to(case.device)
+    return lambda x, y, tau: module(x, y, 1.0 / tau)
 
 
 def graphed(case: LossCase) -> Attempt:

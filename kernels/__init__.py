@@ -10,11 +10,13 @@ if __name__ == "kernels":  # the repository root on sys.path would shadow anothe
 
 # launcher -> module; a module with the name of a launcher would shadow it
 _LAUNCHERS = {
+    "lse_bwd": "lse_backward",
+    "lse_fwd": "lse_forward",
     "ntxent_prologue": "ntxent_normalize",
     "ntxent_fwd": "ntxent_forward",
     "ntxent_bwd": "ntxent_backward",
 }
-__all__ = ["ntxent_bwd", "ntxent_fwd", "ntxent_prologue"]
+__all__ = ["lse_bwd", "lse_fwd", "ntxent_bwd", "ntxent_fwd", "ntxent_prologue"]
 
 
 def __getattr__(name: str) -> Any:

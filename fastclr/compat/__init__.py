@@ -1,7 +1,7 @@
 """Losses with the call conventions of other libraries, one module per library, imported on first use.
 
-:class:`fastclr.NTXentLoss` itself follows lightly's conventions. All of them are two-view NT-Xent; where an original
-accepts anything else, these raise.
+A library's losses are in the module of its name, under their own names: ``fastclr.compat.open_clip.ClipLoss``. Where an
+original accepts anything else than a module says, it raises. The names below are those of the first two-view adaptors.
 """
 
 from __future__ import annotations
@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 
 __all__ = ["MetricLearningNTXentLoss", "add_contrastive_loss", "simclr_loss_func"]
 
+_LIBRARIES = (
+    "google_simclr",
+    "info_nce_pytorch",
+    "lightly",
+    "open_clip",
+    "pytorch_metric_learning",
+    "sentence_transformers",
+    "solo_learn",
+    "supcontrast",
+)
 _MODULES = {
     "MetricLearningNTXentLoss": "fastclr.compat.pytorch_metric_learning",
     "add_contrastive_loss": "fastclr.compat.google_simclr",
@@ -24,7 +34,9 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import an adaptor on first use."""
+    """Import an adaptor, or the module of a library, on first use."""
+    if name in _LIBRARIES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

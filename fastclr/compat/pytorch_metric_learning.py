@@ -1,12 +1,20 @@
-"""NT-Xent with the call conventions of pytorch-metric-learning."""
+"""Losses with the call conventions of pytorch-metric-learning."""
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor, nn
 
 from fastclr.compat.view_pairs import pair_rows
 from fastclr.losses import nt_xent
 from fastclr.losses.inputs import check_temperature
+from fastclr.losses.row_inputs import check_ids, softplus
+from fastclr.losses.row_loss import Comparison, RowLoss
+from fastclr.losses.sup_con import number_classes, sup_con_rows
+
+Pairs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class MetricLearningNTXentLoss(nn.Module):
@@ -60,3 +68,150 @@ class MetricLearningNTXentLoss(nn.Module):
             )
         first, second = pair_rows(labels, len(embeddings))
         return nt_xent(embeddings[first], embeddings[second], self.temperature)
+
+
+class _PairLoss(nn.Module):
+    """What both losses below share: embeddings with labels, or with a list of pairs and reference embeddings."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.loss = RowLoss(temperature)
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """tau."""
+        return self.loss.temperature
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: Pairs | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
+        """Loss of a batch.
+
+        Args:
+            embeddings: ``[M, D]`` floating-point.
+            labels: ``[M]`` integers; not used with indices_tuple.
+            indices_tuple: anchors and positives, anchors and negatives, as ``(a1, p, a2, n)``. Memory then grows as the
+                number of pairs times D.
+            ref_emb: ``[R, D]``, what p and n index; None for the embeddings.
+            ref_labels: not used, ref_emb needs indices_tuple.
+
+        Returns:
+            0-dim tensor.
+
+        Raises:
+            TypeError, ValueError: labels are no integers or have another length, or there are neither labels nor pairs.
+        """
+        if indices_tuple is None:
+            if labels is None or ref_emb is not None:
+                raise ValueError("pass labels, or indices_tuple, which reference embeddings need")
+            check_ids("labels", labels, embeddings, len(embeddings))
+        elif len(indices_tuple) != 4:
+            raise ValueError(f"indices_tuple must be (a1, p, a2, n), got {len(indices_tuple)} tensors")
+        comparison = self.loss.compare({"embeddings": embeddings} | ({} if ref_emb is None else {"ref_emb": ref_emb}))
+        with torch.autocast(embeddings.device.type, enabled=False):
+            z = comparison.rows(embeddings)
+            if indices_tuple is None and labels is not None:
+                # no label is special here, -1 neither
+                loss = self._labelled(comparison, z, labels.long() - labels.min())
+            elif indices_tuple is not None:
+                others = z if ref_emb is None else comparison.rows(ref_emb)
+                loss = self._listed(comparison, z, others, indices_tuple)
+            return loss.to(comparison.dtype)
+
+    def _labelled(self, comparison: Comparison, z: Tensor, labels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _listed(self, comparison: Comparison, z: Tensor, others: Tensor, pairs: Pairs) -> Tensor:
+        raise NotImplementedError
+
+
+class NTXentLoss(_PairLoss):
+    """``pytorch_metric_learning.losses.NTXentLoss``, cosine similarity and the default reducer: arbitrary labels.
+
+    The mean over the positive pairs of ``log(1 + sum_n e^(s_in - s_ip))``, n the rows of other labels; 0 without
+    positive or negative pairs. Takes the place of the original in its wrappers ``SelfSupervisedLoss`` and
+    ``CrossBatchMemory``. Memory grows as the number of positive pairs times D, not as pairs times negatives.
+    """
+
+    def __init__(self, temperature: float = 0.07) -> None:
+        """Take tau, a finite number but 0.
+
+        Raises:
+            TypeError, ValueError: it is another thing.
+        """
+        super().__init__(temperature)
+
+    def _labelled(self, comparison: Comparison, z: Tensor, labels: Tensor) -> Tensor:
+        same = labels[:, None] == labels
+        anchor, positive = same.fill_diagonal_(False).nonzero(as_tuple=True)
+        return self._mean(comparison, z, z, anchor, positive, comparison.lse(z, exclude="equal", ids=(labels, None)))
+
+    def _listed(self, comparison: Comparison, z: Tensor, others: Tensor, pairs: Pairs) -> Tensor:
+        anchor, positive, against, negative = pairs
+        negatives = listed_lse(similarities(comparison, z, others, against, negative), against, len(z))
+        return self._mean(comparison, z, others, anchor, positive, negatives)
+
+    @staticmethod
+    def _mean(
+        comparison: Comparison, z: Tensor, others: Tensor, anchor: Tensor, positive: Tensor, negatives: Tensor
+    ) -> Tensor:
+        s = similarities(comparison, z, others, anchor, positive)
+        total: Tensor = softplus(negatives[anchor] - s).sum()
+        return total / max(1, len(anchor))
+
+
+class SupConLoss(_PairLoss):
+    """``pytorch_metric_learning.losses.SupConLoss``, cosine similarity and the default reducer.
+
+    L_out, the mean over the anchors whose loss is above 0; 0 if there is no positive or no negative pair. Takes the
+    place of the original in its wrappers ``SelfSupervisedLoss`` and ``CrossBatchMemory``. O(M D) memory with labels.
+    """
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        """Take tau, a finite number but 0.
+
+        Raises:
+            TypeError, ValueError: it is another thing.
+        """
+        super().__init__(temperature)
+
+    def _labelled(self, comparison: Comparison, z: Tensor, labels: Tensor) -> Tensor:
+        rows, _ = sup_con_rows(comparison, z, number_classes(labels), "out")
+        several: Tensor = (labels != labels[:1]).any()
+        return positive_mean(rows) * several.to(rows.dtype)
+
+    def _listed(self, comparison: Comparison, z: Tensor, others: Tensor, pairs: Pairs) -> Tensor:
+        anchor, positive, against, negative = pairs
+        s = similarities(comparison, z, others, anchor, positive)
+        rest = similarities(comparison, z, others, against, negative)
+        total = listed_lse(torch.cat([s, rest]), torch.cat([anchor, against]), len(z))
+        count = torch.zeros_like(total).index_add(0, anchor, torch.ones_like(s))
+        mean = torch.zeros_like(total).index_add(0, anchor, s) / count.clamp_min(1.0)
+        rows = torch.where(count > 0, total - mean, 0.0)
+        mean_loss = positive_mean(rows)
+        return mean_loss if len(anchor) > 0 and len(against) > 0 else 0.0 * mean_loss
+
+
+def similarities(comparison: Comparison, z: Tensor, others: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """``s`` of a list of pairs."""
+    dots: Tensor = torch.linalg.vecdot(z[left], others[right])
+    return dots.to(comparison.scale.dtype) * comparison.scale
+
+
+def listed_lse(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Log-sum-exp of the values of every row ``[count]``; -inf for a row without any."""
+    top = values.new_full((count,), -math.inf).index_reduce(0, rows, values.detach(), "amax")
+    some = top > -math.inf
+    sums = torch.zeros_like(top).index_add(0, rows, (values - top[rows]).exp())
+    return torch.where(some, sums.masked_fill(~some, 1.0).log() + top.masked_fill(~some, 0.0), -math.inf)
+
+
+def positive_mean(rows: Tensor) -> Tensor:
+    """Mean over the losses above 0, and 0 if there is none."""
+    total: Tensor = rows.clamp_min(0.0).sum()
+    return total / (rows > 0).sum().clamp_min(1)

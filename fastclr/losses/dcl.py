@@ -88,7 +88,7 @@ class DCLLoss(RowLoss):
         with torch.autocast(out0.device.type, enabled=False):
             first, second = comparison.rows(out0), comparison.rows(out1)
             negatives = comparison.lse(torch.cat([first, second]), exclude="pair")
-            own = torch.linalg.vecdot(first.to(negatives.dtype), second.to(negatives.dtype))
+            own = comparison.dots(first, second)
             positive = own * comparison.scale
             if self.weighting == "mises_fisher":
                 every = comparison.every(own.detach() / self.sigma)

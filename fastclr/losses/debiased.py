@@ -90,8 +90,7 @@ class DebiasedNTXentLoss(RowLoss):
         with torch.autocast(out0.device.type, enabled=False):
             first, second = comparison.rows(out0), comparison.rows(out1)
             z = torch.cat([first, second])
-            own = torch.linalg.vecdot(first.to(comparison.scale.dtype), second.to(comparison.scale.dtype))
-            positive = comparison.every((own * comparison.scale).repeat(2))
+            positive = comparison.every((comparison.dots(first, second) * comparison.scale).repeat(2))
             if self.hardness == 0.0:
                 negatives = comparison.lse(z, exclude="pair")
             else:

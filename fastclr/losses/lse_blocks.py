@@ -196,11 +196,13 @@ def lse_bwd(
         others, others_shift = _factors(column_lse, column_grad / peak, q.dtype, exact)
     dq = torch.zeros_like(q) if wanted != "k" else q.new_zeros((0, q.shape[1]))
     dk = torch.zeros_like(columns) if k is not None and wanted != "q" else q.new_zeros((0, q.shape[1]))
-    second = torch.empty_like(products.buffer)
+    second = torch.empty_like(products.buffer) if others is not None else products.buffer
+    # row terms alone are a factor of a whole row: of the rows that dk sums, and of dq at the end
+    pulled = q if others is not None or wanted == "q" else q * own[:, None]
     with matrix_products(precision):
         for tile, rows, cols, mirrored in products:
             if others is None:
-                (tile.exp2_() if exact else tile.sub_(own_shift[rows, None]).exp_()).mul_(own[rows, None])
+                _ = tile.exp2_() if exact else tile.sub_(own_shift[rows, None]).exp_()
             else:
                 other = second[: tile.numel()].view(tile.shape)
                 if exact:
@@ -214,7 +216,9 @@ def lse_bwd(
             if mirrored:
                 dq[cols].addmm_(tile.T, q[rows])
             elif k is not None and wanted != "q":
-                dk[cols].addmm_(tile.T, q[rows])
+                dk[cols].addmm_(tile.T, pulled[rows])
+    if others is None and wanted != "k":
+        dq.mul_(own[:, None])
     factor = (peak * scale).to(q.dtype)
     return dq.mul_(factor), dk.mul_(factor)
 

@@ -90,10 +90,12 @@ def factor_tensor(name: str, value: float | Tensor, rows: Tensor, on_cpu: bool, 
 
 
 def check_transforms(impl: str) -> None:
-    """Raise under a transform of torch.func, which the fused losses do not support."""
-    if impl == "reference" or torch.compiler.is_compiling():
+    """Raise where the gradient of the fused losses would be lost: under torch.func, and in torch.export."""
+    if impl == "reference":
         return
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch.compiler.is_exporting():
+        raise ValueError("torch.export would lose the gradient of a fused loss: export it with impl='reference'")
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
         raise ValueError("torch.func transforms need impl='reference': the fused losses support torch.autograd only")
 
 

@@ -30,7 +30,7 @@ from fastclr.losses.inputs import unit_rows as reference_unit_rows
 from fastclr.losses.lse_op import LSEOptions, lse
 from fastclr.losses.row_inputs import as_number, check_factor, check_rows, check_transforms, factor_tensor
 from fastclr.losses.tiles import compute_dtype, vector_dtype
-from fastclr.losses.unit_rows import UnitRows
+from fastclr.losses.unit_rows import RowDots, UnitRows
 from fastclr.parallel import check_same_shape, gather_rows, resolve_group
 
 if TYPE_CHECKING:
@@ -62,8 +62,16 @@ class Comparison:
 
     def similarity(self, first: Tensor, second: Tensor) -> Tensor:
         """``s_i = scale <a_i, b_i>`` of the rows of all ranks, in the dtype of per-row values."""
-        wide = vector_dtype(first.device)
-        return self.every(torch.linalg.vecdot(first.to(wide), second.to(wide)) * self.scale)
+        return self.every(self.dots(first, second) * self.scale)
+
+    def dots(self, first: Tensor, second: Tensor) -> Tensor:
+        """``<a_i, b_i>`` of this rank's rows, in the dtype of per-row values."""
+        if self.options.impl == "reference":
+            wide = vector_dtype(first.device)
+            found: Tensor = torch.linalg.vecdot(first.to(wide), second.to(wide))
+        else:
+            found = RowDots.apply(first, second)
+        return found
 
     def lse(
         self,

@@ -137,17 +137,18 @@ def compile_row_kernel(kernel: str, arch: int, dtype: str, width: int) -> Resour
 
 def build(kernel: Any, constants: dict[str, Any], row_type: str, arch: int, tile: Tile) -> Any:
     """Compile ``kernel``; pointers are aligned to 16 bytes, as torch aligns them, and so are rows."""
-    rows = {"z", "z0", "z1", "dz0", "dz1", "columns"}
+    rows = {"z", "z0", "z1", "dz0", "dz1", "columns", "q", "k"}
     signature, attrs = {}, {}
     for index, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name] = "constexpr"
         elif name.startswith("stride"):
             signature[name], attrs[index,] = "i32", [["tt.divisibility", 16]]
-        elif name in {"n", "num_cols", "offset", "ranks", "splits"} or name.startswith("tiles_per"):
+        elif name in {"n", "num_cols", "count", "offset", "ranks", "splits"} or name.startswith("tiles_per"):
             signature[name] = "i32"
         else:
-            signature[name], attrs[index,] = "*" + (row_type if name in rows else "fp32"), [["tt.divisibility", 16]]
+            kind = row_type if name in rows else "i64" if name.endswith("_ids") else "fp32"
+            signature[name], attrs[index,] = "*" + kind, [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
     options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)

@@ -163,6 +163,16 @@ def test_functional_transforms_are_refused_and_the_reference_has_them() -> None:
     torch.testing.assert_close(found, torch.autograd.grad(CLIPLoss()(leaf, b), leaf)[0])
 
 
+def test_export_is_refused_and_the_reference_keeps_its_gradient() -> None:
+    a, b = unit(6, 0), unit(6, 1)
+    with pytest.raises(Exception, match="impl='reference'"):
+        torch.export.export(CLIPLoss(), (a, b))
+    program = torch.export.export(CLIPLoss(impl="reference"), (a, b)).module()
+    found, exact = (torch.autograd.grad(loss(a, b), (a, b)) for loss in (program, CLIPLoss()))
+    for mine, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
 @pytest.mark.parametrize("loss", [CLIPLoss(0.1), CLIPLoss(0.001), InfoNCELoss(0.1)], ids=["fixed", "online", "rows"])
 def test_memory_grows_as_rows_times_width(loss: torch.nn.Module) -> None:
     def peak(rows: int) -> int:

@@ -1,0 +1,99 @@
+"""Which pairs the kernels of ``lse`` leave out, and which column tiles need a mask for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import triton
+import triton.language as tl
+
+from .configs import Tile
+from .tl_utils import special_tiles
+
+# kinds of exclusion, compile-time constants of the kernels
+EXCLUDE = {"nothing": 0, "self": 1, "pair": 2, "equal": 3, "other": 4}
+# limits belong to nothing, the rows or the columns
+NO_LIMIT, ROW_LIMIT, COLUMN_LIMIT = 0, 1, 2
+
+
+def narrowed(tile: Tile, exclude: str, limit_kind: int, kind: str) -> Tile:
+    """The tile of the table, smaller where the registers of its masks would spill.
+
+    Args:
+        tile: of NT-Xent's kernels.
+        exclude: a key of `EXCLUDE`.
+        limit_kind: whether limits are those of rows or columns, or absent.
+        kind: of the dot products, see `configs.dot_kind`.
+    """
+    every = EXCLUDE[exclude] >= 3 or limit_kind != NO_LIMIT
+    if every or kind == "tf32x3":
+        tile = replace(tile, block_n=max(16, tile.block_n // 2))
+    if every and kind != "half":
+        tile = replace(tile, block_m=max(16, tile.block_m // 2))
+    return tile
+
+
+# the column tiles of [begin, end) that need a mask: the bands of self and positive, and a ragged last tile; with ids or
+# limits, all of them
+@triton.jit
+def masked_tiles(
+    begin,
+    end,
+    pair,
+    offset,
+    n,
+    num_cols,
+    EXCLUDE: tl.constexpr,
+    LIMIT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    first = offset + pair
+    last = first + tl.minimum(BLOCK_M, n - pair) - 1
+    ragged = num_cols // BLOCK_N
+    if EXCLUDE >= 3 or LIMIT != 0:
+        tiles = special_tiles(begin, end, begin, end, end, end, end)
+    elif EXCLUDE == 2:
+        tiles = special_tiles(
+            begin, end, first // BLOCK_N, last // BLOCK_N + 1, (first + n) // BLOCK_N, (last + n) // BLOCK_N + 1, ragged
+        )
+    elif EXCLUDE == 1:
+        tiles = special_tiles(begin, end, first // BLOCK_N, last // BLOCK_N + 1, begin, begin, ragged)
+    else:
+        tiles = special_tiles(begin, end, begin, begin, begin, begin, ragged)
+    return tiles
+
+
+# which elements of a tile count. limits are in units of ln 2, as s is; ids and limits of rows past the end may be
+# anything
+@triton.jit
+def counted(
+    s,
+    cols,
+    num_cols,
+    self_col,
+    positive_col,
+    row_id,
+    column_ids,
+    row_limit,
+    limit,
+    EXCLUDE: tl.constexpr,
+    LIMIT: tl.constexpr,
+):
+    in_cols = cols < num_cols
+    keep = in_cols[None, :] & (self_col[:, None] >= 0)
+    if EXCLUDE == 1 or EXCLUDE == 2 or EXCLUDE == 4:
+        keep &= cols[None, :] != self_col[:, None]
+    if EXCLUDE == 2:
+        keep &= cols[None, :] != positive_col[:, None]
+    if EXCLUDE >= 3:
+        ids = tl.load(column_ids + cols, mask=in_cols, other=0)
+        if EXCLUDE == 3:
+            keep &= row_id[:, None] != ids[None, :]
+        else:
+            keep &= row_id[:, None] == ids[None, :]
+    if LIMIT == 1:
+        keep &= s <= row_limit[:, None]
+    elif LIMIT == 2:
+        keep &= s <= tl.load(limit + cols, mask=in_cols, other=0.0)[None, :]
+    return keep

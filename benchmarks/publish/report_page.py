@@ -20,6 +20,7 @@ td:last-child { color: #666; max-width: 34em; white-space: normal; } svg { max-w
 """
 TITLES = {
     "loss": "Loss",
+    "gram": "Barlow Twins and VICReg",
     "augment": "Augmentation",
     "step": "Training step, part by part",
     "ladder": "Training, from a plain PyTorch loop to fastclr",

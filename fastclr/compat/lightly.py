@@ -82,11 +82,14 @@ class VICRegLoss(nn.Module):
         """
         gathers = self.gather_distributed and distributed.is_initialized()
         group = distributed.group.WORLD if gathers else None
-        weights = (self.lambda_param, self.mu_param, self.nu_param, self.eps)
+
+        def loss_of(first: Tensor, second: Tensor) -> Tensor:
+            return vicreg(first, second, self.lambda_param, self.mu_param, self.nu_param, self.eps, group=group)[0]
+
         if z_a.dim() <= 2 or z_a.shape != z_b.shape:
-            return vicreg(z_a, z_b, *weights, group=group)[0]
+            return loss_of(z_a, z_b)
         places = zip(*(z.flatten(1, -2).unbind(1) for z in (z_a, z_b)), strict=True)
-        return torch.stack([vicreg(*views, *weights, group=group)[0] for views in places]).mean()
+        return torch.stack([loss_of(first, second) for first, second in places]).mean()
 
 
 def _check_gathering(gather_distributed: bool) -> None:

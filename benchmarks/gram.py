@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastclr.bench.ceilings import Ceilings
-from fastclr.bench.loss_peers import compiled, require
+from fastclr.bench.loss_peers import require
 from fastclr.bench.rows import Attempt, Contestant, Program, Row, Unsuitable, WrongResultError
 from fastclr.bench.timing import Effort, contest, run
 from fastclr.losses import BarlowTwinsLoss, VICRegLoss, gram_reference
@@ -87,7 +87,6 @@ def contestants(case: GramCase) -> list[Contestant]:
         "lightly": lightly,
         "pytorch-metric-learning": metric_learning,
         "pytorch": dense,
-        "pytorch-compile": compiled_dense,
     }
 
     def contestant(name: str, make: Callable[[GramCase], LossFunction]) -> Contestant:
@@ -159,12 +158,6 @@ def dense(case: GramCase) -> LossFunction:
         return WEIGHTS[0] * terms[0] + WEIGHTS[1] * terms[1] + WEIGHTS[2] * terms[2]
 
     return vicreg
-
-
-def compiled_dense(case: GramCase) -> LossFunction:
-    """torch.compile of the definition."""
-    made = compiled(lambda z0, z1, _: dense(case)(z0, z1))
-    return lambda z0, z1: made(z0, z1, None)
 
 
 def fastclr(case: GramCase) -> LossFunction:

@@ -18,6 +18,7 @@ from fastclr.losses.inputs import (
     check_views,
     unit_rows,
 )
+from fastclr.losses.row_dots import RowDots
 from fastclr.losses.softplus_op import SoftplusOptions
 from fastclr.losses.tiles import compute_dtype, vector_dtype
 from fastclr.losses.transforms import check_transforms
@@ -112,10 +113,13 @@ class PairLoss(nn.Module):
         return f"gather_distributed={self.gather_distributed}, reduction={self.reduction!r}, impl={self.impl!r}"
 
 
-def similarity(first: Tensor, second: Tensor) -> Tensor:
+def similarity(first: Tensor, second: Tensor, options: SoftplusOptions) -> Tensor:
     """``<a_i, b_i>`` in the dtype of per-row values."""
-    wide = vector_dtype(first.device)
-    dots: Tensor = torch.linalg.vecdot(first.to(wide), second.to(wide))
+    if options.impl == "reference":
+        wide = vector_dtype(first.device)
+        dots: Tensor = torch.linalg.vecdot(first.to(wide), second.to(wide))
+    else:
+        dots = RowDots.apply(first, second)
     return dots
 
 

@@ -20,13 +20,13 @@ td:last-child { color: #666; max-width: 34em; white-space: normal; } svg { max-w
 """
 TITLES = {
     "loss": "Loss",
-    "gram": "Barlow Twins and VICReg",
     "augment": "Augmentation",
     "step": "Training step, part by part",
     "ladder": "Training, from a plain PyTorch loop to fastclr",
     "photos": "A training step on photos, and the largest batch",
     "loader": "From JPEG files to views",
     "distributed": "Loss over several processes",
+    "gram": "Barlow Twins and VICReg",
     "overhead": "Imports and calls",
 }
 PLOTS = {"loss": loss_plot, "augment": augment_plot, "step": ladder_plot}

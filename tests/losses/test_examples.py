@@ -26,7 +26,13 @@ TORCHRUN = [
 
 @pytest.mark.parametrize(
     ("name", "launcher"),
-    [("drop_in.py", []), ("learnable_temperature.py", []), ("ddp.py", TORCHRUN), ("large_batch.py", [])],
+    [
+        ("drop_in.py", []),
+        ("learnable_temperature.py", []),
+        ("barlow_twins.py", []),
+        ("ddp.py", TORCHRUN),
+        ("large_batch.py", []),
+    ],
 )
 def test_example_learns(name: str, launcher: list[str]) -> None:
     done = subprocess.run(

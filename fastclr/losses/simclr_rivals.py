@@ -107,6 +107,7 @@ class NTLogisticLoss(_Rival):
 
     @temperature.setter
     def temperature(self, value: float | Tensor) -> None:
+        """Check and store tau; a learnable one starts again from it."""
         scalar("temperature", value, value if isinstance(value, Tensor) else torch.empty(0))
         if self.log_temperature is not None and not float(value) > 0:
             raise ValueError(f"a learnable temperature must be positive, got {value}")

@@ -25,7 +25,7 @@ from fastclr.files import write_text_atomically
 
 FORMAT = 2
 # suite -> how many of its cases are headlines, which all run before the rest
-SUITES = {"loss": 3, "augment": 2, "step": 1, "loader": 1, "distributed": 1, "overhead": 1, "busy": 1}
+SUITES = {"loss": 3, "gram": 2, "augment": 2, "step": 1, "loader": 1, "distributed": 1, "overhead": 1, "busy": 1}
 # budget factor of headlines on a CPU: samples must outlast speed changes, every ten seconds or so on a shared machine
 LONGER = 3.0
 SAME = ("device", "cpu", "gpu", "commit", "dirty", "versions", "threads", "malloc", "rehearsal")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,74 @@ from torch import Tensor, nn
 from fastclr.compat.view_pairs import pair_rows
 from fastclr.losses import nt_xent
 from fastclr.losses.inputs import check_temperature
-from fastclr.losses.row_inputs import check_ids, softplus
+from fastclr.losses.positive_pairs import nt_xent_of_pairs, pair_counts
+from fastclr.losses.row_inputs import check_ids
 from fastclr.losses.row_loss import Comparison, RowLoss
 from fastclr.losses.sup_con import number_classes, sup_con_rows
 
 Pairs = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+# its wrappers ask for its base class and for the names of its losses, so that a drop-in must be one of them
+_Original: Any = nn.Module
+try:
+    from pytorch_metric_learning import distances, reducers
+    from pytorch_metric_learning.losses import NTXentLoss as _Found
+
+    _Original = _Found
+except ModuleNotFoundError:
+    pass
+
+
+class NTXentLoss(_Original):  # type: ignore[misc]
+    """``pytorch_metric_learning.losses.NTXentLoss`` with any labels, in O(N D) memory instead of a list of all pairs.
+
+    The mean over positive pairs of ``softplus(nlse_i - s_ip)``, nlse being the log-sum-exp over the rows of other
+    labels. It works inside ``SelfSupervisedLoss``, ``CrossBatchMemory`` and ``DistributedLossWrapper``. With explicit
+    pairs (`indices_tuple`; CrossBatchMemory makes them), another distance than cosine similarity or another reducer
+    than the mean, the original computes. It caps a pair's loss at 87 in float32 (it adds the smallest number inside the
+    logarithm), which this does not; half precision is computed in float32.
+
+    Raises:
+        ModuleNotFoundError: pytorch-metric-learning is not installed.
+    """
+
+    def __init__(self, temperature: float = 0.07, **kwargs: Any) -> None:
+        """Take the original's arguments.
+
+        Args:
+            temperature: tau, finite and not 0.
+            **kwargs: reducer, distance, embedding_regularizer and the like, see the original.
+
+        Raises:
+            TypeError: the temperature is not a number.
+            ValueError: it is zero or not finite.
+        """
+        if _Original is nn.Module:
+            raise ModuleNotFoundError("this loss extends that of pytorch-metric-learning, which is not installed")
+        check_temperature(temperature)
+        super().__init__(temperature=temperature, **kwargs)
+
+    def compute_loss(
+        self, embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
+    ) -> Any:
+        """What the original's ``forward`` calls, with what it reduces."""
+        if indices_tuple is not None or labels is None or ref_labels is None or not self._is_default():
+            return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        skip_self = ref_labels is labels
+        positive, negative = pair_counts(labels, ref_labels, skip_self)
+        # the original returns 0 without pairs of both kinds, and for a single pair of each
+        if positive == 0 or negative == 0 or max(positive, negative) <= 1:
+            return self.zero_losses()
+        loss = nt_xent_of_pairs(embeddings, ref_emb, labels, ref_labels, self.temperature, skip_self, positive)
+        return {"loss": {"losses": loss, "indices": None, "reduction_type": "already_reduced"}}
+
+    def _is_default(self) -> bool:
+        """Whether similarities are cosines and the losses of pairs are averaged."""
+        distance = self.distance
+        cosine = type(distance) is distances.CosineSimilarity and distance.normalize_embeddings
+        plain = cosine and distance.p == 2 and distance.power == 1 and self.embedding_regularizer is None
+        return plain and type(self.reducer) is reducers.MeanReducer
 
 
 class MetricLearningNTXentLoss(nn.Module):
@@ -70,10 +134,19 @@ class MetricLearningNTXentLoss(nn.Module):
         return nt_xent(embeddings[first], embeddings[second], self.temperature)
 
 
-class _PairLoss(nn.Module):
-    """What both losses below share: embeddings with labels, or with a list of pairs and reference embeddings."""
+class SupConLoss(nn.Module):
+    """``pytorch_metric_learning.losses.SupConLoss``, cosine similarity and the default reducer.
 
-    def __init__(self, temperature: float) -> None:
+    L_out, the mean over the anchors whose loss is above 0; 0 if there is no positive or no negative pair. Takes the
+    place of the original in its wrappers ``SelfSupervisedLoss`` and ``CrossBatchMemory``. O(M D) memory with labels.
+    """
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        """Take tau, a finite number but 0.
+
+        Raises:
+            TypeError, ValueError: it is another thing.
+        """
         super().__init__()
         self.loss = RowLoss(temperature)
 
@@ -124,63 +197,6 @@ class _PairLoss(nn.Module):
             return loss.to(comparison.dtype)
 
     def _labelled(self, comparison: Comparison, z: Tensor, labels: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _listed(self, comparison: Comparison, z: Tensor, others: Tensor, pairs: Pairs) -> Tensor:
-        raise NotImplementedError
-
-
-class NTXentLoss(_PairLoss):
-    """``pytorch_metric_learning.losses.NTXentLoss``, cosine similarity and the default reducer: arbitrary labels.
-
-    The mean over the positive pairs of ``log(1 + sum_n e^(s_in - s_ip))``, n the rows of other labels; 0 without
-    positive or negative pairs. Takes the place of the original in its wrappers ``SelfSupervisedLoss`` and
-    ``CrossBatchMemory``. Memory grows as the number of positive pairs times D, not as pairs times negatives.
-    """
-
-    def __init__(self, temperature: float = 0.07) -> None:
-        """Take tau, a finite number but 0.
-
-        Raises:
-            TypeError, ValueError: it is another thing.
-        """
-        super().__init__(temperature)
-
-    def _labelled(self, comparison: Comparison, z: Tensor, labels: Tensor) -> Tensor:
-        same = labels[:, None] == labels
-        anchor, positive = same.fill_diagonal_(False).nonzero(as_tuple=True)
-        return self._mean(comparison, z, z, anchor, positive, comparison.lse(z, exclude="equal", ids=(labels, None)))
-
-    def _listed(self, comparison: Comparison, z: Tensor, others: Tensor, pairs: Pairs) -> Tensor:
-        anchor, positive, against, negative = pairs
-        negatives = listed_lse(similarities(comparison, z, others, against, negative), against, len(z))
-        return self._mean(comparison, z, others, anchor, positive, negatives)
-
-    @staticmethod
-    def _mean(
-        comparison: Comparison, z: Tensor, others: Tensor, anchor: Tensor, positive: Tensor, negatives: Tensor
-    ) -> Tensor:
-        s = similarities(comparison, z, others, anchor, positive)
-        total: Tensor = softplus(negatives[anchor] - s).sum()
-        return total / max(1, len(anchor))
-
-
-class SupConLoss(_PairLoss):
-    """``pytorch_metric_learning.losses.SupConLoss``, cosine similarity and the default reducer.
-
-    L_out, the mean over the anchors whose loss is above 0; 0 if there is no positive or no negative pair. Takes the
-    place of the original in its wrappers ``SelfSupervisedLoss`` and ``CrossBatchMemory``. O(M D) memory with labels.
-    """
-
-    def __init__(self, temperature: float = 0.1) -> None:
-        """Take tau, a finite number but 0.
-
-        Raises:
-            TypeError, ValueError: it is another thing.
-        """
-        super().__init__(temperature)
-
-    def _labelled(self, comparison: Comparison, z: Tensor, labels: Tensor) -> Tensor:
         rows, _ = sup_con_rows(comparison, z, number_classes(labels), "out")
         several: Tensor = (labels != labels[:1]).any()
         return positive_mean(rows) * several.to(rows.dtype)
@@ -195,6 +211,17 @@ class SupConLoss(_PairLoss):
         rows = torch.where(count > 0, total - mean, 0.0)
         mean_loss = positive_mean(rows)
         return mean_loss if len(anchor) > 0 and len(against) > 0 else 0.0 * mean_loss
+
+
+def positive_pairs(classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Anchors and positives: all ordered pairs of two rows of a class, without an M x M mask."""
+    order, counts = classes.argsort(stable=True), classes.bincount(minlength=len(classes))
+    starts, mine = counts.cumsum(0) - counts, counts[classes]
+    anchor = torch.arange(len(classes), device=classes.device).repeat_interleave(mine)
+    within = torch.arange(len(anchor), device=classes.device) - (mine.cumsum(0) - mine)[anchor]
+    positive = order[starts[classes[anchor]] + within]
+    kept = anchor != positive
+    return anchor[kept], positive[kept]
 
 
 def similarities(comparison: Comparison, z: Tensor, others: Tensor, left: Tensor, right: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""NT-Xent with the call conventions of solo-learn."""
+"""Losses with the call conventions of solo-learn."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from torch import Tensor, distributed
 
 from fastclr.compat.view_pairs import pair_rows
 from fastclr.losses import nt_xent
+from fastclr.losses.gram import barlow_twins, vicreg
 
 
 def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Tensor:
@@ -28,5 +29,65 @@ def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Te
         ValueError: a sample does not occur exactly twice.
     """
     first, second = pair_rows(indexes, len(z))
-    running = distributed.is_available() and distributed.is_initialized()
-    return nt_xent(z[first], z[second], temperature, group=distributed.group.WORLD if running else None)
+    return nt_xent(z[first], z[second], temperature, group=distributed.group.WORLD if _running() else None)
+
+
+def barlow_loss_func(
+    z1: Tensor, z2: Tensor, lamb: float = 5e-3, scale_loss: float = 0.025, *, original_ranks: bool = False
+) -> Tensor:
+    """``solo.losses.barlow.barlow_loss_func``: Barlow Twins times `scale_loss`.
+
+    Like the original, this takes the rows of all ranks whenever torch.distributed is initialised. The original then
+    standardises by the local rows, and its gradient is 1/W of that of W ranks, because its all-reduce has none.
+
+    Args:
+        z1: ``[N, D]``, first view.
+        z2: ``[N, D]``, second view.
+        lamb: weight of the redundancy.
+        scale_loss: factor of the loss.
+        original_ranks: reproduce both, the local statistics and the factor 1/W.
+
+    Returns:
+        0-dim tensor.
+
+    Raises:
+        TypeError, ValueError: as :class:`fastclr.BarlowTwinsLoss`.
+    """
+    group = distributed.group.WORLD if _running() else None
+    loss, _ = barlow_twins(z1, z2, lamb, group=group, local_statistics=original_ranks)
+    if original_ranks and group is not None:
+        fixed = loss.detach()
+        loss = fixed + (loss - fixed) / distributed.get_world_size()
+    return scale_loss * loss
+
+
+def vicreg_loss_func(
+    z1: Tensor,
+    z2: Tensor,
+    sim_loss_weight: float = 25.0,
+    var_loss_weight: float = 25.0,
+    cov_loss_weight: float = 1.0,
+) -> Tensor:
+    """``solo.losses.vicreg.vicreg_loss_func``: VICReg with the variance term of both views added, not averaged.
+
+    Like the original, this takes the rows of all ranks whenever torch.distributed is initialised.
+
+    Args:
+        z1: ``[N, D]``, first view.
+        z2: ``[N, D]``, second view.
+        sim_loss_weight: weight of the invariance.
+        var_loss_weight: weight of the variance; twice as much in :class:`fastclr.VICRegLoss`.
+        cov_loss_weight: weight of the covariance.
+
+    Returns:
+        0-dim tensor; with several ranks the invariance is that of the local rows.
+
+    Raises:
+        TypeError, ValueError: as :class:`fastclr.VICRegLoss`.
+    """
+    group = distributed.group.WORLD if _running() else None
+    return vicreg(z1, z2, sim_loss_weight, 2 * var_loss_weight, cov_loss_weight, group=group)[0]
+
+
+def _running() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

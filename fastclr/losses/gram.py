@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastclr.losses import gram_reference as reference
 from fastclr.losses.gram_op import GramFunction, GramOptions
 from fastclr.losses.inputs import IMPLS, PRECISIONS, Impl, Precision, check_option, check_views
+from fastclr.losses.transforms import check_transforms
 from fastclr.parallel import check_same_shape, resolve_group
 
 if TYPE_CHECKING:
@@ -150,9 +151,8 @@ def _check(
         check_same_shape(z0, group)
     elif len(z0) < 2:
         raise ValueError("Barlow Twins and VICReg need at least two rows, got 1: a single row has no variance")
-    transformed = torch._C._functorch.peek_interpreter_stack() is not None
-    if chosen != "reference" and transformed and not torch.compiler.is_compiling():
-        raise ValueError("torch.func transforms need impl='reference': the fused losses support torch.autograd only")
+    if chosen != "reference":
+        check_transforms(z0, z1)
     return chosen, group
 
 

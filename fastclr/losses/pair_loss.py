@@ -18,8 +18,10 @@ from fastclr.losses.inputs import (
     check_views,
     unit_rows,
 )
+from fastclr.losses.row_dots import RowDots
 from fastclr.losses.softplus_op import SoftplusOptions
 from fastclr.losses.tiles import compute_dtype, vector_dtype
+from fastclr.losses.transforms import check_transforms
 from fastclr.parallel import check_same_shape, gather_rows, resolve_group
 
 if TYPE_CHECKING:
@@ -80,17 +82,16 @@ class PairLoss(nn.Module):
 
         Raises:
             TypeError: they are not dense floating-point tensors of one dtype.
-            ValueError: shapes or devices differ, there is no process group, the ranks have different batches, or a
-                transform of torch.func meets the fused computation.
+            ValueError: shapes or devices differ, there is no process group, the ranks have different batches, or
+                torch.func or torch.export meets the fused computation.
         """
         check_views(first, second)
         group = resolve_group(self.process_group) if self.gather_distributed else None
         if group is not None:
             check_same_shape(first, group)
         impl = "reference" if self.impl == "reference" else "blockwise"
-        transformed = torch._C._functorch.peek_interpreter_stack() is not None
-        if impl != "reference" and transformed and not torch.compiler.is_compiling():
-            raise ValueError("torch.func transforms need impl='reference': the fused losses support autograd only")
+        if impl != "reference":
+            check_transforms(first, second)
         wide = compute_dtype(first.dtype)
         rows = (first.to(wide), second.to(wide))
         if self.normalize:
@@ -112,10 +113,13 @@ class PairLoss(nn.Module):
         return f"gather_distributed={self.gather_distributed}, reduction={self.reduction!r}, impl={self.impl!r}"
 
 
-def similarity(first: Tensor, second: Tensor) -> Tensor:
+def similarity(first: Tensor, second: Tensor, options: SoftplusOptions) -> Tensor:
     """``<a_i, b_i>`` in the dtype of per-row values."""
-    wide = vector_dtype(first.device)
-    dots: Tensor = torch.linalg.vecdot(first.to(wide), second.to(wide))
+    if options.impl == "reference":
+        wide = vector_dtype(first.device)
+        dots: Tensor = torch.linalg.vecdot(first.to(wide), second.to(wide))
+    else:
+        dots = RowDots.apply(first, second)
     return dots
 
 

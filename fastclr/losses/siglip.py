@@ -87,7 +87,7 @@ class SigLIPLoss(PairLoss):
             x, y, options = self.prepare(image_features, text_features)
             scale = scalar("logit_scale", own_scale if logit_scale is None else logit_scale, x)
             bias = scalar("logit_bias", own_bias if logit_bias is None else logit_bias, x, zero=True)
-            attraction = softplus(-(similarity(x, y) * scale + bias))
+            attraction = softplus(-(similarity(x, y, options) * scale + bias))
             repulsion = softplus_pairs(x, y, scale, bias, options._replace(include="others"))
             total = repulsion + (attraction.sum() if options.reduce else attraction)
             return self.reduce(total, len(x), options, image_features.dtype)

@@ -6,9 +6,9 @@ import math
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
-from fastclr.losses.inputs import check_option, check_temperature
+from fastclr.losses.inputs import check_option
 from fastclr.losses.mining import hardest
 from fastclr.losses.pair_loss import PairLoss, every, similarity, softplus
 from fastclr.losses.scalars import check_number, scalar
@@ -26,7 +26,7 @@ def _mined(x: Tensor, y: Tensor, width: float, options: SoftplusOptions) -> tupl
     Semi-hard: of the other view, less similar than the positive by less than `width`; the most similar one counts.
     """
     group = options.group
-    positive = similarity(x, y)
+    positive = similarity(x, y, options)
     columns = y if group is None else gather_rows(y, group)
     offset = 0 if group is None else distributed.get_rank(group) * len(x)
     bound = positive.detach()
@@ -34,8 +34,8 @@ def _mined(x: Tensor, y: Tensor, width: float, options: SoftplusOptions) -> tupl
     index = index if group is None else gather_rows(index, group)
     # every rank computes all anchors' losses, so that its rows get their gradient as negatives of other ranks' anchors
     all_x, all_y = every(x, group), every(y, group)
-    negative = similarity(all_x, all_y[index.clamp_min(0)])
-    return similarity(all_x, all_y), negative, index >= 0
+    negative = similarity(all_x, all_y[index.clamp_min(0)], options)
+    return similarity(all_x, all_y, options), negative, index >= 0
 
 
 class _Rival(PairLoss):
@@ -65,18 +65,23 @@ class NTLogisticLoss(_Rival):
     appendix B.10, which takes the negatives from one view and tunes tau over 0.1, 0.2, 0.5 and 1.
     """
 
+    log_temperature: nn.Parameter | None
+
     def __init__(
         self,
         temperature: float | Tensor = 0.1,
         *,
         negatives: Negatives = "one_view",
         mining: Mining = "none",
+        learnable_temperature: bool = False,
         **options: Any,
     ) -> None:
         """Check and store the options.
 
         Args:
             temperature: tau, a finite number but 0, or a 0-dim tensor with or without gradient.
+            learnable_temperature: make ``log_temperature`` a parameter, ``tau = exp(log_temperature)``, of a positive
+                number.
             negatives: "one_view", all rows of the other view but the positive, or "both_views", those of NT-Xent.
             mining: "none", or "semi_hard": of the other view's rows less similar than the positive only the most
                 similar one counts; rows without one are only attracted.
@@ -91,10 +96,29 @@ class NTLogisticLoss(_Rival):
         check_option("negatives", negatives, NEGATIVES)
         if negatives == "both_views" and mining != "none":
             raise ValueError("semi-hard negatives come from one view: pass negatives='one_view' or mining='none'")
-        if not isinstance(temperature, Tensor):
-            check_temperature(temperature)
-        self.temperature = temperature
         self.negatives: Negatives = negatives
+        self.log_temperature = nn.Parameter(torch.zeros(())) if learnable_temperature else None
+        self.temperature = temperature
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """tau: what was set, or ``exp(log_temperature)`` with its gradient if learnable."""
+        return self._temperature if self.log_temperature is None else self.log_temperature.exp()
+
+    @temperature.setter
+    def temperature(self, value: float | Tensor) -> None:
+        """Check and store tau; a learnable one starts again from it."""
+        scalar("temperature", value, value if isinstance(value, Tensor) else torch.empty(0))
+        if self.log_temperature is not None and not float(value) > 0:
+            raise ValueError(f"a learnable temperature must be positive, got {value}")
+        self._temperature = value
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Give a learnable temperature the value that was last set."""
+        if self.log_temperature is not None:
+            with torch.no_grad():
+                self.log_temperature.fill_(math.log(float(self._temperature)))
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
         """Loss of two views ``[N, D]``: 0-dim, or ``[2N]`` (view 0, then view 1) for reduction "none".
@@ -107,7 +131,7 @@ class NTLogisticLoss(_Rival):
             scale = scalar("temperature", self.temperature, x).reciprocal()
             if self.mining == "semi_hard":
                 return self._reduce_all(self._mined(x, y, scale, options), options, out0.dtype)
-            attraction = softplus(-similarity(x, y) * scale)
+            attraction = softplus(-similarity(x, y, options) * scale)
             bias = torch.zeros_like(scale)
             if self.negatives == "both_views":
                 z = torch.cat([x, y])
@@ -178,7 +202,7 @@ class MarginTripletLoss(_Rival):
                     losses.append(torch.where(found, torch.relu(negative - positive + self.margin), 0.0))
                 return self._reduce_all(torch.stack(losses), options, out0.dtype)
             hinge = options._replace(include="others", activation="hinge")
-            bias = self.margin - similarity(x, y)
+            bias = self.margin - similarity(x, y, options)
             one = torch.ones((), dtype=bias.dtype, device=bias.device)
             parts = [softplus_pairs(a, b, one, bias, hinge) for a, b in ((x, y), (y, x))]
             total = parts[0] + parts[1] if options.reduce else torch.cat(parts)

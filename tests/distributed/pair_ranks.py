@@ -9,14 +9,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightly import loss as lightly_loss
 from ranks import collectives
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
+from fastclr.compat import barlow_loss_func, lightly
 from fastclr.losses import BarlowTwinsLoss, MarginTripletLoss, NTLogisticLoss, SigLIPLoss, VICRegLoss
 
 ROWS, WIDTH, DIM = 3, 6, 8
+
+
+class SoloBarlow(nn.Module):
+    """solo-learn's function, by its formula or as the drop-in that reproduces it."""
+
+    def __init__(self, original: bool) -> None:
+        super().__init__()
+        self.original = original
+
+    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
+        if not self.original:
+            return barlow_loss_func(z1, z2, original_ranks=True)
+        norm = nn.BatchNorm1d(DIM, affine=False).double()
+        correlation = norm(z1).T @ norm(z2) / len(z1)
+        distributed.all_reduce(correlation)
+        correlation = correlation / distributed.get_world_size()
+        identity = torch.eye(DIM, dtype=z1.dtype)
+        return 0.025 * ((correlation - identity) ** 2 * (identity + 5e-3 * (1 - identity))).sum()
+
+
 LOSSES: dict[str, Callable[..., nn.Module]] = {
     "barlow-primal": partial(BarlowTwinsLoss, form="primal"),
     "barlow-dual": partial(BarlowTwinsLoss, form="dual"),
@@ -30,6 +52,15 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "triplet": partial(MarginTripletLoss, 0.4, mining="none"),
     "triplet-mined": partial(MarginTripletLoss, 0.4),
     "triplet-mined-sum": partial(MarginTripletLoss, 0.4, reduction="sum"),
+}
+# drop-ins and what they replace
+PEERS: dict[str, nn.Module] = {
+    "lightly-barlow": lightly_loss.BarlowTwinsLoss(gather_distributed=True),
+    "our-barlow": lightly.BarlowTwinsLoss(gather_distributed=True, local_statistics=True),
+    "lightly-vicreg": lightly_loss.VICRegLoss(gather_distributed=True),
+    "our-vicreg": lightly.VICRegLoss(gather_distributed=True),
+    "solo-barlow": SoloBarlow(original=True),
+    "our-solo-barlow": SoloBarlow(original=False),
 }
 
 
@@ -77,6 +108,11 @@ def run_rank(rank: int, ranks: int, folder: str) -> None:
         with profile(activities=[ProfilerActivity.CPU]) as backward:
             loss.backward()
         found[f"{name}-collectives"] = collectives(forward), collectives(backward)
+    for name, loss_of in PEERS.items():
+        model = DistributedDataParallel(Model(loss_of).double())
+        loss = model(*views)
+        loss.backward()
+        found[name] = loss.detach(), gradient(model)
     found["uneven"] = {name: refusal(kind(gather_distributed=True), rank) for name, kind in LOSSES.items()}
     torch.save(found, Path(folder) / f"rank{rank}.pt")
     distributed.destroy_process_group()

@@ -50,3 +50,12 @@ def test_batches_that_differ_are_refused_on_every_rank(ranks: int) -> None:
     for result in results(ranks):
         for name in LOSSES:
             assert "rank 0: [3, 8] torch.float32, rank 1: [4, 8] torch.float32" in result["uneven"][name]
+
+
+@pytest.mark.parametrize("ours", ["our-barlow", "our-vicreg", "our-solo-barlow"])
+@pytest.mark.parametrize("ranks", WORLDS)
+def test_drop_ins_equal_what_they_replace(ranks: int, ours: str) -> None:
+    theirs = ours.removeprefix("our-") if "solo" in ours else ours.replace("our", "lightly")
+    for result in results(ranks):
+        torch.testing.assert_close(result[ours][0], result[theirs][0], rtol=1e-10, atol=0)
+        assert (result[ours][1] - result[theirs][1]).norm() <= 1e-10 * result[theirs][1].norm()

@@ -30,6 +30,7 @@ TORCHRUN = [
         ("drop_in.py", []),
         ("learnable_temperature.py", []),
         ("clip.py", []),
+        ("barlow_twins.py", []),
         ("ddp.py", TORCHRUN),
         ("large_batch.py", []),
     ],

@@ -13,7 +13,7 @@ from loss_cases import KINDS, make_views, relative_error
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
-from fastclr import MarginTripletLoss, NTLogisticLoss, SigLIPLoss
+from fastclr import BarlowTwinsLoss, MarginTripletLoss, NTLogisticLoss, SigLIPLoss
 from fastclr.losses.mining import hardest
 
 Loss = Callable[..., Tensor]
@@ -144,6 +144,19 @@ def test_learnable_siglip_and_its_parameters() -> None:
     torch.testing.assert_close(SigLIPLoss()(*views, np.float32(3.0), 2), SigLIPLoss(3.0, 2.0)(*views))
 
 
+def test_learnable_nt_logistic_and_a_temperature_set_later() -> None:
+    loss_of, views = NTLogisticLoss(0.2, learnable_temperature=True), make_views("random", 6, 4)
+    loss_of(*views).backward()
+    assert loss_of.log_temperature.grad is not None
+    torch.testing.assert_close(loss_of(*views), NTLogisticLoss(0.2)(*views))
+    loss_of.temperature = 0.5
+    torch.testing.assert_close(loss_of(*views), NTLogisticLoss(np.float64(0.5))(*views))
+    for value, words in ((-0.1, "must be positive"), (0.0, "must not be 0"), (math.nan, "must be finite")):
+        with pytest.raises(ValueError, match=words):
+            loss_of.temperature = value
+    assert float(loss_of.temperature) == pytest.approx(0.5)
+
+
 def test_one_pair() -> None:
     x, y = make_views("random", 1, 4, torch.float64)
     s = (normalize(x, dim=1) * normalize(y, dim=1)).sum()
@@ -189,6 +202,28 @@ def test_autocast_changes_nothing() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             cast = loss_of(*views)
         assert torch.equal(cast, loss_of(*views))
+
+
+@pytest.mark.parametrize("kind", [SigLIPLoss, BarlowTwinsLoss], ids=lambda kind: kind.__name__)
+def test_export_keeps_the_gradient_or_says_that_it_cannot(kind: type[torch.nn.Module]) -> None:
+    class Model(torch.nn.Module):
+        def __init__(self, impl: str) -> None:
+            super().__init__()
+            self.encoder, self.loss = torch.nn.Linear(6, 4), kind(impl=impl)
+
+        def forward(self, first: Tensor, second: Tensor) -> Tensor:
+            return self.loss(self.encoder(first), self.encoder(second))
+
+    views = torch.randn(8, 6), torch.randn(8, 6)
+    with pytest.raises(ValueError, match=r"torch\.export drops the gradient.*impl='reference'"):
+        torch.export.export(Model("auto"), views, strict=False)
+    model = Model("reference")
+    exported = torch.export.export(model, views, strict=False).module()
+    exported(*views).backward()
+    found = dict(exported.named_parameters())["encoder.weight"].grad
+    torch.testing.assert_close(found, torch.autograd.grad(model(*views), model.encoder.weight)[0])
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.export(kind(), (views[0], views[1])).module()(*views), kind()(*views))
 
 
 def test_bad_input_is_refused() -> None:

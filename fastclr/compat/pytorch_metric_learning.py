@@ -147,8 +147,7 @@ class NTXentLoss(_PairLoss):
         super().__init__(temperature)
 
     def _labelled(self, comparison: Comparison, z: Tensor, labels: Tensor) -> Tensor:
-        same = labels[:, None] == labels
-        anchor, positive = same.fill_diagonal_(False).nonzero(as_tuple=True)
+        anchor, positive = positive_pairs(number_classes(labels))
         return self._mean(comparison, z, z, anchor, positive, comparison.lse(z, exclude="equal", ids=(labels, None)))
 
     def _listed(self, comparison: Comparison, z: Tensor, others: Tensor, pairs: Pairs) -> Tensor:
@@ -195,6 +194,17 @@ class SupConLoss(_PairLoss):
         rows = torch.where(count > 0, total - mean, 0.0)
         mean_loss = positive_mean(rows)
         return mean_loss if len(anchor) > 0 and len(against) > 0 else 0.0 * mean_loss
+
+
+def positive_pairs(classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Anchors and positives: all ordered pairs of two rows of a class, without an M x M mask."""
+    order, counts = classes.argsort(stable=True), classes.bincount(minlength=len(classes))
+    starts, mine = counts.cumsum(0) - counts, counts[classes]
+    anchor = torch.arange(len(classes), device=classes.device).repeat_interleave(mine)
+    within = torch.arange(len(anchor), device=classes.device) - (mine.cumsum(0) - mine)[anchor]
+    positive = order[starts[classes[anchor]] + within]
+    kept = anchor != positive
+    return anchor[kept], positive[kept]
 
 
 def similarities(comparison: Comparison, z: Tensor, others: Tensor, left: Tensor, right: Tensor) -> Tensor:

@@ -103,6 +103,14 @@ def test_pytorch_metric_learning_with_labels(name: str, labels: Tensor) -> None:
     same(lambda x: ours(x, labels.long()), lambda x: theirs(x, labels.long()), rows, tolerance=1e-9)
 
 
+def test_positive_pairs() -> None:
+    classes = torch.tensor([2, 0, 2, 1, 2, 0])
+    found = compat.pytorch_metric_learning.positive_pairs(classes)
+    expected = {(i, j) for i in range(6) for j in range(6) if i != j and classes[i] == classes[j]}
+    pairs = list(zip(*(x.tolist() for x in found), strict=True))
+    assert set(pairs) == expected and len(pairs) == len(expected)
+
+
 @pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss"])
 def test_pytorch_metric_learning_wrappers(name: str) -> None:
     ours, theirs = getattr(compat.pytorch_metric_learning, name)(0.3), getattr(metric_learning, name)(0.3)

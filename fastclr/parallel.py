@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from itertools import count
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, distributed
 
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING
-
 from fastclr.device import resolve_device
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+    from torch.distributed import ProcessGroup
 
 # the shape the ranks of a group last agreed on, for groups that can only communicate through a device
 _agreed: WeakKeyDictionary[ProcessGroup, list[int]] = WeakKeyDictionary()
+_opened = count()  # the worlds of this process
 
 
 def resolve_group(group: ProcessGroup | None) -> ProcessGroup | None:
@@ -178,6 +181,17 @@ def check_single_process(what: str) -> None:
         raise ValueError(f"{what} runs in one process, got {count}: start it without torchrun")
 
 
+@cache
+def job_store() -> Store:
+    """Return the store of the job, in which the ranks that torchrun started find each other; one for every world."""
+    from torch.distributed.rendezvous import rendezvous
+
+    store: Store
+    store, _, _ = next(iter(rendezvous("env://", timeout=TIMEOUT)))
+    store.set_timeout(TIMEOUT)
+    return store
+
+
 @contextmanager
 def open_world(device: str) -> Iterator[World]:
     """Join the processes that torchrun started, or run as a single one.
@@ -204,8 +218,14 @@ def open_world(device: str) -> Iterator[World]:
         chosen = resolve_device(f"cuda:{local}")
         torch.cuda.set_device(chosen)
     if ours:
+        from torch._C._distributed_c10d import PrefixStore
+
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-        distributed.init_process_group(backend, timeout=TIMEOUT)
+        # with the keys of the world before, a rank would look for the others where they no longer are
+        store = PrefixStore(f"world-{next(_opened)}", job_store())
+        distributed.init_process_group(
+            backend, store=store, rank=int(os.environ["RANK"]), world_size=size, timeout=TIMEOUT
+        )
     size = distributed.get_world_size()
     group = distributed.group.WORLD if size > 1 else None
     # after an error the group stays open: closing it would wait for ranks that wait for this one. The process exits and

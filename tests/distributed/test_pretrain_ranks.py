@@ -144,3 +144,12 @@ def test_processes_with_other_images_are_refused(pictures: Path, tmp_path: Path)
     result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode != 0 and not folder.exists()
     assert "the processes do not have the same images: this one has 128 of" in result.stderr
+
+
+def test_ranks_meet_again_however_often_they_part() -> None:
+    """A command may open the world for each of its trainings, while the slower rank still leaves the one before."""
+    script = str(Path(__file__).with_name("reopen_ranks.py"))
+    done = subprocess.run(
+        torchrun(2, script), env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0 and done.stdout == "worlds 6\n", done.stderr[-3000:]

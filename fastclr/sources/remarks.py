@@ -88,7 +88,10 @@ REMARKS = Remarks()
 
 def set_tiff_handlers(handlers: tuple[Any, Any]) -> tuple[Any, Any] | None:
     """Set libtiff's handlers of errors and of warnings; return those before, or None where Pillow has no copy of it."""
-    import PIL
+    try:
+        import PIL
+    except ModuleNotFoundError:
+        return None
 
     found = [path for pattern in LIBRARIES for path in Path(PIL.__file__).parent.glob(pattern)]
     if not found:

@@ -160,15 +160,15 @@ def upgraded(contents: Any) -> Any:
     parts: dict[str, Any] = {"model": dict[str, Any], "loss": dict[str, Any], "probe": dict[str, Any], "totals": Tensor}
     if not isinstance(contents, dict):
         return contents
-    contents = {"probe": {}, **contents}
-    if not all(fits(contents.get(name), hint) for name, hint in parts.items()):
+    rest = {"probe": {}, **contents}
+    if not all(fits(rest.get(name), hint) for name, hint in parts.items()):
         return contents
-    model, loss, totals = contents.pop("model"), contents.pop("loss"), contents.pop("totals")
-    names = FORMAT_2_SUMS if contents["probe"] else FORMAT_2_SUMS[:5]
+    model, loss, totals = rest.pop("model"), rest.pop("loss"), rest.pop("totals")
+    names = FORMAT_2_SUMS if rest["probe"] else FORMAT_2_SUMS[:5]
     if totals.shape != (len(FORMAT_2_SUMS),) and totals.shape != (len(names),):
         return contents
     method = {**model, **{f"criterion.{name}": value for name, value in loss.items()}}
-    return {**contents, "method": method, "totals": {name: totals[index] for index, name in enumerate(names)}}
+    return {**rest, "method": method, "totals": {name: totals[index] for index, name in enumerate(names)}}
 
 
 def find_fault(file: BinaryIO) -> str | None:

@@ -151,9 +151,13 @@ def check_free(folder: Path, overwrite: bool) -> None:
 
 
 def make_room(folder: Path, overwrite: bool) -> None:
-    """Take away what `overwrite` replaces: a finished network, and the trainings that led to it."""
+    """Make the folder of a trained network; one that `overwrite` replaces stays until the new one is stored."""
+    make_folder(folder)
     if overwrite and is_trained(folder):
-        shutil.rmtree(folder)
+        for training in folder.glob(f"{SEED}*"):
+            # one with checkpoints was stopped while it replaced the other, and goes on
+            if not (training / "checkpoints").is_dir():
+                shutil.rmtree(training)
 
 
 def seed_folder(folder: Path, seed: int) -> Path:

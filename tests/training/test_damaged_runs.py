@@ -182,7 +182,7 @@ def test_weights_that_do_not_fit(folder: Path, capsys: pytest.CaptureFixture[str
     contents = dict(vars(load_checkpoint(folder / CHECKPOINT)))
     contents["method"][WEIGHT] = torch.zeros(5, 3, 3, 3)
     seal(folder / CHECKPOINT, contents)
-    fails(lambda: Run.open(folder).load_encoder(), "the checkpoint of step 6 in .* does not fit config.json: ")
+    fails(lambda: Run.open(folder).load_encoder(), "the checkpoint of step 6 in .* does not match config.json: ")
     assert main(["export", str(folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

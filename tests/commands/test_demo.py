@@ -58,7 +58,8 @@ def test_its_rows_lines_and_what_it_does_not_repeat(
         "SimCLR: reading the images",
         "epoch 3/3:",
         "report: t-SNE",
-        "supervised: epoch 2/2:",
+        "supervised training: resnet18 x0.125",
+        "epoch 2/2:",
         "kNN and linear",
     ):
         assert any(line.startswith(start) for line in said), start

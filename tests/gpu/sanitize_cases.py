@@ -17,7 +17,7 @@ from torch import Tensor
 from fastclr import nt_xent
 from fastclr.augment import AugmentConfig, SimCLRAugment
 from fastclr.augment.images import RaggedImages
-from fastclr.losses import contrast_op
+from fastclr.losses import CLIPLoss, DCLLoss, SupConLoss, contrast_op
 
 Call = Callable[[], object]
 Case = tuple[str, Call]
@@ -30,6 +30,11 @@ LOSSES = {
     "statistics": (131, {"return_stats": True}),
     "rows": (131, {"reduction": "none"}),
     "unit rows": (67, {"normalize": False}),
+}
+ROW_LOSSES: dict[str, tuple[type[torch.nn.Module], bool]] = {
+    "CLIP": (CLIPLoss, False),
+    "SupCon": (SupConLoss, True),
+    "DCL": (DCLLoss, False),
 }
 
 
@@ -51,6 +56,10 @@ def loss_cases(device: str, *, few: bool = False) -> Iterator[Case]:
                     yield f"{name}, {dtype}, D {dim}, learnt {learnt}", call
     for precision in () if few else ("tf32", "tf32x3", "bf16"):
         yield f"float32 as {precision}", backward(131, 100, "float32", device, False, {"precision": precision})
+    for loss_name in ROW_LOSSES:
+        for dtype in dtypes:
+            for dim in (37,) if few else (37, 200, 530):
+                yield f"{loss_name}, {dtype}, D {dim}", partial(row_loss, loss_name, dim, DTYPES[dtype], device)
     for dtype in dtypes:
         yield f"one rank of two, {dtype}", partial(one_of_two_ranks, DTYPES[dtype], device)
 
@@ -69,6 +78,16 @@ def backward(pairs: int, dim: int, dtype: str, device: str, learnt: bool, option
         finite(*(leaf.grad for leaf in leaves), loss)
 
     return call
+
+
+def row_loss(name: str, dim: int, dtype: torch.dtype, device: str) -> None:
+    """A loss on log-sum-exps and all its gradients; labels exclude pairs by id, views by place."""
+    make, labelled = ROW_LOSSES[name]
+    leaves = views(131, dim, dtype, device)
+    inputs = [torch.cat(leaves), torch.arange(262, device=device) % 7] if labelled else leaves
+    loss = make(learnable_temperature=True, impl="triton").to(device)(*inputs)
+    loss.backward()
+    finite(*(leaf.grad for leaf in leaves), loss)
 
 
 def one_of_two_ranks(dtype: torch.dtype, device: str) -> None:

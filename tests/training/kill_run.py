@@ -31,6 +31,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_run import TINY
 
+import fastclr.files
 import fastclr.training.checkpoint
 import fastclr.training.metrics
 from fastclr.training.checkpoint import Checkpoint, load_latest
@@ -59,7 +60,7 @@ class Operations:
         """Intercept every write, fsync, rename and deletion of this process."""
         for kind in KINDS[1:]:
             setattr(os, kind, self.before(kind, getattr(os, kind)))
-        for module in (fastclr.training.checkpoint, fastclr.training.metrics):
+        for module in (fastclr.files, fastclr.training.checkpoint, fastclr.training.metrics):
             module.open = self.open  # type: ignore[attr-defined]
 
     def open(self, *arguments: Any, **options: Any) -> WatchedFile:

@@ -18,11 +18,10 @@ from fastclr.losses.inputs import (
     check_views,
     unit_rows,
 )
-from fastclr.losses.row_dots import RowDots
 from fastclr.losses.softplus_op import SoftplusOptions
-from fastclr.losses.tiles import compute_dtype, vector_dtype
+from fastclr.losses.tiles import compute_dtype
 from fastclr.losses.transforms import check_transforms
-from fastclr.parallel import check_same_shape, gather_rows, resolve_group
+from fastclr.parallel import check_same_shape, resolve_group
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -111,26 +110,3 @@ class PairLoss(nn.Module):
     def extra_repr(self) -> str:
         """The most frequently varied options."""
         return f"gather_distributed={self.gather_distributed}, reduction={self.reduction!r}, impl={self.impl!r}"
-
-
-def similarity(first: Tensor, second: Tensor, options: SoftplusOptions) -> Tensor:
-    """``<a_i, b_i>`` in the dtype of per-row values."""
-    if options.impl == "reference":
-        wide = vector_dtype(first.device)
-        dots: Tensor = torch.linalg.vecdot(first.to(wide), second.to(wide))
-    else:
-        dots = RowDots.apply(first, second)
-    return dots
-
-
-def softplus(s: Tensor) -> Tensor:
-    """``log(1 + e^s)``, exact for every s: that of torch is s beyond its threshold."""
-    return torch.logaddexp(s, torch.zeros_like(s))
-
-
-def every(values: Tensor, group: ProcessGroup | None) -> Tensor:
-    """``[W n, ...]``: the values of all ranks, of which those of this rank keep their gradient."""
-    if group is None:
-        return values
-    gathered, start = gather_rows(values, group), distributed.get_rank(group) * len(values)
-    return torch.cat([gathered[:start], values, gathered[start + len(values) :]])

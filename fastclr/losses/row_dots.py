@@ -1,14 +1,18 @@
-"""Products of the rows of two matrices, exact and with nothing kept but the rows themselves."""
+"""Products of the rows of two matrices, and values a row over ranks: what the losses on rows and on pairs share."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from fastclr.losses.once_differentiable import once_differentiable
 from fastclr.losses.tiles import vector_dtype
+from fastclr.parallel import gather_rows
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class RowDots(torch.autograd.Function):
@@ -31,3 +35,21 @@ class RowDots(torch.autograd.Function):
 def _gradients(grad: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     factor = grad.to(first.dtype)[:, None]
     return second * factor, first * factor
+
+
+def row_dots(first: Tensor, second: Tensor, impl: str) -> Tensor:
+    """``<a_i, b_i>`` in the dtype of per-row values; "reference" is differentiable twice."""
+    if impl == "reference":
+        wide = vector_dtype(first.device)
+        dots: Tensor = torch.linalg.vecdot(first.to(wide), second.to(wide))
+    else:
+        dots = RowDots.apply(first, second)
+    return dots
+
+
+def every(values: Tensor, group: ProcessGroup | None) -> Tensor:
+    """``[W n, ...]``: the values of all ranks, of which those of this rank keep their gradient."""
+    if group is None:
+        return values
+    gathered, start = gather_rows(values, group), distributed.get_rank(group) * len(values)
+    return torch.cat([gathered[:start], values, gathered[start + len(values) :]])

@@ -28,10 +28,11 @@ from fastclr.losses.inputs import (
 )
 from fastclr.losses.inputs import unit_rows as reference_unit_rows
 from fastclr.losses.lse_op import LSEOptions, lse
+from fastclr.losses.row_dots import every, row_dots
 from fastclr.losses.row_inputs import as_number, check_factor, check_rows, check_transforms, factor_tensor
 from fastclr.losses.tiles import compute_dtype, vector_dtype
-from fastclr.losses.unit_rows import RowDots, UnitRows
-from fastclr.parallel import check_same_shape, gather_rows, resolve_group
+from fastclr.losses.unit_rows import UnitRows
+from fastclr.parallel import check_same_shape, resolve_group
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -66,12 +67,7 @@ class Comparison:
 
     def dots(self, first: Tensor, second: Tensor) -> Tensor:
         """``<a_i, b_i>`` of this rank's rows, in the dtype of per-row values."""
-        if self.options.impl == "reference":
-            wide = vector_dtype(first.device)
-            found: Tensor = torch.linalg.vecdot(first.to(wide), second.to(wide))
-        else:
-            found = RowDots.apply(first, second)
-        return found
+        return row_dots(first, second, self.options.impl)
 
     def lse(
         self,
@@ -110,11 +106,7 @@ class Comparison:
 
     def every(self, values: Tensor) -> Tensor:
         """``[W n, ...]``: the values of all ranks, of which those of this rank keep their gradient."""
-        group = self.options.group
-        if group is None:
-            return values
-        gathered, start = gather_rows(values, group), distributed.get_rank(group) * values.shape[0]
-        return torch.cat([gathered[:start], values, gathered[start + values.shape[0] :]])
+        return every(values, self.options.group)
 
     def own(self, values: Tensor, count: int) -> Tensor:
         """This rank's `count` of the values of all ranks."""

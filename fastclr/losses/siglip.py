@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastclr.losses.pair_loss import PairLoss, similarity, softplus
+from fastclr.losses.pair_loss import PairLoss
+from fastclr.losses.row_dots import row_dots
+from fastclr.losses.row_inputs import softplus
 from fastclr.losses.scalars import check_number, scalar
 from fastclr.losses.softplus_op import softplus_pairs
 
@@ -87,7 +89,7 @@ class SigLIPLoss(PairLoss):
             x, y, options = self.prepare(image_features, text_features)
             scale = scalar("logit_scale", own_scale if logit_scale is None else logit_scale, x)
             bias = scalar("logit_bias", own_bias if logit_bias is None else logit_bias, x, zero=True)
-            attraction = softplus(-(similarity(x, y, options) * scale + bias))
+            attraction = softplus(-(row_dots(x, y, options.impl) * scale + bias))
             repulsion = softplus_pairs(x, y, scale, bias, options._replace(include="others"))
             total = repulsion + (attraction.sum() if options.reduce else attraction)
             return self.reduce(total, len(x), options, image_features.dtype)

@@ -10,7 +10,9 @@ from torch import Tensor, distributed, nn
 
 from fastclr.losses.inputs import check_option
 from fastclr.losses.mining import hardest
-from fastclr.losses.pair_loss import PairLoss, every, similarity, softplus
+from fastclr.losses.pair_loss import PairLoss
+from fastclr.losses.row_dots import every, row_dots
+from fastclr.losses.row_inputs import softplus
 from fastclr.losses.scalars import check_number, scalar
 from fastclr.losses.softplus_op import SoftplusOptions, softplus_pairs
 from fastclr.parallel import gather_rows
@@ -26,7 +28,7 @@ def _mined(x: Tensor, y: Tensor, width: float, options: SoftplusOptions) -> tupl
     Semi-hard: of the other view, less similar than the positive by less than `width`; the most similar one counts.
     """
     group = options.group
-    positive = similarity(x, y, options)
+    positive = row_dots(x, y, options.impl)
     columns = y if group is None else gather_rows(y, group)
     offset = 0 if group is None else distributed.get_rank(group) * len(x)
     bound = positive.detach()
@@ -34,8 +36,8 @@ def _mined(x: Tensor, y: Tensor, width: float, options: SoftplusOptions) -> tupl
     index = index if group is None else gather_rows(index, group)
     # every rank computes all anchors' losses, so that its rows get their gradient as negatives of other ranks' anchors
     all_x, all_y = every(x, group), every(y, group)
-    negative = similarity(all_x, all_y[index.clamp_min(0)], options)
-    return similarity(all_x, all_y, options), negative, index >= 0
+    negative = row_dots(all_x, all_y[index.clamp_min(0)], options.impl)
+    return row_dots(all_x, all_y, options.impl), negative, index >= 0
 
 
 class _Rival(PairLoss):
@@ -131,7 +133,7 @@ class NTLogisticLoss(_Rival):
             scale = scalar("temperature", self.temperature, x).reciprocal()
             if self.mining == "semi_hard":
                 return self._reduce_all(self._mined(x, y, scale, options), options, out0.dtype)
-            attraction = softplus(-similarity(x, y, options) * scale)
+            attraction = softplus(-row_dots(x, y, options.impl) * scale)
             bias = torch.zeros_like(scale)
             if self.negatives == "both_views":
                 z = torch.cat([x, y])
@@ -202,7 +204,7 @@ class MarginTripletLoss(_Rival):
                     losses.append(torch.where(found, torch.relu(negative - positive + self.margin), 0.0))
                 return self._reduce_all(torch.stack(losses), options, out0.dtype)
             hinge = options._replace(include="others", activation="hinge")
-            bias = self.margin - similarity(x, y, options)
+            bias = self.margin - row_dots(x, y, options.impl)
             one = torch.ones((), dtype=bias.dtype, device=bias.device)
             parts = [softplus_pairs(a, b, one, bias, hinge) for a, b in ((x, y), (y, x))]
             total = parts[0] + parts[1] if options.reduce else torch.cat(parts)

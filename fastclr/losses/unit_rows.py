@@ -1,4 +1,4 @@
-"""Unit rows and dot products of rows, each with its gradient, for the losses on the operator ``lse``."""
+"""Unit rows with their gradient, for the losses on the operator ``lse``."""
 
 from __future__ import annotations
 
@@ -41,26 +41,3 @@ class UnitRows(torch.autograd.Function):
 def _project(grad: Tensor, unit: Tensor, inverse: Tensor, dtype: torch.dtype) -> tuple[Tensor]:
     dot = torch.linalg.vecdot(grad, unit)
     return ((grad - dot[:, None] * unit).mul_(inverse[:, None]).to(dtype),)
-
-
-class RowDots(torch.autograd.Function):
-    """``<a_i, b_i>`` of rows ``[N, D]``, summed in float64; keeps the rows as they are for the backward."""
-
-    @staticmethod
-    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
-        """Dot products ``[N]`` in the dtype of per-row values."""
-        ctx.save_for_backward(first, second)
-        wide = vector_dtype(first.device)
-        found: Tensor = torch.linalg.vecdot(first.to(wide), second.to(wide))
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """``g_i b_i`` and ``g_i a_i``."""
-        first, second = once_differentiable(_scaled, grad, *ctx.saved_tensors)
-        return first, second
-
-
-def _scaled(grad: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    factor = grad.to(first.dtype)[:, None]
-    return factor * second, factor * first

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 
 from fastclr.losses.inputs import unit_rows
-from fastclr.losses.negatives import NegativesLSE
+from fastclr.losses.lse_op import LSEOptions, lse
 from fastclr.losses.softplus_op import SoftplusOptions, softplus_pairs
 from fastclr.losses.tiles import compute_dtype, vector_dtype
+
+# the log-sum-exp over negatives alone: of any scale, on one process
+NEGATIVES = LSEOptions(impl="blockwise", shift="online", precision="auto", deterministic=False, group=None)
 
 
 def pair_counts(labels: Tensor, others: Tensor, skip_self: bool) -> tuple[int, int]:
@@ -42,6 +45,6 @@ def nt_xent_of_pairs(
         q = unit_rows(rows.to(wide))
         k = q if columns is rows else unit_rows(columns.to(wide))
         scale = torch.full((), 1 / temperature, dtype=vector_dtype(rows.device), device=rows.device)
-        nlse = NegativesLSE.apply(q, k, scale, labels, others, "auto")
+        nlse, _ = lse(q, k, scale, NEGATIVES, exclude="equal", ids=(labels, others))
         options = SoftplusOptions("same_id_others" if skip_self else "same_id")
         return (softplus_pairs(q, k, -scale, nlse, options, (labels, others)) / pairs).to(wide)

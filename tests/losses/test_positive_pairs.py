@@ -10,13 +10,17 @@ from loss_cases import KINDS, make_views, relative_error
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fastclr.losses import negatives
-from fastclr.losses.negatives import NegativesLSE
-from fastclr.losses.positive_pairs import nt_xent_of_pairs, pair_counts
+from fastclr.losses import lse_blocks
+from fastclr.losses.lse_op import lse
+from fastclr.losses.positive_pairs import NEGATIVES, nt_xent_of_pairs, pair_counts
 
 
 def dense_lse(q: Tensor, k: Tensor, scale: Tensor, ids_q: Tensor, ids_k: Tensor) -> Tensor:
     return (scale * q @ k.T).masked_fill(ids_q[:, None] == ids_k, -math.inf).logsumexp(1)
+
+
+def negatives_lse(q: Tensor, k: Tensor, scale: Tensor, ids_q: Tensor, ids_k: Tensor) -> Tensor:
+    return lse(q, k, scale, NEGATIVES, exclude="equal", ids=(ids_q, ids_k))[0]
 
 
 def dense_loss(rows: Tensor, labels: Tensor, tau: float) -> Tensor:
@@ -30,12 +34,12 @@ def dense_loss(rows: Tensor, labels: Tensor, tau: float) -> Tensor:
 
 @pytest.mark.parametrize("block", [16, 1024])
 def test_log_sum_exp_of_negatives(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(negatives, "block_size", lambda *_: block)
+    monkeypatch.setattr(lse_blocks, "block_size", lambda *_: block)
     generator = torch.Generator().manual_seed(0)
     q, k = (torch.randn(n, 6, generator=generator, dtype=torch.float64).requires_grad_() for n in (41, 57))
     scale = torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
     ids = torch.arange(41) % 5, torch.arange(57) % 7
-    found = NegativesLSE.apply(q, k, scale, *ids, "auto")
+    found = negatives_lse(q, k, scale, *ids)
     exact = dense_lse(q, k, scale, *ids)
     weight = torch.linspace(-1, 2, 41, dtype=torch.float64)
     torch.testing.assert_close(found, exact, rtol=1e-13, atol=0)
@@ -43,10 +47,10 @@ def test_log_sum_exp_of_negatives(block: int, monkeypatch: pytest.MonkeyPatch) -
         *(torch.autograd.grad(value, (q, k, scale), weight) for value in (found, exact)), strict=True
     ):
         assert relative_error(mine, other) <= 1e-12
-    nothing = NegativesLSE.apply(q, k, scale, torch.zeros(41), torch.zeros(57), "auto")
+    nothing = negatives_lse(q, k, scale, torch.zeros(41), torch.zeros(57))
     assert (nothing == -math.inf).all()
     with pytest.raises(RuntimeError, match="differentiable once"):
-        (first,) = torch.autograd.grad(NegativesLSE.apply(q, k, scale, *ids, "auto").sum(), q, create_graph=True)
+        (first,) = torch.autograd.grad(negatives_lse(q, k, scale, *ids).sum(), q, create_graph=True)
         first.sum().backward()
 
 

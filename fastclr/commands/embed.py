@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fastclr.data.image_list import Split
+from fastclr.data.image_source import Split
+from fastclr.data.loader_choice import LoaderKind
 from fastclr.sources.printable import show
 from fastclr.training.run import Run
 from fastclr.transfer.embed import Kind, embed
@@ -23,7 +24,7 @@ class EmbedOptions:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a run."""
     images: Annotated[str, tyro.conf.Positional]
-    """A folder of images, a .tar/.tar.gz of one, a CIFAR archive, or `shapes`."""
+    """As `--data` of pretrain: a folder, a tar, shards, `shapes`, `cifar10`, ..."""
     out: Path = Path("features.npz")
     """The file to write, .npz or .parquet."""
     features: Kind = "h"
@@ -36,8 +37,14 @@ class EmbedOptions:
     """Images per forward pass."""
     device: str = "auto"
     """`auto` (CUDA if available), or a torch device."""
+    loader: LoaderKind = "auto"
+    """`resident` decodes as many images at a time as fit; `dali`, `torch` stream; `auto`: resident if all fit."""
+    workers: int | None = None
+    """Threads (resident, dali) or processes (torch) that decode. Default: one per core."""
     memory: float | None = None
-    """GB of main memory that images may take while they are decoded. Default: half of what is free."""
+    """GB of main memory that images may take. Default: half of what is free."""
+    data_root: str = "data"
+    """Folder with the files of `cifar10`, `cifar100` and `stl10`."""
 
 
 def main(arguments: list[str]) -> None:
@@ -54,7 +61,10 @@ def main(arguments: list[str]) -> None:
         half=options.dtype == "float16",
         batch_size=options.batch_size,
         device=options.device,
+        loader=options.loader,
+        workers=options.workers,
         memory_limit=None if options.memory is None else max(int(options.memory * 1e9), 1),
+        data_root=options.data_root,
     )
     if done is None:
         show(f"{options.out} already exists, made with the same settings")

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import tyro
 
+from fastclr.data.decode_many import pack
 from fastclr.device import resolve_device
-from fastclr.evaluate import frozen, state_hash
+from fastclr.evaluate import extract_features, state_hash
 from fastclr.sources.decode import decode_named
 from fastclr.sources.printable import one_line, show
 from fastclr.training.run import Run
-from fastclr.transfer.embed import compute, load_module
+from fastclr.transfer.embed import load_module
 from fastclr.transfer.feature_file import Array, FeatureFile, nearest, read_features
 
 
@@ -63,8 +63,7 @@ def features_of_file(options: SearchOptions, table: FeatureFile, path: Path) -> 
     if state_hash(module) != table.settings.get("weights"):
         raise ValueError(f"the features in {options.features} were not made by the current encoder of {options.run}")
     pixels = decode_named(path, run.config.resize_shorter)
-    with frozen(module), torch.no_grad():
-        vector: Array = compute(module, [pixels], run.config.augment, device)[0].numpy()
+    vector: Array = extract_features(module, pack([pixels]), run.config.augment).features[0].cpu().numpy()
     return vector
 
 

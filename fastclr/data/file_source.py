@@ -6,15 +6,16 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fastclr.data.decode_many import DecodeOptions, decode_in_order
+import torch
+
+from fastclr.data.decode_many import DecodeOptions, estimated_bytes
 from fastclr.data.decoded_set import ImageDataset, Splits
-from fastclr.data.image_list import ImageList, Split
-from fastclr.data.image_source import LoadOptions
+from fastclr.data.image_source import LoadOptions, Split
 from fastclr.data.indexed_set import ImageIndex
 from fastclr.data.label_subsets import stratified
-from fastclr.data.loader_choice import ChosenKind, choose_loader
+from fastclr.data.loader_choice import ChosenKind, LoaderKind, choose_loader
 from fastclr.data.make_sets import Groups, class_labels, class_names, decode_entries, index_entries
-from fastclr.sources.decode import SUFFIXES, Pixels
+from fastclr.sources.decode import SUFFIXES
 from fastclr.sources.entries import TEST_SPLITS, Entry, Source
 from fastclr.sources.label_file import Labels, label_entries
 
@@ -88,8 +89,8 @@ class FileSource:
             raise ValueError(f"the test images in {self.name} are unlabelled: they need a folder for each class")
         return self._make_sets(kind, [("test", entries)], classes, options)[0]
 
-    def list_images(self, split: Split) -> ImageList:
-        """Return the images of one split or of all, by their path."""
+    def listed(self, split: Split) -> tuple[list[Entry], tuple[str, ...]]:
+        """Return the images of one split or of all by their path in the source, and their classes."""
         if split == "test":
             chosen = next(([name] for name in TEST_SPLITS if name in self.groups), [])
         else:
@@ -99,15 +100,20 @@ class FileSource:
             raise ValueError(f"{self.name} has no images of the split {split}")
         everything = [entry for group in self.groups.values() for entry in group]
         classes = self.contents.classes or class_names(everything)
-        rows = {entry.path: row for row, entry in enumerate(entries)}
+        return [replace(entry, name=entry.path, id=row) for row, entry in enumerate(entries)], classes
 
-        def read(wanted: Collection[int], options: DecodeOptions) -> Iterator[tuple[int, Pixels | str]]:
-            chosen_rows = set(wanted)
-            paths = [path for path, row in rows.items() if row in chosen_rows]
-            for path, result in decode_in_order(self.contents.files.stream(paths), options):
-                yield rows[path], result
-
-        return ImageList(tuple(rows), class_labels(entries, classes).numpy(), classes, read)
+    def load_listed(
+        self, split: Split, loader: LoaderKind, options: DecodeOptions, device: torch.device
+    ) -> Iterator[tuple[ImageDataset | ImageIndex, ChosenKind]]:
+        """Index the images of `listed`, or decode as many at a time as memory holds."""
+        entries, classes = self.listed(split)
+        kind, _ = choose_loader(loader, self.contents.files, len(entries), options, device)
+        needed, held = estimated_bytes(self.contents.files, len(entries), options), options.budget()
+        # half of what may be held: the estimate comes from a sample
+        passes = -(-needed // max(held // 2, 1)) if kind == "resident" and needed > held else 1
+        step = -(-len(entries) // min(passes, len(entries)))
+        for start in range(0, len(entries), step):
+            yield self._make_sets(kind, [(split, entries[start : start + step])], classes, options)[0], kind
 
     def _labelled_entries(self, splits: Collection[str]) -> list[Entry]:
         """Return the labelled images of the first of ``splits`` that has some."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -9,10 +10,12 @@ import torch
 
 from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.decoded_set import ImageDataset, Splits
-from fastclr.data.image_list import ImageList, Split
 from fastclr.data.indexed_set import ImageIndex
 from fastclr.data.loader_choice import ChosenKind, LoaderKind
+from fastclr.sources.entries import Entry
 from fastclr.sources.label_file import Labels
+
+Split = Literal["all", "train", "test"]
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,18 @@ class ImageSource(Protocol):
             ValueError: the images are unlabelled or of other classes, or cannot be read.
         """
 
-    def list_images(self, split: Split) -> ImageList:
-        """Return the images of one split or of all, without decoding files.
+    def listed(self, split: Split) -> tuple[list[Entry], tuple[str, ...]]:
+        """Return the images of one split or of all, and their classes; names are paths, and ids count from 0.
 
         Raises:
             ValueError: there is none.
+        """
+
+    def load_listed(
+        self, split: Split, loader: LoaderKind, options: DecodeOptions, device: torch.device
+    ) -> Iterator[tuple[ImageDataset | ImageIndex, ChosenKind]]:
+        """Yield the readable images of `listed` in order, with the loader for them, in as many sets as memory needs.
+
+        Raises:
+            ValueError: the loader does not fit the source, or the images cannot be read.
         """

@@ -12,7 +12,6 @@ import torch
 from fastclr.data.cache import Request, cache_folder, cached
 from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.decoded_set import ImageDataset, Splits
-from fastclr.data.image_list import ImageList, Split
 from fastclr.data.image_source import LoadOptions
 from fastclr.data.loader_choice import LoaderKind, check_kind, device_budget
 from fastclr.data.open_source import open_source
@@ -138,18 +137,3 @@ def load_dataset(
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     options = DecodeOptions(resize_shorter, memory_limit, workers)
     return open_source(locate(source, data_root, download)).load_dataset(split, options)
-
-
-def list_images(source: str | Path, split: Split = "all") -> ImageList:
-    """List the images of a source in a fixed order, without decoding files.
-
-    Args:
-        source: as in :func:`load_splits`; names of published data sets must be looked up before.
-        split: ``all`` images, or those of one split.
-
-    Raises:
-        ValueError: there is no such source or split, or it holds no image.
-    """
-    if split not in ("all", "train", "test"):
-        raise ValueError(f"split must be all, train or test, got {split!r}")
-    return open_source(source).list_images(split)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -12,11 +12,10 @@ from torch import Tensor
 from fastclr.augment.images import RaggedImages
 from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.decoded_set import ImageDataset, Splits
-from fastclr.data.image_list import ImageList, Split
-from fastclr.data.image_source import LoadOptions
-from fastclr.data.loader_choice import ChosenKind
+from fastclr.data.image_source import LoadOptions, Split
+from fastclr.data.loader_choice import ChosenKind, LoaderKind
 from fastclr.data.make_sets import label_splits, renumbered
-from fastclr.sources.decode import Pixels
+from fastclr.sources.entries import Entry
 from fastclr.sources.label_file import Labels
 
 
@@ -44,10 +43,7 @@ class PixelSource:
 
     def load_splits(self, options: LoadOptions, with_test: bool) -> Splits:
         """Return the splits as they are; nothing is held out of the training images."""
-        if options.loader not in ("auto", "resident"):
-            raise ValueError(
-                f"loader {options.loader} decodes files, but {self.name} holds pixels: use auto or resident"
-            )
+        self._check_loader(options.loader)
         check_not_resized(self.datasets["train"], options.decode.resize_shorter)
         decoded = self.decoded if options.labels is None else label_splits(self.decoded, options.labels)
         return decoded if with_test else replace(decoded, test=None)
@@ -61,28 +57,38 @@ class PixelSource:
         """Return the test split; it lies in memory whatever ``kind`` says."""
         return renumbered(self.datasets.get("test", self.datasets["train"]), classes)
 
-    def list_images(self, split: Split) -> ImageList:
-        """Return the images of one split or of all, each with its split as the first part of its name."""
-        sets = {name: dataset for name, dataset in self.datasets.items() if split in ("all", name)}
-        if not sets:
+    def listed(self, split: Split) -> tuple[list[Entry], tuple[str, ...]]:
+        """Return the images of one split or of all, each with its split as the first part of its name, and classes."""
+        entries: list[Entry] = []
+        for part, dataset in self._chosen(split):
+            kinds = [*dataset.classes, None]  # label -1 selects the last: unknown
+            for name, label in zip(dataset.names, dataset.labels.tolist(), strict=True):
+                path = name if name.startswith(f"{part}/") else f"{part}/{name}"
+                entries.append(Entry(path, path, len(entries), kinds[label]))
+        return entries, self.datasets["train"].classes
+
+    def load_listed(
+        self, split: Split, loader: LoaderKind, options: DecodeOptions, device: torch.device
+    ) -> Iterator[tuple[ImageDataset, ChosenKind]]:
+        """Yield the data set of each split."""
+        self._check_loader(loader)
+        names, start = [entry.name for entry in self.listed(split)[0]], 0
+        for _, dataset in self._chosen(split):
+            stop = start + len(dataset)
+            yield replace(dataset, ids=torch.arange(start, stop), names=tuple(names[start:stop])), "resident"
+            start = stop
+
+    def _chosen(self, split: Split) -> list[tuple[str, ImageDataset]]:
+        """Return name and data set of one split or of all."""
+        chosen = [(name, dataset) for name, dataset in self.datasets.items() if split in ("all", name)]
+        if not chosen:
             raise ValueError(f"{self.name} has no images of the split {split}")
-        names = tuple(
-            each if each.startswith(f"{name}/") else f"{name}/{each}"
-            for name, dataset in sets.items()
-            for each in dataset.names
-        )
-        labels = torch.cat([dataset.labels for dataset in sets.values()]).numpy()
+        return chosen
 
-        def read(wanted: Collection[int], _: DecodeOptions) -> Iterator[tuple[int, Pixels | str]]:
-            chosen, start = set(wanted), 0
-            for dataset in sets.values():
-                for index in range(len(dataset)):
-                    if start + index in chosen:
-                        pixels: Pixels = image_at(dataset, index).cpu().numpy()
-                        yield start + index, pixels
-                start += len(dataset)
-
-        return ImageList(names, labels, self.datasets["train"].classes, read)
+    def _check_loader(self, loader: LoaderKind) -> None:
+        """Raise a ValueError where files are to be decoded."""
+        if loader not in ("auto", "resident"):
+            raise ValueError(f"loader {loader} decodes files, but {self.name} holds pixels: use auto or resident")
 
 
 def image_at(dataset: ImageDataset, index: int) -> Tensor:

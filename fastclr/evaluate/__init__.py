@@ -14,7 +14,7 @@ from fastclr.evaluate.features import (
     labelled_features,
     labelled_splits,
 )
-from fastclr.evaluate.frozen import frozen, state_hash
+from fastclr.evaluate.frozen_encoder import frozen, state_hash
 from fastclr.evaluate.knn import knn_accuracy, knn_predict, knn_scores, nearest
 from fastclr.evaluate.linear import LinearClassifier, fit_adam
 from fastclr.evaluate.logistic import fit_logistic, select_l2

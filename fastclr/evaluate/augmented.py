@@ -10,7 +10,7 @@ from fastclr.augment import AugmentConfig, SimCLRAugment
 from fastclr.augment.fixed_view import crop_and_flip
 from fastclr.data import ImageDataset, ImageIndex, LoaderKind, Order, make_loader
 from fastclr.evaluate.features import with_progress
-from fastclr.evaluate.frozen import frozen
+from fastclr.evaluate.frozen_encoder import frozen
 from fastclr.evaluate.linear import LinearClassifier, check_schedule, class_count, finite, zero_linear
 
 REFERENCE_BATCH = 256  # of the linear learning rate scaling rule

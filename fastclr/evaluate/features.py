@@ -14,7 +14,7 @@ from fastclr.augment import AugmentConfig, SimCLRAugment
 from fastclr.augment.fixed_view import evaluation_params, image_sizes
 from fastclr.augment.images import RaggedImages
 from fastclr.data import Batch, ImageDataset, ImageIndex, LoaderKind, Order, Splits, make_loader
-from fastclr.evaluate.frozen import frozen
+from fastclr.evaluate.frozen_encoder import frozen
 from fastclr.parallel import World
 
 BATCH_SIZE = 512

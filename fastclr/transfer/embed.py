@@ -1,42 +1,38 @@
-"""Features of a folder, a tar or a named set of images: streamed, in parts that survive a kill, then one file."""
+"""Features of all images of a source, read by any loader: in parts that survive a kill, then in one file."""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
-import logging
-import math
-import os
-import re
-import shutil
 from collections.abc import Iterator, Set
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastclr.augment import AugmentConfig, SimCLRAugment
-from fastclr.augment.fixed_view import evaluation_params, image_sizes
-from fastclr.data.decode_many import DecodeOptions, pack
-from fastclr.data.image_list import ImageList, Split
-from fastclr.data.load import list_images
+from fastclr.augment import SimCLRAugment
+from fastclr.data import Batch, ImageDataset, ImageIndex, Loader, LoaderKind, Order, make_loader
+from fastclr.data.decode_many import DecodeOptions, check_readable
+from fastclr.data.image_source import Split
+from fastclr.data.loader_choice import check_kind
+from fastclr.data.make_sets import class_labels
+from fastclr.data.open_source import open_source
 from fastclr.device import resolve_device
 from fastclr.evaluate import frozen, state_hash
-from fastclr.files import create_new, is_own, make_folder, read_json, write_atomically, write_text_atomically
-from fastclr.sources.decode import Pixels
-from fastclr.sources.remarks import quiet_pillow
+from fastclr.evaluate.features import collect
+from fastclr.sources.entries import Entry
+from fastclr.sources.published import locate
 from fastclr.training.run import Run
-from fastclr.transfer.feature_file import Array, FeatureFile, check_suffix, read_settings, write_features
+from fastclr.transfer.feature_file import check_suffix, read_settings, write_features
+from fastclr.transfer.feature_parts import Parts, refuse_other
 
 Kind = Literal["h", "z"]
-PART_NAME = re.compile(r"part-\d{8}\.npz")
-PART = 2048  # images between two parts: what a kill can lose
-BATCH_BYTES = 2**28  # of decoded pixels: a batch of large photos is cut short
-
-log = logging.getLogger("fastclr")
+BATCH_BYTES = 2**28  # of decoded pixels: batches of large photos are smaller
 
 
 @dataclass(frozen=True)
@@ -63,16 +59,6 @@ def load_module(run: Run, kind: Kind) -> nn.Module:
     return run.load_model()
 
 
-def compute(module: nn.Module, pixels: list[Pixels], augment: AugmentConfig, device: torch.device) -> Tensor:
-    """Return float32 features ``[n, F]`` on the CPU of a frozen module, of images as an evaluation sees them."""
-    transform = SimCLRAugment(augment, views=1)
-    images = pack(pixels)
-    images = images.to(device if SimCLRAugment.supports(device) else "cpu")
-    view = transform.apply(images, evaluation_params(image_sizes(images), augment.size))[0]
-    features: Tensor = module(view.to(device))
-    return features.float().cpu()
-
-
 def embed(
     run: Run,
     source: str | Path,
@@ -83,12 +69,14 @@ def embed(
     half: bool = False,
     batch_size: int = 256,
     device: str = "auto",
+    loader: LoaderKind = "auto",
+    workers: int | None = None,
     memory_limit: int | None = None,
+    data_root: str | Path = "data",
 ) -> Embedded | None:
     """Write the features of all images of a source, in float32 arithmetic; a killed call goes on where it was.
 
-    Memory holds a few batches of images and one part of `PART` features; finished parts lie in the folder
-    ``OUT.parts``, which goes when `out` is there.
+    Finished parts of `feature_parts.PART` features lie in the folder ``OUT.parts``, which goes when `out` is there.
 
     Args:
         run: whose encoder, preprocessing and `resize_shorter` are used.
@@ -97,54 +85,83 @@ def embed(
         features: ``h`` of the encoder or ``z`` of the projection head.
         split: which images.
         half: store float16.
-        batch_size: images per forward pass.
+        batch_size: images per forward pass; fewer where they are large.
         device: ``auto`` or a torch device.
-        memory_limit: bytes that images may take while they are decoded; None is half of the free memory.
+        loader: ``dali`` and ``torch`` decode a few batches ahead; ``resident`` decodes as many images at a time as
+            memory holds; ``auto`` chooses as for `fastclr.data.load_splits`.
+        workers: threads (resident, dali) or processes (torch) that decode; None is one per core.
+        memory_limit: bytes that decoded images may take; None is half of the free memory.
+        data_root: folder with the files of ``cifar10``, ``cifar100`` and ``stl10``.
 
     Returns:
         what was written; None if `out` was there with the same settings.
 
     Raises:
         ValueError: an argument does not fit; `out` or its parts were made with other settings; or more than half of
-            the images cannot be read.
+            the images, or 64 in a row, cannot be read.
         FloatingPointError: a feature is NaN or infinite.
         FileNotFoundError: the run has no checkpoint.
     """
     check_suffix(out)
+    check_kind(loader)
+    if split not in get_args(Split):
+        raise ValueError(f"split must be all, train or test, got {split!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"--out is in a folder that does not exist: {out.absolute().parent}")
     where = resolve_device(device)
     module = load_module(run, features).to(where)
-    listing = list_images(source, split)
-    settings = describe(run, module, listing, features, half)
-    parts = Parts(out.with_name(f"{out.name}.parts"), settings, len(listing.names))
+    opened = open_source(locate(source, data_root))
+    entries, classes = opened.listed(split)
+    settings = describe(run, module, entries, classes, features, half)
+    parts = Parts(out.with_name(f"{out.name}.parts"), settings, len(entries))
     if out.exists():
         refuse_other(read_settings(out), settings, out)
         parts.remove()
         return None
+    # threads decode what is resident, and there is at least one
+    options = DecodeOptions(run.config.resize_shorter, memory_limit, workers or None)
+    sets = opened.load_listed(split, loader, options, where)
+    sets = itertools.chain([next(sets)], sets)  # images that cannot be loaded at all leave no parts behind
     resumed = parts.open()
-    with frozen(module):
-        for rows, vectors, failed in batches(run, module, listing, parts.done, where, batch_size, memory_limit):
-            stored = vectors.to(torch.float16 if half else torch.float32)
-            if not bool(stored.isfinite().all()):
-                raise FloatingPointError(f"the features must be finite in {stored.dtype}, but some are NaN or infinite")
-            parts.add(rows, stored, failed)
+    reasons: dict[str, str] = {}
+    bar = tqdm(total=len(entries), initial=resumed, desc="embedding", unit=" images", leave=False, disable=None)
+    with frozen(module), bar:
+        for images, kind in sets:
+            order = Order(fitting(batch_size, images), shuffle=False, drop_last=False)
+            crops = where if SimCLRAugment.supports(where) else "cpu"
+            with closing(make_loader(images, kind, order, device=crops, workers=workers)) as streamed:
+                for batch, counts, failed in missing(images, streamed, parts.done):
+                    vectors = collect(module, [batch], run.config.augment, autocast=False).features.cpu()[counts]
+                    stored = vectors.to(torch.float16 if half else torch.float32)
+                    if not bool(stored.isfinite().all()):
+                        raise FloatingPointError(f"the features must be finite in {stored.dtype}, but some are not")
+                    rows = batch.ids.cpu()[counts].tolist()
+                    parts.add(rows, stored, failed)
+                    bar.update(len(rows) + len(failed))
+            reasons = {**dict(images.skipped), **reasons}
     parts.flush()
-    if 2 * len(parts.failed) > len(listing.names):
+    # what is not in any set could not be read when that was made
+    parts.add([], torch.empty(0), {e.id: reasons[e.name] for e in entries if e.id not in parts.done})
+    parts.flush()
+    try:
+        check_readable(str(source), {entries[row].name: reason for row, reason in parts.failed.items()}, len(entries))
+    except ValueError:
         parts.remove()  # so that the files are read anew when they have been mended
-        listed = "; ".join(f"{listing.names[row]!a}: {reason}" for row, reason in sorted(parts.failed.items())[:5])
-        raise ValueError(f"{len(parts.failed)} of {len(listing.names)} images in {source} cannot be read: {listed}")
-    table = parts.assemble(listing)
+        raise
+    table = parts.assemble(entries, classes)
     write_features(out, table)
     parts.remove()
     return Embedded(len(table), table.features.shape[1], table.skipped, resumed)
 
 
-def describe(run: Run, module: nn.Module, listing: ImageList, features: str, half: bool) -> dict[str, Any]:
+def describe(
+    run: Run, module: nn.Module, entries: list[Entry], classes: tuple[str, ...], features: str, half: bool
+) -> dict[str, Any]:
     """Return all that decides what the features are, as JSON has it."""
     augment = run.config.augment
+    listed = ascii([tuple(entry.name for entry in entries), class_labels(entries, classes).tolist(), classes])
     settings = {
         "encoder": run.config.encoder,
         "weights": state_hash(module),
@@ -155,175 +172,35 @@ def describe(run: Run, module: nn.Module, listing: ImageList, features: str, hal
         "std": augment.std,
         "style": augment.style,
         "resize_shorter": run.config.resize_shorter,
-        "images": listing.digest(),
+        "images": hashlib.blake2b(listed.encode(), digest_size=16).hexdigest(),
     }
     stored: dict[str, Any] = json.loads(json.dumps(settings))
     return stored
 
 
-def refuse_other(there: dict[str, Any], now: dict[str, Any], path: Path) -> None:
-    """Raise a ValueError that names the settings in which two calls differ."""
-    names = [name for name in {**there, **now} if there.get(name) != now.get(name)]
-    if names:
-        listed = ", ".join(f"{name}: {there.get(name)!r} there, {now.get(name)!r} now" for name in names)
-        raise ValueError(f"{path} was made with other settings ({listed}): remove it, or give another --out")
+def fitting(batch_size: int, images: ImageDataset | ImageIndex) -> int:
+    """Return the size of batches that take about `BATCH_BYTES` decoded, at most `batch_size`."""
+    return min(batch_size, -(-BATCH_BYTES * len(images) // images.nbytes))
 
 
-def batches(
-    run: Run,
-    module: nn.Module,
-    listing: ImageList,
-    done: Set[int],
-    device: torch.device,
-    batch_size: int,
-    memory_limit: int | None = None,
-) -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
-    """Yield rows, their features and the rows that cannot be read, for all rows that are not done."""
-    remaining = set(range(len(listing.names))) - done
-    rows: list[int] = []
-    pixels: list[Pixels] = []
-    failed: dict[int, str] = {}
-    held = 0
-    options = DecodeOptions(run.config.resize_shorter, memory_limit)
-    bar = tqdm(total=len(listing.names), initial=len(done), desc="embedding", unit=" images", leave=False, disable=None)
-    with bar, quiet_pillow():
-        for row, result in listing.read(remaining, options):
-            bar.update()
-            if isinstance(result, str):
-                failed[row] = result
-                continue
-            rows.append(row)
-            pixels.append(result)
-            held += result.nbytes
-            if len(rows) == batch_size or held >= BATCH_BYTES:
-                yield rows, compute(module, pixels, run.config.augment, device), failed
-                rows, pixels, failed, held = [], [], {}, 0
-        if rows:
-            yield rows, compute(module, pixels, run.config.augment, device), failed
-        elif failed:
-            yield [], torch.empty(0), failed
+def missing(
+    images: ImageDataset | ImageIndex, loader: Loader, done: Set[int]
+) -> Iterator[tuple[Batch, Tensor, dict[int, str]]]:
+    """Yield the batches with images that are not done, which of their images count, and why others cannot be read.
 
-
-def mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, int]) -> Array:
-    """Return an array in a new file; a full disk is an OSError now, where it would end the process later."""
-    with create_new(path) as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
-        return np.memmap(file, dtype, "r+", shape=shape)
-
-
-class Parts:
-    """Finished features in a folder: ``settings.json`` and ``part-N.npz``, each written whole or not at all."""
-
-    def __init__(self, folder: Path, settings: dict[str, Any], images: int) -> None:
-        self.folder, self.settings, self.images = folder, settings, images
-        self.done: set[int] = set()
-        self.failed: dict[int, str] = {}
-        self._files = 0
-        self._rows: list[int] = []
-        self._features: list[Tensor] = []
-        self._failed: dict[int, str] = {}
-
-    def open(self) -> int:
-        """Make the folder, or take over what is in it; return the number of images that are done.
-
-        Raises:
-            ValueError: the parts that are there were made with other settings, or by someone else.
-            OSError: the folder cannot be made, or is a link.
-        """
-        path = self.folder / "settings.json"
-        make_folder(self.folder)
-        if not is_own(self.folder):
-            raise ValueError(f"{self.folder} belongs to another user: remove it, or give another --out")
-        if path.exists():
-            refuse_other(read_json(path), self.settings, self.folder)
-        elif {entry.name for entry in self.folder.iterdir()} - {f"{path.name}.tmp"}:  # all that a kill leaves
-            raise ValueError(f"{self.folder} has no settings of fastclr: remove it, or give another --out")
-        else:
-            text = json.dumps(self.settings, indent=2) + "\n"
-            write_text_atomically(path, text)
-        for file in self.files():
-            self._files = int(file.stem.removeprefix("part-")) + 1
-            try:
-                rows, failed = self.read(file)
-            except Exception as error:  # zipfile and NumPy raise many types for damaged files
-                log.warning("%s is damaged, and its images are embedded again: %s", file, error)
-                file.unlink()
-                continue
-            self.done.update(rows)
-            self.failed.update(failed)
-        self.done.update(self.failed)
-        return len(self.done)
-
-    def files(self) -> list[Path]:
-        """Return the finished parts in the order in which they were written."""
-        return sorted(path for path in self.folder.iterdir() if PART_NAME.fullmatch(path.name))
-
-    def read(self, file: Path) -> tuple[list[int], dict[int, str]]:
-        """Return the rows of a part, and those that could not be read with the reasons; any error if it is damaged."""
-        with np.load(file, allow_pickle=False) as part:
-            rows, features = part["rows"], part["features"]
-            failed = {int(row): str(reason) for row, reason in json.loads(str(part["failed"])).items()}
-        if rows.dtype != np.int64 or rows.ndim != 1 or features.ndim != 2 or len(features) != len(rows):
-            raise ValueError(f"rows and features must be int64 [n] and [n, F], got {rows.shape} and {features.shape}")
-        if features.dtype != self.settings["dtype"] or not np.isfinite(features).all():
-            raise ValueError(f"features must be finite {self.settings['dtype']}, got {features.dtype} with others")
-        found = [*rows.tolist(), *failed]
-        if len(set(found)) < len(found) or not self.done.isdisjoint(found) or not set(found) <= set(range(self.images)):
-            raise ValueError(f"rows must be new ones below {self.images}")
-        return rows.tolist(), failed
-
-    def add(self, rows: list[int], features: Tensor, failed: dict[int, str]) -> None:
-        """Take features of some rows, and write a part when there are enough."""
-        self._rows += rows
-        self._failed |= failed
-        if len(rows):
-            self._features.append(features)
-        if len(self._rows) + len(self._failed) >= PART:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what was added since the last part."""
-        if not self._rows and not self._failed:
-            return
-        features = torch.cat(self._features).numpy() if self._features else np.empty((0, 0), np.float32)
-        contents: dict[str, Any] = {
-            "rows": np.array(self._rows, dtype=np.int64),
-            "features": features,
-            "failed": np.array(json.dumps(self._failed)),
-        }
-        path = self.folder / f"part-{self._files:08d}.npz"
-        write_atomically(path, lambda file: np.savez(file, **contents))
-        self._files += 1
-        self.done.update(self._rows, self._failed)
-        self.failed |= self._failed
-        self._rows, self._features, self._failed = [], [], {}
-
-    def assemble(self, listing: ImageList) -> FeatureFile:
-        """Return all features in the order of their rows, mapped from a file in the folder."""
-        good = np.array(sorted(self.done - set(self.failed)), dtype=np.int64)
-        whole: Array | None = None
-        for file in self.files():
-            with np.load(file, allow_pickle=False) as part:
-                rows, features = part["rows"], part["features"]
-                if len(rows) == 0:
-                    continue
-                if whole is None:
-                    whole = mapped(self.folder / "whole", features.dtype, (len(good), features.shape[1]))
-                whole[np.searchsorted(good, rows)] = features
-        if whole is None:
-            raise ValueError(f"there are no features in {self.folder}")
-        return FeatureFile(
-            features=whole,
-            ids=good,
-            names=np.array(listing.names, dtype=np.str_)[good],
-            labels=listing.labels[good],
-            classes=listing.classes,
-            settings=self.settings,
-            skipped=tuple((listing.names[row], reason) for row, reason in sorted(self.failed.items())),
-        )
-
-    def remove(self) -> None:
-        """Remove the folder, if it is there and was made here."""
-        if (self.folder / "settings.json").is_file():
-            shutil.rmtree(self.folder, ignore_errors=True)  # it follows no links
+    The image that stands in for an unreadable one does not count: it has a place of its own.
+    """
+    batches: Iterator[Batch] = iter(())
+    size, following = loader.order.batch_size, -1
+    for step, planned in enumerate(images.ids.split(size)):
+        new = torch.tensor([row not in done for row in planned.tolist()])
+        if not bool(new.any()):
+            continue
+        if step != following:
+            batches = loader.epoch(0, step)
+        following = step + 1
+        batch = next(batches)
+        read = batch.ids.cpu() == planned
+        names = images.names[step * size : (step + 1) * size]
+        failed = {int(planned[i]): loader.skipped[names[i]] for i in (new & ~read).nonzero().flatten().tolist()}
+        yield batch, new & read, failed

@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 import itertools
 import statistics
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from evaluate_cases import Net, blobs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import fastclr.evaluate.frozen_encoder
 from fastclr.augment import AugmentConfig, SimCLRAugment
 from fastclr.augment.fixed_view import evaluation_params, image_sizes
 from fastclr.data import ImageDataset, Splits, make_shapes
@@ -248,7 +248,7 @@ def test_augmented_hashes_at_the_ends_only_and_tests_on_the_fixed_view(
 ) -> None:
     counted = []
     monkeypatch.setattr(
-        sys.modules["fastclr.evaluate.frozen"], "state_hash", lambda module: counted.append(1) or state_hash(module)
+        fastclr.evaluate.frozen_encoder, "state_hash", lambda module: counted.append(1) or state_hash(module)
     )
     data = dark_and_bright(make_shapes(train=80, test=40))
     found = augmented_probe(Grid(), data, tiny.augment, epochs=25, batch_size=20)

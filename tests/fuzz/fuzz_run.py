@@ -27,8 +27,8 @@ LIMIT = 12 * 2**30  # bytes of address space
 
 def npz(folder: Path) -> Case:
     """Files of features, and parts of them."""
-    from fastclr.transfer.embed import Parts
     from fastclr.transfer.feature_file import FeatureFile, nearest, read_features, read_settings, write_features
+    from fastclr.transfer.feature_parts import Parts
 
     rows = np.arange(4, dtype=np.int64)
     table = FeatureFile(np.eye(4, dtype=np.float32), rows, rows.astype(str), rows % 2, ("a", "b"), {"features": "h"})

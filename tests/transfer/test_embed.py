@@ -16,9 +16,10 @@ from export_cases import StoredRun, stored_run
 from PIL import Image
 
 import fastclr.transfer.embed
+import fastclr.transfer.feature_parts
 from fastclr.cli import main
 from fastclr.data import load_dataset
-from fastclr.data.load import list_images
+from fastclr.data.open_source import open_source
 from fastclr.evaluate import extract_features
 from fastclr.training.run import Run
 from fastclr.transfer.embed import embed
@@ -28,7 +29,7 @@ from fastclr.transfer.feature_file import FeatureFile, nearest, read_features, w
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run with random weights, small parts and small batches."""
-    monkeypatch.setattr(fastclr.transfer.embed, "PART", 32)
+    monkeypatch.setattr(fastclr.transfer.feature_parts, "PART", 32)
     return stored_run(tmp_path / "run", "resnet18", 32, width=0.125)
 
 
@@ -92,11 +93,11 @@ import os, signal, sys
 sys.path[:0] = [sys.argv[1], os.path.dirname(sys.argv[1])]
 from pathlib import Path
 from export_cases import StoredRun
-import fastclr.training.checkpoint, fastclr.transfer.embed
+import fastclr.transfer.embed, fastclr.transfer.feature_parts as parts
 from fastclr.training.run import Run
 
-fastclr.transfer.embed.PART = 32
-whole = fastclr.transfer.embed.write_atomically
+parts.PART = 32
+whole = parts.write_atomically
 count = 0
 
 def dying(path, write):
@@ -107,10 +108,11 @@ def dying(path, write):
         os.kill(os.getpid(), signal.SIGKILL)
     whole(path, write)
 
-fastclr.transfer.embed.write_atomically = dying
+parts.write_atomically = dying
 run = Run.open(Path(sys.argv[2]))
 stored = StoredRun(run.folder, run.config)
-fastclr.transfer.embed.embed(stored, sys.argv[3], Path(sys.argv[4]), batch_size=16, device="cpu")
+how = {"batch_size": 16, "device": "cpu", "loader": "torch", "workers": 1}
+fastclr.transfer.embed.embed(stored, sys.argv[3], Path(sys.argv[4]), **how)
 """
 
 
@@ -124,22 +126,22 @@ def test_a_killed_call_goes_on_and_ends_with_the_same_file(run: Run, pictures: P
     assert killed.returncode == -9 and not out.exists()
     assert len(list((tmp_path / "f.npz.parts").glob("part-*.npz"))) == 2  # killed in the third
     seen: list[int] = []
-    compute = fastclr.transfer.embed.compute
+    collect = fastclr.transfer.embed.collect
 
-    def counting(module, pixels, augment, device):  # type: ignore[no-untyped-def]
-        seen.append(len(pixels))
-        return compute(module, pixels, augment, device)
+    def counting(module, batches, augment, autocast):  # type: ignore[no-untyped-def]
+        seen.extend(len(batch) for batch in batches)
+        return collect(module, batches, augment, autocast)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fastclr.transfer.embed, "compute", counting)
-        done = embed(run, pictures_here, out, batch_size=16, device="cpu")
-    assert done is not None and done.resumed in (64, 65)  # with or without the broken one
+        patch.setattr(fastclr.transfer.embed, "collect", counting)
+        done = embed(run, pictures_here, out, batch_size=16, device="cpu", loader="torch", workers=0)
+    assert done is not None and done.resumed == 64
     assert sum(seen) == 192 - 2 * 32
     assert [name for name, _ in done.skipped] == ["train/square/broken.png"]
     embed(run, pictures_here, tmp_path / "whole.npz", batch_size=16, device="cpu")
     one, other = read_features(out), read_features(tmp_path / "whole.npz")
     assert one.ids.tolist() == other.ids.tolist() and one.skipped == other.skipped
-    np.testing.assert_allclose(one.features, other.features, atol=1e-6)
+    np.testing.assert_array_equal(one.features, other.features)
 
 
 def test_existing_files_and_parts_of_other_settings_are_refused(run: Run, pictures: Path, tmp_path: Path) -> None:
@@ -171,6 +173,8 @@ def test_existing_files_and_parts_of_other_settings_are_refused(run: Run, pictur
         ({"split": "val"}, "all, train or test"),
         ({"features": "y"}, "must be h"),
         ({"batch_size": 0}, "batch_size"),
+        ({"loader": "disk"}, "loader must be one of"),
+        ({"source": "shapes", "loader": "dali"}, "shapes holds pixels"),
     ],
 )
 def test_bad_arguments_are_refused(
@@ -202,11 +206,13 @@ def test_mostly_unreadable_images_are_an_error_and_can_be_mended(run: Run, tmp_p
 
 
 def test_listing_keeps_splits_apart(pictures: Path) -> None:
-    everything, train, test = (list_images(pictures, split) for split in ("all", "train", "test"))
-    assert everything.names == train.names + test.names
-    assert (len(train.names), len(test.names)) == (128, 64)
+    everything, train, test = (
+        [entry.path for entry in open_source(pictures).listed(split)[0]] for split in ("all", "train", "test")
+    )
+    assert everything == train + test
+    assert (len(train), len(test)) == (128, 64)
     with pytest.raises(ValueError, match="no images of the split test"):
-        list_images(pictures / "train", "test")
+        open_source(pictures / "train").listed("test")
 
 
 def test_nearest_equals_scikit_learn() -> None:

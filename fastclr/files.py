@@ -1,16 +1,18 @@
-"""Atomic file writes that follow no planted link, checked reads of JSON, and a lock on a folder."""
+"""Atomic file writes that follow no planted link, checked reads of JSON, and locks."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, BinaryIO, Literal, Union, get_args, get_origin
+
+log = logging.getLogger("fastclr")
 
 # in a folder that others may write to, a link in the place of a file must not lead a write out of it
 REAL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -177,20 +179,42 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def lock(path: Path) -> int:
-    """Take the lock of a folder until the returned descriptor is closed or the process ends, however it ends.
+# of file systems that have no locks
+LOCKLESS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of a file, which is made if it is not there, until the block or the process ends, however it ends.
+
+    Where the file system has no locks, the block runs without one.
+
+    Args:
+        path: the file; a link is not followed.
+        busy: what to say while another process holds it.
+        wait: say it as a warning, and wait; otherwise it is an error.
 
     Raises:
         BlockingIOError: another process holds it.
-        OSError: the file cannot be opened; a link is not followed.
+        OSError: the file cannot be opened, or belongs to someone else.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | REAL, 0o666)
     try:
-        # lockf belongs to the process: unlike with flock, data workers that outlive a killed run do not keep it held
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        from filelock import FileLock, Timeout
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("locks need filelock: pip install 'fastclr[train]'", name="filelock") from error
+    # a lock file that only exists would outlive a killed process, and any thread may close a writer
+    lock = FileLock(path, fallback_to_soft=False, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        if not wait:
+            raise BlockingIOError(busy) from error
+        log.warning("%s: waiting for it", busy)
+        lock.acquire()
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            os.close(descriptor)
-            raise BlockingIOError(f"another process is training in {path.parent.parent}: stop it first") from error
-        # otherwise go on without a lock: some network file systems have none
-    return descriptor
+        if error.errno not in LOCKLESS:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()

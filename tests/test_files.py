@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import stat
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
-from fastclr.files import append_text, create_new, is_own, lock, make_folder, write_text_atomically
+from fastclr.files import append_text, create_new, is_own, locked, make_folder, write_text_atomically
 from fastclr.files import write_atomically as write
 
 
@@ -37,13 +42,53 @@ def test_a_link_that_hangs_makes_no_file(tmp_path: Path) -> None:
 
 def test_logs_and_locks_refuse_links(prey: Path, tmp_path: Path) -> None:
     (tmp_path / "log").symlink_to(prey)
-    for call in (lambda: append_text(tmp_path / "log", "line\n"), lambda: lock(tmp_path / "log")):
+    for call in (lambda: append_text(tmp_path / "log", "line\n"), locked(tmp_path / "log", "busy").__enter__):
         with pytest.raises(OSError, match="symbolic links"):
             call()
     assert prey.read_text() == "precious"
     append_text(tmp_path / "other", "é\n")
     append_text(tmp_path / "other", "b\n")
     assert (tmp_path / "other").read_text() == "é\nb\n"
+
+
+def test_a_lock_has_one_holder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, order = tmp_path / "lock", ["first"]
+
+    def second() -> None:
+        with locked(path, "somebody works here", wait=True):
+            order.append("second")
+
+    with locked(path, "somebody works here"):
+        with pytest.raises(BlockingIOError, match="somebody works here"), locked(path, "somebody works here"):
+            order.append("never")
+        with caplog.at_level(logging.WARNING):
+            thread = threading.Thread(target=second)
+            thread.start()
+            while "somebody works here: waiting for it" not in caplog.text and thread.is_alive():
+                thread.join(0.01)
+        order.append("first ends")
+    thread.join()
+    assert order == ["first", "first ends", "second"]
+    with locked(path, "somebody works here"):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_work_goes_on(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def missing(file: object, flags: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with locked(tmp_path / "lock", "busy"), locked(tmp_path / "lock", "busy"):
+        pass
+
+
+@pytest.mark.slow
+def test_what_locks_is_imported_where_there_is_no_fcntl() -> None:
+    code = "import sys, torch; sys.modules['fcntl'] = None; import fastclr.training.run, fastclr.data.cache, filelock"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:

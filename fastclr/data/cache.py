@@ -8,14 +8,14 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from fastclr.data.cache_file import SUFFIX, TEMPORARY, Origin, read_origin, read_splits, write_splits
 from fastclr.data.decoded_set import Splits
-from fastclr.files import REAL, is_own
+from fastclr.files import is_own, locked
 from fastclr.sources.folder import is_hidden
 
 VERSION = 2  # of the stored data: changes to the decoder, the order or the layout need a new number
@@ -86,7 +86,9 @@ def cached(request: Request, folder: Path | None, load: Callable[[], Splits]) ->
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            stack.enter_context(exclusive(folder / f"{paths[0].stem}.lock{TEMPORARY}"))
+            path = folder / f"{paths[0].stem}.lock{TEMPORARY}"
+            stack.enter_context(locked(path, f"another process decodes the same images ({path})", wait=True))
+            stack.callback(discard, path)
         except OSError as error:
             log.warning("decoded images are not kept: %s", error)
             return load()
@@ -200,8 +202,7 @@ def first_readable(paths: list[Path], origin: Origin) -> Splits | None:
             return read_splits(path, origin)
         except ValueError as error:
             log.warning("%s is damaged and is made again: %s", path, error)
-            with contextlib.suppress(OSError):
-                path.unlink()
+            discard(path)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the mapping fails
             log.warning("%s is not used: %s", path, error)
     return None
@@ -232,30 +233,10 @@ def remove_outdated(folder: Path, origin: Origin) -> None:
             path.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock on `path` that the system releases when the process ends.
-
-    On file systems without locks, several processes may do the same work; each still writes a complete result.
-
-    Raises:
-        OSError: the file cannot be created.
-    """
-    import fcntl
-
-    with open(os.open(path, os.O_RDWR | os.O_CREAT | REAL, 0o600), "wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("waiting for another process that decodes the same images (%s)", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                path.unlink()
+def discard(path: Path) -> None:
+    """Remove a file, if that is possible."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def usage(folder: Path) -> tuple[int, int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import copy
-import os
 import shutil
 import threading
 import warnings
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from fastclr.files import lock, make_folder, sync_folder
+from fastclr.files import locked, make_folder, sync_folder
 from fastclr.training.checkpoint import Checkpoint, checkpoint_path, find_fault, list_checkpoints, save_checkpoint
 
 T = TypeVar("T")
@@ -54,7 +54,9 @@ class CheckpointWriter:
         self._closed = False
         make_folder(folder)
         sync_folder(folder.parent)
-        self._lock = lock(folder / ".lock")
+        self._lock = contextlib.ExitStack()
+        busy = f"another process is training in {folder.parent}: stop it first"
+        self._lock.enter_context(locked(folder / ".lock", busy))
         for leftover in folder.glob("step-*.pt.tmp"):
             leftover.unlink()
         # a program that exits without calling `close` still waits for the thread and shows its error
@@ -104,7 +106,7 @@ class CheckpointWriter:
         try:
             self.wait()
         finally:
-            os.close(self._lock)
+            self._lock.close()
 
     def __enter__(self) -> CheckpointWriter:
         """Return the writer."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
-from fastclr.files import read_json, sync_folder, write_atomically, write_text_atomically
+from fastclr.files import locked, read_json, sync_folder, write_atomically, write_text_atomically
 from fastclr.sources.printable import printable
 from fastclr.training.checkpoint import Checkpoint, load_latest, load_state
 from fastclr.training.checkpoint_writer import CheckpointWriter
@@ -194,15 +191,10 @@ class Run:
     def add_result(self, name: str, result: dict[str, Any]) -> None:
         """Store a result under `name` in ``results.json``, beside those already there and those of other processes."""
         path = self.folder / "results.json"
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with locked(self.folder / ".results.lock", f"another process adds a result to {path}", wait=True):
             results = read_json(path) if path.exists() else {}
             results[name] = result
             write_text_atomically(path, json.dumps(results, indent=2) + "\n")
-        finally:
-            os.close(descriptor)
 
 
 def built(build: Callable[[PretrainConfig], Built], config: PretrainConfig, source: str) -> Built:

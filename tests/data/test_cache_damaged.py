@@ -35,9 +35,9 @@ def test_links_and_files_of_others_are_not_used(
 ) -> None:
     """What someone else may have put into the folder is neither read nor written through."""
     locks: list[Path] = []
-    exclusive = cache.exclusive
+    locked = cache.locked
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "exclusive", lambda path: (locks.append(path), exclusive(path))[1])
+        patch.setattr(cache, "locked", lambda path, *rest, **how: (locks.append(path), locked(path, *rest, **how))[1])
         load_splits(photos, cache=store)
     (stored,) = files(store)
     whole = stored.read_bytes()

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from fastclr.compat.view_pairs import pair_rows
 from fastclr.losses import nt_xent
-from fastclr.losses.inputs import check_temperature
 from fastclr.losses.positive_pairs import nt_xent_of_pairs, pair_counts
 from fastclr.losses.row_inputs import check_ids
 from fastclr.losses.row_loss import Comparison, RowLoss
+from fastclr.losses.scalars import checked_factor
 from fastclr.losses.sup_con import number_classes, sup_con_rows
 
 Pairs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -56,8 +56,7 @@ class NTXentLoss(_Original):  # type: ignore[misc]
         """
         if _Original is nn.Module:
             raise ModuleNotFoundError("this loss extends that of pytorch-metric-learning, which is not installed")
-        check_temperature(temperature)
-        super().__init__(temperature=temperature, **kwargs)
+        super().__init__(temperature=checked_factor("temperature", temperature), **kwargs)
 
     def compute_loss(
         self, embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
@@ -100,8 +99,7 @@ class MetricLearningNTXentLoss(nn.Module):
             ValueError: it is zero or not finite.
         """
         super().__init__()
-        check_temperature(temperature)
-        self.temperature = temperature
+        self.temperature = checked_factor("temperature", temperature)
 
     def forward(
         self,

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from fastclr.losses.inputs import Impl, Precision, Reduction, check_option, check_views
-from fastclr.losses.row_inputs import as_number, check_number
+from fastclr.losses.inputs import check_option, check_views
+from fastclr.losses.options import RowOptions
 from fastclr.losses.row_loss import RowLoss
+from fastclr.losses.scalars import as_number, check_number
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from typing_extensions import Unpack
 
 
 class DCLLoss(RowLoss):
@@ -32,36 +33,20 @@ class DCLLoss(RowLoss):
         *,
         weighting: Literal["none", "mises_fisher"] = "none",
         sigma: float = 0.5,
-        learnable_temperature: bool = False,
-        normalize: bool = True,
-        reduction: Reduction = "mean",
-        precision: Precision = "auto",
-        impl: Impl = "auto",
-        deterministic: bool | None = None,
-        process_group: ProcessGroup | None = None,
+        **options: Unpack[RowOptions],
     ) -> None:
         """Check and store the options.
 
         Args:
             weighting: "none" for DCL, "mises_fisher" for DCLW.
             sigma: of the weights, finite and not 0.
-            temperature, gather_distributed, learnable_temperature, normalize, reduction, precision, impl,
-                deterministic, process_group: as in :class:`fastclr.losses.row_loss.RowLoss`.
+            temperature, gather_distributed: as in :class:`fastclr.losses.row_loss.RowLoss`.
+            **options: its other options.
 
         Raises:
             TypeError, ValueError: as there, or the weighting is unknown, or sigma is 0 or not finite.
         """
-        super().__init__(
-            temperature,
-            gather_distributed,
-            learnable_temperature=learnable_temperature,
-            normalize=normalize,
-            reduction=reduction,
-            precision=precision,
-            impl=impl,
-            deterministic=deterministic,
-            process_group=process_group,
-        )
+        super().__init__(temperature, gather_distributed, **options)
         check_option("weighting", weighting, ("none", "mises_fisher"))
         check_number("sigma", as_number("sigma", sigma))
         self.weighting = weighting

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastclr.losses.inputs import Impl, Precision, Reduction, check_views
-from fastclr.losses.row_inputs import as_number, softplus
+from fastclr.losses.inputs import check_views
+from fastclr.losses.options import RowOptions
+from fastclr.losses.row_inputs import softplus
 from fastclr.losses.row_loss import RowLoss
+from fastclr.losses.scalars import as_number
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from typing_extensions import Unpack
 
 
 class DebiasedNTXentLoss(RowLoss):
@@ -35,36 +37,20 @@ class DebiasedNTXentLoss(RowLoss):
         *,
         prior: float = 0.1,
         hardness: float = 0.0,
-        learnable_temperature: bool = False,
-        normalize: bool = True,
-        reduction: Reduction = "mean",
-        precision: Precision = "auto",
-        impl: Impl = "auto",
-        deterministic: bool | None = None,
-        process_group: ProcessGroup | None = None,
+        **options: Unpack[RowOptions],
     ) -> None:
         """Check and store the options.
 
         Args:
             prior: tau+, the share of negatives that are of the row's own class, in [0, 1).
             hardness: beta, at least 0; 0 weighs all negatives alike.
-            temperature, gather_distributed, learnable_temperature, normalize, reduction, precision, impl,
-                deterministic, process_group: as in :class:`fastclr.losses.row_loss.RowLoss`.
+            temperature, gather_distributed: as in :class:`fastclr.losses.row_loss.RowLoss`.
+            **options: its other options.
 
         Raises:
             TypeError, ValueError: as there, or prior or hardness is out of range.
         """
-        super().__init__(
-            temperature,
-            gather_distributed,
-            learnable_temperature=learnable_temperature,
-            normalize=normalize,
-            reduction=reduction,
-            precision=precision,
-            impl=impl,
-            deterministic=deterministic,
-            process_group=process_group,
-        )
+        super().__init__(temperature, gather_distributed, **options)
         self.prior = as_number("prior", prior)
         self.hardness = as_number("hardness", hardness)
         if not 0.0 <= self.prior < 1.0:

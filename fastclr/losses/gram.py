@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 from fastclr.losses import gram_reference as reference
 from fastclr.losses.gram_op import GramFunction, GramOptions
 from fastclr.losses.inputs import IMPLS, PRECISIONS, Impl, Precision, check_option, check_views
+from fastclr.losses.options import check_gathering, is_deterministic
+from fastclr.losses.scalars import as_number, check_number
 from fastclr.losses.transforms import check_transforms
 from fastclr.parallel import check_same_shape, resolve_group
 
@@ -48,6 +49,7 @@ def barlow_twins(
     form: Form = "auto",
     precision: Precision = "auto",
     impl: Impl = "auto",
+    deterministic: bool | None = None,
     group: ProcessGroup | None = None,
     local_statistics: bool = False,
 ) -> tuple[Tensor, BarlowTwinsTerms]:
@@ -63,6 +65,8 @@ def barlow_twins(
             "auto" is dual where N < D. Same result but for rounding.
         precision: of float32 matrix products, as in :func:`fastclr.nt_xent`.
         impl: "blockwise" (plain PyTorch, any device), "reference" (dense, differentiable twice), or "auto": blockwise.
+        deterministic: bitwise reproducible; None follows ``torch.are_deterministic_algorithms_enabled()``. Everything
+            here is sums in a fixed order and matrix products, so it always holds where it does for those.
         group: the rows of all ranks of this process group form the batch (``torch.distributed.group.WORLD`` for all).
             Every rank returns the loss of the whole batch; the gradient is that times the world size, which
             DistributedDataParallel divides by. The backward communicates nothing.
@@ -86,7 +90,8 @@ def barlow_twins(
         return terms[0] + weight * terms[1], BarlowTwinsTerms(*(term.detach() for term in terms))
     if local_statistics and group is not None and len(z0) < 2:
         raise ValueError("local_statistics needs at least two rows on every rank, got 1")
-    options = GramOptions("barlow_gram", (weight,), (1.0, weight), form, precision, group, local_statistics)
+    fixed = is_deterministic(deterministic)
+    options = GramOptions("barlow_gram", (weight,), (1.0, weight), form, precision, group, local_statistics, fixed)
     loss, found = GramFunction.apply(z0, z1, options)
     return loss, BarlowTwinsTerms(*found.unbind())
 
@@ -102,6 +107,7 @@ def vicreg(
     form: Form = "auto",
     precision: Precision = "auto",
     impl: Impl = "auto",
+    deterministic: bool | None = None,
     group: ProcessGroup | None = None,
 ) -> tuple[Tensor, VICRegTerms]:
     """VICReg, ``lambda invariance + mu variance + nu covariance``, and these terms.
@@ -110,8 +116,8 @@ def vicreg(
     ``covariance = 1/D sum_views sum_{i != j} Cov_ij^2``; var and Cov divide by N - 1.
 
     Args:
-        z0, z1, form, precision, impl, group: as in :func:`barlow_twins`. With a group the value of the invariance
-            covers the local rows.
+        z0, z1, form, precision, impl, deterministic, group: as in :func:`barlow_twins`. With a group the value of the
+            invariance covers the local rows.
         lambda_param, mu_param, nu_param: weights, finite numbers.
         eps: added to the variance under the root, positive.
 
@@ -132,7 +138,8 @@ def vicreg(
             terms = reference.vicreg_terms(z0, z1, eps)
         loss = weights[0] * terms[0] + weights[1] * terms[1] + weights[2] * terms[2]
         return loss, VICRegTerms(*(term.detach() for term in terms))
-    options = GramOptions("vicreg_gram", (*weights, eps), weights, form, precision, group, local_statistics=False)
+    fixed = is_deterministic(deterministic)
+    options = GramOptions("vicreg_gram", (*weights, eps), weights, form, precision, group, False, fixed)
     loss, found = GramFunction.apply(z0, z1, options)
     return loss, VICRegTerms(*found.unbind())
 
@@ -151,8 +158,7 @@ def _check(
         check_same_shape(z0, group)
     elif len(z0) < 2:
         raise ValueError("Barlow Twins and VICReg need at least two rows, got 1: a single row has no variance")
-    if chosen != "reference":
-        check_transforms(z0, z1)
+    check_transforms(chosen, z0, z1)
     return chosen, group
 
 
@@ -167,11 +173,9 @@ def _check_options(form: str, precision: str, impl: str) -> None:
 
 
 def _number(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not -math.inf < value < math.inf:
-        raise ValueError(f"{name} must be finite, got {value}")
-    return float(value)
+    number = as_number(name, value)
+    check_number(name, number, zero=True)
+    return number
 
 
 def _positive_eps(eps: float) -> float:
@@ -189,16 +193,17 @@ class _GramLoss(nn.Module):
         form: Form,
         precision: Precision,
         impl: Impl,
+        deterministic: bool | None,
         process_group: ProcessGroup | None,
     ) -> None:
         super().__init__()
         _check_options(form, precision, impl)
-        if process_group is not None and not gather_distributed:
-            raise ValueError("process_group is only used for gathering: pass gather_distributed=True with it")
+        check_gathering(gather_distributed, process_group)
         self.gather_distributed = gather_distributed
         self.form: Form = form
         self.precision: Precision = precision
         self.impl: Impl = impl
+        self.deterministic = deterministic
         self.process_group = process_group
 
     def _group(self) -> ProcessGroup | None:
@@ -216,12 +221,13 @@ class BarlowTwinsLoss(_GramLoss):
         form: Form = "auto",
         precision: Precision = "auto",
         impl: Impl = "auto",
+        deterministic: bool | None = None,
         process_group: ProcessGroup | None = None,
     ) -> None:
         """Check and store the options.
 
         Args:
-            lambda_param, form, precision, impl: as in :func:`barlow_twins`.
+            lambda_param, form, precision, impl, deterministic: as in :func:`barlow_twins`.
             gather_distributed: the rows of all ranks form the batch.
             process_group: those ranks; None for all of them.
 
@@ -229,7 +235,7 @@ class BarlowTwinsLoss(_GramLoss):
             TypeError: lambda_param is not a number.
             ValueError: another argument is out of range; the message says what was expected.
         """
-        super().__init__(gather_distributed, form, precision, impl, process_group)
+        super().__init__(gather_distributed, form, precision, impl, deterministic, process_group)
         self.lambda_param = _number("lambda_param", lambda_param)
 
     def terms(self, z_a: Tensor, z_b: Tensor) -> tuple[Tensor, BarlowTwinsTerms]:
@@ -241,6 +247,7 @@ class BarlowTwinsLoss(_GramLoss):
             form=self.form,
             precision=self.precision,
             impl=self.impl,
+            deterministic=self.deterministic,
             group=self._group(),
         )
 
@@ -271,12 +278,13 @@ class VICRegLoss(_GramLoss):
         form: Form = "auto",
         precision: Precision = "auto",
         impl: Impl = "auto",
+        deterministic: bool | None = None,
         process_group: ProcessGroup | None = None,
     ) -> None:
         """Check and store the options.
 
         Args:
-            lambda_param, mu_param, nu_param, eps, form, precision, impl: as in :func:`vicreg`.
+            lambda_param, mu_param, nu_param, eps, form, precision, impl, deterministic: as in :func:`vicreg`.
             gather_distributed: the rows of all ranks form the batch.
             process_group: those ranks; None for all of them.
 
@@ -284,7 +292,7 @@ class VICRegLoss(_GramLoss):
             TypeError: a weight is not a number.
             ValueError: another argument is out of range; the message says what was expected.
         """
-        super().__init__(gather_distributed, form, precision, impl, process_group)
+        super().__init__(gather_distributed, form, precision, impl, deterministic, process_group)
         self.lambda_param = _number("lambda_param", lambda_param)
         self.mu_param = _number("mu_param", mu_param)
         self.nu_param = _number("nu_param", nu_param)
@@ -302,6 +310,7 @@ class VICRegLoss(_GramLoss):
             form=self.form,
             precision=self.precision,
             impl=self.impl,
+            deterministic=self.deterministic,
             group=self._group(),
         )
 

@@ -78,6 +78,8 @@ class GramOptions(NamedTuple):
     """Ranks whose rows form the batch; None on one process."""
     local_statistics: bool
     """Barlow Twins over a group: mean and variance of this rank's rows only."""
+    deterministic: bool = False
+    """Bitwise reproducible: everything in gram_blocks.py is, where PyTorch's matrix products are."""
 
 
 class GramFunction(torch.autograd.Function):

@@ -11,12 +11,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fastclr.losses.scalars import FACTOR, as_number, check_number
+
 Reduction = Literal["mean", "sum", "none"]
 Precision = Literal["auto", "ieee", "tf32", "tf32x3", "bf16"]
 Impl = Literal["auto", "triton", "blockwise", "reference"]
 REDUCTIONS, PRECISIONS, IMPLS = get_args(Reduction), get_args(Precision), get_args(Impl)
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-SMALLEST_TEMPERATURE = 1e-8
 
 
 # float32 exponents need no running maxima while 2/|tau| + ln M <= 175; this is that bound on tau for any M up to 2^32
@@ -48,20 +49,13 @@ def check_option(name: str, value: str, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
-def check_temperature(temperature: float) -> None:
-    """Raise unless `temperature` is a finite number that is not (almost) 0."""
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
-        raise TypeError(f"temperature must be a number or a 0-dim tensor, got {type(temperature).__name__}")
-    if not SMALLEST_TEMPERATURE <= abs(temperature) < math.inf:
-        raise ValueError(f"temperature must be finite with |temperature| >= {SMALLEST_TEMPERATURE}, got {temperature}")
-
-
 def temperature_tensor(temperature: float | Tensor, z0: Tensor, on_cpu: bool) -> Tensor:
     """The temperature as a 0-dim tensor of the compute dtype; a number goes to the CPU or to the device of z0."""
     dtype = torch.float64 if z0.dtype == torch.float64 else torch.float32
     if not isinstance(temperature, Tensor):
-        check_temperature(temperature)
-        return torch.full((), temperature, dtype=dtype, device="cpu" if on_cpu else z0.device)
+        number = as_number("temperature", temperature, FACTOR)
+        check_number("temperature", number)
+        return torch.full((), number, dtype=dtype, device="cpu" if on_cpu else z0.device)
     if temperature.dim() != 0 or not temperature.is_floating_point():
         raise ValueError(
             f"a temperature tensor must be 0-dim and floating, got {list(temperature.shape)} {temperature.dtype}"

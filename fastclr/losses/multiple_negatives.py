@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastclr.losses.inputs import Impl, Precision, Reduction
-from fastclr.losses.row_inputs import as_number, check_ids, check_same_rows, log_add, softplus
+from fastclr.losses.options import RowOptions
+from fastclr.losses.row_inputs import check_ids, check_same_rows, log_add, softplus
 from fastclr.losses.row_loss import Comparison, RowLoss
+from fastclr.losses.scalars import as_number
 from fastclr.parallel import check_same_shape
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from typing_extensions import Unpack
 
 
 class MultipleNegativesLoss(RowLoss):
@@ -35,13 +36,7 @@ class MultipleNegativesLoss(RowLoss):
         margin: float | None = None,
         query_query: bool = False,
         document_document: bool = False,
-        learnable_temperature: bool = False,
-        normalize: bool = True,
-        reduction: Reduction = "mean",
-        precision: Precision = "auto",
-        impl: Impl = "auto",
-        deterministic: bool | None = None,
-        process_group: ProcessGroup | None = None,
+        **options: Unpack[RowOptions],
     ) -> None:
         """Check and store the options.
 
@@ -50,23 +45,13 @@ class MultipleNegativesLoss(RowLoss):
                 choice has no gradient. For a positive temperature.
             query_query: also sum over the other queries, ``e^(<q_i, q_j> / tau)``.
             document_document: also sum over the other queries' positives, ``e^(<d_i, d_j> / tau)``.
-            temperature, gather_distributed, learnable_temperature, normalize, reduction, precision, impl,
-                deterministic, process_group: as in :class:`fastclr.losses.row_loss.RowLoss`.
+            temperature, gather_distributed: as in :class:`fastclr.losses.row_loss.RowLoss`.
+            **options: its other options.
 
         Raises:
             TypeError, ValueError: as there, or the margin is not a number.
         """
-        super().__init__(
-            temperature,
-            gather_distributed,
-            learnable_temperature=learnable_temperature,
-            normalize=normalize,
-            reduction=reduction,
-            precision=precision,
-            impl=impl,
-            deterministic=deterministic,
-            process_group=process_group,
-        )
+        super().__init__(temperature, gather_distributed, **options)
         self.margin = None if margin is None else as_number("margin", margin)
         self.query_query = query_query
         self.document_document = document_document

@@ -6,12 +6,11 @@ and a memory bank to the operator of lse_op.py instead.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastclr.losses import contrast_reference as reference
 from fastclr.losses.contrast_op import NTXentFunction, NTXentOptions
@@ -24,7 +23,6 @@ from fastclr.losses.inputs import (
     Reduction,
     bank_shape,
     check_option,
-    check_temperature,
     check_views,
     exponent_shift,
     matmul_precision,
@@ -35,8 +33,11 @@ from fastclr.losses.inputs import (
 )
 from fastclr.losses.lse_op import LSEOptions, lse
 from fastclr.losses.memory_bank import MemoryBank
+from fastclr.losses.options import check_gathering, is_deterministic
 from fastclr.losses.row_inputs import softplus
+from fastclr.losses.temperature import WithTemperature
 from fastclr.losses.tiles import vector_dtype
+from fastclr.losses.transforms import check_transforms
 from fastclr.parallel import check_same_shape, gather_rows, resolve_group
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def nt_xent(
     check_option("reduction", reduction, REDUCTIONS)
     check_option("precision", precision, PRECISIONS)
     chosen = select_impl(impl, z0)
+    check_transforms(chosen, z0, z1, temperature)
     tau = temperature_tensor(temperature, z0, on_cpu=chosen != "triton")
     if group is not None:
         group = resolve_group(group)
@@ -153,7 +155,7 @@ def nt_xent(
         reduction=reduction,
         precision=matmul_precision(precision, z0.dtype) if chosen == "triton" else precision,
         shift=exponent_shift(temperature, normalize),
-        deterministic=torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic,
+        deterministic=is_deterministic(deterministic),
         stats=return_stats,
         group=group,
     )
@@ -171,7 +173,7 @@ def _run_reference(
         return loss, NTXentStats(*reference.nt_xent_stats(z0, z1, temperature, normalize=normalize))
 
 
-class NTXentLoss(nn.Module):
+class NTXentLoss(WithTemperature):
     """:func:`nt_xent` as a module: replaces ``lightly.loss.NTXentLoss``, with the same first three arguments.
 
     With a memory bank of K keys the loss is MoCo's, over the N rows of out0:
@@ -179,12 +181,11 @@ class NTXentLoss(nn.Module):
     requires a gradient.
     """
 
-    log_temperature: nn.Parameter | None
     memory_bank: MemoryBank | None
 
     def __init__(
         self,
-        temperature: float = 0.5,
+        temperature: float | Tensor = 0.5,
         memory_bank_size: int | Sequence[int] = 0,
         gather_distributed: bool = False,
         *,
@@ -199,7 +200,8 @@ class NTXentLoss(nn.Module):
         """Check and store the options.
 
         Args:
-            temperature: tau, finite with ``|tau| >= 1e-8``; negative only if not learnable.
+            temperature: tau, finite with ``|tau| >= 1e-8``, or a 0-dim tensor, with or without gradient; negative only
+                if not learnable.
             memory_bank_size: 0 for none, or (K, D): K past embeddings of length D as the negatives.
             gather_distributed: gather the rows (with a memory bank: the keys) of all ranks.
             learnable_temperature: make ``log_temperature`` a parameter, ``tau = exp(log_temperature)``, which stays
@@ -212,18 +214,13 @@ class NTXentLoss(nn.Module):
             ValueError: another argument is out of range; the message says what was expected.
         """
         super().__init__()
-        check_temperature(temperature)
         check_option("reduction", reduction, REDUCTIONS)
         check_option("precision", precision, PRECISIONS)
         check_option("impl", impl, IMPLS)
-        if learnable_temperature and temperature < 0:
-            raise ValueError(f"a learnable temperature must be positive, got {temperature}")
-        if process_group is not None and not gather_distributed:
-            raise ValueError("process_group is only used for gathering: pass gather_distributed=True with it")
+        check_gathering(gather_distributed, process_group)
         size = bank_shape(memory_bank_size)
         if size is not None and impl not in ("auto", "blockwise"):
             raise ValueError(f"with a memory bank impl must be 'auto' or 'blockwise', got {impl!r}")
-        self._temperature = float(temperature)
         self.memory_bank = None if size is None else MemoryBank(*size)
         self.gather_distributed = gather_distributed
         self.normalize = normalize
@@ -232,12 +229,7 @@ class NTXentLoss(nn.Module):
         self.impl: Impl = impl
         self.deterministic = deterministic
         self.process_group = process_group
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learnable_temperature else None
-
-    @property
-    def temperature(self) -> float | Tensor:
-        """tau: a number, or ``exp(log_temperature)`` with its gradient if learnable."""
-        return self._temperature if self.log_temperature is None else self.log_temperature.exp()
+        self.own_temperature(temperature, learnable_temperature)
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
         """Loss of two views ``[N, D]``: 0-dim, or per row for reduction "none"; errors as in :func:`nt_xent`.

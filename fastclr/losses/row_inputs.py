@@ -1,15 +1,14 @@
-"""Checks of what the row-softmax losses are called with: rows, scales, labels, ids."""
+"""Checks of what the losses of rows are called with, rows, labels and ids, and functions of logarithms of sums."""
 
 from __future__ import annotations
 
 import math
-from numbers import Real
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastclr.losses.inputs import DTYPES, SMALLEST_TEMPERATURE
+from fastclr.losses.inputs import DTYPES
 
 
 def check_rows(inputs: dict[str, Tensor]) -> None:
@@ -51,52 +50,6 @@ def check_ids(name: str, ids: Any, rows: Tensor, count: int) -> None:
         raise ValueError(f"{name} must be [{count}], one a row, got {list(ids.shape)}")
     if ids.device != rows.device:
         raise ValueError(f"{name} must be on the device of the rows, {rows.device}, got {ids.device}")
-
-
-def as_number(name: str, value: Any) -> float:
-    """The number as a float, NumPy's scalars included; a TypeError if it is none."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number or a 0-dim tensor, got {type(value).__name__}")
-    return float(value)
-
-
-def check_factor(name: str, factor: Tensor) -> None:
-    """Raise a ValueError unless the tensor holds one floating number: finite and not 0, where reading it is free.
-
-    A tensor on a device is not read, which would synchronise, nor is one that is being traced.
-    """
-    if factor.numel() != 1 or not factor.is_floating_point():
-        raise ValueError(f"{name} must be a number or a 0-dim floating tensor, got {list(factor.shape)} {factor.dtype}")
-    readable = type(factor) in (Tensor, nn.Parameter) and factor.device.type == "cpu"
-    if readable and not torch.compiler.is_compiling():
-        check_number(name, factor.item())
-
-
-def check_number(name: str, value: float) -> None:
-    """Raise a ValueError unless the number is finite and not (almost) 0."""
-    if not SMALLEST_TEMPERATURE <= abs(value) < math.inf:
-        raise ValueError(f"{name} must be finite and at least {SMALLEST_TEMPERATURE} in magnitude, got {value}")
-
-
-def factor_tensor(name: str, value: float | Tensor, rows: Tensor, on_cpu: bool, dtype: torch.dtype) -> Tensor:
-    """A factor as a 0-dim tensor of `dtype`: a number goes to the CPU or to the device of the rows."""
-    if not isinstance(value, Tensor):
-        check_number(name, value)
-        return torch.full((), value, dtype=dtype, device="cpu" if on_cpu else rows.device)
-    check_factor(name, value)
-    if value.device != rows.device:
-        raise ValueError(f"{name} must be on the device of the rows, {rows.device}, got {value.device}")
-    return value.reshape(()).to(dtype)
-
-
-def check_transforms(impl: str) -> None:
-    """Raise where the gradient of the fused losses would be lost: under torch.func, and in torch.export."""
-    if impl == "reference":
-        return
-    if torch.compiler.is_exporting():
-        raise ValueError("torch.export would lose the gradient of a fused loss: export it with impl='reference'")
-    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
-        raise ValueError("torch.func transforms need impl='reference': the fused losses support torch.autograd only")
 
 
 def log_add(*logs: Tensor) -> Tensor:

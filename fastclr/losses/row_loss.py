@@ -6,36 +6,26 @@ the vectors that :meth:`Comparison.lse` and :meth:`Comparison.similarity` return
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
-from fastclr.losses.inputs import (
-    IMPLS,
-    PRECISIONS,
-    REDUCTIONS,
-    Impl,
-    Precision,
-    Reduction,
-    check_option,
-    check_temperature,
-    exponent_shift,
-    matmul_precision,
-    select_impl,
-)
-from fastclr.losses.inputs import unit_rows as reference_unit_rows
+from fastclr.losses.inputs import exponent_shift, matmul_precision, select_impl
 from fastclr.losses.lse_op import LSEOptions, lse
+from fastclr.losses.options import ComparingLoss, LossOptions, is_deterministic
 from fastclr.losses.row_dots import every, row_dots
-from fastclr.losses.row_inputs import as_number, check_factor, check_rows, check_transforms, factor_tensor
+from fastclr.losses.row_inputs import check_rows
+from fastclr.losses.scalars import factor_tensor
+from fastclr.losses.temperature import WithTemperature
 from fastclr.losses.tiles import compute_dtype, vector_dtype
-from fastclr.losses.unit_rows import UnitRows
-from fastclr.parallel import check_same_shape, resolve_group
+from fastclr.losses.transforms import check_transforms
+from fastclr.losses.unit_rows import comparable
+from fastclr.parallel import check_same_shape
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from typing_extensions import Unpack
 
 HALF_TILES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -54,12 +44,7 @@ class Comparison:
 
     def rows(self, inputs: Tensor) -> Tensor:
         """The rows to compare: of unit length if normalised; float64 stays float64, everything else is float32."""
-        if not self.normalize:
-            return inputs.to(compute_dtype(inputs.dtype))
-        if self.options.impl == "reference":
-            return reference_unit_rows(inputs.to(compute_dtype(inputs.dtype)))
-        unit: Tensor = UnitRows.apply(inputs)
-        return unit
+        return comparable(inputs, self.normalize, self.options.impl)
 
     def similarity(self, first: Tensor, second: Tensor) -> Tensor:
         """``s_i = scale <a_i, b_i>`` of the rows of all ranks, in the dtype of per-row values."""
@@ -149,10 +134,8 @@ class Comparison:
         return (local + (spread - spread.detach())).to(self.dtype)
 
 
-class RowLoss(nn.Module):
+class RowLoss(ComparingLoss, WithTemperature):
     """Base of the row-softmax losses: their options, checked and stored."""
-
-    log_temperature: nn.Parameter | None
 
     def __init__(
         self,
@@ -160,12 +143,7 @@ class RowLoss(nn.Module):
         gather_distributed: bool = False,
         *,
         learnable_temperature: bool = False,
-        normalize: bool = True,
-        reduction: Reduction = "mean",
-        precision: Precision = "auto",
-        impl: Impl = "auto",
-        deterministic: bool | None = None,
-        process_group: ProcessGroup | None = None,
+        **options: Unpack[LossOptions],
     ) -> None:
         """Check and store the options.
 
@@ -174,64 +152,15 @@ class RowLoss(nn.Module):
             gather_distributed: compare the rows of all ranks.
             learnable_temperature: make ``log_temperature`` a parameter, ``tau = exp(log_temperature)``. Exempt it from
                 weight decay, which would pull tau to 1.
-            normalize: divide every row by ``max(|u|, 1e-12)`` first; rows no longer than 1e-12 get no gradient.
-            reduction: "mean", "sum" or "none".
-            precision: of the matrix products of float32 inputs, as in :func:`fastclr.nt_xent`.
-            impl: "triton" (CUDA; CPU tensors under TRITON_INTERPRET=1), "blockwise" (plain PyTorch, any device),
-                "reference" (dense, differentiable twice), or "auto": triton for CUDA tensors except float64, else
-                blockwise.
-            deterministic: bitwise reproducible; None follows ``torch.are_deterministic_algorithms_enabled()``.
-            process_group: the ranks to gather over; None for all of them.
+            **options: normalize, reduction, precision, impl, deterministic and process_group of
+                :class:`fastclr.losses.options.ComparingLoss`.
 
         Raises:
             TypeError: the temperature is not a number.
             ValueError: another argument is out of range; the message says what was expected.
         """
-        super().__init__()
-        check_option("reduction", reduction, REDUCTIONS)
-        check_option("precision", precision, PRECISIONS)
-        check_option("impl", impl, IMPLS)
-        if process_group is not None and not gather_distributed:
-            raise ValueError("process_group is only used for gathering: pass gather_distributed=True with it")
-        if gather_distributed and (reduction == "none" or impl == "reference"):
-            raise ValueError(
-                f"gathering over a process group needs impl 'auto', 'triton' or 'blockwise' and reduction 'mean' or "
-                f"'sum', got impl={impl!r}, reduction={reduction!r}"
-            )
-        self.gather_distributed = gather_distributed
-        self.normalize = normalize
-        self.reduction: Reduction = reduction
-        self.precision: Precision = precision
-        self.impl: Impl = impl
-        self.deterministic = deterministic
-        self.process_group = process_group
-        self.log_temperature = nn.Parameter(torch.zeros(())) if learnable_temperature else None
-        self.temperature = temperature
-
-    @property
-    def temperature(self) -> float | Tensor:
-        """tau: what was set, or ``exp(log_temperature)`` with its gradient if learnable."""
-        return self._temperature if self.log_temperature is None else self.log_temperature.exp()
-
-    @temperature.setter
-    def temperature(self, value: float | Tensor) -> None:
-        """Check and store tau; a learnable one takes the value."""
-        if isinstance(value, Tensor):
-            check_factor("temperature", value)
-        else:
-            value = as_number("temperature", value)
-            check_temperature(value)
-        self._temperature = value
-        if self.log_temperature is not None:
-            if float(value) < 0:
-                raise ValueError(f"a learnable temperature must be positive, got {value}")
-            self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Give a learnable temperature the value that was last set."""
-        if self.log_temperature is not None:
-            with torch.no_grad():
-                self.log_temperature.fill_(math.log(float(self._temperature)))
+        super().__init__(gather_distributed, **options)
+        self.own_temperature(temperature, learnable_temperature)
 
     def compare(self, inputs: dict[str, Tensor], scale: float | Tensor | None = None) -> Comparison:
         """Check the rows of a call, and return what compares them.
@@ -248,28 +177,29 @@ class RowLoss(nn.Module):
         check_rows(inputs)
         first = next(iter(inputs.values()))
         impl = select_impl(self.impl, first)
-        check_transforms(impl)
-        wide = vector_dtype(first.device)
+        fixed = self.temperature if scale is None else scale
+        check_transforms(impl, *inputs.values(), fixed)
+        name, wide, on_cpu = (
+            "temperature" if scale is None else "the scale",
+            vector_dtype(first.device),
+            impl != "triton",
+        )
+        made = factor_tensor(name, fixed, first, wide, on_cpu=on_cpu)
         if scale is None:
-            tau = self.temperature
-            fixed: float | Tensor = tau if isinstance(tau, Tensor) else float(tau)
-            made = factor_tensor("temperature", fixed, first, impl != "triton", wide).reciprocal()
-        else:
-            fixed = scale if isinstance(scale, Tensor) else as_number("the scale", scale)
-            made = factor_tensor("the scale", fixed, first, impl != "triton", wide)
-            fixed = fixed if isinstance(fixed, Tensor) else 1.0 / fixed
-        group = resolve_group(self.process_group) if self.gather_distributed else None
+            made = made.reciprocal()
+        elif not isinstance(fixed, Tensor):
+            fixed = 1.0 / fixed
+        group = self.group()
         if group is not None:
             check_same_shape(first, group)
         precision: str = self.precision
         if impl == "triton":
             precision = HALF_TILES.get(first.dtype, matmul_precision(precision, first.dtype))
-        deterministic = self.deterministic
         options = LSEOptions(
             impl=impl,
             shift=exponent_shift(fixed, self.normalize),
             precision=precision,
-            deterministic=torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic,
+            deterministic=is_deterministic(self.deterministic),
             group=group,
         )
         return Comparison(made, self.normalize, self.reduction, compute_dtype(first.dtype), options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,14 @@ from torch import Tensor, nn
 from fastclr.losses.pair_loss import PairLoss
 from fastclr.losses.row_dots import row_dots
 from fastclr.losses.row_inputs import softplus
-from fastclr.losses.scalars import check_number, scalar
+from fastclr.losses.scalars import checked_factor, factor_tensor, number_of
 from fastclr.losses.softplus_op import softplus_pairs
+from fastclr.losses.tiles import vector_dtype
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fastclr.losses.options import PairOptions
 
 
 class SigLIPLoss(PairLoss):
@@ -29,26 +35,31 @@ class SigLIPLoss(PairLoss):
     bias: nn.Parameter | None
 
     def __init__(
-        self, logit_scale: float = 10.0, logit_bias: float = -10.0, *, learnable: bool = False, **options: Any
+        self,
+        logit_scale: float | Tensor = 10.0,
+        logit_bias: float | Tensor = -10.0,
+        *,
+        learnable: bool = False,
+        **options: Unpack[PairOptions],
     ) -> None:
         """Check and store the options.
 
         Args:
-            logit_scale: factor of the similarities, a finite number but 0; positive if learnable.
-            logit_bias: what is added to them, a finite number.
+            logit_scale: factor of the similarities, a finite number but 0 or a tensor of one element, with or without
+                gradient; positive if learnable.
+            logit_bias: what is added to them, a finite number or a tensor likewise.
             learnable: make parameters of them: ``log_scale``, with ``scale = exp(log_scale)``, and ``bias``.
-            **options: gather_distributed, normalize, reduction, precision, impl and process_group of
-                :class:`fastclr.losses.pair_loss.PairLoss`.
+            **options: those of :class:`fastclr.losses.pair_loss.PairLoss`.
 
         Raises:
+            TypeError: scale or bias is not a number.
             ValueError: an option is out of range; the message says what was expected.
         """
         super().__init__(**options)
-        check_number("logit_scale", logit_scale, zero=False)
-        check_number("logit_bias", logit_bias, zero=True)
-        if learnable and logit_scale < 0:
-            raise ValueError(f"a learnable logit_scale must be positive, got {logit_scale}")
-        self.logit_scale, self.logit_bias = float(logit_scale), float(logit_bias)
+        self.logit_scale = checked_factor("logit_scale", logit_scale)
+        self.logit_bias = checked_factor("logit_bias", logit_bias, zero=True)
+        if learnable and not number_of(self.logit_scale) > 0:
+            raise ValueError(f"a learnable logit_scale must be positive, got {number_of(self.logit_scale)}")
         self.log_scale = nn.Parameter(torch.zeros(())) if learnable else None
         self.bias = nn.Parameter(torch.zeros(())) if learnable else None
         self.reset_parameters()
@@ -57,9 +68,9 @@ class SigLIPLoss(PairLoss):
         """Give learnable parameters the values that the loss was made with."""
         with torch.no_grad():
             if self.log_scale is not None:
-                self.log_scale.fill_(math.log(self.logit_scale))
+                self.log_scale.fill_(math.log(number_of(self.logit_scale)))
             if self.bias is not None:
-                self.bias.fill_(self.logit_bias)
+                self.bias.fill_(number_of(self.logit_bias))
 
     def forward(
         self,
@@ -87,8 +98,9 @@ class SigLIPLoss(PairLoss):
         own_bias = self.logit_bias if self.bias is None else self.bias
         with torch.autocast(image_features.device.type, enabled=False):
             x, y, options = self.prepare(image_features, text_features)
-            scale = scalar("logit_scale", own_scale if logit_scale is None else logit_scale, x)
-            bias = scalar("logit_bias", own_bias if logit_bias is None else logit_bias, x, zero=True)
+            wide = vector_dtype(x.device)
+            scale = factor_tensor("logit_scale", own_scale if logit_scale is None else logit_scale, x, wide)
+            bias = factor_tensor("logit_bias", own_bias if logit_bias is None else logit_bias, x, wide, zero=True)
             attraction = softplus(-(row_dots(x, y, options.impl) * scale + bias))
             repulsion = softplus_pairs(x, y, scale, bias, options._replace(include="others"))
             total = repulsion + (attraction.sum() if options.reduce else attraction)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from fastclr.losses.inputs import check_option
 from fastclr.losses.mining import hardest
 from fastclr.losses.pair_loss import PairLoss
 from fastclr.losses.row_dots import every, row_dots
 from fastclr.losses.row_inputs import softplus
-from fastclr.losses.scalars import check_number, scalar
+from fastclr.losses.scalars import as_number, check_number, factor_tensor
 from fastclr.losses.softplus_op import SoftplusOptions, softplus_pairs
+from fastclr.losses.temperature import WithTemperature
+from fastclr.losses.tiles import vector_dtype
 from fastclr.parallel import gather_rows
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fastclr.losses.options import PairOptions
 
 Negatives = Literal["one_view", "both_views"]
 Mining = Literal["none", "semi_hard"]
@@ -41,7 +48,7 @@ def _mined(x: Tensor, y: Tensor, width: float, options: SoftplusOptions) -> tupl
 
 
 class _Rival(PairLoss):
-    def __init__(self, mining: Mining, **options: Any) -> None:
+    def __init__(self, mining: Mining, **options: Unpack[PairOptions]) -> None:
         super().__init__(**options)
         check_option("mining", mining, MININGS)
         self.mining: Mining = mining
@@ -60,14 +67,12 @@ class _Rival(PairLoss):
         return self.reduce(local + (total - total.detach()), 2 * count, options, dtype)
 
 
-class NTLogisticLoss(_Rival):
+class NTLogisticLoss(_Rival, WithTemperature):
     """``loss_i = softplus(-s_ip) + sum_negatives softplus(s_ij)`` with ``s = cos / tau``, over all 2N rows.
 
     Source: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020, Table 2 and
     appendix B.10, which takes the negatives from one view and tunes tau over 0.1, 0.2, 0.5 and 1.
     """
-
-    log_temperature: nn.Parameter | None
 
     def __init__(
         self,
@@ -76,7 +81,7 @@ class NTLogisticLoss(_Rival):
         negatives: Negatives = "one_view",
         mining: Mining = "none",
         learnable_temperature: bool = False,
-        **options: Any,
+        **options: Unpack[PairOptions],
     ) -> None:
         """Check and store the options.
 
@@ -87,8 +92,7 @@ class NTLogisticLoss(_Rival):
             negatives: "one_view", all rows of the other view but the positive, or "both_views", those of NT-Xent.
             mining: "none", or "semi_hard": of the other view's rows less similar than the positive only the most
                 similar one counts; rows without one are only attracted.
-            **options: gather_distributed, normalize, reduction, precision, impl and process_group of
-                :class:`fastclr.losses.pair_loss.PairLoss`.
+            **options: those of :class:`fastclr.losses.pair_loss.PairLoss`.
 
         Raises:
             TypeError: the temperature is not a number.
@@ -99,28 +103,7 @@ class NTLogisticLoss(_Rival):
         if negatives == "both_views" and mining != "none":
             raise ValueError("semi-hard negatives come from one view: pass negatives='one_view' or mining='none'")
         self.negatives: Negatives = negatives
-        self.log_temperature = nn.Parameter(torch.zeros(())) if learnable_temperature else None
-        self.temperature = temperature
-
-    @property
-    def temperature(self) -> float | Tensor:
-        """tau: what was set, or ``exp(log_temperature)`` with its gradient if learnable."""
-        return self._temperature if self.log_temperature is None else self.log_temperature.exp()
-
-    @temperature.setter
-    def temperature(self, value: float | Tensor) -> None:
-        """Check and store tau; a learnable one starts again from it."""
-        scalar("temperature", value, value if isinstance(value, Tensor) else torch.empty(0))
-        if self.log_temperature is not None and not float(value) > 0:
-            raise ValueError(f"a learnable temperature must be positive, got {value}")
-        self._temperature = value
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Give a learnable temperature the value that was last set."""
-        if self.log_temperature is not None:
-            with torch.no_grad():
-                self.log_temperature.fill_(math.log(float(self._temperature)))
+        self.own_temperature(temperature, learnable_temperature)
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
         """Loss of two views ``[N, D]``: 0-dim, or ``[2N]`` (view 0, then view 1) for reduction "none".
@@ -130,7 +113,7 @@ class NTLogisticLoss(_Rival):
         """
         with torch.autocast(out0.device.type, enabled=False):
             x, y, options = self.prepare(out0, out1)
-            scale = scalar("temperature", self.temperature, x).reciprocal()
+            scale = factor_tensor("temperature", self.temperature, x, vector_dtype(x.device)).reciprocal()
             if self.mining == "semi_hard":
                 return self._reduce_all(self._mined(x, y, scale, options), options, out0.dtype)
             attraction = softplus(-row_dots(x, y, options.impl) * scale)
@@ -170,24 +153,24 @@ class MarginTripletLoss(_Rival):
     appendix B.10, which tunes the margin over 0, 0.4, 0.8 and 1.6.
     """
 
-    def __init__(self, margin: float = 0.8, *, mining: Mining = "semi_hard", **options: Any) -> None:
+    def __init__(self, margin: float = 0.8, *, mining: Mining = "semi_hard", **options: Unpack[PairOptions]) -> None:
         """Check and store the options.
 
         Args:
             margin: m, a finite number, at least 0.
             mining: "semi_hard": of the negatives less similar than the positive by less than the margin only the most
                 similar one counts, and a row without one has the loss 0; or "none", all negatives.
-            **options: gather_distributed, normalize, reduction, precision, impl and process_group of
-                :class:`fastclr.losses.pair_loss.PairLoss`.
+            **options: those of :class:`fastclr.losses.pair_loss.PairLoss`.
 
         Raises:
+            TypeError: the margin is not a number.
             ValueError: an option is out of range; the message says what was expected.
         """
         super().__init__(mining, **options)
-        check_number("margin", margin, zero=True)
+        self.margin = as_number("margin", margin)
+        check_number("margin", self.margin, zero=True)
         if margin < 0:
             raise ValueError(f"margin must be at least 0, got {margin}")
-        self.margin = float(margin)
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
         """Loss of two views ``[N, D]``: 0-dim, or ``[2N]`` (view 0, then view 1) for reduction "none".

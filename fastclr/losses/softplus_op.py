@@ -60,6 +60,8 @@ class SoftplusOptions(NamedTuple):
     """"blockwise" or "reference"."""
     group: ProcessGroup | None = None
     """Ranks whose rows are the columns; None on one process."""
+    deterministic: bool = False
+    """Bitwise reproducible: the blocks always are."""
 
 
 def softplus_pairs(

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from fastclr.losses.inputs import Impl, Precision, Reduction, check_option
+from fastclr.losses.inputs import check_option
+from fastclr.losses.options import RowOptions
 from fastclr.losses.row_inputs import check_ids
 from fastclr.losses.row_loss import Comparison, RowLoss
 from fastclr.losses.tiles import vector_dtype
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from typing_extensions import Unpack
 
 
 class SupConLoss(RowLoss):
@@ -33,35 +34,19 @@ class SupConLoss(RowLoss):
         gather_distributed: bool = False,
         *,
         form: Literal["out", "in"] = "out",
-        learnable_temperature: bool = False,
-        normalize: bool = True,
-        reduction: Reduction = "mean",
-        precision: Precision = "auto",
-        impl: Impl = "auto",
-        deterministic: bool | None = None,
-        process_group: ProcessGroup | None = None,
+        **options: Unpack[RowOptions],
     ) -> None:
         """Check and store the options.
 
         Args:
             form: "out" or "in".
-            temperature, gather_distributed, learnable_temperature, normalize, reduction, precision, impl,
-                deterministic, process_group: as in :class:`fastclr.losses.row_loss.RowLoss`.
+            temperature, gather_distributed: as in :class:`fastclr.losses.row_loss.RowLoss`.
+            **options: its other options.
 
         Raises:
             TypeError, ValueError: as there, or the form is unknown.
         """
-        super().__init__(
-            temperature,
-            gather_distributed,
-            learnable_temperature=learnable_temperature,
-            normalize=normalize,
-            reduction=reduction,
-            precision=precision,
-            impl=impl,
-            deterministic=deterministic,
-            process_group=process_group,
-        )
+        super().__init__(temperature, gather_distributed, **options)
         check_option("form", form, ("out", "in"))
         self.form = form
 

@@ -6,12 +6,15 @@ import torch
 from torch import Tensor
 
 
-def check_transforms(*rows: Tensor) -> None:
-    """Raise a ValueError under a transform of torch.func, or if torch.export would drop the gradient of the rows.
+def check_transforms(impl: str, *leaves: object) -> None:
+    """Raise a ValueError under a transform of torch.func, or if torch.export would drop the gradient of a leaf.
 
     An exported program holds the bare operators, which have no derivative: that is the autograd function's around them.
+    The reference can do both; leaves that are no tensors have no gradient.
     """
-    if torch.compiler.is_exporting() and any(each.requires_grad for each in rows):
+    if impl == "reference":
+        return
+    if torch.compiler.is_exporting() and any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
         raise ValueError("torch.export drops the gradient of a fused loss: use impl='reference' in what is exported")
     if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
         raise ValueError("torch.func transforms need impl='reference': the fused losses support torch.autograd only")

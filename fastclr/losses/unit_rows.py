@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastclr.losses.contrast_blocks import row_lengths
+from fastclr.losses.inputs import unit_rows
 from fastclr.losses.once_differentiable import once_differentiable
 from fastclr.losses.tiles import compute_dtype, vector_dtype
 
@@ -41,3 +42,13 @@ class UnitRows(torch.autograd.Function):
 def _project(grad: Tensor, unit: Tensor, inverse: Tensor, dtype: torch.dtype) -> tuple[Tensor]:
     dot = torch.linalg.vecdot(grad, unit)
     return ((grad - dot[:, None] * unit).mul_(inverse[:, None]).to(dtype),)
+
+
+def comparable(rows: Tensor, normalize: bool, impl: str) -> Tensor:
+    """The rows to compare: of unit length if normalised; float64 stays float64, everything else is float32."""
+    if not normalize:
+        return rows.to(compute_dtype(rows.dtype))
+    if impl == "reference":
+        return unit_rows(rows.to(compute_dtype(rows.dtype)))
+    unit: Tensor = UnitRows.apply(rows)
+    return unit

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastclr.data.batch import Batch
 from fastclr.losses import NTXentLoss, nt_xent
-from fastclr.losses.inputs import SMALLEST_TEMPERATURE
+from fastclr.losses.scalars import SMALLEST
 from fastclr.methods.base import Facts, Method, ViewPlan, Views, rows_of
 from fastclr.methods.model import build_model
 from fastclr.methods.options import Check, MethodOptions, ModelOptions
@@ -28,7 +28,7 @@ class SimCLROptions(MethodOptions):
 
     def checks(self) -> list[Check]:
         """Return the constraints on the values."""
-        good = SMALLEST_TEMPERATURE <= abs(self.temperature) < float("inf")
+        good = SMALLEST <= abs(self.temperature) < float("inf")
         return [("temperature", good, "a finite number other than 0")]
 
 

@@ -27,7 +27,7 @@ from fastclr.evaluate.probe import (
     probe_accuracy,
     summary,
 )
-from fastclr.evaluate.scores import Scores, label_ranks, score
+from fastclr.evaluate.scores import Scores, confusion_counts, label_ranks, score
 
 __all__ = [
     "Extracted",
@@ -39,6 +39,7 @@ __all__ = [
     "Scores",
     "alignment",
     "augmented_probe",
+    "confusion_counts",
     "effective_rank",
     "evaluation_batches",
     "extract_features",

@@ -54,6 +54,21 @@ def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
     return ranks.where((labels < classes) & (own[:, 0] > -torch.inf), classes)
 
 
+def confusion_counts(scores: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Count images by true class (rows) and the class that scores highest (columns).
+
+    Args:
+        scores: float ``[N, C]``.
+        labels: int64 ``[N]``, at least 0.
+        classes: size of the matrix, at least C and above every label.
+
+    Returns:
+        int64 ``[classes, classes]`` on the CPU.
+    """
+    places = labels.to(scores.device) * classes + scores.argmax(dim=1)
+    return torch.bincount(places, minlength=classes * classes).view(classes, classes).cpu()
+
+
 def score(scores: Tensor, labels: Tensor) -> Scores:
     """Compare class scores with the true classes.
 
@@ -69,8 +84,7 @@ def score(scores: Tensor, labels: Tensor) -> Scores:
     labels = labels.to(scores.device)
     classes = max(scores.shape[1], int(labels.max()) + 1)
     ranks = label_ranks(scores, labels)
-    predicted = scores.argmax(dim=1)
-    counts = torch.bincount(labels * classes + predicted, minlength=classes * classes).view(classes, classes).cpu()
+    counts = confusion_counts(scores, labels, classes)
     totals, right = counts.sum(dim=1).tolist(), counts.diagonal().tolist()
     return Scores(
         top1=float((ranks == 0).double().mean()),

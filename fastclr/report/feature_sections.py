@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastclr.evaluate import alignment, effective_rank, fit_logistic, spectrum, uniformity
-from fastclr.evaluate.logistic import SELECTION_TOLERANCE
+from fastclr.evaluate import Features, alignment, confusion_counts, effective_rank, lbfgs_probe, spectrum, uniformity
 from fastclr.files import fits
+from fastclr.report.blocks import Block, Cell, Charts, Figure, Missing, Paragraph, Table
 from fastclr.report.charts import Series, line_chart, scatter_chart
-from fastclr.report.markup import Html, element, join, missing, paragraph, table
-from fastclr.report.material import Material, Missing, Sample, Sheet
-from fastclr.report.pictures import image
+from fastclr.report.material import Material, Sample, Sheet
+from fastclr.report.pictures import embedded
 from fastclr.training.results import percent, read_results
 
 NEIGHBOURS = 5
@@ -24,40 +23,38 @@ QUERIES = 8
 COLOURED = 10  # classes; more colours cannot be told apart
 MATRIX_UP_TO = 20  # classes; a larger matrix cannot be read, so that only the confusions are listed
 LISTED = 20
-SKETCH_L2 = 1e-3  # of the probe behind the confusion matrix
+PROBE_L2 = 1e-3  # of the probe behind the confusion matrix: selecting it would take 46 fits for one table
 COLLAPSED = 2.0  # effective rank below which the features lie on little more than a line
 
 
-def sheet_section(sheet: Sheet | Missing) -> Html:
+def sheet_section(sheet: Sheet | Missing) -> Block:
     """Return a few images and the two views that training made of them."""
     if isinstance(sheet, Missing):
-        return missing(sheet.reason)
-    rows = []
+        return sheet
+    rows: list[Sequence[str | Cell]] = []
     for what, pictures in (("image", sheet.originals), ("view 1", sheet.views[0]), ("view 2", sheet.views[1])):
-        cells = [image(pixels, f"{what} of {name}") for pixels, name in zip(pictures, sheet.names, strict=True)]
-        rows.append((what, *cells))
+        named = zip(pictures, sheet.names, strict=True)
+        rows.append((what, *(Cell(picture=embedded(pixels, f"{what} of {name}")) for pixels, name in named)))
     head = ("", *(str(number + 1) for number in range(len(sheet.names))))
     caption = "Images as an evaluation sees them, and their two views in the first epoch."
-    return table(head, rows, caption, class_="pictures")
+    return Table(head, rows, caption, "pictures")
 
 
-def map_section(sample: Sample | Missing, say: Callable[[str], None]) -> Html:
+def map_section(sample: Sample, say: Callable[[str], None]) -> list[Block]:
     """Return the features in two dimensions, coloured by class where classes are known; `say` takes two lines."""
-    if isinstance(sample, Missing):
-        return missing(sample.reason)
     if len(sample.features) < 5:
-        return missing(f"A map needs at least 5 images; there are {len(sample.features)}.")
+        return [Missing(f"A map needs at least 5 images; there are {len(sample.features)}.")]
     unit = F.normalize(sample.features, dim=1)
     if float(unit.std(dim=0).max()) < 1e-6:
-        return missing("There is nothing to map: all features are the same.")
+        return [Missing("There is nothing to map: all features are the same.")]
     say("report: PCA")
     charts = [pca_chart(sample, unit)]
     say("report: t-SNE")
-    charts += [tsne_chart(sample, unit), umap_chart(sample, unit)]
-    return element("div", *charts, class_="charts")
+    charts.append(tsne_chart(sample, unit))
+    return [Charts([*charts, *umap_charts(sample, unit)])]
 
 
-def pca_chart(sample: Sample, unit: Tensor) -> Html:
+def pca_chart(sample: Sample, unit: Tensor) -> Figure:
     """Return the first two principal components."""
     from sklearn.decomposition import PCA
 
@@ -68,7 +65,7 @@ def pca_chart(sample: Sample, unit: Tensor) -> Html:
     return scatter_chart("PCA", grouped(sample, places), text)
 
 
-def tsne_chart(sample: Sample, unit: Tensor) -> Html:
+def tsne_chart(sample: Sample, unit: Tensor) -> Figure:
     """Return a t-SNE map."""
     from sklearn.manifold import TSNE
 
@@ -79,14 +76,14 @@ def tsne_chart(sample: Sample, unit: Tensor) -> Html:
     return scatter_chart("t-SNE", grouped(sample, places), text)
 
 
-def umap_chart(sample: Sample, unit: Tensor) -> Html:
+def umap_charts(sample: Sample, unit: Tensor) -> list[Figure]:
     """Return a UMAP map if umap-learn is there; it is no part of any extra, so its absence is no gap."""
     try:
         import umap
     except ImportError:
-        return Html("")
+        return []
     places = umap.UMAP(metric="cosine", random_state=0).fit_transform(unit.numpy())
-    return scatter_chart("UMAP", grouped(sample, places), "UMAP (cosine) of the same features.")
+    return [scatter_chart("UMAP", grouped(sample, places), "UMAP (cosine) of the same features.")]
 
 
 def grouped(sample: Sample, places: Any) -> list[tuple[str, list[tuple[float, float]]]]:
@@ -104,13 +101,11 @@ def grouped(sample: Sample, places: Any) -> list[tuple[str, list[tuple[float, fl
     return [*groups, ("", others)] if others else groups
 
 
-def neighbours_section(sample: Sample | Missing) -> Html:
+def neighbours_section(sample: Sample) -> list[Block]:
     """Return sample images with the images whose features are most similar."""
-    if isinstance(sample, Missing):
-        return missing(sample.reason)
     count = min(NEIGHBOURS, len(sample.features) - 1)
     if count < 1:
-        return missing("Neighbours need at least 2 images.")
+        return [Missing("Neighbours need at least 2 images.")]
     unit = F.normalize(sample.features, dim=1)
     queries = query_rows(sample.dataset.labels)
     cosines = unit[queries] @ unit.T
@@ -128,7 +123,7 @@ def neighbours_section(sample: Sample | Missing) -> Html:
     caption = f"The most similar among {sample.what} under the cosine, which is the number below each"
     if bool((sample.dataset.labels >= 0).any()):
         caption += "; a check mark or a cross says whether the class is the same"
-    return table(head, rows, f"{caption}.", class_="pictures")
+    return [Table(head, rows, f"{caption}.", "pictures")]
 
 
 def query_rows(labels: Tensor) -> list[int]:
@@ -140,44 +135,37 @@ def query_rows(labels: Tensor) -> list[int]:
     return [index * len(labels) // count for index in range(count)]
 
 
-def cell(sample: Sample, row: int, text: str, same: bool | None = None) -> Html:
+def cell(sample: Sample, row: int, text: str, same: bool | None = None) -> Cell:
     """Return a picture with its class and a text below."""
     dataset = sample.dataset
     label, name = int(dataset.labels[row]), dataset.names[row]
     kind = dataset.classes[label] if label >= 0 else "no class"
     images = dataset.images
     pixels = images[row] if isinstance(images, Tensor) else images.image(row)
-    mark = Html("")
-    if same is not None:
-        sign, words = ("\N{CHECK MARK}", "same class") if same else ("\N{MULTIPLICATION X}", "other class")
-        mark = element("span", f" {sign}", class_="right" if same else "wrong", title=words)
-    below = [kind, element("br"), text, mark] if label >= 0 else [text]
-    return join([image(pixels, f"{name}, {kind}"), *below])
+    return Cell(kind if label >= 0 else "", text, embedded(pixels, f"{name}, {kind}"), same)
 
 
-def confusion_section(material: Material) -> Html:
-    """Return which class is taken for which, by a stored probe or by one that is fitted here."""
+def confusion_section(material: Material) -> Block:
+    """Return which class is taken for which: by a stored result, or by a probe at one l2 on the images shown."""
     for name, result in read_results(material.run).items():
         if isinstance(result, dict) and is_matrix(result.get("confusion"), result.get("classes")):
             caption = f"Rows: true class; columns: predicted class; test images. From the result {name}."
             return confusion_table(torch.tensor(result["confusion"]), list(result["classes"]), caption)
     sample = material.sample
     if isinstance(sample, Missing):
-        return missing(sample.reason)
+        return sample
     if sample.bank is None:
-        return missing("There is no confusion matrix: the images have no labels, or there are no test images.")
+        return Missing("There is no confusion matrix: the images have no labels, or there are no test images.")
     vectors, labels = sample.bank
     if labels.unique().numel() < 2:
-        return missing("There is no confusion matrix: a probe needs at least 2 classes.")
-    probe = fit_logistic(vectors, labels, SKETCH_L2, tolerance=SELECTION_TOLERANCE).classifier
-    predicted = probe.logits(sample.features).argmax(dim=1)
-    classes = sample.dataset.classes
-    counts = torch.bincount(sample.dataset.labels * len(classes) + predicted, minlength=len(classes) ** 2)
-    counts = counts.view(len(classes), len(classes))
-    accuracy = float(counts.diagonal().sum() / counts.sum())
+        return Missing("There is no confusion matrix: a probe needs at least 2 classes.")
+    features, classes = Features(vectors, labels, sample.features, sample.dataset.labels), sample.dataset.classes
+    probe = lbfgs_probe(features, l2=PROBE_L2)
+    counts = confusion_counts(probe.classifier.logits(features.test), features.test_labels, len(classes))
     caption = (
-        f"Rows: true class; columns: predicted class; {sample.what}. Logistic regression on the features of "
-        f"{len(labels)} training images, {percent(accuracy)} right: a sketch for this page, not a protocol."
+        f"Rows: true class; columns: predicted class; {sample.what}. The lbfgs probe with l2 {PROBE_L2:g} on the "
+        f"features of {len(labels)} training images, {percent(probe.scores.top1)} right; `fastclr probe` takes all "
+        "images and selects l2."
     )
     return confusion_table(counts, list(classes), caption)
 
@@ -191,7 +179,7 @@ def is_matrix(counts: object, classes: object) -> bool:
     return bool(names) and small and [len(row) for row in rows] == [len(names)] * len(names)
 
 
-def confusion_table(counts: Tensor, classes: Sequence[str], caption: str) -> Html:
+def confusion_table(counts: Tensor, classes: Sequence[str], caption: str) -> Block:
     """Return the matrix, shaded, or of many classes the commonest confusions."""
     if len(classes) > MATRIX_UP_TO:
         wrong = counts.clone().fill_diagonal_(0)
@@ -202,20 +190,18 @@ def confusion_table(counts: Tensor, classes: Sequence[str], caption: str) -> Htm
             if value > 0
         ]
         if not rows:
-            return missing("No test image was put into a wrong class.")
-        return table(("true class", "taken for", "images"), rows, f"{caption} The commonest confusions.")
+            return Missing("No test image was put into a wrong class.")
+        return Table(("true class", "taken for", "images"), rows, f"{caption} The commonest confusions.")
     shares = (counts / counts.sum(dim=1, keepdim=True).clamp_min(1)).tolist()
     cells = [(name, *map(str, row)) for name, row in zip(classes, counts.tolist(), strict=True)]
-    return table(("true class", *classes), cells, caption, class_="counts", shades=shares)
+    return Table(("true class", *classes), cells, caption, "counts", shades=shares)
 
 
-def diagnostics_section(sample: Sample | Missing) -> Html:
+def diagnostics_section(sample: Sample) -> list[Block]:
     """Return whether the features have collapsed: rank, spectrum, alignment, uniformity."""
-    if isinstance(sample, Missing):
-        return missing(sample.reason)
     features = sample.features
     if len(features) < 3:
-        return missing(f"The diagnostics need at least 3 images; there are {len(features)}.")
+        return [Missing(f"The diagnostics need at least 3 images; there are {len(features)}.")]
     rank, most = effective_rank(features), min(features.shape)
     first, second = sample.pairs
     rows = [
@@ -229,16 +215,14 @@ def diagnostics_section(sample: Sample | Missing) -> Html:
         ),
     ]
     caption = f"Of h, the encoder's features, of {sample.what}; alignment of {len(first)} pairs of new views."
-    parts = [table(("measure", "value", "range", "meaning"), rows, caption, class_="text")]
+    parts: list[Block] = [Table(("measure", "value", "range", "meaning"), rows, caption)]
     if rank < COLLAPSED:
         warning = f"The features have collapsed: their effective rank is {rank:.2f} of {most}."
-        parts.insert(0, element("p", warning, class_="missing warning"))
+        parts.insert(0, Paragraph(warning, warning=True))
     values = spectrum(features)
     values = (values / values.sum().clamp_min(1e-30)).clamp_min(1e-12)[: min(len(features) - 1, features.shape[1])]
     line = Series("share of the variance", range(1, len(values) + 1), values.tolist())
     text = "Eigenvalues of the covariance of the features, as shares of their sum; a cliff: unused dimensions."
     chart = line_chart("Spectrum", [line], "rank of the eigenvalue", text, log=True)
-    sources = paragraph(
-        "Effective rank: RankMe (Garrido et al., ICML 2023). Alignment and uniformity: Wang and Isola, ICML 2020."
-    )
-    return join([*parts, element("div", chart, class_="charts"), sources])
+    sources = "Effective rank: RankMe (Garrido et al., ICML 2023). Alignment and uniformity: Wang and Isola, ICML 2020."
+    return [*parts, Charts([chart]), Paragraph(sources)]

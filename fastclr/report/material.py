@@ -14,6 +14,7 @@ from fastclr.data import ImageDataset, ImageIndex, Splits, decoded
 from fastclr.data.order import permutation
 from fastclr.device import resolve_device
 from fastclr.evaluate import Features, extract_features, frozen
+from fastclr.report.blocks import Missing
 from fastclr.report.pictures import to_bytes
 from fastclr.training.config import PretrainConfig
 from fastclr.training.run import Run
@@ -23,13 +24,6 @@ PAIRED = 512  # images whose two views are compared
 BANK = 4000  # training images for the probe behind the confusion matrix
 BATCH = 256  # images per forward pass
 SHEET = 8  # images on the augmentation sheet
-
-
-@dataclass(frozen=True)
-class Missing:
-    """Why something cannot be shown."""
-
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from fastclr import __version__
 from fastclr.data import Splits
 from fastclr.evaluate import Features
 from fastclr.files import write_atomically
 from fastclr.methods import METHODS
+from fastclr.report import charts
+from fastclr.report.blocks import Block, Missing, Section
 from fastclr.report.feature_sections import (
     confusion_section,
     diagnostics_section,
@@ -16,8 +22,7 @@ from fastclr.report.feature_sections import (
     neighbours_section,
     sheet_section,
 )
-from fastclr.report.markup import GENERATOR, Html, join, page
-from fastclr.report.material import Material, Missing, collect
+from fastclr.report.material import Material, Sample, collect
 from fastclr.report.run_sections import (
     config_tables,
     difference_table,
@@ -27,9 +32,21 @@ from fastclr.report.run_sections import (
     tiles,
     training_charts,
 )
+from fastclr.sources.printable import printable
 from fastclr.training.run import Run
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 NOT_READ = Missing("The images were not read for this page.")
+GENERATOR = "fastclr report"
+
+for package in (
+    "jinja2",
+    "matplotlib",
+):  # loaded when a page is written, and missed before a training rather than after
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(f"reports need {package}: pip install 'fastclr[train]'", name=package)
 
 
 def write_report(
@@ -77,23 +94,27 @@ def write_comparison(runs: Sequence[Run], out: Path) -> None:
 
 def run_page(material: Material, say: Callable[[str], None]) -> bytes:
     """Return the page about one run; `say` takes a line before each part that takes seconds."""
-    config = material.run.config
+    config, sample = material.run.config, material.sample
     title = METHODS[config.method].title
     lead = f"{title}, {config.encoder} x{config.width:g} at {config.augment.size} px on {config.data}"
+
+    def of_sample(blocks: Callable[[Sample], list[Block]]) -> list[Block]:
+        return [sample] if isinstance(sample, Missing) else blocks(sample)
+
     say("report: curves")
     curves = training_charts([material], ["this run"], "step")
-    features = map_section(material.sample, say)
+    features = of_sample(lambda known: map_section(known, say))
     say("report: neighbours and confusion")
     sections = [
-        ("overview", "Overview", join([tiles(material), results_table(material)])),
-        ("training", "Training", curves),
-        ("views", "Augmentation", sheet_section(material.sheet)),
-        ("map", "Map of the features", features),
-        ("neighbours", "Nearest neighbours", neighbours_section(material.sample)),
-        ("confusion", "Confusion matrix", confusion_section(material)),
-        ("collapse", "Collapse diagnostics", diagnostics_section(material.sample)),
-        ("configuration", "Configuration", config_tables(config)),
-        ("environment", "Environment", environment_table(material)),
+        Section("overview", "Overview", [tiles(material), results_table(material)]),
+        Section("training", "Training", [curves]),
+        Section("views", "Augmentation", [sheet_section(material.sheet)]),
+        Section("map", "Map of the features", features),
+        Section("neighbours", "Nearest neighbours", of_sample(neighbours_section)),
+        Section("confusion", "Confusion matrix", [confusion_section(material)]),
+        Section("collapse", "Collapse diagnostics", of_sample(diagnostics_section)),
+        Section("configuration", "Configuration", config_tables(config)),
+        Section("environment", "Environment", environment_table(material)),
     ]
     return page(material.run.folder.resolve().name, lead, sections)
 
@@ -101,13 +122,35 @@ def run_page(material: Material, say: Callable[[str], None]) -> bytes:
 def comparison_page(materials: Sequence[Material]) -> bytes:
     """Return the page that compares several runs."""
     names = distinct_names([material.run.folder for material in materials])
-    scores: Html = score_comparison(materials, names)
     sections = [
-        ("scores", "Scores", scores),
-        ("training", "Training", training_charts(materials, names, "epoch")),
-        ("configuration", "Configuration", difference_table(materials, names)),
+        Section("scores", "Scores", [score_comparison(materials, names)]),
+        Section("training", "Training", [training_charts(materials, names, "epoch")]),
+        Section("configuration", "Configuration", [difference_table(materials, names)]),
     ]
     return page(f"Comparison of {len(names)} runs", ", ".join(names), sections)
+
+
+def page(title: str, lead: str, sections: Sequence[Section]) -> bytes:
+    """Return a complete page, with a link to each of its sections."""
+    about = {"generator": f"{GENERATOR} {__version__}", "width": charts.WIDTH, "height": charts.HEIGHT}
+    return template().render(title=title, lead=lead, sections=sections, **about).encode()
+
+
+@cache
+def template() -> Template:
+    """Return the template of all pages: it escapes all texts for markup, and whatever a reader cannot see."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("fastclr.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:

@@ -8,7 +8,7 @@ import io
 import torch
 from torch import Tensor
 
-from fastclr.report.markup import Html, element
+from fastclr.report.blocks import Picture
 from fastclr.sources.decode import pillow
 
 SHARP_UP_TO = 64  # pixels: smaller pictures are enlarged without blurring and stored losslessly
@@ -25,8 +25,8 @@ def to_bytes(view: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...
     return (picture.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def image(pixels: Tensor, alt: str) -> Html:
-    """Return an image element for uint8 ``[H, W, 3]`` with the alternative text `alt`."""
+def embedded(pixels: Tensor, alt: str) -> Picture:
+    """Return uint8 ``[H, W, 3]`` as a picture with the alternative text `alt`."""
     picture = pillow().fromarray(pixels.cpu().contiguous().numpy())
     small = max(picture.size) <= SHARP_UP_TO
     buffer = io.BytesIO()
@@ -37,4 +37,4 @@ def image(pixels: Tensor, alt: str) -> Html:
         picture.save(buffer, "JPEG", quality=82)
     kind = "png" if small else "jpeg"
     source = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return element("img", src=source, alt=alt, loading="lazy", class_="pixels" if small else None)
+    return Picture(source, alt, small)

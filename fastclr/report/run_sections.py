@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from fastclr.environment import environment, read_environment
 from fastclr.methods import METHODS
+from fastclr.report.blocks import Block, Cell, Charts, Figure, Missing, Paragraph, Table, Tiles
 from fastclr.report.charts import Series, line_chart
-from fastclr.report.markup import Html, element, join, missing, paragraph, table
 from fastclr.report.material import Material
 from fastclr.training.config import PretrainConfig, difference, flat
 from fastclr.training.presets import PRESETS
@@ -29,7 +29,7 @@ KNN_CAPTION = "Test images classified by their nearest training images."
 ABSENT = "\N{EM DASH}"  # for an option that only the other method has
 
 
-def tiles(material: Material) -> Html:
+def tiles(material: Material) -> Tiles:
     """Return the few numbers that readers look for first."""
     train, evaluations = material.train, material.evaluations
     entries = [("state", state(material))]
@@ -40,8 +40,7 @@ def tiles(material: Material) -> Html:
         entries += [("images per second, median", f"{statistics.median(rates):,.0f}")] if rates else []
     if evaluations:
         entries.append((f"kNN after epoch {evaluations[-1]['epoch']}", percent(evaluations[-1]["knn"])))
-    cells = [element("div", element("dt", name), element("dd", value)) for name, value in entries]
-    return element("dl", *cells, class_="tiles")
+    return Tiles(entries)
 
 
 def state(material: Material) -> str:
@@ -58,7 +57,7 @@ def state(material: Material) -> str:
     return f"finished, {planned} epochs" if evaluated or whole else f"in epoch {epoch} of {planned}"
 
 
-def training_charts(materials: Sequence[Material], names: Sequence[str], axis: str) -> Html:
+def training_charts(materials: Sequence[Material], names: Sequence[str], axis: str) -> Charts:
     """Return the curves of one or more runs over steps or epochs.
 
     Args:
@@ -100,7 +99,7 @@ def training_charts(materials: Sequence[Material], names: Sequence[str], axis: s
         line_chart("Learning rate", lines("lr"), axis, "Of the first parameter group.", from_zero=True),
         line_chart("Throughput", lines("images_per_s"), axis, "Images per second during training.", from_zero=True),
     ]
-    return element("div", *charts, class_="charts")
+    return Charts(charts)
 
 
 def is_number(value: object) -> bool:
@@ -108,7 +107,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float))
 
 
-def method_chart(name: str, lines: Sequence[Series], axis: str, *, from_zero: bool = False, unit: str = "") -> Html:
+def method_chart(name: str, lines: Sequence[Series], axis: str, *, from_zero: bool = False, unit: str = "") -> Figure:
     """Return the chart of a quantity that a method logs under `name`."""
     caption = CAPTIONS.get(name, "Mean over the steps of each record.")
     return line_chart(to_words(name).capitalize(), lines, axis, caption, from_zero=from_zero, unit=unit)
@@ -141,10 +140,9 @@ def steps_per_epoch(material: Material) -> float:
     return float(max((r["step"] for r in train), default=1))
 
 
-def results_table(material: Material) -> Html:
+def results_table(material: Material) -> Table:
     """Return all scores with their protocols."""
-    rows = score_rows(material.run)
-    return table(("evaluation", "score", "protocol"), rows, "Scores on test images.", class_="text")
+    return Table(("evaluation", "score", "protocol"), score_rows(material.run), "Scores on test images.")
 
 
 def config_texts(config: PretrainConfig) -> dict[str, str]:
@@ -157,7 +155,7 @@ def closest_preset(config: PretrainConfig) -> str:
     return min(PRESETS, key=lambda name: len(difference(PRESETS[name], config)))
 
 
-def config_tables(config: PretrainConfig) -> Html:
+def config_tables(config: PretrainConfig) -> list[Block]:
     """Return the configuration next to its closest preset, with differences highlighted."""
     name = closest_preset(config)
     mine, theirs = config_texts(config), config_texts(PRESETS[name])
@@ -165,52 +163,47 @@ def config_tables(config: PretrainConfig) -> Html:
     changed = [row for row in rows if row[1] != row[2]]
     head = ("option", "this run", f"preset {name}")
     text = f"The closest preset is {name}; {len(changed)} of {len(mine)} options differ from it."
-    marked = [index for index, (_, value, other) in enumerate(rows) if value != other]
-    parts = [paragraph(text)]
+    marked = [index for index, row in enumerate(rows) if row in changed]
+    parts: list[Block] = [Paragraph(text)]
     if changed:
-        parts.append(table(head, changed, "Options that differ from the preset.", class_="text"))
-    everything = table(head, rows, "All options; those that differ are marked.", marked=marked, class_="text")
-    return join([*parts, element("details", element("summary", "All options"), everything)])
+        parts.append(Table(head, changed, "Options that differ from the preset."))
+    caption = "All options; those that differ are marked."
+    return [*parts, Table(head, rows, caption, marked=marked, folded="All options")]
 
 
-def environment_table(material: Material) -> Html:
+def environment_table(material: Material) -> list[Block]:
     """Return the environment of the run or, if it was not recorded, that of this page."""
     recorded = read_environment(material.run.folder)
     if recorded is not None:
-        return table(("", "value"), list(recorded.items()), "Recorded when the run started.")
-    note = missing("The run did not record its environment. This page was made in the following one:")
-    return join([note, table(("", "value"), list(environment().items()), "The process that wrote this page.")])
+        return [Table(("", "value"), list(recorded.items()), "Recorded when the run started.")]
+    note = Missing("The run did not record its environment. This page was made in the following one:")
+    return [note, Table(("", "value"), list(environment().items()), "The process that wrote this page.")]
 
 
-def difference_table(materials: Sequence[Material], names: Sequence[str]) -> Html:
+def difference_table(materials: Sequence[Material], names: Sequence[str]) -> Block:
     """Return the options in which the runs differ."""
     configs = [config_texts(material.run.config) for material in materials]
     fields = dict.fromkeys(field for config in configs for field in config)
     every = [(field, *(config.get(field, ABSENT) for config in configs)) for field in fields]
     rows = [row for row in every if len(set(row[1:])) > 1]
     if not rows:
-        return missing("The runs have the same configuration.")
-    return table(("option", *names), rows, "Options that differ; all others are the same.", class_="text")
+        return Missing("The runs have the same configuration.")
+    return Table(("option", *names), rows, "Options that differ; all others are the same.")
 
 
-def score_comparison(materials: Sequence[Material], names: Sequence[str]) -> Html:
+def score_comparison(materials: Sequence[Material], names: Sequence[str]) -> Table:
     """Return the scores of several runs side by side."""
     columns = [{label: (score, protocol) for label, score, protocol in score_rows(m.run)} for m in materials]
     labels = list(dict.fromkeys(label for column in columns for label in column))
-
-    def cell(column: dict[str, tuple[str, str]], label: str) -> Html:
-        score, protocol = column.get(label, ("\N{EM DASH}", ""))
-        return join([score, element("br"), element("small", protocol)] if protocol else [score])
-
-    rows = [(label, *(cell(column, label) for column in columns)) for label in labels]
-    last = [
+    rows: list[Sequence[str | Cell]] = [
         (
             "loss, last record",
             *(
-                f"{m.train[-1]['loss']:.3f}" if m.train and math.isfinite(m.train[-1]["loss"]) else "\N{EM DASH}"
+                f"{m.train[-1]['loss']:.3f}" if m.train and math.isfinite(m.train[-1]["loss"]) else ABSENT
                 for m in materials
             ),
         ),
         ("state", *(state(m) for m in materials)),
     ]
-    return table(("", *names), [*last, *rows], "Scores side by side; protocols in small print.", class_="text")
+    rows += [(label, *(Cell(*column.get(label, (ABSENT, ""))) for column in columns)) for label in labels]
+    return Table(("", *names), rows, "Scores side by side; protocols in small print.")

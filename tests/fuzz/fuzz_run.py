@@ -132,7 +132,7 @@ def metrics(folder: Path) -> Case:
         log.path.write_bytes(damaged(text, rng) if rng.random() < 0.3 else text)
         found = log.read()
         log.keep_up_to(8, 2)
-        if rng.random() < 0.1:
+        if rng.random() < 0.02:
             training_charts([Material(run, found, Missing(""), Missing(""))], ["run"], "epoch")
 
     return case

@@ -77,7 +77,7 @@ def read_page(path: Path) -> Node:
         pending += node.children
         assert not [key for key in node.attributes if key.startswith("on")]
         identities += [node.attributes["id"]] if "id" in node.attributes else []
-        for key in ("src", "href"):
+        for key in ("src", "href", "xlink:href"):
             assert node.attributes.get(key, "#").startswith(("#", "data:image/")), node.attributes
     assert len(set(identities)) == len(identities)
     for link in root.all("a"):

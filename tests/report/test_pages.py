@@ -18,6 +18,7 @@ import fastclr.report.material
 from fastclr.augment import SimCLRAugment
 from fastclr.cli import main
 from fastclr.data import load_splits
+from fastclr.evaluate import lbfgs_probe
 from fastclr.report import Missing, write_comparison, write_report
 from fastclr.training.build import load_data
 from fastclr.training.evaluation import run_features
@@ -123,14 +124,19 @@ def test_neighbours_equal_scikit_learn(finished: Path) -> None:
         found = finder.kneighbors(features[query : query + 1], return_distance=False)[0].tolist()
         assert [data.test.names[i] for i in found if i != query][:5] == names[1:]
         classes = [name.split("/")[0] for name in names]
-        marks = [span.text for cell in row.children[1:] for span in cell.all("span")]
+        marks = [mark.text for cell in row.children[1:] for mark in cell.all("b")]
         assert marks == ["\N{CHECK MARK}" if c == classes[0] else "\N{MULTIPLICATION X}" for c in classes[1:]]
 
 
-def test_the_confusion_counts_every_test_image(finished: Path) -> None:
-    data = load_data(Run.open(finished).config)
+def test_the_confusion_is_that_of_the_probe_and_counts_every_test_image(finished: Path) -> None:
+    run = Run.open(finished)
+    data = load_data(run.config)
     assert data.test is not None
-    (matrix,) = section(read_page(finished / "report.html"), "confusion").all("table")
+    confusion = section(read_page(finished / "report.html"), "confusion")
+    (matrix,) = confusion.all("table")
+    scores = lbfgs_probe(run_features(run.load_encoder(), data, run.config), l2=1e-3).scores
+    assert [[int(cell) for cell in row[1:]] for row in cells(matrix)] == scores.confusion
+    assert f"{100 * scores.top1:.2f}% right" in confusion.text
     counted = {row[0]: sum(map(int, row[1:])) for row in cells(matrix)}
     names, counts = np.unique([name.split("/")[0] for name in data.test.names], return_counts=True)
     assert counted == dict(zip(names.tolist(), counts.tolist(), strict=True))
@@ -158,7 +164,7 @@ def test_an_unlabelled_run(tmp_path: Path, few: None) -> None:
     assert "have no labels" in section(page, "confusion").text
     assert "13 training images" in section(page, "map").text
     assert "no class" in section(page, "neighbours").all("img")[0].attributes["alt"]
-    assert not section(page, "neighbours").all("span")
+    assert not section(page, "neighbours").all("b")
     alts = " ".join(picture.attributes["alt"] for picture in page.all("img"))
     assert "<img src=x onerror=alert(3)>&'\".png" in alts and "bad\\udcff.png" in alts
 
@@ -236,9 +242,8 @@ def test_a_comparison_of_runs(finished: Path, copied: Path, tmp_path: Path) -> N
     scores = {row[0]: row[1:] for row in cells(section(page, "scores").all("table")[0])}
     assert scores["knn"][0] == "\N{EM DASH}" and scores["knn"][1].startswith("12.30%")
     for drawing in section(page, "training").all("svg"):
-        assert (
-            len({path.attributes["class"] for path in drawing.all("path") if "series" in path.attributes["class"]}) == 2
-        )
+        styles = [path.attributes.get("style", "") for path in drawing.all("path")]
+        assert all(any(f"stroke: var(--{colour})" in style for style in styles) for colour in ("c0", "c1"))
     assert main(["report", str(finished), str(copied), "--out", str(out)]) == 0  # a report may be written anew
 
 
@@ -274,7 +279,7 @@ def test_given_features_are_used_as_they_are(copied: Path, pictures: Path) -> No
     write_report(run, data, features)
     page = read_page(copied / "report.html")
     assert "100.00% right" in section(page, "confusion").text
-    assert {span.text for span in section(page, "neighbours").all("span")} == {"\N{CHECK MARK}"}
+    assert {mark.text for mark in section(page, "neighbours").all("b")} == {"\N{CHECK MARK}"}
 
 
 def test_a_report_leaves_out_files_that_are_damaged_behind_their_header(

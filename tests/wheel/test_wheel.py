@@ -33,6 +33,8 @@ z = torch.nn.functional.normalize(torch.cat([z0, z1]))
 s = (z @ z.T / 0.1).fill_diagonal_(-torch.inf)
 expected = torch.nn.functional.cross_entropy(s, torch.arange(16).roll(8))
 torch.testing.assert_close(loss, expected)
+from fastclr.report.pages import page
+assert page("title", "lead", []).endswith(b"</html>")
 views = fastclr.SimCLRAugment(32)(torch.zeros(4, 40, 40, 3, dtype=torch.uint8), torch.arange(4), 0)
 assert views.shape == (2, 4, 3, 32, 32)
 print("used")
@@ -58,12 +60,14 @@ def test_sdist_holds_the_sources_and_nothing_built(dist: Path) -> None:
     with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"LICENSE", "README.md", "setup.py", "csrc/ops.cpp", "kernels/__init__.py", "fastclr/py.typed"} <= names
+    assert "fastclr/report/page.html" in names
     assert not [n for n in names if n.endswith((".so", ".pyc", "_build.json"))]
 
 
 def test_wheel_holds_the_package_and_the_libraries(dist: Path) -> None:
     names = zipfile.ZipFile(next(dist.glob("*.whl"))).namelist()
-    assert {"fastclr/_C.so", "fastclr/kernels/__init__.py", "fastclr/_build.json", "fastclr/py.typed"} <= set(names)
+    wanted = {"_C.so", "kernels/__init__.py", "_build.json", "py.typed", "report/page.html"}
+    assert {f"fastclr/{name}" for name in wanted} <= set(names)
     assert not [n for n in names if n.startswith(("kernels/", "csrc/", "tests/"))]
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from fastclr.augment import AugmentConfig, AugmentParams, RaggedImages, SimCLRAugment
     from fastclr.losses import (
         BarlowTwinsLoss,
+        BLIPLoss,
         CLIPLoss,
         DCLLoss,
         DebiasedNTXentLoss,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AugmentConfig",
     "AugmentParams",
+    "BLIPLoss",
     "BarlowTwinsLoss",
     "CLIPLoss",
     "DCLLoss",

@@ -12,7 +12,7 @@ from loss_cases import make_views
 from torch import Tensor
 from torch.nn import functional
 
-from fastclr import CLIPLoss, DCLLoss, DebiasedNTXentLoss, InfoNCELoss, MultipleNegativesLoss, SupConLoss
+from fastclr import BLIPLoss, CLIPLoss, DCLLoss, DebiasedNTXentLoss, InfoNCELoss, MultipleNegativesLoss, SupConLoss
 
 
 def unit(rows: Tensor, normalize: bool) -> Tensor:
@@ -119,6 +119,34 @@ def plain_multiple_filtered(a: Tensor, b: Tensor, n: Tensor, tau: Tensor, normal
     return torch.cat(parts, dim=1).logsumexp(1) - own
 
 
+def momentum(inputs: list[Tensor]) -> dict[str, Tensor]:
+    """Momentum features and queues: other features of both sides, by exact operations, for BLIP."""
+    a, b = (x.detach() for x in inputs)
+    features = {"momentum_image": a.flip(1), "momentum_text": b.flip(1)}
+    return features | {"image_queue": b.flip(0), "text_queue": a.roll(1, 1)}
+
+
+def momentum_ids(inputs: list[Tensor]) -> dict[str, Tensor]:
+    count = len(inputs[0])
+    return momentum(inputs) | {"ids": torch.arange(count) // 3, "queue_ids": torch.arange(count) // 2 - 1}
+
+
+def plain_blip(a: Tensor, b: Tensor, tau: Tensor, normalize: bool, by_ids: bool = False) -> Tensor:
+    """Cross-entropies between soft targets and dense logits; targets and keys are constants."""
+    m = {name: unit(x, normalize) for name, x in momentum([a, b]).items()}
+    own = torch.arange(len(a))
+    ids, others = (own // 3, own // 2 - 1) if by_ids else (own, own + len(a))
+    others = torch.where(others == -1, 10**6 + own, others)
+    hard = (ids[:, None] == torch.cat([ids, others])).to(a.dtype)
+    total = 0.0
+    for rows, side, other in ((a, "image", "text"), (b, "text", "image")):
+        keys = torch.cat([m[f"momentum_{other}"], m[f"{other}_queue"]])
+        soft = (m[f"momentum_{side}"] @ keys.T / tau.detach()).softmax(1)
+        target = 0.4 * soft + 0.6 * hard / hard.sum(1, keepdim=True)
+        total = total - (target * (unit(rows, normalize) @ keys.T / tau).log_softmax(1)).sum(1)
+    return total / 2
+
+
 @dataclass(frozen=True)
 class RowCase:
     """A loss and its plain formula; ``extra`` is the shape of the negatives for n rows of d features."""
@@ -157,6 +185,8 @@ CASES = {
     "info_nce": RowCase(InfoNCELoss, plain_info_nce),
     "info_nce set": RowCase(InfoNCELoss, plain_info_nce_set, extra=lambda n, d: (2 * n + 3, d)),
     "info_nce own": RowCase(InfoNCELoss, plain_info_nce_own, extra=lambda n, d: (n, 4, d)),
+    "blip": RowCase(BLIPLoss, plain_blip, arguments=momentum),
+    "blip by id": RowCase(BLIPLoss, lambda *args: plain_blip(*args, by_ids=True), arguments=momentum_ids),
     "sup_con out": RowCase(SupConLoss, plain_sup_con, inputs=1, smallest=3, arguments=sup_con_labels),
     "sup_con in": RowCase(
         SupConLoss,

@@ -7,6 +7,7 @@ from torch import Tensor, distributed
 from fastclr.compat.view_pairs import pair_rows
 from fastclr.losses import nt_xent
 from fastclr.losses.gram import barlow_twins, vicreg
+from fastclr.losses.row_dots import share_gradient
 
 
 def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Tensor:
@@ -56,8 +57,7 @@ def barlow_loss_func(
     group = distributed.group.WORLD if _running() else None
     loss, _ = barlow_twins(z1, z2, lamb, group=group, local_statistics=original_ranks)
     if original_ranks and group is not None:
-        fixed = loss.detach()
-        loss = fixed + (loss - fixed) / distributed.get_world_size()
+        loss = share_gradient(loss, 1 / distributed.get_world_size())
     return scale_loss * loss
 
 

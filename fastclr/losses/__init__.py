@@ -13,6 +13,7 @@ a few lines each on pair_loss.py and the operator ``softplus_pairs`` (softplus_o
 softplus_reference.py).
 """
 
+from fastclr.losses.blip import BLIPLoss
 from fastclr.losses.cached_step import cached_step
 from fastclr.losses.clip import CLIPLoss
 from fastclr.losses.dcl import DCLLoss
@@ -27,6 +28,7 @@ from fastclr.losses.simclr_rivals import MarginTripletLoss, NTLogisticLoss
 from fastclr.losses.sup_con import SupConLoss
 
 __all__ = [
+    "BLIPLoss",
     "BarlowTwinsLoss",
     "CLIPLoss",
     "DCLLoss",

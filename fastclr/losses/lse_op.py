@@ -7,7 +7,7 @@ The row-softmax losses other than NT-Xent are a few lines of autograd on the vec
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +17,7 @@ from torch import Tensor, distributed
 
 from fastclr.losses import lse_blocks, lse_reference, tiles
 from fastclr.losses.once_differentiable import once_differentiable
+from fastclr.losses.row_inputs import log_add
 from fastclr.parallel import gather_rows
 
 if TYPE_CHECKING:
@@ -225,3 +226,32 @@ def _gradients(
     total = torch.linalg.vecdot(dq, q).sum(dtype=row_grad.dtype) if wants[2] else scale.new_zeros((), dtype=q.dtype)
     dscale = total / scale if k is not None else total / (2.0 * scale)
     return dq, dk, dscale.to(scale.dtype)
+
+
+@torch.no_grad()
+def soft_means(q: Tensor, blocks: Sequence[Tensor], scale: Tensor, options: LSEOptions) -> Tensor:
+    """``sum_j softmax_j(scale <q_i, k_j>) k_j`` over the rows k of all blocks, without gradient.
+
+    It is the gradient of a row's log-sum-exp over the scale, which the operators compute without an ``[n, m]`` matrix.
+
+    Args:
+        q: ``[n, D]``, float32 or float64.
+        blocks: ``[m, D]`` each, like q; at least one row in all.
+        scale: 0-dim; not 0.
+        options: see :class:`LSEOptions`; of one process.
+
+    Returns:
+        ``[n, D]`` like q.
+    """
+    if options.impl == "reference":
+        k = torch.cat(list(blocks))
+        return (q @ k.T * scale.to(q.dtype)).softmax(1) @ k
+    impl, shift, precision, deterministic, _ = options
+    pairs = "nothing", 0
+    parts = [
+        lse_fwd(q, k, scale, None, None, None, *pairs, False, shift, precision, deterministic, impl)[0] for k in blocks
+    ]
+    rows = log_add(*parts)
+    how = (rows, torch.ones_like(rows), None, None, *pairs, "q", shift, precision, impl)
+    pulls = [lse_bwd(q, k, scale, None, None, None, *how)[0] for k in blocks]
+    return torch.stack(pulls).sum(0).div_(scale.to(q.dtype))

@@ -9,6 +9,7 @@ from torch import Tensor, distributed
 
 from fastclr.losses.inputs import check_views
 from fastclr.losses.options import ComparingLoss, LossOptions, is_deterministic
+from fastclr.losses.row_dots import share_gradient
 from fastclr.losses.softplus_op import SoftplusOptions
 from fastclr.losses.tiles import compute_dtype
 from fastclr.losses.transforms import check_transforms
@@ -68,7 +69,7 @@ class PairLoss(ComparingLoss):
             loss = loss / rows
         elif self.reduction == "sum" and options.group is not None:
             # the mean over the ranks, which DistributedDataParallel takes, becomes the sum
-            loss = loss + (distributed.get_world_size(options.group) - 1) * (loss - loss.detach())
+            loss = share_gradient(loss, distributed.get_world_size(options.group))
         return loss.to(compute_dtype(dtype))
 
     def extra_repr(self) -> str:

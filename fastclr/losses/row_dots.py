@@ -47,6 +47,12 @@ def row_dots(first: Tensor, second: Tensor, impl: str) -> Tensor:
     return dots
 
 
+def share_gradient(values: Tensor, factor: float) -> Tensor:
+    """The values, with their gradient times a factor."""
+    fixed = values.detach()
+    return fixed + (values - fixed) * factor
+
+
 def every(values: Tensor, group: ProcessGroup | None) -> Tensor:
     """``[W n, ...]``: the values of all ranks, of which those of this rank keep their gradient."""
     if group is None:

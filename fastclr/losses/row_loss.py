@@ -15,7 +15,7 @@ from torch import Tensor, distributed
 from fastclr.losses.inputs import exponent_shift, matmul_precision, select_impl
 from fastclr.losses.lse_op import LSEOptions, lse
 from fastclr.losses.options import ComparingLoss, LossOptions, is_deterministic
-from fastclr.losses.row_dots import every, row_dots
+from fastclr.losses.row_dots import every, row_dots, share_gradient
 from fastclr.losses.row_inputs import check_rows
 from fastclr.losses.scalars import factor_tensor
 from fastclr.losses.temperature import WithTemperature
@@ -104,8 +104,7 @@ class Comparison:
         group = self.options.group
         if group is None:
             return self.scale
-        fixed = self.scale.detach()
-        return fixed + (self.scale - fixed) / distributed.get_world_size(group)
+        return share_gradient(self.scale, 1 / distributed.get_world_size(group))
 
     def reduce(self, loss: Tensor, counts: Tensor | None = None) -> Tensor:
         """The reduced loss, in the compute dtype.

@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 from fastclr.losses.inputs import check_option
 from fastclr.losses.mining import hardest
 from fastclr.losses.pair_loss import PairLoss
-from fastclr.losses.row_dots import every, row_dots
+from fastclr.losses.row_dots import every, row_dots, share_gradient
 from fastclr.losses.row_inputs import softplus
 from fastclr.losses.scalars import as_number, check_number, factor_tensor
 from fastclr.losses.softplus_op import SoftplusOptions, softplus_pairs
@@ -136,8 +136,7 @@ class NTLogisticLoss(_Rival, WithTemperature):
     def _mined(self, x: Tensor, y: Tensor, scale: Tensor, options: SoftplusOptions) -> Tensor:
         if options.group is not None:
             # every rank computes the term of all anchors: 1/W of the gradient each
-            fixed = scale.detach()
-            scale = fixed + (scale - fixed) / distributed.get_world_size(options.group)
+            scale = share_gradient(scale, 1 / distributed.get_world_size(options.group))
         losses = []
         for anchors, others in ((x, y), (y, x)):
             positive, negative, found = _mined(anchors, others, math.inf, options)

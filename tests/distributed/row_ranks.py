@@ -12,11 +12,13 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
-from fastclr import CLIPLoss, DCLLoss, DebiasedNTXentLoss, InfoNCELoss, MultipleNegativesLoss, SupConLoss
+from fastclr import BLIPLoss, CLIPLoss, DCLLoss, DebiasedNTXentLoss, InfoNCELoss, MultipleNegativesLoss, SupConLoss
 
 ROWS, HARD, WIDTH, DIM = 6, 4, 7, 5
 LOSSES: dict[str, tuple[type, dict[str, Any]]] = {
     "clip": (CLIPLoss, {}),
+    "blip": (BLIPLoss, {}),
+    "blip by id": (BLIPLoss, {"alpha": 0.7}),
     "info_nce": (InfoNCELoss, {}),
     "info_nce set": (InfoNCELoss, {}),
     "info_nce own": (InfoNCELoss, {}),
@@ -55,6 +57,11 @@ class Model(nn.Module):
         a, b, n = self.encoder(first), self.encoder(second), self.encoder(hard)
         if self.name.startswith("sup_con"):
             return self.loss(torch.stack([a, b], dim=1), labels)
+        if self.name.startswith("blip"):
+            # queues are the same on every rank
+            queues = [torch.linspace(-2, 3, 4 * DIM, dtype=torch.float64).add(x).sin().view(4, DIM) for x in (0, 1)]
+            ids = {} if self.name == "blip" else {"ids": labels.abs(), "queue_ids": torch.arange(4)}
+            return self.loss(a, b, a.detach().flip(1), b.detach().roll(1, 1), *queues, **ids)
         if self.name == "info_nce set":
             return self.loss(a, b, n)
         if self.name == "info_nce own":

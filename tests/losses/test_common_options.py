@@ -17,7 +17,7 @@ from fastclr import losses
 
 ROWS = {"CLIPLoss": {}, "InfoNCELoss": {}, "DCLLoss": {}, "DebiasedNTXentLoss": {}, "MultipleNegativesLoss": {}}
 TEMPERED = ("NTXentLoss", *ROWS, "NTLogisticLoss")
-ALL = (*TEMPERED, "SupConLoss", "SigLIPLoss", "MarginTripletLoss", "BarlowTwinsLoss", "VICRegLoss")
+ALL = (*TEMPERED, "BLIPLoss", "SupConLoss", "SigLIPLoss", "MarginTripletLoss", "BarlowTwinsLoss", "VICRegLoss")
 
 
 def views(dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -26,6 +26,10 @@ def views(dtype: torch.dtype = torch.float64) -> list[Tensor]:
 
 def call(loss: Any, first: Tensor, second: Tensor) -> Tensor:
     """The loss of two views; SupCon takes them stacked."""
+    if isinstance(loss, losses.BLIPLoss):
+        momentum = second.detach().flip(1), first.detach().flip(0)
+        found: Tensor = loss(first, second, *momentum, momentum[1].roll(1, 1), momentum[0].roll(1, 0))
+        return found
     value: Tensor = (
         loss(torch.stack([first, second], 1)) if isinstance(loss, losses.SupConLoss) else loss(first, second)
     )

@@ -106,7 +106,7 @@ def test_fake_tensors_run_the_whole_path(name: str, device: str) -> None:
     with FakeTensorMode():
         inputs = [torch.empty(shape, device=device, requires_grad=True) for shape in shapes]
         arguments = {
-            key: torch.empty(len(x), dtype=torch.long, device=device) for key, x in case.arguments(inputs).items()
+            key: torch.empty(x.shape, dtype=x.dtype, device=device) for key, x in case.arguments(inputs).items()
         }
         loss = case.kind(0.1, **case.options)(*inputs, **arguments)
         assert (loss.shape, loss.dtype, loss.device.type) == ((), torch.float32, device)

@@ -99,8 +99,8 @@ def test_odd_sizes_in_many_tiles(
 
 @pytest.mark.parametrize("name", CASES)
 def test_reference_is_differentiable_twice(name: str) -> None:
-    if name == "dclw":
-        pytest.skip("its weights depend on the rows, but are constants to the gradient")
+    if name == "dclw" or name.startswith("blip"):
+        pytest.skip("its weights or targets depend on the rows, but are constants to the gradient")
     case = CASES[name]
     inputs = [x.requires_grad_() for x in case.make_inputs("random", 4, 3, torch.float64)]
     tau = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)

@@ -58,6 +58,7 @@ def parse(options: type[Options], base: PretrainConfig, arguments: list[str], pr
     # no checks while parsing: the configuration is validated as a whole afterwards
     unchecked: dict[str, Any] = {"__post_init__": lambda self: None}
     asked: list[Any] = [("options", Annotated[own, tyro.conf.arg(name=method)], field(default_factory=own))]
+    asked.append(("fresh", Annotated[bool, tyro.conf.Suppress], field(default=False)))
     bases: tuple[type[Any], ...] = (PretrainConfig,)
     config: Any = make_dataclass("Config", asked, bases=bases, namespace=unchecked, frozen=True, kw_only=True)
     flat: list[Any] = [("config", Annotated[config, tyro.conf.OmitArgPrefixes])]

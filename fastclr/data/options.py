@@ -25,7 +25,7 @@ class DataOptions:
     data_root: str = "data"
     """Folder with the files of `cifar10`, `cifar100` and `stl10`."""
     download: bool = False
-    """Fetch them when they are not there."""
+    """Fetch them, and the weights that --pretrained asks for, when they are not there."""
     cache: str = "auto"
     """Where decoded images are kept for the next run: `auto` is ~/.cache/fastclr, `off` nowhere, or a folder."""
     loader: LoaderKind = "auto"

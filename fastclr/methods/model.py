@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fastclr.methods.encoders import build_encoder, feature_dim
 from fastclr.methods.heads import build_head, split_layers
 from fastclr.methods.options import ModelOptions
+from fastclr.methods.start import check_tag, start
 
 
 class EncoderHead(nn.Module):
@@ -54,13 +56,32 @@ class EncoderHead(nn.Module):
 
 
 def build_model(config: ModelOptions) -> EncoderHead:
-    """Build the encoder and head that `config` describes, initialised from torch's global generator."""
+    """Build the encoder and head that `config` describes, initialised from torch's global generator.
+
+    The encoder of a fresh run has the starting weights that `config` names.
+    """
     encoder = encoder_from(config)
+    if config.fresh:
+        start(encoder, config)
     features = feature_dim(encoder, config.augment.size)
     head = build_head(
         config.head, features, config.head_dim, config.head_layers, config.head_hidden or features, config.head_bn
     )
     return EncoderHead(encoder, head)
+
+
+def check_start(config: ModelOptions, *, download: bool = False) -> list[str]:
+    """Return lines on the weights that a new run starts from, having found them; torch's generator stays as it is.
+
+    Raises:
+        Exception: as `start`; or the encoder's name means weights that were not asked for.
+    """
+    if not config.pretrained:
+        check_tag(config.encoder)
+    if config.init is None and not config.pretrained:
+        return []
+    with torch.random.fork_rng(devices=[]):
+        return start(encoder_from(config), config, download=download)
 
 
 def encoder_from(config: ModelOptions) -> nn.Module:

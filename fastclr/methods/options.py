@@ -33,6 +33,17 @@ class ModelOptions:
     """The method's own options."""
     encoder: str = "resnet18"
     """Name of a timm model, or simclr_skresnet50, 101 or 152: the selective-kernel ResNets of SimCLR v2."""
+    init: str | None = None
+    """Start the encoder from a file of PyTorch or safetensors, of any library, or from a run: names and shapes decide
+    what goes where."""
+    init_prefix: str | None = None
+    """Where in the file the weights lie, such as `state_dict.module.encoder_k`, if there are several places."""
+    init_partial: bool = False
+    """Accept a file that lacks some of the encoder's weights; these start random."""
+    pretrained: bool = False
+    """Start from the weights that timm publishes for the encoder; --download permits to fetch them."""
+    fresh: bool = field(default=False, repr=False, compare=False)
+    """Whether the networks are built to start a run, and take the starting weights. Never stored."""
     width: float = 1.0
     """Multiplies the channels of a ResNet, its stem included."""
     stem: StemKind = "auto"
@@ -61,6 +72,10 @@ class ModelOptions:
     def checks(self) -> list[Check]:
         """Return the constraints on the values."""
         return [
+            ("init", self.init is None or not self.pretrained, "None with pretrained"),
+            ("init", self.init != "", "a file or the folder of a run"),
+            ("init_prefix", self.init_prefix is None or self.init is not None, "None without init"),
+            ("init_partial", not self.init_partial or self.init is not None or self.pretrained, "off without init"),
             ("width", 0 < self.width <= 16, "a positive number up to 16"),
             ("stem", self.stem in get_args(StemKind), f"one of {get_args(StemKind)}"),
             ("patch_size", self.patch_size is None or self.patch_size >= 1, "a positive number or None"),

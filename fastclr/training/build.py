@@ -101,7 +101,12 @@ MakeMethod = Callable[[PretrainConfig, Facts], Method]
 
 
 def build(
-    config: PretrainConfig, world: World | None = None, data: Splits | None = None, make: MakeMethod | None = None
+    config: PretrainConfig,
+    world: World | None = None,
+    data: Splits | None = None,
+    make: MakeMethod | None = None,
+    *,
+    fresh: bool = True,
 ) -> Training:
     """Load the data and build method, optimiser and schedule as `config` says.
 
@@ -110,6 +115,7 @@ def build(
         world: the processes that share it; None for this one alone.
         data: the images, in place of those that `config` names.
         make: makes the method, in place of the one that `config` names.
+        fresh: whether the encoder takes its starting weights; without, those of a checkpoint are to follow.
 
     Raises:
         ValueError: the configuration or the data are unsuitable.
@@ -138,7 +144,7 @@ def build(
     torch.manual_seed(config.seed)
     labelled = int((data.train.labels >= 0).sum())
     facts = Facts(images=len(data.train), labelled=labelled, classes=len(data.train.classes), world_size=world.size)
-    method = (make or METHODS[config.method].build)(config, facts)
+    method = (make or METHODS[config.method].build)(dataclasses.replace(config, fresh=fresh), facts)
     if config.sync_bn:
         synchronise_batch_norm(method, world, config.sync_bn_group)
     method = method.to(device)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastclr.files import check_types, fits, write_atomically
+from fastclr.methods.weights import check_weights
 
 FORMAT = 3
 READABLE = (2, 3)
@@ -116,18 +117,6 @@ def check_contents(contents: dict[str, Any], source: str) -> None:
         if contents[name] < 0:
             raise ValueError(f"{name} in {source} must be at least 0, got {contents[name]}")
     check_weights(contents["method"], source)
-
-
-def check_weights(state: Mapping[str, Any], source: str) -> None:
-    """Raise a ValueError unless all values are tensors that lie in memory as they are, and all numbers finite."""
-    for name, value in state.items():
-        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
-            raise ValueError(f"{name} in {source} must be a plain tensor, got {type(value).__name__}")
-        # a stride of 0 makes few bytes stand for any number of values
-        if value.nbytes > value.untyped_storage().nbytes():
-            raise ValueError(f"{name} in {source} must have its values in memory, got {tuple(value.shape)}")
-        if value.is_complex() or (value.is_floating_point() and not bool(value.isfinite().all())):
-            raise ValueError(f"{name} in {source} must be finite real numbers, got {value.dtype} with others")
 
 
 def load_state(module: nn.Module, state: Mapping[str, Any], source: str, built_from: str = "config.json") -> None:

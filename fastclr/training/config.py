@@ -107,6 +107,7 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, as stored in JSON and checkpoints; the method's options go under the method's name."""
         values = dataclasses.asdict(self)
+        del values["fresh"]
         values[self.method] = values.pop("options")
         return values
 
@@ -151,7 +152,7 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
 
 def check_options(owner: type, given: dict[str, Any]) -> None:
     """Raise a ValueError unless all options are fields of a dataclass and have their types."""
-    hints = {name: hint for name, hint in get_type_hints(owner).items() if name not in ("options", "_")}
+    hints = {name: hint for name, hint in get_type_hints(owner).items() if name not in ("options", "fresh", "_")}
     if unknown := sorted(set(given) - set(hints)):
         raise ValueError(f"unknown option(s) {unknown} in the configuration; was it made by a newer fastclr?")
     check_types(given, {name: hints[name] for name in given}, "the configuration")

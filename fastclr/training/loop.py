@@ -10,7 +10,8 @@ from fastclr.data import Splits
 from fastclr.environment import record_environment
 from fastclr.evaluate import Features
 from fastclr.methods import METHODS
-from fastclr.parallel import open_world
+from fastclr.methods.model import check_start
+from fastclr.parallel import World, open_world
 from fastclr.training.build import MakeMethod, Training, build
 from fastclr.training.checkpoint_writer import CheckpointWriter
 from fastclr.training.config import PretrainConfig
@@ -96,10 +97,12 @@ def train_in(
         elif world.is_main:
             # locked before the checkpoint is read, so that no other process can write a newer one
             writer = files.enter_context(run.checkpoint_writer())
+        checkpoint = run.latest_checkpoint() if run else None
+        if checkpoint is None and make is None:
+            find_start(config, world, run or Run(folder, config))
         if world.is_main:  # now: to list a million files takes a minute
             (run or Run(folder, config)).say(f"{METHODS[config.method].title}: reading the images of {config.data}")
-        checkpoint = run.latest_checkpoint() if run else None
-        training = build(config, world, data, make)
+        training = build(config, world, data, make, fresh=checkpoint is None)
         if checkpoint is not None:
             restore(training, checkpoint, folder)
         world.barrier()  # every process must see the folder empty before the first one fills it
@@ -117,6 +120,17 @@ def train_in(
         training.loader.close()
         world.barrier()
         return Ended(run, training, features)
+
+
+def find_start(config: PretrainConfig, world: World, run: Run) -> None:
+    """Find the weights that a new run starts from before any image is read, and say what was matched."""
+    if not world.is_main and config.download:
+        world.barrier()  # the first process fetches them; the others then read its files
+    lines = check_start(config, download=config.download)
+    if world.is_main and config.download:
+        world.barrier()
+    for line in lines if world.is_main else ():
+        run.say(line)
 
 
 def open_log(training: Training, run: Run, files: ExitStack) -> None:

@@ -18,6 +18,7 @@ from fastclr.device import resolve_device, uses_bf16
 from fastclr.evaluate import Extracted, evaluation_batches, extract_features
 from fastclr.files import check_types, make_folder, read_json, write_atomically, write_text_atomically
 from fastclr.methods.model import build_model
+from fastclr.methods.start import architecture
 from fastclr.methods.supervised import Classifier, Supervised, SupervisedOptions, build_classifier
 from fastclr.training.build import MakeMethod
 from fastclr.training.checkpoint import load_state
@@ -181,6 +182,11 @@ def as_supervised(config: PretrainConfig, layer: int, epochs: int) -> PretrainCo
         epochs=epochs,
         warmup_epochs=0.0,
         warmup_share=None,
+        encoder=architecture(config.encoder),  # its weights are those of the run, or random
+        init=None,
+        init_prefix=None,
+        init_partial=False,
+        pretrained=False,
         micro_batch=None,
         online_probe=False,
         knn_every=0,

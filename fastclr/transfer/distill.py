@@ -81,7 +81,10 @@ class DistillConfig:
     def student_config(self, run: PretrainConfig, teacher: PretrainConfig) -> PretrainConfig:
         """Return the configuration of a run with the student's encoder."""
         from fastclr.methods.resnets import is_resnet
+        from fastclr.methods.start import check_tag
 
+        if self.student is not None:
+            check_tag(self.student)
         encoder = self.student or teacher.encoder
         same = encoder == teacher.encoder
         return dataclasses.replace(

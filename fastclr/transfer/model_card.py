@@ -9,6 +9,7 @@ from typing import Any
 from fastclr import __version__
 from fastclr.environment import read_environment
 from fastclr.methods import METHODS
+from fastclr.methods.start import timm_title
 from fastclr.training.results import score_rows
 from fastclr.training.run import Run
 
@@ -54,6 +55,7 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
         f"## Load\n\n{load}",
         f"## Input\n\n{input_text(kind, inputs)}",
         f"## Training data\n\n`{Path(config.data).name}`, without its labels.",
+        *([f"## Starting weights\n\n{start}, further trained on the images above."] if (start := origin(run)) else []),
         f"## Scores\n\n{scores_text(run)}",
         f"## Configuration\n\n```json\n{json.dumps(without_paths(run), indent=2)}\n```",
         f"## Training environment\n\n{trained}",
@@ -61,6 +63,14 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
         f"## Licence\n\n{licence or 'Not stated.'}",
     ]
     return "\n\n".join(blocks) + "\n"
+
+
+def origin(run: Run) -> str | None:
+    """Return what the run started from, if not from random weights; of a path the last part alone."""
+    config = run.config
+    if config.init is not None:
+        return f"`{Path(config.init).name}`"
+    return f"`{timm_title(config.encoder)}`" if config.pretrained else None
 
 
 def input_text(kind: str, inputs: dict[str, Any]) -> str:
@@ -96,7 +106,7 @@ def table_row(*cells: str) -> str:
 def without_paths(run: Run) -> dict[str, Any]:
     """Return the configuration with paths reduced to their last part, since a machine's folders are private."""
     values = run.config.as_dict()
-    for name in ("data", "test_data"):
+    for name in ("data", "test_data", "labels", "init", "data_root", "cache"):
         if values[name]:
             values[name] = Path(values[name]).name
     return values

@@ -94,7 +94,7 @@ def evaluate_exported(run: Run, data: Splits, config: PretrainConfig) -> dict[st
     from fastclr.training.evaluation import run_features
     from fastclr.transfer.export import export_run
 
-    exported = export_run(run, overwrite=True)
+    exported = export_run(run, "safetensors", overwrite=True)
     if exported.lines is None:
         raise ValueError(f"timm alone cannot load {exported.path}")
     scope: dict[str, Any] = {}

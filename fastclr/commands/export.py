@@ -19,9 +19,10 @@ class ExportOptions:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a run."""
-    format: Format = "safetensors"
+    format: Format | None = None
     """Weights only: `safetensors` for timm, `torchvision` for its ResNets. Including the computation: `pt2`
-    (torch.export), `onnx`, `torchscript` (deprecated by PyTorch)."""
+    (torch.export), `onnx`, `torchscript` (deprecated by PyTorch). Default: as the suffix of --out says; without one
+    `safetensors` for an encoder that timm builds, `pt2` for any other."""
     out: Path | None = None
     """The file. Default: export/FORMAT/encoder.SUFFIX in the run's folder."""
     check: bool = True

@@ -44,24 +44,29 @@ def has_cifar_stem(stem: str, size: int) -> bool:
 
 def build_resnet(name: str, *, width: float, stem: str, size: int) -> nn.Module:
     """Create a ResNet without a classifier; see `fastclr.methods.encoders.build_encoder`."""
-    options: dict[str, Any] = {"num_classes": 0, "zero_init_last": True}  # residual branches start at zero
+    options = timm_options(name, width)
     kernel, stride = (3, 1) if has_cifar_stem(stem, size) else (7, 2)
-    with torch.device("meta"):
-        plan = _create(name, options)
-    single = isinstance(plan.conv1, nn.Conv2d)
-    if width != 1.0:
-        options["channels"] = tuple(max(1, round(c * width)) for c in STAGES)
-        # timm can only widen a three-convolution stem: build that, and replace it by a single convolution below
-        options["stem_width"] = max(1, round(plan.bn1.num_features * width / 2))
-        if single:
-            options["stem_type"] = "deep"
-    encoder = _create(name, options)
+    encoder = _create(name, {"num_classes": 0, "zero_init_last": True, **options})  # residual branches start at zero
     if has_cifar_stem(stem, size):
         encoder.maxpool = nn.Identity()
-    if has_cifar_stem(stem, size) or (single and width != 1.0):
+    if has_cifar_stem(stem, size) or "stem_type" in options:
         encoder.conv1 = nn.Conv2d(3, encoder.bn1.num_features, kernel, stride, kernel // 2, bias=False)
         nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
     return encoder  # type: ignore[no-any-return]
+
+
+def timm_options(name: str, width: float) -> dict[str, Any]:
+    """Return the options for which timm builds a ResNet of a width, but for a stem of a single convolution.
+
+    timm can only widen a stem of three: ``stem_type`` asks for it where the model has one, to be replaced.
+    """
+    if width == 1.0:
+        return {}
+    with torch.device("meta"):
+        plan = _create(name, {"num_classes": 0})
+    options: dict[str, Any] = {"channels": tuple(max(1, round(c * width)) for c in STAGES)}
+    options["stem_width"] = max(1, round(plan.bn1.num_features * width / 2))
+    return {**options, "stem_type": "deep"} if isinstance(plan.conv1, nn.Conv2d) else options
 
 
 def _create(name: str, options: dict[str, Any]) -> Any:

@@ -160,7 +160,7 @@ def for_page(svg: str) -> str:
     """Return the contents of an SVG by matplotlib: the page gives font, colours and the element around them."""
     inside = re.sub(r"^.*?<svg[^>]*>|<style.*?</style>|</svg>\s*$", "", svg, flags=re.DOTALL)
     inside = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", inside)  # all but markers and clips
-    inside = re.sub(r"font-(?:size|family): [^;\"]*;? ?", "", inside)
+    inside = re.sub(r"font(?:-size|-family)?: [^;\"]*;? ?", "", inside)
     return re.sub(r"#fa57(\w\w)", lambda found: f"var(--{VARIABLES[int(found[1], 16)]})", inside)
 
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from fastclr.transfer.loading_code import COMPUTATIONS, fill_path, timm_lines, t
 from fastclr.transfer.model_card import MARK, model_card
 
 Format = Literal["safetensors", "torchvision", "torchscript", "pt2", "onnx"]
-SUFFIXES: dict[str, str] = {
+SUFFIXES: dict[Format, str] = {
     "safetensors": ".safetensors",
     "torchvision": ".pth",
     "torchscript": ".pt",
@@ -59,7 +59,7 @@ class Exported:
 
 def export_run(
     run: Run,
-    kind: Format = "safetensors",
+    kind: Format | None = None,
     out: Path | None = None,
     *,
     check: bool = True,
@@ -72,7 +72,7 @@ def export_run(
         run: a run with a checkpoint.
         kind: ``safetensors``: weights under timm's names. ``torchvision``: a state dict for torchvision's ResNets.
             ``torchscript``, ``pt2`` (`torch.export`), ``onnx``: also the computation, float32 ``[batch, 3, S, S]`` to
-            ``[batch, F]`` for any batch size.
+            ``[batch, F]`` for any batch size. Default: see `choose`.
         out: the file. Default: ``export/KIND/encoder.SUFFIX`` in the run's folder.
         check: run the printed lines in a fresh process where fastclr cannot be imported, and compare features.
         licence: of the weights, for the card.
@@ -84,6 +84,7 @@ def export_run(
         FileNotFoundError: the run has no checkpoint.
         ModuleNotFoundError: a package of ``fastclr[export]`` is missing.
     """
+    kind = choose(run, out) if kind is None else kind
     path = check_request(run, kind, out, overwrite)
     encoder = run.load_encoder().cpu().float().eval()
     lines = loading_lines(encoder, run, kind)
@@ -104,10 +105,18 @@ def export_run(
     return Exported(path, readme, None if lines is None else fill_path(lines, path), error)
 
 
+def choose(run: Run, out: Path | None) -> Format:
+    """Return the format of the suffix of `out`; else ``safetensors`` for what timm builds, and ``pt2`` for the rest."""
+    for kind, suffix in SUFFIXES.items():
+        if out is not None and out.suffix == suffix:
+            return kind
+    return "pt2" if loading_lines(run.load_encoder(), run, "safetensors") is None else "safetensors"
+
+
 def check_request(run: Run, kind: str, out: Path | None, overwrite: bool) -> Path:
     """Return the path to write, having rejected everything that can be rejected before any work is done."""
-    if kind not in get_args(Format):
-        raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {kind!r}")
+    if kind not in SUFFIXES:
+        raise ValueError(f"format must be one of {', '.join(SUFFIXES)}, got {kind!r}")
     suffix = SUFFIXES[kind]
     path = out or run.folder / "export" / kind / f"encoder{suffix}"
     if path.suffix != suffix:
@@ -138,7 +147,8 @@ def loading_lines(encoder: nn.Module, run: Run, kind: str) -> str | None:
     if kind == "torchvision":
         return torchvision_lines(encoder, run.config.encoder)
     if kind == "safetensors":
-        return timm_lines(encoder, run.config.encoder, run.config.augment.size)
+        size, width, patch_size = run.config.augment.size, run.config.width, run.config.patch_size
+        return timm_lines(encoder, run.config.encoder, size, width=width, patch_size=patch_size)
     return COMPUTATIONS[kind]
 
 

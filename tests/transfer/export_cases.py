@@ -25,7 +25,9 @@ class StoredRun(Run):
         """Build the encoder that the configuration describes, with statistics and shifts as after training."""
         config = self.config
         torch.manual_seed(7)
-        encoder = build_encoder(config.encoder, width=config.width, stem=config.stem, size=config.augment.size)
+        size, patch_size = config.augment.size, config.patch_size
+        options = {"width": config.width, "stem": config.stem, "size": size, "patch_size": patch_size}
+        encoder = build_encoder(config.encoder, **options)
         for module in encoder.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 1.5)  # a zero-initialised branch would hide a wrong block
@@ -35,12 +37,31 @@ class StoredRun(Run):
         return encoder
 
 
-def stored_run(folder: Path, encoder: str, size: int, *, width: float = 1.0, stem: str = "auto") -> Run:
+class OwnEncoderRun(StoredRun):
+    """A run whose encoder is a module of somebody's own, which no library builds by name."""
+
+    def load_encoder(self) -> nn.Module:
+        """Build it."""
+        torch.manual_seed(7)
+        return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.GELU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5))
+
+
+def stored_run(
+    folder: Path,
+    encoder: str,
+    size: int,
+    *,
+    width: float = 1.0,
+    stem: str = "auto",
+    patch_size: int | None = None,
+    kind: type[StoredRun] = StoredRun,
+) -> Run:
     """Create the folder of a run with an encoder."""
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
     augment = AugmentConfig(size, mean=mean, std=std)
-    config = dataclasses.replace(TINY, encoder=encoder, width=width, stem=stem, augment=augment, data="a/b/pictures")
-    return StoredRun(Run.create(folder, config).folder, config)
+    shape = {"encoder": encoder, "width": width, "stem": stem, "patch_size": patch_size}
+    config = dataclasses.replace(TINY, **shape, augment=augment, data="a/b/pictures")
+    return kind(Run.create(folder, config).folder, config)
 
 
 def features_of_lines(cases: list[tuple[str, str, torch.Tensor]], folder: Path) -> list[npt.NDArray[np.float32]]:

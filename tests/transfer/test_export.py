@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from export_cases import StoredRun, features_of_lines, stored_run
+from export_cases import OwnEncoderRun, StoredRun, features_of_lines, stored_run
 from torch import nn
 
 import fastclr.transfer.export
@@ -21,12 +21,17 @@ ONNX = "encoder.run(None, {'images': images})[0]"
 
 
 # name: format, encoder, size, width, stem, lines that load it
-CASES: dict[str, tuple[str, str, int, float, str, int]] = {
+CASES: dict[str, tuple[str | None, str, int, float, str, int]] = {
     "timm, by name": ("safetensors", "resnet18", 64, 1.0, "imagenet", 1),
     "timm, of another input size": ("safetensors", "vit_tiny_patch16_224", 32, 1.0, "auto", 1),
     "timm, other blocks": ("safetensors", "skresnet18", 64, 1.0, "imagenet", 1),
     "timm, CIFAR stem": ("safetensors", "resnet18", 32, 1.0, "cifar", 6),
-    "timm, narrow bottlenecks": ("safetensors", "resnet26", 32, 0.5, "cifar", 9),
+    "timm, narrow bottlenecks": ("safetensors", "resnet26", 32, 0.5, "cifar", 6),
+    "timm, wide, ImageNet stem": ("safetensors", "resnet18", 64, 1.5, "imagenet", 5),
+    "timm, wide, a stem of three": ("safetensors", "resnet18d", 64, 1.5, "imagenet", 1),
+    "timm, narrow selective kernels": ("safetensors", "skresnet18", 64, 0.5, "cifar", 6),
+    "by default of what timm builds": (None, "resnet18", 32, 0.25, "cifar", 6),
+    "by default of what it does not": (None, "simclr_skresnet50", 32, 0.125, "cifar", 1),
     "torchvision": ("torchvision", "resnet18", 64, 1.0, "imagenet", 1),
     "torchvision, bottlenecks, CIFAR stem": ("torchvision", "resnet50", 32, 1.0, "cifar", 6),
     "onnx": ("onnx", "resnet18", 32, 0.25, "cifar", 1),
@@ -58,8 +63,24 @@ def test_the_printed_lines_give_the_same_features_without_fastclr(name: str, out
     lines, found, expected = outcomes[name]
     kind, *_, count = CASES[name]
     assert len(lines.splitlines()) == count
-    assert kind == "safetensors" or "timm" not in lines
+    assert ("timm" in lines) == (kind == "safetensors" or (kind is None and count > 1))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_what_no_library_builds_by_name_still_loads_without_fastclr(tmp_path: Path) -> None:
+    own = stored_run(tmp_path / "own", "resnet18", 32, kind=OwnEncoderRun)
+    vit = stored_run(tmp_path / "vit", "vit_tiny_patch16_224", 32, patch_size=8)
+    done = [export_run(own, check=False), export_run(vit, check=False)]
+    assert [file.path.suffix for file in done] == [".pt2", ".safetensors"] and "patch_size=8" in str(done[1].lines)
+    images = torch.randn(3, 3, 32, 32)
+    found = features_of_lines([(str(file.lines), TORCH, images) for file in done], tmp_path)
+    for run, features in zip((own, vit), found, strict=True):
+        with torch.no_grad():
+            expected = run.load_encoder().eval()(images).numpy()
+        np.testing.assert_allclose(features, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    weights = export_run(own, "safetensors", check=False)
+    assert weights.lines is None and "Only fastclr can build" in weights.card.read_text()
+    assert export_run(vit, out=tmp_path / "encoder.onnx", check=False).path.read_bytes()[:1] == b"\x08"
 
 
 def test_an_onnx_file_is_valid_and_says_what_it_takes(tmp_path: Path) -> None:
@@ -81,7 +102,7 @@ def test_the_check_runs_the_lines_without_fastclr(tmp_path: Path, monkeypatch: p
     run = stored_run(tmp_path / "run", "resnet18", 32, stem="cifar")
     assert export_run(run, out=tmp_path / "a.safetensors").difference == pytest.approx(0, abs=1e-6)
 
-    def needs_fastclr(*_: object) -> str:
+    def needs_fastclr(*_: object, **__: object) -> str:
         return "import fastclr; encoder = None"
 
     monkeypatch.setattr(fastclr.transfer.export, "timm_lines", needs_fastclr)

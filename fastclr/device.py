@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -59,6 +60,7 @@ def full_float32() -> Iterator[None]:
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
+GROUPS = Path("/proc/self/cgroup")
 
 
 def available_memory() -> int:
@@ -89,5 +91,26 @@ def local_processes() -> int:
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use, by its affinity and by the quota of its control group."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13; it knows PYTHON_CPU_COUNT too
+        cores = os.process_cpu_count() or 1
+    else:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([cores, *(max(math.ceil(quota), 1) for quota in cpu_quotas())])
+
+
+def cpu_quotas() -> Iterator[float]:
+    """Yield the processor time that this process's control group, and each above it, allows: seconds per second."""
+    try:
+        name = GROUPS.read_text().splitlines()[-1].removeprefix("0::/")
+    except (OSError, IndexError):
+        return
+    for group in (folder := CGROUP / name, *folder.parents):
+        try:
+            quota, period = (group / "cpu.max").read_text().split()
+            if quota != "max":
+                yield int(quota) / int(period)
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+        if group == CGROUP:
+            return

@@ -58,28 +58,48 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a new temporary file beside `path`, force it to disk, and rename it to `path`.
 
     Raises:
+        OSError: as for `written`.
+    """
+    with written(path, write):
+        pass
+
+
+@contextlib.contextmanager
+def written(path: Path, write: Callable[[BinaryIO], object]) -> Iterator[None]:
+    """Let `write` fill a new temporary file beside `path` and force it to disk; after the block, rename it to `path`.
+
+    Raises:
         OSError: writing failed, or another process writes the same file; `path` is unchanged, and the temporary file
-            is removed.
+            is removed, as after an error in the block.
     """
     temporary = path.with_name(path.name + ".tmp")
-    written: os.stat_result | None = None
+    own: os.stat_result | None = None
     try:
-        with create_new(temporary) as file:
-            written = os.fstat(file.fileno())
+        with explained(path), create_new(temporary) as file:
+            own = os.fstat(file.fileno())
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        if not is_file(temporary, written):
-            raise OSError("another process writes the same file")
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports some failed writes as RuntimeError
-        kept = f"; the previous {path.name} is untouched" if path.exists() else ""
-        raise OSError(f"could not write {path}: {error} (is the disk full?){kept}") from error
+        yield
+        with explained(path):
+            if not is_file(temporary, own):
+                raise OSError("another process writes the same file")
+            os.replace(temporary, path)
     finally:
-        if written is not None and is_file(temporary, written):
+        if own is not None and is_file(temporary, own):
             with contextlib.suppress(OSError):
                 temporary.unlink()
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn a failure to write `path` into an OSError that names it."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save reports some failed writes as RuntimeError
+        kept = f"; the previous {path.name} is untouched" if path.exists() else ""
+        raise OSError(f"could not write {path}: {error} (is the disk full?){kept}") from error
 
 
 def is_file(path: Path, status: os.stat_result) -> bool:
@@ -161,6 +181,14 @@ def fits(value: object, hint: Any) -> bool:
         same = isinstance(value, (list, tuple)) and len(value) == len(arguments)
         return same and all(fits(v, argument) for v, argument in zip(value, arguments, strict=True))  # type: ignore[call-overload]
     return value is None if hint in (None, type(None)) else isinstance(value, hint)
+
+
+def refuse_other(there: JsonObject, now: JsonObject, path: Path, advice: str) -> None:
+    """Raise a ValueError that names the settings in which two calls differ, and gives an advice."""
+    names = [name for name in {**there, **now} if there.get(name) != now.get(name)]
+    if names:
+        listed = ", ".join(f"{name}: {there.get(name)!r} there, {now.get(name)!r} now" for name in names)
+        raise ValueError(f"{path} was made with other settings ({listed}): {advice}")
 
 
 def brief(value: object) -> str:

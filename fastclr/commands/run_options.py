@@ -93,7 +93,7 @@ class TrainingOptions:
     name: str | None = None
     """Folder for the result, inside the run's. Default: derived from the labels and the student."""
     overwrite: bool = False
-    """Replace an existing result of that name."""
+    """Replace an existing result of that name, or a training with other settings that was stopped."""
 
     def open(self, folder: Path) -> tuple[Run, Splits]:
         """Return a run with these options in place of its own, and its images."""

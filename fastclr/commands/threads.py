@@ -69,8 +69,10 @@ def after_torch(before: Usage | None, arguments: Sequence[str]) -> None:
         return
     import torch
 
+    from fastclr.device import available_cores
+
     count = torch.get_num_threads()
-    fewer = thread_count(count, len(os.sched_getaffinity(0)), cores_of_others(before, after))
+    fewer = thread_count(min(count, available_cores()), len(os.sched_getaffinity(0)), cores_of_others(before, after))
     if fewer < count:
         torch.set_num_threads(fewer)
 

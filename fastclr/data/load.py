@@ -14,7 +14,7 @@ from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.image_source import LoadOptions
 from fastclr.data.loader_choice import LoaderKind, check_kind, device_budget
-from fastclr.data.open_source import open_source
+from fastclr.data.open_source import check_place, open_source
 from fastclr.sources.label_file import read_labels
 from fastclr.sources.published import locate
 
@@ -85,8 +85,7 @@ def load_splits(
         raise ValueError(f"holdout must be at least 0 and below 1, got {holdout}")
     check_kind(loader)
     options = DecodeOptions(resize_shorter, memory_limit, workers)
-    source = locate(source, data_root, download)
-    test_source = None if test_source is None else locate(test_source, data_root, download)
+    source, test_source = found_sources(source, test_source, data_root, download)
     mapping = None if labels is None else read_labels(labels)
     sources = (source,) if test_source is None else (source, test_source)
     decisive = {"resize_shorter": resize_shorter, "labels": None if mapping is None else json.dumps(mapping)}
@@ -98,6 +97,23 @@ def load_splits(
     splits = cached(Request(sources, decisive, holdout, seed), cache_folder(cache) if keep else None, load)
     # images that were cached for main memory, or for another GPU, may be too many for this one
     return load() if loader == "auto" and not fits(splits, options, torch.device(device)) else splits
+
+
+def found_sources(
+    source: str | Path, test_source: str | Path | None, data_root: str | Path, download: bool
+) -> tuple[str | Path, str | Path | None]:
+    """Return where the sources of `load_splits` lie, before anything is read.
+
+    Raises:
+        ValueError: there is nothing that may hold images.
+        OSError: a download failed.
+    """
+    source = locate(source, data_root, download)
+    check_place(source)
+    if test_source is not None:
+        test_source = locate(test_source, data_root, download)
+        check_place(test_source)
+    return source, test_source
 
 
 def fits(splits: Splits, options: DecodeOptions, device: torch.device) -> bool:

@@ -17,6 +17,18 @@ from fastclr.sources.folder import index_folder
 from fastclr.sources.shards import find_shards, index_shards, is_archive, is_shard_folder
 
 
+def check_place(source: str | Path) -> None:
+    """Raise a ValueError unless something lies at `source` that may hold images."""
+    path = Path(source).expanduser()
+    if source == "shapes" or path.is_dir() or (is_archive(path.name) and (path.is_file() or "{" in str(path))):
+        return
+    state = "is neither" if path.exists() else "does not exist"
+    raise ValueError(
+        f"{path} {state}: give a folder of images, an archive ({', '.join(tar.SUFFIXES)}), a pattern of shards "
+        "as in train-{000..099}.tar, or the name of a data set: shapes, cifar10, cifar100 or stl10"
+    )
+
+
 def open_source(source: str | Path) -> ImageSource:
     """Open ``shapes``, a folder, an archive or a set of shards; the pixels of CIFAR and STL-10 are read.
 
@@ -26,18 +38,10 @@ def open_source(source: str | Path) -> ImageSource:
     name, path = str(source), Path(source).expanduser()
     if source == "shapes":
         return PixelSource(name, make_shapes())
-    if path.is_dir():
-        files = index_folder(path)
-    elif path.is_file() and is_archive(path.name):
-        files = tar.index_tar(path)
-    elif "{" in str(path) and is_archive(path.name):
+    check_place(source)
+    if not path.is_dir() and not path.is_file():
         return FileSource(name, index_shards(find_shards(str(path)), str(path)))
-    else:
-        state = "is neither" if path.exists() else "does not exist"
-        raise ValueError(
-            f"{path} {state}: give a folder of images, an archive ({', '.join(tar.SUFFIXES)}), a pattern of shards "
-            "as in train-{000..099}.tar, or the name of a data set: shapes, cifar10, cifar100 or stl10"
-        )
+    files = index_folder(path) if path.is_dir() else tar.index_tar(path)
     if variant := find_variant(files.names):
         return PixelSource(name, read_cifar(files, *variant))
     if (prefix := find_stl(files.names)) is not None:

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastclr.augment import SimCLRAugment
 from fastclr.data import Batch, Loader, Order, Splits, load_splits, make_loader
+from fastclr.data.load import found_sources
 from fastclr.data.order import raw_bits
 from fastclr.device import resolve_device, set_deterministic, uses_bf16
 from fastclr.evaluate import OnlineProbe
@@ -204,14 +205,20 @@ def augment_device(device: torch.device) -> torch.device:
     return device if SimCLRAugment.supports(device) else torch.device("cpu")
 
 
+def find_data(config: PretrainConfig) -> None:
+    """Raise a ValueError unless there is something to read where `config` has its images; fetch it if asked to."""
+    if not config.data:
+        raise ValueError("data must be shapes, cifar10, cifar100, stl10, a folder or a tar: pass it with --data PATH")
+    found_sources(config.data, config.test_data, config.data_root, config.download)
+
+
 def load_data(config: PretrainConfig) -> Splits:
     """Load the images that `config` names.
 
     Raises:
         ValueError: it names none, or names test images although the training images have no classes.
     """
-    if not config.data:
-        raise ValueError("data must be shapes, cifar10, cifar100, stl10, a folder or a tar: pass it with --data PATH")
+    find_data(config)
     splits = load_splits(
         config.data,
         config.test_data,

@@ -12,7 +12,7 @@ from fastclr.evaluate import Features
 from fastclr.methods import METHODS
 from fastclr.methods.model import check_start
 from fastclr.parallel import World, open_world
-from fastclr.training.build import MakeMethod, Training, build
+from fastclr.training.build import MakeMethod, Training, build, find_data
 from fastclr.training.checkpoint_writer import CheckpointWriter
 from fastclr.training.config import PretrainConfig
 from fastclr.training.evaluation import can_evaluate, evaluate_epoch, is_evaluation_due, say
@@ -97,6 +97,8 @@ def train_in(
         elif world.is_main:
             # locked before the checkpoint is read, so that no other process can write a newer one
             writer = files.enter_context(run.checkpoint_writer())
+        if data is None:
+            find_data(config)
         checkpoint = run.latest_checkpoint() if run else None
         if checkpoint is None and make is None:
             find_start(config, world, run or Run(folder, config))

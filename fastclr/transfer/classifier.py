@@ -16,10 +16,11 @@ from fastclr.augment.fixed_view import crop_and_flip
 from fastclr.data import ImageDataset, ImageIndex, Splits
 from fastclr.device import resolve_device, uses_bf16
 from fastclr.evaluate import Extracted, evaluation_batches, extract_features
-from fastclr.files import check_types, make_folder, read_json, write_atomically, write_text_atomically
+from fastclr.files import check_types, make_folder, read_json, refuse_other, write_text_atomically, written
 from fastclr.methods.model import build_model
 from fastclr.methods.start import architecture
 from fastclr.methods.supervised import Classifier, Supervised, SupervisedOptions, build_classifier
+from fastclr.parallel import World
 from fastclr.training.build import MakeMethod
 from fastclr.training.checkpoint import load_state
 from fastclr.training.config import PretrainConfig
@@ -31,6 +32,7 @@ WEIGHTS = "model.safetensors"
 FORMAT = 1
 CHECKPOINTS = 20  # over a training
 SEED = "seed-"  # how the folders of the trainings of each seed begin
+BEGUN = "settings.json"  # what was asked for, until there is a network
 ABOUT: dict[str, Any] = {
     "format": int,
     "layer": int,
@@ -73,15 +75,15 @@ class Trained:
     result: dict[str, Any]
 
     def save(self, folder: Path) -> None:
-        """Write both files; the JSON file comes last and marks the folder as complete."""
+        """Write both files; the JSON file comes last and marks the folder as complete.
+
+        What was there stays whole if there is no space for the new files.
+        """
         from safetensors.torch import save
 
         make_folder(folder)
-        for kind in KINDS:
-            (folder / f"{kind}.json").unlink(missing_ok=True)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
         weights = save(state)
-        write_atomically(folder / WEIGHTS, lambda file: file.write(weights))
         about = {
             "format": FORMAT,
             "layer": self.layer,
@@ -91,7 +93,13 @@ class Trained:
             "config": self.config.as_dict(),
         }
         text = json.dumps(about, indent=2) + "\n"
-        write_text_atomically(folder / f"{self.kind}.json", text)
+        with (
+            written(folder / f"{self.kind}.json", lambda file: file.write(text.encode())),
+            written(folder / WEIGHTS, lambda file: file.write(weights)),
+        ):
+            for kind in KINDS:  # so that no kill leaves these weights under another description
+                (folder / f"{kind}.json").unlink(missing_ok=True)
+        (folder / BEGUN).unlink(missing_ok=True)
         for training in folder.glob(f"{SEED}*"):  # their logs stay
             shutil.rmtree(training / "checkpoints", ignore_errors=True)
             (training / "encoder.safetensors").unlink(missing_ok=True)
@@ -143,7 +151,7 @@ def check_free(folder: Path, overwrite: bool) -> None:
     """Raise a FileExistsError if there is something at `folder` that may neither be replaced nor gone on with."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    ours = {WEIGHTS, *(f"{kind}.json" for kind in KINDS)}
+    ours = {WEIGHTS, BEGUN, *(f"{kind}.json" for kind in KINDS)}
     names = {path.name.removesuffix(".tmp") for path in folder.iterdir()} if folder.is_dir() else {""}
     if any(name not in ours and not name.startswith(SEED) for name in names):
         raise FileExistsError(f"{folder} exists and is not a trained classifier: give another --name")
@@ -151,14 +159,33 @@ def check_free(folder: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{folder} already exists: give another --name, or replace it with --overwrite")
 
 
-def make_room(folder: Path, overwrite: bool) -> None:
-    """Make the folder of a trained network; one that `overwrite` replaces stays until the new one is stored."""
-    make_folder(folder)
-    if overwrite and is_trained(folder):
-        for training in folder.glob(f"{SEED}*"):
-            # one with checkpoints was stopped while it replaced the other, and goes on
-            if not (training / "checkpoints").is_dir():
+def make_room(folder: Path, settings: dict[str, Any], images: str, overwrite: bool, world: World) -> None:
+    """Make the folder of a network for a training that begins, or let one go on that was stopped.
+
+    Args:
+        folder: where the network will lie.
+        settings: what is asked for; more or fewer seeds are no other settings.
+        images: fingerprint of the images to train on.
+        overwrite: replace what is there. A finished network stays until the new one is stored.
+        world: all processes must call this function.
+
+    Raises:
+        ValueError: a training with other settings was stopped here, and `overwrite` is off.
+    """
+    path = folder / BEGUN
+    asked = json.loads(json.dumps({**settings, "images": images}))
+    there = read_json(path) if path.is_file() else None
+    goes_on = there is not None and {**there, "seeds": asked["seeds"]} == asked
+    if there is not None and not goes_on and not overwrite:
+        refuse_other(there, asked, folder, "repeat them to go on, or replace it with --overwrite")
+    world.barrier()  # all have read what is there
+    if world.is_main:
+        make_folder(folder)
+        if overwrite and not goes_on:
+            for training in folder.glob(f"{SEED}*"):
                 shutil.rmtree(training)
+        write_text_atomically(path, json.dumps(asked, indent=2) + "\n")
+    world.barrier()
 
 
 def seed_folder(folder: Path, seed: int) -> Path:

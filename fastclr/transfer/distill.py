@@ -217,7 +217,7 @@ def distill(
         teacher: a fine-tuned network, or the student of an earlier distillation.
         config: the distillation.
         name: of folder and result. Default: for example ``distill-1pct-resnet18``, or ``labels-...`` without a teacher.
-        overwrite: replace the contents of that folder.
+        overwrite: as in `finetune`.
 
     Raises:
         FileExistsError: the folder exists.
@@ -254,9 +254,7 @@ def distill(
         return classifier, settings, len(rows) if uses_labels else 0
 
     with open_world(run.config.device) as world:
-        if world.is_main:
-            make_room(folder, overwrite)
-        world.barrier()
+        make_room(folder, config.settings(teacher), images.fingerprint, overwrite, world)
         first, settings, scores = train_seeds(run, data, train, range(config.seed, config.seed + config.seeds))
         result = {**summarise_seeds(scores), "teacher": None if config.no_teacher else teacher.result["name"]}
         result |= {

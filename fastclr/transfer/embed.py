@@ -25,11 +25,12 @@ from fastclr.data.open_source import open_source
 from fastclr.device import resolve_device
 from fastclr.evaluate import frozen, state_hash
 from fastclr.evaluate.features import collect
+from fastclr.files import refuse_other
 from fastclr.sources.entries import Entry
 from fastclr.sources.published import locate
 from fastclr.training.run import Run
 from fastclr.transfer.feature_file import check_suffix, read_settings, write_features
-from fastclr.transfer.feature_parts import Parts, refuse_other
+from fastclr.transfer.feature_parts import ADVICE, Parts
 
 Kind = Literal["h", "z"]
 BATCH_BYTES = 2**28  # of decoded pixels: batches of large photos are smaller
@@ -117,7 +118,7 @@ def embed(
     settings = describe(run, module, entries, classes, features, half)
     parts = Parts(out.with_name(f"{out.name}.parts"), settings, len(entries))
     if out.exists():
-        refuse_other(read_settings(out), settings, out)
+        refuse_other(read_settings(out), settings, out, ADVICE)
         parts.remove()
         return None
     # threads decode what is resident, and there is at least one

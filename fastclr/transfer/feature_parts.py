@@ -16,22 +16,23 @@ import torch
 from torch import Tensor
 
 from fastclr.data.make_sets import class_labels
-from fastclr.files import create_new, is_own, make_folder, read_json, write_atomically, write_text_atomically
+from fastclr.files import (
+    create_new,
+    is_own,
+    make_folder,
+    read_json,
+    refuse_other,
+    write_atomically,
+    write_text_atomically,
+)
 from fastclr.sources.entries import Entry
 from fastclr.transfer.feature_file import Array, FeatureFile
 
 PART_NAME = re.compile(r"part-\d{8}\.npz")
 PART = 2048  # images between two parts: what a kill can lose
+ADVICE = "remove it, or give another --out"
 
 log = logging.getLogger("fastclr")
-
-
-def refuse_other(there: dict[str, Any], now: dict[str, Any], path: Path) -> None:
-    """Raise a ValueError that names the settings in which two calls differ."""
-    names = [name for name in {**there, **now} if there.get(name) != now.get(name)]
-    if names:
-        listed = ", ".join(f"{name}: {there.get(name)!r} there, {now.get(name)!r} now" for name in names)
-        raise ValueError(f"{path} was made with other settings ({listed}): remove it, or give another --out")
 
 
 def mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, int]) -> Array:
@@ -64,11 +65,11 @@ class Parts:
         path = self.folder / "settings.json"
         make_folder(self.folder)
         if not is_own(self.folder):
-            raise ValueError(f"{self.folder} belongs to another user: remove it, or give another --out")
+            raise ValueError(f"{self.folder} belongs to another user: {ADVICE}")
         if path.exists():
-            refuse_other(read_json(path), self.settings, self.folder)
+            refuse_other(read_json(path), self.settings, self.folder, ADVICE)
         elif {entry.name for entry in self.folder.iterdir()} - {f"{path.name}.tmp"}:  # all that a kill leaves
-            raise ValueError(f"{self.folder} has no settings of fastclr: remove it, or give another --out")
+            raise ValueError(f"{self.folder} has no settings of fastclr: {ADVICE}")
         else:
             text = json.dumps(self.settings, indent=2) + "\n"
             write_text_atomically(path, text)

@@ -119,7 +119,7 @@ def finetune(
         data: its images, with labels.
         config: the fine-tuning.
         name: of folder and result. Default: for example ``finetune-1pct``, or ``scratch-1pct``.
-        overwrite: replace the contents of that folder.
+        overwrite: replace the contents of that folder, also a training with other settings that was stopped.
 
     Raises:
         FileExistsError: the folder exists.
@@ -147,9 +147,8 @@ def finetune(
         return train_classifier(seed_folder(folder, seed), settings, chosen, make), settings, len(rows)
 
     with open_world(run.config.device) as world:
-        if world.is_main:
-            make_room(folder, overwrite)
-        world.barrier()
+        images = data.train.select(labelled_rows(data.train, config.labels, config.seed))
+        make_room(folder, config.settings(), images.fingerprint, overwrite, world)
         first, settings, scores = train_seeds(run, data, train, range(config.seed, config.seed + config.seeds))
         result = {**summarise_seeds(scores), "from_layer": layer, "recipe": config.recipe, "labels": config.labels}
         stored = Trained(

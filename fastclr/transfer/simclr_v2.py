@@ -12,6 +12,7 @@ import torch
 
 from fastclr.data import Splits
 from fastclr.data.label_subsets import labelled_rows
+from fastclr.files import refuse_other
 from fastclr.methods.heads import first_layers, split_layers
 from fastclr.methods.model import build_model
 from fastclr.parallel import open_world, speaks
@@ -137,11 +138,8 @@ def load_or_train(run: Run, name: str, settings: dict[str, Any], train: Callable
     if not is_trained(folder):
         return train()
     stored = Trained.load(folder)
-    if changed := {key for key, value in settings.items() if stored.settings.get(key) != value}:
-        listed = ", ".join(
-            f"{key}: {stored.settings.get(key)!r} then, {settings[key]!r} now" for key in sorted(changed)
-        )
-        raise ValueError(f"{folder} was made with other settings ({listed}): remove it, or give another --out")
+    there = {name: stored.settings.get(name) for name in settings}
+    refuse_other(there, settings, folder, "remove it, or give another --out")
     if speaks():
         run.say(f"{name} is there already")
     return stored

@@ -88,6 +88,17 @@ def test_bad_input_is_one_clear_line(
     assert list(tmp_path.iterdir()) == []  # nothing was made
 
 
+@pytest.mark.parametrize(
+    "where",
+    [["--data", "cifar10"], ["--data", "no/such/place"], ["--data", "shapes", "--test-data", "no/such/place"], []],
+)
+def test_images_that_are_not_there_are_not_said_to_be_read(
+    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "reading" not in fails(["pretrain", *where], capsys)
+
+
 def test_info_says_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastclr import device
 from fastclr.data import load_dataset
-from fastclr.device import available_memory
+from fastclr.device import available_cores, available_memory
 
 
 @pytest.fixture
@@ -41,6 +41,36 @@ def test_available_memory_without_linux(tmp_path: Path, monkeypatch: pytest.Monk
     assert available_memory() == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     monkeypatch.delattr(os, "sysconf")
     assert available_memory() == 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("quotas", "expected"),
+    [
+        ({}, 8),
+        ({"": "max 100000", "a/b": "max 100000"}, 8),
+        ({"a/b": "150000 100000"}, 2),  # 1.5 cores
+        ({"a/b": "20000 100000"}, 1),
+        ({"a/b": "400000 100000", "a": "300000 100000"}, 3),  # whichever group allows least
+        ({"": "50000 10000"}, 5),  # as a container sees its own
+        ({"a/b": "1600000 100000"}, 8),
+        ({"a/b": "damaged", "other": "100000 100000"}, 8),
+    ],
+)
+def test_available_cores(
+    quotas: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Affinity counts, and what the control groups of this process allow."""
+    for group, text in quotas.items():
+        (tmp_path / "fs" / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fs" / group / "cpu.max").write_text(f"{text}\n")
+    (tmp_path / "own").write_text("1:name=old:/x\n0::/a/b\n")
+    monkeypatch.setattr(device, "CGROUP", tmp_path / "fs")
+    monkeypatch.setattr(device, "GROUPS", tmp_path / "own")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 8, raising=False)
+    assert available_cores() == expected
+    (tmp_path / "own").unlink()
+    assert available_cores() == 8
 
 
 def test_default_limit_is_half_of_the_free_memory(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,7 +193,7 @@ def test_missing_files_are_explained(
     known = PUBLISHED[name]
     for part in (f"files of {name} are not in data", known.unpacked, known.packed, "--download", "--data-root"):
         assert part in text, text
-    assert known.address in text and text.count("\n") == 2  # what it was doing, and the error
+    assert known.address in text and text.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

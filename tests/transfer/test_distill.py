@@ -275,7 +275,7 @@ def test_v2_runs_every_stage_once(
         assert any(name in line and f"{100 * results[name]['accuracy']:.2f}%" in line for line in table.splitlines())
     assert results["distill-25pct-resnet10t-0.125x"]["teacher"] == "distill-25pct-self"
     assert main([*arguments, "--finetune.lr", "0.7"]) == 2
-    assert "made with other settings (lr: None then, 0.7 now)" in " ".join(capsys.readouterr().err.split())
+    assert "made with other settings (lr: None there, 0.7 now)" in " ".join(capsys.readouterr().err.split())
     assert main([*arguments, "--temperature", "0.3"]) == 2
     assert "was made with another configuration" in " ".join(capsys.readouterr().err.split())
 

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_run import TINY
 
+import fastclr.files
 import fastclr.transfer.finetune
 from fastclr.cli import main
 from fastclr.data import Splits
@@ -141,26 +142,31 @@ def test_a_result_is_replaced_only_on_demand_and_nothing_else_ever(run: Run) -> 
         check_free(folder, overwrite=True)
 
 
-def test_stopped_it_goes_on_to_the_same_network(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped in the second of two seeds; the same call then skips the first and ends bit for bit as a whole one."""
-    data, config = load_data(run.config), dataclasses.replace(SHORT, seeds=2)
-    whole = finetune(Run.open(Path(shutil.copytree(run.folder, tmp_path / "whole"))), data, config)
+def stopped(run: Run, data: Splits, config: FinetuneConfig, step: int, *, overwrite: bool) -> None:
+    """Fine-tune until a step."""
     steps, loss = itertools.count(1), Supervised.loss
 
     def stopping(self: Supervised, *arguments: Any) -> Any:
-        if next(steps) == 7:  # of 2 x 4
+        if next(steps) == step:
             os.kill(os.getpid(), signal.SIGTERM)
         return loss(self, *arguments)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(Supervised, "loss", stopping)
-        with pytest.raises(Interrupted, match="stopped at step 3"):
-            finetune(run, data, config)
+        finetune(run, data, config, overwrite=overwrite)
+
+
+def test_stopped_it_goes_on_to_the_same_network(run: Run, tmp_path: Path) -> None:
+    """Stopped in the second of two seeds; the same call then skips the first and ends bit for bit as a whole one."""
+    data, config = load_data(run.config), dataclasses.replace(SHORT, seeds=2)
+    whole = finetune(Run.open(Path(shutil.copytree(run.folder, tmp_path / "whole"))), data, config)
+    stopped(run, data, config, 7, overwrite=False)  # of 2 x 4
     folder = run.folder / "finetune-25pct"
-    assert sorted(path.name for path in folder.iterdir()) == ["seed-0", "seed-1"]
+    assert sorted(path.name for path in folder.iterdir()) == ["seed-0", "seed-1", "settings.json"]
     assert not (run.folder / "results.json").exists()
-    with pytest.raises(ValueError, match="made with another configuration"):
-        finetune(run, data, dataclasses.replace(config, lr=0.7))
+    for change in ({"lr": 0.7}, {"from_scratch": True}, {"seed": 1}):
+        with pytest.raises(ValueError, match=rf"other settings \({next(iter(change))}: .* now\): repeat them"):
+            finetune(run, data, dataclasses.replace(config, **change), name="finetune-25pct")
     again = finetune(run, data, config)
     assert again.result == whole.result and state_hash(again.model) == state_hash(whole.model)
     assert sorted(path.name for path in (folder / "seed-1").iterdir()) == [
@@ -168,6 +174,43 @@ def test_stopped_it_goes_on_to_the_same_network(run: Run, tmp_path: Path, monkey
         "environment.json",
         "metrics.jsonl",
     ]
+
+
+def test_what_was_stopped_is_replaced_too_and_the_finished_network_stays_meanwhile(run: Run, tmp_path: Path) -> None:
+    data, other = load_data(run.config), dataclasses.replace(SHORT, lr=0.7)
+    whole = finetune(Run.open(Path(shutil.copytree(run.folder, tmp_path / "whole"))), data, other)
+    stopped(run, data, SHORT, 3, overwrite=False)
+    assert state_hash(finetune(run, data, other, overwrite=True).model) == state_hash(whole.model)
+    first = (run.folder / "finetune-25pct" / "model.safetensors").read_bytes()
+    stopped(run, data, SHORT, 3, overwrite=True)
+    assert (run.folder / "finetune-25pct" / "model.safetensors").read_bytes() == first
+    assert Trained.load(run.folder / "finetune-25pct").settings["lr"] == 0.7
+    third = finetune(run, data, dataclasses.replace(SHORT, lr=0.3), overwrite=True)
+    assert third.settings["lr"] == 0.3 and not (run.folder / "finetune-25pct" / "settings.json").exists()
+    images = data.train.images.clone()
+    images[:] = 255 - images
+    stopped(run, data, SHORT, 3, overwrite=True)
+    negatives = dataclasses.replace(data, train=dataclasses.replace(data.train, images=images))
+    finetune(run, negatives, SHORT, overwrite=True)  # other images are other settings
+
+
+@pytest.mark.parametrize("refused", [0, 1])  # the description or the weights
+def test_a_full_disk_leaves_the_finished_network(refused: int, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run.folder / "finetune-25pct"
+    first = finetune(run, load_data(run.config), SHORT)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    synced, fsync = itertools.count(), os.fsync
+
+    def full(descriptor: int) -> None:
+        if next(synced) == refused:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"could not write [^:]*: .*No space"):
+        patch.setattr(fastclr.files.os, "fsync", full)
+        first.save(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert state_hash(Trained.load(folder).model) == state_hash(first.model)
 
 
 @pytest.mark.parametrize(

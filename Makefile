@@ -12,7 +12,7 @@ QUICK := $(PARALLEL) -m "not slow"
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help install demo test test-slow test-long test-unit test-interpret test-compile test-wheel test-bench \
-	test-oldest test-asan bench bench-compare publish \
+	test-oldest test-asan bench bench-losses bench-compare publish \
 	site test-gpu bench-gpu record ladder imagenet tune tree lint types format wheel clean
 
 help:  ## list the targets
@@ -59,6 +59,15 @@ bench: $(READY)  ## the CPU benchmarks, with the machine otherwise idle: a table
 	$(BIN)/python -W ignore -m fastclr.bench --device cpu --again --out $(or $(OUT),build/bench) \
 		--suites loss --headlines --keep-freed
 	$(BIN)/python benchmarks/publish/report.py --results $(or $(OUT),build/bench) --page $(or $(OUT),build/bench)/page.html
+
+PEERS ?= build/peers
+$(PEERS): benchmarks/peers-losses.txt
+	$(BIN)/pip install -q --no-deps --upgrade --target $@ -r $<
+	touch $@
+
+bench-losses: tree $(PEERS)  ## the losses beside NT-Xent on an idle CPU, at most 8 minutes; then `make publish FROM=...`
+	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(TREE):$(CURDIR)/$(PEERS) $(BIN)/python -W ignore -m fastclr.bench --device cpu \
+		--again --suites contrast,gram --name losses --budget 4 --minutes 6 --out $(or $(OUT),build/bench)
 
 publish: $(READY)  ## take results over: make publish FROM="build/bench/*.json"; rewrites README and plots
 	$(BIN)/python benchmarks/publish/report.py --publish $(FROM)

@@ -72,7 +72,7 @@ def _contestant(
 
     def prepare() -> Attempt:
         loss_of = make()
-        guard_memory(case, matrices * 4 * case.rows**2)
+        guard_memory(case.device, matrices * 4 * case.rows**2)
         return attempt(case, loss_of, case.layout)
 
     return Contestant(name, prepare, packages, note)
@@ -272,9 +272,9 @@ def require(module: str) -> None:
         raise ModuleNotFoundError(f"no module named {module}", name=module)
 
 
-def guard_memory(case: LossCase, needed: float) -> None:
+def guard_memory(device: str, needed: float) -> None:
     """Raise MemoryError before a computation would exhaust the host's memory; a GPU raises by itself."""
-    if case.device != "cpu":
+    if device != "cpu":
         return
     from fastclr.device import available_memory
 

@@ -25,7 +25,8 @@ from fastclr.files import write_text_atomically
 
 FORMAT = 2
 # suite -> how many of its cases are headlines, which all run before the rest
-SUITES = {"loss": 3, "gram": 2, "augment": 2, "step": 1, "loader": 1, "distributed": 1, "overhead": 1, "busy": 1}
+SUITES = {"loss": 3, "contrast": 5, "gram": 4, "augment": 2}
+SUITES |= {"step": 1, "loader": 1, "distributed": 1, "overhead": 1, "busy": 1}
 # budget factor of headlines on a CPU: samples must outlast speed changes, every ten seconds or so on a shared machine
 LONGER = 3.0
 SAME = ("device", "cpu", "gpu", "commit", "dirty", "versions", "threads", "malloc", "rehearsal")
@@ -247,9 +248,9 @@ def failures(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.provider.startswith(OURS) and row.status in ("wrong", "failed")]
 
 
-def results_path(folder: Path, device: torch.device) -> Path:
-    """Return the path of this machine's file in `folder`."""
-    return folder / f"{machine.slug(machine.describe(device))}.json"
+def results_path(folder: Path, device: torch.device, name: str = "") -> Path:
+    """Return the path of this machine's file in `folder`, or of one of its files."""
+    return folder / f"{machine.slug(machine.describe(device))}{name and f'-{name}'}.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -262,6 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("build/bench"), help="folder of results (default: %(default)s)"
     )
+    parser.add_argument("--name", default="", help="of this selection of suites, which then has a file of its own")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no case after this many minutes")
     parser.add_argument("--budget", type=float, help="seconds of samples per case (default: 20 on a CPU, 3 on a GPU)")
     parser.add_argument("--rehearse", action="store_true", help="toy sizes, one sample: checks that everything runs")
@@ -284,7 +286,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.rehearse:
             planned = list({(p.suite, p.case.toy().name): Planned(p.suite, p.case.toy()) for p in planned}.values())
         budget = options.budget or (3.0 if device.type == "cuda" else 20.0)
-        path = results_path(options.out, device)
+        path = results_path(options.out, device, options.name)
         effort = Effort(budget, options.rehearse)
         rows = run_suites(planned, device, path, effort, seconds=60 * options.minutes, again=options.again)
     except (ValueError, OSError) as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 from report_data import Result, in_order, load, load_all, load_records
 from report_page import TITLES, page
 from report_plots import augment_plot, augment_shown, digest_of, loss_plot, loss_shown, stored_digest
-from report_tables import augment_table, caption, headline_losses, loss_table, malloc_text, record_text
+from report_tables import augment_table, caption, headline_losses, loss_table, losses_table, malloc_text, record_text
 
 from fastclr.bench.machine import DEFAULT_MALLOC
 
@@ -47,6 +47,7 @@ def readme_block(results: Sequence[Result]) -> str:
     for other in kept_memory(results, loss):
         parts += [f"{malloc_text(headline_losses(other.suite('loss')))}, [{other.path.name}]({link(other)}).", ""]
     parts += [f"![time and memory of NT-Xent over the number of rows]({PLOTS['loss'][0]})", ""]
+    parts += losses_block(results)
     augment = best(results, "augment")
     rows = augment.suite("augment")
     photos = all(row.parameters.get("photos", True) for row in rows if "photos" in row.case)
@@ -57,6 +58,16 @@ def readme_block(results: Sequence[Result]) -> str:
         parts += [f"{record_text(record)}, [{path.name}](benchmarks/results/{path.name}).", ""]
     parts.append(not_on_gpu(results))
     return "\n".join(parts)
+
+
+def losses_block(results: Sequence[Result]) -> list[str]:
+    """The table of the losses beside NT-Xent, from one file that has both of their suites; nothing without one."""
+    shown = next((result for result in results if result.suite("contrast") and result.suite("gram")), None)
+    if shown is None:
+        return []
+    rows = [*shown.suite("contrast"), *shown.suite("gram")]
+    what = "The other losses, N pairs (SupCon: N images in two views), forward and backward, float32"
+    return [*losses_table(rows), "", caption(what, shown, rows, link(shown)), ""]
 
 
 def kept_memory(results: Sequence[Result], shown: Result) -> list[Result]:

@@ -26,6 +26,7 @@ TITLES = {
     "photos": "A training step on photos, and the largest batch",
     "loader": "From JPEG files to views",
     "distributed": "Loss over several processes",
+    "contrast": "CLIP, SigLIP, SupCon, multiple negatives",
     "gram": "Barlow Twins and VICReg",
     "overhead": "Imports and calls",
     "busy": "Training beside busy processes, and alone",

@@ -45,6 +45,31 @@ def loss_table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+LOSS_NAMES = {
+    "clip": "CLIP",
+    "siglip": "SigLIP",
+    "sup_con": "SupCon, 100 classes",
+    "multiple_negatives": "multiple negatives, one hard",
+    "barlow_twins": "Barlow Twins",
+    "vicreg": "VICReg",
+}
+
+
+def losses_table(rows: Sequence[Row]) -> list[str]:
+    """The other losses, a case a line: time and memory of fastclr, and every peer's factors relative to it."""
+    lines = [
+        "| loss | N | D | fastclr | extra memory | of the floor's speed | others |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for found in by_case(rows).values():
+        ours = found[OURS]
+        size = [LOSS_NAMES[ours.parameters["loss"]], f"{ours.parameters['rows']:,}", f"{ours.parameters['dim']:,}"]
+        others = {name: row for name, row in found.items() if name != OURS and row.status != "unsuitable"}
+        peers = "; ".join(f"{name} {factor(row, ours)}" for name, row in others.items())
+        lines.append("| " + " | ".join([*size, *own_cells(ours), peers]) + " |")
+    return lines
+
+
 def own_cells(row: Row) -> list[str]:
     """Time, memory and share of the floor."""
     share = "-" if row.share is None else f"{row.share:.0%}"

@@ -117,6 +117,26 @@ def test_a_gpu_goes_before_a_cpu_and_nothing_measured_is_said_plainly(tree: Path
     assert "Some CPU" not in readme and "everything" not in readme
 
 
+def test_the_other_losses_have_a_table_from_a_file_of_their_own(tree: Path) -> None:
+    write(tree, "cpu.json", results("cpu", some_rows("float32", "cpu")))
+    call(tree)
+    assert "SupCon" not in (tree / "README.md").read_text()
+    sizes = {"rows": 2048, "dim": 128, "device": "cpu"}
+    rows = []
+    for suite, loss, peer in (("contrast", "sup_con", "supcontrast"), ("gram", "barlow_twins", "lightly")):
+        parameters = sizes | {"loss": loss}
+        rows.append(timed(suite, loss, "fastclr", 0.02, 1.0, parameters=parameters, peak_bytes=2**20, floor_s=0.01))
+        rows.append(timed(suite, loss, peer, 0.1, 5.0, parameters=parameters, peak_bytes=2**24))
+        rows.append(Row(suite=suite, case=loss, provider="unfit", status="unsuitable", parameters=parameters))
+    write(tree, "cpu-losses.json", results("cpu", rows))
+    assert call(tree, "--check") == 1 and call(tree) == 0 and call(tree, "--check") == 0
+    readme = (tree / "README.md").read_text()
+    assert (
+        "| SupCon, 100 classes | 2,048 | 128 | ~20 ms" in readme and "supcontrast 5.0x time, 16.0x memory |" in readme
+    )
+    assert "| Barlow Twins | 2,048 |" in readme and "cpu-losses.json" in readme and "unfit" not in readme
+
+
 def test_publishing_replaces_results_of_the_same_kind_and_refuses_unfinished_ones(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,7 +33,7 @@ def test_the_truth_is_the_reference(case: contrast.ContrastCase) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.loss)
 def test_every_contestant_passes_the_gate_or_is_not_installed(case: contrast.ContrastCase) -> None:
-    names = tuple(each.name for each in contrast.contestants(case) if each.name != "pytorch-compile")
+    names = tuple(each.name for each in contrast.contestants(case))
     rows = case.run(Ceilings(CPU, toy=True), Effort(1.0, toy=True), names)
     statuses = {row.provider: row.status for row in rows}
     optional = {name: statuses.pop(name) for name in ("open_clip", "sentence-transformers") if name in statuses}

@@ -15,8 +15,9 @@ _LAUNCHERS = {
     "ntxent_prologue": "ntxent_normalize",
     "ntxent_fwd": "ntxent_forward",
     "ntxent_bwd": "ntxent_backward",
+    "softplus_pairs": "softplus_forward",
 }
-__all__ = ["lse_bwd", "lse_fwd", "ntxent_bwd", "ntxent_fwd", "ntxent_prologue"]
+__all__ = ["lse_bwd", "lse_fwd", "ntxent_bwd", "ntxent_fwd", "ntxent_prologue", "softplus_pairs"]
 
 
 def __getattr__(name: str) -> Any:

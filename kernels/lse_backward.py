@@ -11,8 +11,8 @@ import triton.language as tl
 
 from .configs import Tile, dot_kind, split_columns, tiles_for
 from .lse_forward import ROUNDED
-from .lse_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, counted, masked_tiles, narrowed
 from .ntxent_backward import load_columns
+from .pair_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, counted, masked_tiles, narrowed
 from .tl_utils import (
     FP16_LIFT,
     LOG2E,

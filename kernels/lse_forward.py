@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 
 from .configs import Tile, dot_kind, split_columns, tiles_for
-from .lse_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, counted, masked_tiles, narrowed
 from .ntxent_forward import add_tile
+from .pair_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, counted, masked_tiles, narrowed
 from .tl_utils import (
     LN2,
     LOG2E,

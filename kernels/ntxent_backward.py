@@ -8,6 +8,7 @@ import triton.language as tl
 
 from .configs import Tile, split_columns, tiles_for
 from .ntxent_project import ntxent_project
+from .pair_masks import negatives
 from .tl_utils import (
     FP16_LIFT,
     LOG2E,
@@ -137,7 +138,7 @@ def ntxent_bwd_kernel(
             else:
                 p = tl.exp2(s - shift) * (row_factor[:, None] + tl.load(factor + cols)[None, :])
             if MASKED:
-                is_negative = (cols[None, :] != self_col[:, None]) & (cols[None, :] != positive_col[:, None])
+                is_negative = negatives(cols, self_col, positive_col)
                 p = tl.where(is_negative & (cols < num_cols)[None, :], p, 0.0)
             if k.dtype == tl.float16:
                 p *= FP16_LIFT

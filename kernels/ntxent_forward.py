@@ -10,6 +10,7 @@ from .configs import TRIANGULAR_FROM_ROWS, Tile, split_columns, tiles_for
 from .ntxent_loss import ntxent_loss, store_loss
 from .ntxent_stats import ntxent_stats
 from .ntxent_triangular import ntxent_triangular
+from .pair_masks import negatives
 from .tl_utils import (
     LOG2E,
     LOWEST,
@@ -98,7 +99,7 @@ def ntxent_fwd_kernel(
                 )
             if MASKED:
                 cols = first_col + tl.arange(0, BLOCK_N)
-                is_negative = (cols[None, :] != self_col[:, None]) & (cols[None, :] != positive_col[:, None])
+                is_negative = negatives(cols, self_col, positive_col)
                 s = tl.where(is_negative & (cols < num_cols)[None, :], s * scale, float("-inf"))
                 row_max, row_sum = add_tile(row_max, row_sum, s, IS_ONLINE)
             else:

@@ -1,12 +1,15 @@
 """The operator ``softplus_pairs`` and ``SoftplusFunction``, the autograd function around it.
 
 :func:`softplus_pairs` is what losses call: SigLIP, NT-Logistic, the margin triplet, and pytorch-metric-learning's
-NT-Xent with arbitrary labels. The operator runs softplus_blocks.py; softplus_reference.py is the specification.
+NT-Xent with arbitrary labels. The operator calls the function of its name in the back end that ``impl`` names: "triton"
+is fastclr.kernels, imported at the first call, and "blockwise" is softplus_blocks.py. softplus_reference.py is the
+specification.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -22,22 +25,27 @@ if TYPE_CHECKING:
 
 SCHEMA = (
     "(Tensor q, Tensor k, Tensor scale, Tensor bias, Tensor? ids_q, Tensor? ids_k, Tensor? weight, str include, "
-    "SymInt offset, bool by_column, str activation, str precision, int sides) -> (Tensor, Tensor, Tensor, Tensor)"
+    "SymInt offset, bool by_column, str activation, str precision, int sides, str impl) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
 )
 
 
 def _run(q: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *rest, impl = args
+    backend = import_module("fastclr.kernels") if impl == "triton" else softplus_blocks
     # autocast would round the matrix products of the blocks
     with torch.autocast(q.device.type, enabled=False):
-        return softplus_blocks.softplus_pairs(q, *args)
+        found: tuple[Tensor, Tensor, Tensor, Tensor] = backend.softplus_pairs(q, *rest)
+    return found
 
 
 def _fake(q: Tensor, k: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    sides = args[-1]
-    wide = vector_dtype(q.device)
+    sides, impl = args[-2:]
+    rows, wide = (torch.float32,) * 2 if impl == "triton" else (q.dtype, vector_dtype(q.device))
     loss = q.new_empty(q.shape[0], dtype=wide)
     slope = q.new_empty(q.shape[0] if sides else 0, dtype=wide)
-    return loss, slope, q.new_empty(q.shape if sides else (0,)), k.new_empty(k.shape if sides > 1 else (0,))
+    dq, dk = q.new_empty(q.shape if sides else (0,), dtype=rows), k.new_empty(k.shape if sides > 1 else (0,), dtype=rows)
+    return loss, slope, dq, dk
 
 
 torch.library.define("fastclr::softplus_pairs", SCHEMA, tags=torch.Tag.pt2_compliant_tag)
@@ -56,8 +64,9 @@ class SoftplusOptions(NamedTuple):
     reduce: bool = True
     """The sum over the rows, whose gradient the forward computes with it; else the rows, computed again backward."""
     precision: str = "auto"
+    """For "triton" without "auto", and "bf16" or "fp16" round the rows."""
     impl: str = "blockwise"
-    """"blockwise" or "reference"."""
+    """"triton", "blockwise" or "reference"."""
     group: ProcessGroup | None = None
     """Ranks whose rows are the columns; None on one process."""
     deterministic: bool = False
@@ -114,21 +123,22 @@ class SoftplusFunction(torch.autograd.Function):
         columns, offset = k, 0
         if options.group is not None:
             columns, offset = gather_rows(k, options.group), distributed.get_rank(options.group) * len(q)
-        kinds = (options.activation, options.precision)
+        kinds, impl = (options.activation, options.precision), options.impl
         forward = min(sides, 1) if options.group is not None else sides
         loss, *gradients = softplus_op(
-            q, columns, scale, bias, ids_q, ids_k, None, options.include, offset, False, *kinds, forward
+            q, columns, scale, bias, ids_q, ids_k, None, options.include, offset, False, *kinds, forward, impl
         )
         if options.group is not None and sides > 1:
             # this rank's columns against the rows of all ranks, so that nothing is communicated in the backward
             every_bias = bias if bias.dim() == 0 else gather_rows(bias, options.group)
             rows = gather_rows(q, options.group)
             gradients[2] = softplus_op(
-                k, rows, scale, every_bias, ids_k, ids_q, None, options.include, offset, True, *kinds, 1
+                k, rows, scale, every_bias, ids_k, ids_q, None, options.include, offset, True, *kinds, 1, impl
             )[2]
         ctx.save_for_backward(q, k, scale, bias, ids_q, ids_k, *gradients)
         ctx.options = options
-        result: Tensor = loss.sum() if options.reduce else loss
+        wide = vector_dtype(q.device)
+        result: Tensor = loss.sum(dtype=wide) if options.reduce else loss.to(wide)
         return result
 
     @staticmethod
@@ -159,7 +169,7 @@ def _gradients(
     else:
         _, slope, dq, dk = softplus_op(
             q, k, scale, bias, *ids, grad, options.include, 0, False, options.activation, options.precision,
-            2 if needed[1] else 1,
+            2 if needed[1] else 1, options.impl,
         )  # fmt: skip
     dscale = torch.linalg.vecdot(dq.to(scale.dtype), q.to(scale.dtype)).sum()
     factor = scale.to(q.dtype)

@@ -16,7 +16,7 @@ from triton_resources import SHARED_LIMIT, TYPES, WIDTHS, Resources, build, insp
 from fastclr.kernels import configs  # noqa: E402
 from fastclr.kernels.lse_backward import lse_bwd_kernel  # noqa: E402
 from fastclr.kernels.lse_forward import lse_fwd_kernel  # noqa: E402
-from fastclr.kernels.lse_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, narrowed  # noqa: E402
+from fastclr.kernels.pair_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, narrowed  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

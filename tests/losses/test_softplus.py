@@ -98,7 +98,7 @@ def test_differentiable_once() -> None:
 def test_opcheck(dtype: torch.dtype, sides: int) -> None:
     q, k, scale, bias = (value.detach() for value in inputs(5, 6, 4, dtype, True))
     ids = torch.arange(5), torch.arange(6) % 2
-    arguments = (q, k, scale, bias, *ids, torch.ones(5), "same_id", 0, False, "softplus", "auto", sides)
+    arguments = (q, k, scale, bias, *ids, torch.ones(5), "same_id", 0, False, "softplus", "auto", sides, "blockwise")
     torch.library.opcheck(softplus_op.softplus_op, arguments)
 
 

@@ -1,4 +1,4 @@
-"""Which pairs the kernels of ``lse`` leave out, and which column tiles need a mask for it."""
+"""Which pairs the kernels leave out, and which column tiles need a mask for it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import triton
 import triton.language as tl
 
 from .configs import Tile
-from .tl_utils import special_tiles
+from .tl_utils import row_tile_specials, special_tiles
 
 # kinds of exclusion, compile-time constants of the kernels
-EXCLUDE = {"nothing": 0, "self": 1, "pair": 2, "equal": 3, "other": 4}
+EXCLUDE = {"nothing": 0, "self": 1, "pair": 2, "equal": 3, "other": 4, "different": 5}
 # limits belong to nothing, the rows or the columns
 NO_LIMIT, ROW_LIMIT, COLUMN_LIMIT = 0, 1, 2
+
+
+def narrower(tile: Tile) -> Tile:
+    """The tile with half the columns."""
+    return replace(tile, block_n=max(16, tile.block_n // 2))
 
 
 def narrowed(tile: Tile, exclude: str, limit_kind: int, kind: str) -> Tile:
@@ -27,7 +32,7 @@ def narrowed(tile: Tile, exclude: str, limit_kind: int, kind: str) -> Tile:
     """
     every = EXCLUDE[exclude] >= 3 or limit_kind != NO_LIMIT
     if every or kind == "tf32x3":
-        tile = replace(tile, block_n=max(16, tile.block_n // 2))
+        tile = narrower(tile)
     if every and kind != "half":
         tile = replace(tile, block_m=max(16, tile.block_m // 2))
     return tile
@@ -54,9 +59,7 @@ def masked_tiles(
     if EXCLUDE >= 3 or LIMIT != 0:
         tiles = special_tiles(begin, end, begin, end, end, end, end)
     elif EXCLUDE == 2:
-        tiles = special_tiles(
-            begin, end, first // BLOCK_N, last // BLOCK_N + 1, (first + n) // BLOCK_N, (last + n) // BLOCK_N + 1, ragged
-        )
+        tiles = row_tile_specials(begin, end, pair, offset, n, num_cols, BLOCK_M, BLOCK_N)
     elif EXCLUDE == 1:
         tiles = special_tiles(begin, end, first // BLOCK_N, last // BLOCK_N + 1, begin, begin, ragged)
     else:
@@ -64,8 +67,14 @@ def masked_tiles(
     return tiles
 
 
-# which elements of a tile count. limits are in units of ln 2, as s is; ids and limits of rows past the end may be
-# anything
+# the pairs of NT-Xent: all but the row itself and its positive
+@triton.jit
+def negatives(cols, self_col, positive_col):
+    return (cols[None, :] != self_col[:, None]) & (cols[None, :] != positive_col[:, None])
+
+
+# which elements of a tile count: also NaN, which must reach the result. limits are in units of ln 2, as s is; ids and
+# limits of rows past the end may be anything
 @triton.jit
 def counted(
     s,
@@ -81,11 +90,13 @@ def counted(
     LIMIT: tl.constexpr,
 ):
     in_cols = cols < num_cols
-    keep = in_cols[None, :] & (self_col[:, None] >= 0)
-    if EXCLUDE == 1 or EXCLUDE == 2 or EXCLUDE == 4:
-        keep &= cols[None, :] != self_col[:, None]
-    if EXCLUDE == 2:
-        keep &= cols[None, :] != positive_col[:, None]
+    if EXCLUDE == 1 or EXCLUDE == 4:
+        keep = cols[None, :] != self_col[:, None]
+    elif EXCLUDE == 2:
+        keep = negatives(cols, self_col, positive_col)
+    else:
+        keep = tl.broadcast_to(in_cols[None, :], s.shape)
+    keep &= in_cols[None, :]
     if EXCLUDE >= 3:
         ids = tl.load(column_ids + cols, mask=in_cols, other=0)
         if EXCLUDE == 3:
@@ -93,7 +104,7 @@ def counted(
         else:
             keep &= row_id[:, None] == ids[None, :]
     if LIMIT == 1:
-        keep &= s <= row_limit[:, None]
+        keep &= ~(s > row_limit[:, None])
     elif LIMIT == 2:
-        keep &= s <= tl.load(limit + cols, mask=in_cols, other=0.0)[None, :]
+        keep &= ~(s > tl.load(limit + cols, mask=in_cols, other=0.0)[None, :])
     return keep

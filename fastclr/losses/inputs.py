@@ -23,6 +23,8 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # float32 exponents need no running maxima while 2/|tau| + ln M <= 175; this is that bound on tau for any M up to 2^32
 FIXED_SHIFT_TEMPERATURE = 2.0 / (175.0 - 32.0 * math.log(2.0))
 MATMUL_PRECISION = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
+# precisions to which the kernels of lse and softplus_pairs round the rows
+HALF_TILES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TRITON_FOUND = find_spec("triton") is not None
 
 
@@ -91,6 +93,14 @@ def matmul_precision(precision: str, dtype: torch.dtype) -> str:
     if dtype != torch.float32:
         return "ieee"
     return MATMUL_PRECISION[global_precision()] if precision == "auto" else precision
+
+
+def tile_precision(impl: str, precision: str, dtype: torch.dtype) -> str:
+    """The precision of `impl` for rows that were given in `dtype`; the kernels' tiles keep half precision as it is."""
+    if impl != "triton":
+        return precision
+    half = [name for name, tiles in HALF_TILES.items() if tiles == dtype]
+    return half[0] if half else matmul_precision(precision, dtype)
 
 
 def global_precision() -> str:

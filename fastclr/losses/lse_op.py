@@ -17,6 +17,7 @@ from torch import Tensor, distributed
 
 from fastclr.losses import lse_blocks, lse_reference, tiles
 from fastclr.losses.once_differentiable import once_differentiable
+from fastclr.losses.row_dots import gather_tiles
 from fastclr.losses.row_inputs import log_add
 from fastclr.parallel import gather_rows
 
@@ -60,9 +61,10 @@ def _fake_fwd(q: Tensor, k: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
 
 
 def _fake_bwd(q: Tensor, k: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
-    wanted, dim = rest[10], q.shape[1]
-    dq = q.new_empty(q.shape if wanted != "k" else (0, dim))
-    return dq, q.new_empty(k.shape if k is not None and wanted != "q" else (0, dim))
+    wanted, impl, dim = rest[10], rest[13], q.shape[1]
+    dtype = torch.float32 if impl == "triton" else q.dtype
+    dq = q.new_empty(q.shape if wanted != "k" else (0, dim), dtype=dtype)
+    return dq, q.new_empty(k.shape if k is not None and wanted != "q" else (0, dim), dtype=dtype)
 
 
 for _name, _fake in (("lse_fwd", _fake_fwd), ("lse_bwd", _fake_bwd)):
@@ -157,8 +159,8 @@ class LSEFunction(torch.autograd.Function):
             ctx.save_for_backward(q, k, scale, row_ids, column_ids, limit, rows, columns)
             return rows, columns
         ctx.rank = distributed.get_rank(group)
-        offset, every_q = ctx.rank * q.shape[0], gather_rows(q, group)
-        every_k = every_q if k is None else gather_rows(k, group)
+        offset, every_q = ctx.rank * q.shape[0], gather_tiles(q, group, precision, impl)
+        every_k = every_q if k is None else gather_tiles(k, group, precision, impl)
         row_ids, column_ids, limit = (
             None if x is None else gather_rows(x, group) for x in (row_ids, column_ids, limit)
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, distributed
 
-from fastclr.losses.inputs import check_views
+from fastclr.losses.inputs import check_views, select_impl, tile_precision
 from fastclr.losses.options import ComparingLoss, LossOptions, is_deterministic
 from fastclr.losses.row_dots import share_gradient
 from fastclr.losses.softplus_op import SoftplusOptions
@@ -28,35 +28,32 @@ class PairLoss(ComparingLoss):
 
         Args:
             gather_distributed: compare the rows of all ranks.
-            **options: those of :class:`fastclr.losses.options.ComparingLoss`; impl "auto" is "blockwise", and "triton"
-                is refused.
+            **options: those of :class:`fastclr.losses.options.ComparingLoss`.
 
         Raises:
             ValueError: an option is out of range; the message says what was expected.
         """
         super().__init__(gather_distributed, **options)
-        if self.impl == "triton":
-            raise ValueError("this loss has no kernel in Triton: use impl='auto' or 'blockwise', which run anywhere")
 
     def prepare(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, SoftplusOptions]:
         """Check the views ``[N, D]``; return them as rows of the compute dtype, normalised, and the options.
 
         Raises:
             TypeError: they are not dense floating-point tensors of one dtype.
-            ValueError: shapes or devices differ, there is no process group, the ranks have different batches, or
-                torch.func or torch.export meets the fused computation.
+            ValueError: shapes or devices differ, the implementation cannot run here, there is no process group, the
+                ranks have different batches, or torch.func or torch.export meets the fused computation.
         """
         check_views(first, second)
         group = self.group()
         if group is not None:
             check_same_shape(first, group)
-        impl = "reference" if self.impl == "reference" else "blockwise"
+        impl, dtype = select_impl(self.impl, first), first.dtype
         check_transforms(impl, first, second, *self.parameters())
         first, second = (comparable(x, self.normalize, impl) for x in (first, second))
         reduce = self.reduction != "none"
         options = SoftplusOptions(
             reduce=reduce,
-            precision=self.precision,
+            precision=tile_precision(impl, self.precision, dtype),
             impl=impl,
             group=group,
             deterministic=is_deterministic(self.deterministic),

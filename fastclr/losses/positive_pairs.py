@@ -5,13 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastclr.losses.inputs import unit_rows
+from fastclr.losses.inputs import select_impl, tile_precision, unit_rows
 from fastclr.losses.lse_op import LSEOptions, lse
 from fastclr.losses.softplus_op import SoftplusOptions, softplus_pairs
 from fastclr.losses.tiles import compute_dtype, vector_dtype
-
-# the log-sum-exp over negatives alone: of any scale, on one process
-NEGATIVES = LSEOptions(impl="blockwise", shift="online", precision="auto", deterministic=False, group=None)
 
 
 def pair_counts(labels: Tensor, others: Tensor, skip_self: bool) -> tuple[int, int]:
@@ -45,6 +42,10 @@ def nt_xent_of_pairs(
         q = unit_rows(rows.to(wide))
         k = q if columns is rows else unit_rows(columns.to(wide))
         scale = torch.full((), 1 / temperature, dtype=vector_dtype(rows.device), device=rows.device)
-        nlse, _ = lse(q, k, scale, NEGATIVES, exclude="equal", ids=(labels, others))
-        options = SoftplusOptions("same_id_others" if skip_self else "same_id")
-        return (softplus_pairs(q, k, -scale, nlse, options, (labels, others)) / pairs).to(wide)
+        impl = select_impl("auto", rows)
+        precision = tile_precision(impl, "auto", rows.dtype)
+        # of any scale, on one process
+        how = LSEOptions(impl=impl, shift="online", precision=precision, deterministic=False, group=None)
+        nlse, _ = lse(q, k, scale, how, exclude="equal", ids=(labels, others))
+        options = SoftplusOptions("same_id_others" if skip_self else "same_id", precision=precision, impl=impl)
+        return (softplus_pairs(q, k, -scale, nlse.to(scale.dtype), options, (labels, others)) / pairs).to(wide)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, distributed
 
+from fastclr.losses.inputs import HALF_TILES
 from fastclr.losses.once_differentiable import once_differentiable
 from fastclr.losses.tiles import vector_dtype
 from fastclr.parallel import gather_rows
@@ -51,6 +52,11 @@ def share_gradient(values: Tensor, factor: float) -> Tensor:
     """The values, with their gradient times a factor."""
     fixed = values.detach()
     return fixed + (values - fixed) * factor
+
+
+def gather_tiles(rows: Tensor, group: ProcessGroup, precision: str, impl: str) -> Tensor:
+    """The rows of all ranks, without gradient; where the kernels round them, rounded before they are sent."""
+    return gather_rows(rows.to(HALF_TILES.get(precision, rows.dtype)) if impl == "triton" else rows, group)
 
 
 def every(values: Tensor, group: ProcessGroup | None) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, distributed
 
-from fastclr.losses.inputs import exponent_shift, matmul_precision, select_impl
+from fastclr.losses.inputs import exponent_shift, select_impl, tile_precision
 from fastclr.losses.lse_op import LSEOptions, lse
 from fastclr.losses.options import ComparingLoss, LossOptions, is_deterministic
 from fastclr.losses.row_dots import every, row_dots, share_gradient
@@ -26,8 +26,6 @@ from fastclr.parallel import check_same_shape
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-HALF_TILES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 @dataclass(frozen=True)
@@ -191,13 +189,10 @@ class RowLoss(ComparingLoss, WithTemperature):
         group = self.group()
         if group is not None:
             check_same_shape(first, group)
-        precision: str = self.precision
-        if impl == "triton":
-            precision = HALF_TILES.get(first.dtype, matmul_precision(precision, first.dtype))
         options = LSEOptions(
             impl=impl,
             shift=exponent_shift(fixed, self.normalize),
-            precision=precision,
+            precision=tile_precision(impl, self.precision, first.dtype),
             deterministic=is_deterministic(self.deterministic),
             group=group,
         )

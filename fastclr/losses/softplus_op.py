@@ -17,6 +17,7 @@ from torch import Tensor, distributed
 
 from fastclr.losses import softplus_blocks, softplus_reference
 from fastclr.losses.once_differentiable import once_differentiable
+from fastclr.losses.row_dots import gather_tiles
 from fastclr.losses.tiles import vector_dtype
 from fastclr.parallel import gather_rows
 
@@ -44,7 +45,10 @@ def _fake(q: Tensor, k: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Ten
     rows, wide = (torch.float32,) * 2 if impl == "triton" else (q.dtype, vector_dtype(q.device))
     loss = q.new_empty(q.shape[0], dtype=wide)
     slope = q.new_empty(q.shape[0] if sides else 0, dtype=wide)
-    dq, dk = q.new_empty(q.shape if sides else (0,), dtype=rows), k.new_empty(k.shape if sides > 1 else (0,), dtype=rows)
+    dq, dk = (
+        q.new_empty(q.shape if sides else (0,), dtype=rows),
+        k.new_empty(k.shape if sides > 1 else (0,), dtype=rows),
+    )
     return loss, slope, dq, dk
 
 
@@ -121,9 +125,10 @@ class SoftplusFunction(torch.autograd.Function):
         needed = ctx.needs_input_grad
         sides = (2 if needed[1] else int(any(needed[:4]))) if options.reduce else 0
         columns, offset = k, 0
-        if options.group is not None:
-            columns, offset = gather_rows(k, options.group), distributed.get_rank(options.group) * len(q)
         kinds, impl = (options.activation, options.precision), options.impl
+        if options.group is not None:
+            sent = (options.group, options.precision, impl)
+            columns, offset = gather_tiles(k, *sent), distributed.get_rank(options.group) * len(q)
         forward = min(sides, 1) if options.group is not None else sides
         loss, *gradients = softplus_op(
             q, columns, scale, bias, ids_q, ids_k, None, options.include, offset, False, *kinds, forward, impl
@@ -131,7 +136,7 @@ class SoftplusFunction(torch.autograd.Function):
         if options.group is not None and sides > 1:
             # this rank's columns against the rows of all ranks, so that nothing is communicated in the backward
             every_bias = bias if bias.dim() == 0 else gather_rows(bias, options.group)
-            rows = gather_rows(q, options.group)
+            rows = gather_tiles(q, *sent)
             gradients[2] = softplus_op(
                 k, rows, scale, every_bias, ids_k, ids_q, None, options.include, offset, True, *kinds, 1, impl
             )[2]

@@ -175,6 +175,17 @@ def inspect_binary(compiled: Any) -> Resources:
     )
 
 
+def check_fits(used: Resources, tile: Tile, arch: int, dtype: str, precision: str) -> None:
+    """Fail on spills, on more registers or shared memory than there are, and on the wrong kind of multiplication."""
+    assert (used.stack, used.spills) == (0, 0), "registers spill to memory"
+    assert used.registers * 32 * tile.num_warps <= 65536
+    assert used.shared <= SHARED_LIMIT[arch] * 1024
+    if dtype == "float32" and precision == "ieee":
+        assert not used.matrix_ops, "ieee must not round to the tensor cores' formats"
+    else:
+        assert used.matrix_ops, "no tensor cores"
+
+
 def run_tool(name: str, *args: str) -> str:
     return subprocess.run([str(TOOLS / name), *args], capture_output=True, text=True, check=True).stdout
 

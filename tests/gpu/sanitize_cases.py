@@ -17,7 +17,7 @@ from torch import Tensor
 from fastclr import nt_xent
 from fastclr.augment import AugmentConfig, SimCLRAugment
 from fastclr.augment.images import RaggedImages
-from fastclr.losses import CLIPLoss, DCLLoss, SupConLoss, contrast_op
+from fastclr.losses import CLIPLoss, DCLLoss, NTLogisticLoss, SigLIPLoss, SupConLoss, contrast_op
 
 Call = Callable[[], object]
 Case = tuple[str, Call]
@@ -35,6 +35,12 @@ ROW_LOSSES: dict[str, tuple[type[torch.nn.Module], bool]] = {
     "CLIP": (CLIPLoss, False),
     "SupCon": (SupConLoss, True),
     "DCL": (DCLLoss, False),
+}
+
+
+PAIR_LOSSES: dict[str, Callable[..., torch.nn.Module]] = {
+    "SigLIP": SigLIPLoss,
+    "NT-Logistic": partial(NTLogisticLoss, negatives="both_views"),
 }
 
 
@@ -61,6 +67,9 @@ def loss_cases(device: str, *, few: bool = False) -> Iterator[Case]:
             for dim in (37,) if few else (37, 200, 530):
                 yield f"{loss_name}, {dtype}, D {dim}", partial(row_loss, loss_name, dim, DTYPES[dtype], device)
     for dtype in dtypes:
+        for pair_name in PAIR_LOSSES:
+            for dim in (37,) if few else (37, 200, 530):
+                yield f"{pair_name}, {dtype}, D {dim}", partial(pair_loss, pair_name, dim, DTYPES[dtype], device)
         yield f"one rank of two, {dtype}", partial(one_of_two_ranks, DTYPES[dtype], device)
 
 
@@ -88,6 +97,15 @@ def row_loss(name: str, dim: int, dtype: torch.dtype, device: str) -> None:
     loss = make(learnable_temperature=True, impl="triton").to(device)(*inputs)
     loss.backward()
     finite(*(leaf.grad for leaf in leaves), loss)
+
+
+def pair_loss(name: str, dim: int, dtype: torch.dtype, device: str) -> None:
+    """A loss on pairs and all its gradients, in one pass and in two."""
+    for reduction in ("mean", "none"):
+        leaves = views(131, dim, dtype, device)
+        loss = PAIR_LOSSES[name](reduction=reduction, impl="triton").to(device)(*leaves)
+        loss.sum().backward()
+        finite(*(leaf.grad for leaf in leaves), loss)
 
 
 def one_of_two_ranks(dtype: torch.dtype, device: str) -> None:

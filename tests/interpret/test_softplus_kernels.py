@@ -8,9 +8,10 @@ import pytest
 import torch
 from bf16 import mend
 
+from fastclr import MarginTripletLoss, NTLogisticLoss, SigLIPLoss
 from fastclr.kernels import softplus_pairs
 from fastclr.kernels.configs import Tile
-from fastclr.losses import softplus_reference
+from fastclr.losses import positive_pairs, softplus_reference
 
 TILE = Tile(block_m=16, block_n=32, block_d=32, num_warps=4, block_out=64)
 TALL = Tile(block_m=32, block_n=16, block_d=64, num_warps=4, block_out=64)
@@ -63,7 +64,11 @@ def test_kernel_follows_the_specification(
     exact = [x.to(ROUNDED.get(precision, torch.float32)).double().requires_grad_() for x in (q, k)]
     scale = torch.tensor(value, dtype=torch.float64)
     # the hinge has no gradient at 0, which whole numbers would give between rows that are equal or opposite
-    bias = torch.linspace(-0.97 * abs(value), 0.9, count, dtype=torch.float64) if per_row else torch.tensor(-value).double()
+    bias = (
+        torch.linspace(-0.97 * abs(value), 0.9, count, dtype=torch.float64)
+        if per_row
+        else torch.tensor(-value).double()
+    )
     bias.requires_grad_()
     ids = (torch.arange(count) % 4, torch.arange(columns) % 4) if "id" in include else None
     rows = softplus_reference.softplus_pairs(exact[0], exact[1], scale, bias, include, ids, activation)
@@ -72,9 +77,7 @@ def test_kernel_follows_the_specification(
     pairs = (q, k, scale, bias.detach(), *(ids or (None, None)))
     for weight in (None, torch.linspace(-1e-6, 2e-6, count, dtype=torch.float64)):
         grads = torch.autograd.grad(rows, [*exact, bias], torch.ones_like(rows) if weight is None else weight, True)
-        found = softplus_pairs(
-            *pairs, weight, include, 0, False, activation, precision, 2, tile=tile, splits=splits
-        )
+        found = softplus_pairs(*pairs, weight, include, 0, False, activation, precision, 2, tile=tile, splits=splits)
         assert (found[0] - rows).norm() <= error * rows.norm()
         for mine, other in zip(found[2:], grads, strict=False):
             assert (mine * scale - other).norm() <= error * half * max(1e-30, float(other.norm()))
@@ -99,6 +102,51 @@ def test_single_logits(s: float) -> None:
         if s == s:
             slope = torch.autograd.grad(reference, exact)[0]
             torch.testing.assert_close(found[1][0].double(), slope, rtol=1e-5, atol=1e-38)
+
+
+LOSSES = {
+    "siglip": lambda impl: SigLIPLoss(10.0, -5.0, learnable=True, impl=impl),
+    "logistic": lambda impl: NTLogisticLoss(0.3, negatives="both_views", learnable_temperature=True, impl=impl),
+    "logistic rows": lambda impl: NTLogisticLoss(0.3, learnable_temperature=True, reduction="none", impl=impl),
+    "triplet": lambda impl: MarginTripletLoss(0.4, mining="none", impl=impl),
+    "mined triplet": lambda impl: MarginTripletLoss(0.4, impl=impl),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_losses(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every loss through the operator with impl="triton", its parameters' gradients included."""
+    mend(monkeypatch)
+    generator = torch.Generator().manual_seed(5)
+    base = torch.randn(21, 24, generator=generator)
+    views = [(base + torch.randn(21, 24, generator=generator)).to(dtype) for _ in range(2)]
+    results = []
+    for impl in ("triton", "reference"):
+        leaves, loss_of = [x.clone().requires_grad_() for x in views], LOSSES[name](impl)
+        loss = loss_of(*leaves)
+        (loss * torch.linspace(1, 2, loss.numel()).reshape(loss.shape)).sum().backward()
+        grads = [p.grad.flatten() for p in (*leaves, *loss_of.parameters())]
+        results.append((loss.detach(), torch.cat(grads[:2]).float(), torch.cat([torch.zeros(1), *grads[2:]])))
+    half = 1.0 if dtype == torch.float32 else 3e3
+    for mine, other in zip(*results, strict=True):
+        assert (mine - other).norm() <= 5e-6 * half * other.norm()
+
+
+def test_positive_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NT-Xent over labels goes through both operators; a row without negatives has the bias -inf."""
+    rows, labels = adversarial(23, 16, 0), torch.arange(23) % 5
+    results = []
+    for impl in ("triton", "blockwise"):
+        monkeypatch.setattr(positive_pairs, "select_impl", lambda *_, impl=impl: impl)
+        leaf = rows.clone().requires_grad_()
+        pairs, _ = positive_pairs.pair_counts(labels, labels, True)
+        loss = positive_pairs.nt_xent_of_pairs(leaf, leaf, labels, labels, 0.2, True, pairs)
+        lone = positive_pairs.nt_xent_of_pairs(leaf, leaf, 0 * labels, 0 * labels, 0.2, True, 23 * 22)
+        (loss + lone).backward()
+        results.append((loss.detach(), lone.detach(), leaf.grad))
+    for mine, other in zip(*results, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
 
 def test_a_rank_among_three() -> None:

@@ -10,6 +10,9 @@ from fastclr.losses.lse_op import LSEOptions, lse
 from fastclr.losses.softplus_op import SoftplusOptions, softplus_pairs
 from fastclr.losses.tiles import compute_dtype, vector_dtype
 
+# the log-sum-exp over negatives alone: of any scale, on one process
+NEGATIVES = LSEOptions(impl="blockwise", shift="online", precision="auto", deterministic=False, group=None)
+
 
 def pair_counts(labels: Tensor, others: Tensor, skip_self: bool) -> tuple[int, int]:
     """How many pairs have equal labels, and how many different ones, without a matrix of pairs."""
@@ -44,8 +47,7 @@ def nt_xent_of_pairs(
         scale = torch.full((), 1 / temperature, dtype=vector_dtype(rows.device), device=rows.device)
         impl = select_impl("auto", rows)
         precision = tile_precision(impl, "auto", rows.dtype)
-        # of any scale, on one process
-        how = LSEOptions(impl=impl, shift="online", precision=precision, deterministic=False, group=None)
-        nlse, _ = lse(q, k, scale, how, exclude="equal", ids=(labels, others))
+        negatives = NEGATIVES._replace(impl=impl, precision=precision)
+        nlse, _ = lse(q, k, scale, negatives, exclude="equal", ids=(labels, others))
         options = SoftplusOptions("same_id_others" if skip_self else "same_id", precision=precision, impl=impl)
         return (softplus_pairs(q, k, -scale, nlse.to(scale.dtype), options, (labels, others)) / pairs).to(wide)

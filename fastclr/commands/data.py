@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from fastclr.data.cache import cache_folder, clear
+from fastclr.data.decode_many import DecodeOptions
 from fastclr.device import available_cores, available_memory
 from fastclr.report.data_survey import Copies, SplitSurvey, Spread, Survey, survey
 from fastclr.report.decode_rate import cores_for, dali_rate, pillow_rate
@@ -33,7 +34,7 @@ class DataOptions:
     resize_shorter: int | None = None
     """Estimate memory and speed for images shrunk to this shorter side."""
     memory: float | None = None
-    """GB of main memory that images may take at a time. Default: half of what is free."""
+    """GB of main memory that images may take. Default: half of what is free."""
     gpu_images_per_s: float | None = None
     """Images per second that your GPU trains on. Default: 5000, for ResNet-50 at 224 px on an A100-class GPU."""
     data_root: str = "data"
@@ -67,26 +68,30 @@ def main(arguments: list[str]) -> None:
     for name in ("resize_shorter", "memory", "gpu_images_per_s"):
         if (value := getattr(options, name)) is not None and not 0 < value < float("inf"):
             raise ValueError(f"{name} must be a positive number, got {value}")
+    memory_limit = None if options.memory is None else max(int(options.memory * 1e9), 1)
     source = locate(options.path, options.data_root, options.download)
     found, samples = survey(
         source,
         labels=options.labels,
         resize_shorter=options.resize_shorter,
-        memory_limit=None if options.memory is None else max(int(options.memory * 1e9), 1),
+        memory_limit=memory_limit,
     )
-    machine = measure_machine(found, samples, options.gpu_images_per_s or RESNET50_IMAGES_PER_S)
+    machine = measure_machine(found, samples, options.gpu_images_per_s or RESNET50_IMAGES_PER_S, memory_limit)
     if options.json:
         show(json.dumps({**dataclasses.asdict(found), "machine": machine}, indent=2))
     else:
         show(describe(found, machine, options))
 
 
-def measure_machine(found: Survey, samples: list[bytes], wanted: float) -> dict[str, Any]:
+def measure_machine(
+    found: Survey, samples: list[bytes], wanted: float, memory_limit: int | None = None
+) -> dict[str, Any]:
     """Return what depends on this machine: memory, cores, and decoding rates in images per second and core."""
     import torch
 
     machine: dict[str, Any] = {"cores": available_cores(), "memory_free": available_memory()}
-    machine["fits_in_memory"] = found.decoded_bytes <= machine["memory_free"] // 2
+    machine["memory_usable"] = DecodeOptions(memory_limit=memory_limit).budget()
+    machine["fits_in_memory"] = found.decoded_bytes <= machine["memory_usable"]
     machine["gpu_images_per_s"] = wanted
     if torch.cuda.is_available():
         machine["gpu_memory_free"] = torch.cuda.mem_get_info()[0]
@@ -122,7 +127,7 @@ def describe(found: Survey, machine: dict[str, Any], options: DataOptions) -> st
         rows.append(("other files", f"not read: {kinds}"))
     rows += [("unreadable", line) for line in unreadable(found, options.all)]
     rows += [("copies", line) for line in copies(found.copies, found.held_out)]
-    rows += [("memory", line) for line in memory(found, machine)]
+    rows += [("memory", line) for line in memory(found, machine, options.memory is not None)]
     rows += [("decoding", line) for line in decoding(machine, options.gpu_images_per_s)]
     lines, last = [], ""
     for title, text in rows:
@@ -184,14 +189,16 @@ def copies(found: Copies, held_out: bool) -> list[str]:
     return lines
 
 
-def memory(found: Survey, machine: dict[str, Any]) -> list[str]:
+def memory(found: Survey, machine: dict[str, Any], limited: bool) -> list[str]:
     """Describe how much memory the images take, and whether this machine has it."""
     size = "" if found.resize_shorter is None else f" with --resize-shorter {found.resize_shorter}"
     lines = [f"{found.decoded_bytes / 1e9:.3g} GB of pixels{size}"]
-    for place, key in (("main", ""), ("GPU", "gpu_")):
-        if f"{key}memory_free" in machine:
-            fits = "fits into" if machine[f"fits_in_{key}memory"] else "does NOT fit into"
-            lines.append(f"{fits} half of the free {place} memory ({machine[f'{key}memory_free'] / 2e9:.3g} GB)")
+    usable = f"{machine['memory_usable'] / 1e9:.3g} GB"
+    places = {"memory": f"the {usable} of --memory" if limited else f"half of the free main memory ({usable})"}
+    if "gpu_memory_free" in machine:
+        places["gpu_memory"] = f"half of the free GPU memory ({machine['gpu_memory_free'] / 2e9:.3g} GB)"
+    for key, place in places.items():
+        lines.append(f"{'fits' if machine[f'fits_in_{key}'] else 'does NOT fit'} into {place}")
     return lines
 
 

@@ -42,6 +42,11 @@ class Batch:
         ids, labels = (tensor.to(device, non_blocking=non_blocking) for tensor in (self.ids, self.labels))
         return Batch(images, ids, labels)
 
+    def select(self, rows: Tensor) -> Batch:
+        """Return the images at int64 ``rows`` ``[n]``, on their device."""
+        images = self.images[rows] if isinstance(self.images, Tensor) else self.images.select(rows)
+        return Batch(images, self.ids[rows], self.labels[rows])
+
     def pin_memory(self) -> Batch:
         """Return the same batch in page-locked memory of the CPU."""
         return Batch(self.images.pin_memory(), self.ids.pin_memory(), self.labels.pin_memory())

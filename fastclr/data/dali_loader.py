@@ -112,7 +112,8 @@ class DaliLoader:
         self._summary = RemarkSummary(self._index.source)
         self._by_dali = index.plain.numpy().copy()
         resize = self._index.resize_shorter is not None
-        check_waiting(self._index, order.batch_size * (prefetch + DEPTH))
+        # finished ones, one in use, and DALI's, which keeps the memory of as many again
+        check_waiting(self._index, order.batch_size, prefetch + 1 + 2 * DEPTH, workers)
         self._arguments = (min(order.batch_size, len(index)), workers, self.device, resize)
         self._decoder = DaliDecoder(*self._arguments)
         self._readers = ThreadPoolExecutor(workers, thread_name_prefix="fastclr-read")

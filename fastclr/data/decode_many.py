@@ -44,17 +44,23 @@ class DecodeOptions:
 
     Args:
         resize_shorter: reduce the shorter side of larger images to this many pixels; None keeps every size.
-        memory_limit: largest number of bytes of decoded pixels; None is half of the free memory, divided among the
-            processes of a distributed job on this machine.
+        memory_limit: largest number of bytes that decoded pixels, work on images and a training step's batches and
+            views may take; None is half of the free memory, divided among the processes of a distributed job on this
+            machine.
         workers: number of threads that decode; None is one per available core.
+        batch_size: images of a training step in this process, if its batches will lie in main memory; room is left for
+            two of them and their views.
+        view_bytes: bytes of main memory that the views of one image take.
 
     Raises:
-        ValueError: a value is below 1.
+        ValueError: one of the first three is below 1.
     """
 
     resize_shorter: int | None = None
     memory_limit: int | None = None
     workers: int | None = None
+    batch_size: int = 0
+    view_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -64,12 +70,19 @@ class DecodeOptions:
                 raise ValueError(f"{name} must be at least 1 or None, got {value}")
 
     def budget(self) -> int:
-        """Return how many bytes of decoded pixels this process may hold in main memory."""
+        """Return how many bytes of main memory this process may use for images."""
         return available_memory() // 2 // local_processes() if self.memory_limit is None else self.memory_limit
 
     def in_flight(self) -> int:
-        """Return how many bytes may be held for images that are being decoded, beside those that are kept."""
+        """Return how many bytes may be held for images that are being decoded, beside those that are kept.
+
+        An image that alone takes more is unreadable, in every reader.
+        """
         return max(self.budget() // IN_FLIGHT, LEAST_IN_FLIGHT)
+
+    def step_bytes(self, image_bytes: float) -> int:
+        """Return what a training step takes for images of so many bytes: its batch, the next one, and the views."""
+        return round(self.batch_size * (2 * image_bytes + self.view_bytes))
 
 
 class Blocks:
@@ -109,9 +122,10 @@ def decode_files(
     pillow()  # a missing package is one error, not one for every file
     names = [name for group in groups for name in group]
     bar = progress_bar(len(names), "decoding")
-    limit = options.budget()
-    check_memory(files.source, estimated_bytes(files, len(names), options), len(names), limit)
+    limit, image_bytes = options.budget(), estimated_bytes(files, 1, options)
+    check_memory(files.source, estimated_bytes(files, len(names), options), len(names), limit, options)
 
+    most = limit - options.step_bytes(image_bytes)
     blocks = {name: block for group in groups for block in [Blocks()] for name in group}
     decoded: dict[str, Pixels] = {}
     failed: dict[str, str] = {}
@@ -124,8 +138,8 @@ def decode_files(
                 continue
             decoded[name] = blocks[name].keep(result)
             total += result.nbytes
-            if total > limit:
-                check_memory(files.source, round(total * len(names) / len(decoded)), len(names), limit)
+            if total > most:
+                check_memory(files.source, round(total * len(names) / len(decoded)), len(names), limit, options)
     check_readable(files.source, failed, len(names))
     return decoded, failed
 
@@ -143,13 +157,15 @@ def check_readable(source: str, failed: Mapping[str, str], total: int) -> None:
         raise ValueError(f"{len(failed)} of {total} images in {source} cannot be read: {listed}")
 
 
-def check_memory(source: str, needed: int, count: int, limit: int) -> None:
-    """Raise ValueError if ``needed`` bytes of pixels exceed ``limit``."""
-    if needed > limit:
+def check_memory(source: str, needed: int, count: int, limit: int, options: DecodeOptions | None = None) -> None:
+    """Raise ValueError if ``needed`` bytes of pixels, beside what a training step takes, exceed ``limit``."""
+    step = options.step_bytes(needed / max(count, 1)) if options else 0
+    if needed + step > limit:
+        beside = f" and {step / 1e9:.3g} GB for the batches and views of a training step" if step else ""
         raise ValueError(
-            f"the {count} images of {source} take about {needed / 1e9:.3g} GB decoded, but {limit / 1e9:.3g} GB may be "
-            "used (half of the free memory unless memory_limit says otherwise): set resize_shorter, use fewer images, "
-            "or raise memory_limit"
+            f"the {count} images of {source} take about {needed / 1e9:.3g} GB decoded{beside}, but "
+            f"{limit / 1e9:.3g} GB may be used (half of the free memory unless memory_limit, --memory, says "
+            "otherwise): set resize_shorter, use fewer images, or raise memory_limit"
         )
 
 

@@ -112,13 +112,18 @@ class Admission:
 
     def _take(self, count: int, last: bool) -> None:
         """Wait for more bytes."""
-        if (total := self._held + count) > self._budget.limit:
-            raise MemoryError(
-                f"takes about {total / 1e6:,.0f} MB to decode, and {self._budget.limit / 1e6:,.0f} MB may be used for "
-                "it (--memory)"
-            )
+        total = self._held + count
+        check_image(total, self._budget.limit)
         self._budget.take(self._ticket, count, last)
         self._held, self._settled = total, last
+
+
+def check_image(needed: int, limit: int) -> None:
+    """Raise MemoryError if reading and decoding one image takes more than `limit` bytes."""
+    if needed > limit:
+        raise MemoryError(
+            f"takes about {needed / 1e6:,.0f} MB to decode, and {limit / 1e6:,.0f} MB may be used for it (--memory)"
+        )
 
 
 def work_in_order(

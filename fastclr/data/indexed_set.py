@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from fastclr.data.batch import check_label_range
-from fastclr.data.decode_many import progress_bar
+from fastclr.data.decode_many import DecodeOptions, progress_bar
+from fastclr.data.in_flight import check_image, work_in_order
 from fastclr.device import available_cores
 from fastclr.sources.byte_ranges import Storage
-from fastclr.sources.decode import Header, explain, pillow, read_header, resized
+from fastclr.sources.decode import Header, examine, explain, glance, pillow, resized
 from fastclr.sources.remarks import quiet_pillow
 
 # more threads than cores may read headers, because a thread mostly waits for the disk
@@ -38,7 +39,8 @@ class ImageIndex:
         source: where the images came from, for messages.
         skipped: ``(name, reason)`` of each file that was left out.
         resize_shorter: loaders reduce the shorter side of larger images to this many pixels; None keeps every size.
-        memory_limit: bytes that images may take in loaders; None is half of the free memory.
+        memory_limit: bytes that images and their views may take in loaders; None is half of the free memory.
+        view_bytes: bytes of main memory that a step of training takes for the views of one image.
 
     Raises:
         ValueError: the lengths differ, or a label is outside ``-1 .. len(classes) - 1``.
@@ -55,6 +57,7 @@ class ImageIndex:
     skipped: tuple[tuple[str, str], ...] = ()
     resize_shorter: int | None = None
     memory_limit: int | None = None
+    view_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Check the lengths and the range of the labels."""
@@ -126,40 +129,48 @@ class ImageIndex:
         )
 
 
-def check_headers(storage: Storage, workers: int | None = None) -> list[Header | str]:
+def check_headers(storage: Storage, options: DecodeOptions) -> list[Header | str]:
     """Return the header of every image of ``storage``, or the reason why it cannot be read.
 
-    On a terminal, a progress bar is shown.
-
-    Args:
-        storage: the images.
-        workers: number of threads; None is one per core, and at least 16.
+    An image that takes more memory than ``options`` admits for one is not read, for the reason that decoding it would
+    give. On a terminal, a progress bar is shown.
 
     Raises:
         ModuleNotFoundError: Pillow or tqdm is not installed.
     """
     pillow()  # a missing package is one error, not one for every file
+    resize, limit = options.resize_shorter, options.in_flight()
+    workers = options.workers or available_cores()
 
-    def check(rows: range) -> list[Header | str]:
-        return [attempt(storage, row) for row in rows]
+    def check(rows: range) -> list[Header | str | None]:
+        return [attempt(storage, row, resize, limit) for row in rows]
 
-    headers: list[Header | str] = []
     chunks = [range(start, min(start + CHUNK, len(storage))) for start in range(0, len(storage), CHUNK)]
-    threads = workers or max(available_cores(), HEADER_THREADS)
-    with (
-        progress_bar(len(storage), "indexing") as bar,
-        quiet_pillow(),
-        ThreadPoolExecutor(threads, thread_name_prefix="fastclr-index") as pool,
-    ):
-        for found in pool.map(check, chunks):
-            headers += found
-            bar.update(len(found))
+    threads = options.workers or max(workers, HEADER_THREADS)
+    headers: list[Header | str] = [""] * len(storage)
+    rest: list[int] = []
+    with progress_bar(len(storage), "indexing") as bar, quiet_pillow():
+        with ThreadPoolExecutor(threads, thread_name_prefix="fastclr-index") as pool:
+            for rows, found in zip(chunks, pool.map(check, chunks), strict=True):
+                for row, header in zip(rows, found, strict=True):
+                    if header is None:
+                        rest.append(row)
+                    else:
+                        headers[row] = header
+                bar.update(sum(header is not None for header in found))
+        whole = ((str(row), storage.encoded(row)) for row in rest)
+        for name, result in work_in_order(whole, lambda _, data: examine(data, resize), limit, workers, resize):
+            headers[int(name)] = result
+            bar.update()
     return headers
 
 
-def attempt(storage: Storage, row: int) -> Header | str:
-    """Return the header of an image, or the reason why it cannot be read."""
+def attempt(storage: Storage, row: int, resize_shorter: int | None, limit: int) -> Header | str | None:
+    """Return the header of an image, the reason why it cannot be read, or None if the whole file has to be seen."""
     try:
-        return read_header(storage, row)
+        header = glance(storage, row, resize_shorter)
+        if header is not None:
+            check_image(header.needed, limit)
+        return header
     except Exception as error:
         return explain(error)

@@ -34,6 +34,8 @@ def load_splits(
     cache: str | Path | None = None,
     loader: LoaderKind = "auto",
     device: torch.device | str = "cpu",
+    batch_size: int = 0,
+    view_bytes: int = 0,
 ) -> Splits:
     """Decode or index a source of images, and divide it into images to train on and images to test on.
 
@@ -56,8 +58,9 @@ def load_splits(
         holdout: share of every class that is held out if there is no test set; 0 holds nothing out.
         seed: decides which images are held out.
         resize_shorter: reduce the shorter side of larger images to this many pixels.
-        memory_limit: largest number of bytes of decoded pixels; None is half of the free memory. Images from the cache
-            are not limited: they are mapped files, whose memory the system can reclaim.
+        memory_limit: largest number of bytes for decoded pixels, work on images, and the batches and views of training;
+            None is half of the free memory. What a network takes is no part of it. Images from the cache are not
+            limited: they are mapped files, whose memory the system can reclaim.
         workers: number of threads that decode; None is one per available core.
         labels: CSV file with the columns ``name`` and ``label`` that gives the classes instead of the folders; see
             :mod:`fastclr.sources.label_file`.
@@ -69,6 +72,8 @@ def load_splits(
             of that name decodes in every epoch. ``auto`` is ``resident`` if the images fit, else ``dali`` if it is
             installed, else ``torch``.
         device: where the images will go; ``auto`` takes its free memory into account.
+        batch_size: images of a training step in this process, if its batches will lie in main memory.
+        view_bytes: bytes of main memory that the views of one image take.
 
     Returns:
         The data sets, the loader for them, and the reason for that choice; ``test`` is None where the training images
@@ -84,7 +89,7 @@ def load_splits(
     if not 0.0 <= holdout < 1.0:
         raise ValueError(f"holdout must be at least 0 and below 1, got {holdout}")
     check_kind(loader)
-    options = DecodeOptions(resize_shorter, memory_limit, workers)
+    options = DecodeOptions(resize_shorter, memory_limit, workers, batch_size, view_bytes)
     source, test_source = found_sources(source, test_source, data_root, download)
     mapping = None if labels is None else read_labels(labels)
     sources = (source,) if test_source is None else (source, test_source)
@@ -124,10 +129,11 @@ def fits(splits: Splits, options: DecodeOptions, device: torch.device) -> bool:
 
 def load_source(source: str | Path, test_source: str | Path | None, options: LoadOptions) -> Splits:
     """Load a source as :func:`load_splits` does once its arguments are checked and no cache has the result."""
-    splits = open_source(source).load_splits(options, with_test=test_source is None)
+    limit = options.decode.memory_limit
+    splits = open_source(source, limit).load_splits(options, with_test=test_source is None)
     if test_source is None or not splits.train.classes:
         return splits
-    test = open_source(test_source).load_test(splits.train.classes, splits.loader, options.decode)
+    test = open_source(test_source, limit).load_test(splits.train.classes, splits.loader, options.decode)
     return replace(splits, test=test)
 
 
@@ -152,4 +158,4 @@ def load_dataset(
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     options = DecodeOptions(resize_shorter, memory_limit, workers)
-    return open_source(locate(source, data_root, download)).load_dataset(split, options)
+    return open_source(locate(source, data_root, download), memory_limit).load_dataset(split, options)

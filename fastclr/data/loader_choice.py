@@ -35,23 +35,26 @@ def choose_loader(
     """Return which loader serves ``count`` images of ``files`` on ``device``, and why, in one sentence.
 
     ``auto`` keeps them in memory if, decoded, they fit into half of what is free (the processes of a job share the
-    memory of a machine). Otherwise it takes DALI if that is installed, else PyTorch. The size is estimated from a
-    sample of the headers before anything is decoded.
+    memory of a machine) beside the batches and views of a training step. Otherwise it takes DALI if that is installed,
+    else PyTorch. The size is estimated from a sample of the headers before anything is decoded.
     """
     if kind != "auto":
         return kind, "it was asked for"
     needed = estimated_bytes(files, count, options)
     budget, place = device_budget(options, torch.device(device))
+    step = options.step_bytes(estimated_bytes(files, 1, options))
+    taken = f", batches and views {step / 1e9:.3g} GB" if step else ""
     size = (
-        f"the {count} images take about {needed / 1e9:.3g} GB decoded, and {budget / 1e9:.3g} GB of {place} may be used"
+        f"the {count} images take about {needed / 1e9:.3g} GB decoded{taken}, and {budget / 1e9:.3g} GB of {place} may "
+        "be used"
     )
-    if needed <= budget:
+    if needed + step <= budget:
         return "resident", size
     return ("dali", f"{size}; DALI is installed") if has_dali() else ("torch", f"{size}; DALI is not installed")
 
 
 def device_budget(options: DecodeOptions, device: torch.device) -> tuple[int, str]:
-    """Return how many bytes of pixels may be held, and in which memory.
+    """Return how many bytes may be used for images, and in which memory.
 
     Images for a CUDA device pass through main memory, so the smaller of the two limits counts.
     """

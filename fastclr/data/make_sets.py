@@ -71,7 +71,7 @@ def index_entries(files: Files, groups: Groups, classes: tuple[str, ...], option
     storage = files.storage(paths)
     headers: dict[str, Header] = {}
     failed: dict[str, str] = {}
-    for path, header in zip(paths, check_headers(storage, options.workers), strict=True):
+    for path, header in zip(paths, check_headers(storage, options), strict=True):
         if isinstance(header, Header):
             headers[path] = header
         else:
@@ -88,6 +88,7 @@ def index_entries(files: Files, groups: Groups, classes: tuple[str, ...], option
             plain=torch.tensor([header.plain for header in found]),
             resize_shorter=options.resize_shorter,
             memory_limit=options.memory_limit,
+            view_bytes=options.view_bytes,
             **fields,
         )
         sets.append(index)

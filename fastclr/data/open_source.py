@@ -29,11 +29,16 @@ def check_place(source: str | Path) -> None:
     )
 
 
-def open_source(source: str | Path) -> ImageSource:
+def open_source(source: str | Path, memory_limit: int | None = None) -> ImageSource:
     """Open ``shapes``, a folder, an archive or a set of shards; the pixels of CIFAR and STL-10 are read.
 
+    Args:
+        source: as in :func:`fastclr.data.load_splits`.
+        memory_limit: bytes that pixels may take; None is half of the free memory.
+
     Raises:
-        ValueError: there is no such file or folder, it is of another kind, or it holds no image.
+        ValueError: there is no such file or folder, it is of another kind, it holds no image, or its pixels do not fit
+            into memory.
     """
     name, path = str(source), Path(source).expanduser()
     if source == "shapes":
@@ -45,7 +50,7 @@ def open_source(source: str | Path) -> ImageSource:
     if variant := find_variant(files.names):
         return PixelSource(name, read_cifar(files, *variant))
     if (prefix := find_stl(files.names)) is not None:
-        return PixelSource(name, read_stl(files, prefix))
+        return PixelSource(name, read_stl(files, prefix, memory_limit))
     if path.is_dir() and is_shard_folder(files):
         shards = {file: path / file for file in files.names if is_archive(file)}
         return FileSource(name, index_shards(shards, str(path)))

@@ -33,7 +33,7 @@ class DataOptions:
     workers: int | None = None
     """Threads (resident, dali) or processes (torch) that decode. Default: one per core."""
     memory: float | None = None
-    """GB of main memory that images may take. Default: half of what is free, shared by the processes of a job."""
+    """GB of main memory for pixels, decoding, batches and views, not for the network. Default: half of what is free."""
     prefetch: int = 2
     """Batches that dali, or each worker of torch, decodes ahead of the training step."""
 

@@ -55,11 +55,8 @@ class ResidentLoader:
 
     def _batches(self, permuted: Tensor, start_step: int) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
-        images = self._data.images
         for step in range(start_step, len(self)):
-            rows = self.plan.rows(permuted, step)
-            picked = images[rows] if isinstance(images, Tensor) else images.select(rows)
-            yield Batch(picked, self._data.ids[rows], self._data.labels[rows])
+            yield self._data.select(self.plan.rows(permuted, step))
 
     def close(self) -> None:
         """Do nothing: there are no threads or open files, and the images are freed with the loader."""

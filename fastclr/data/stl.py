@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastclr.data.decode_many import DecodeOptions, check_memory
 from fastclr.data.decoded_set import ImageDataset, Splits
-from fastclr.device import available_memory
 from fastclr.sources.folder import Files
 from fastclr.sources.tar import open_tar
 
@@ -40,14 +40,15 @@ def find_stl(names: Collection[str]) -> str | None:
     return None
 
 
-def read_stl(files: Files, prefix: str) -> Splits:
+def read_stl(files: Files, prefix: str, memory_limit: int | None = None) -> Splits:
     """Read STL-10: 5,000 labelled and 100,000 unlabelled images (label -1) to train on, 8,000 to test on.
 
     The files store each image as three planes in column-major order; it becomes uint8 ``[96, 96, 3]``. They are read a
     few images at a time, straight into the result, so that no image is in memory twice.
 
     Raises:
-        ValueError: a file is missing or does not hold whole images, or there is too little memory.
+        ValueError: a file is missing or does not hold whole images, or they take more than ``memory_limit`` bytes
+            (None is half of the free memory).
     """
     with open_members(files.source, prefix) as members:
         sizes = {name: size for name, size, _ in members}
@@ -60,9 +61,8 @@ def read_stl(files: Files, prefix: str) -> Splits:
             raise ValueError(
                 f"{files.source}: {name} must be a multiple of {IMAGE_BYTES} bytes (96 x 96 x 3), got {sizes[name]}"
             )
-    needed, free = sum(counts.values()) * IMAGE_BYTES, available_memory()
-    if needed > free:
-        raise ValueError(f"{files.source} takes {needed / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free")
+    images = sum(counts.values())
+    check_memory(files.source, images * IMAGE_BYTES, images, DecodeOptions(memory_limit=memory_limit).budget())
     train, unlabelled, test = (counts[name] for name in PIXELS)
     pixels = {
         "train": np.empty((train + unlabelled, SIDE, SIDE, 3), np.uint8),

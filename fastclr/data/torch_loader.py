@@ -22,6 +22,7 @@ from fastclr.data.plan import Plan
 from fastclr.data.unreadable import (
     Failures,
     RemarkSummary,
+    TooMuchAheadError,
     UnreadableError,
     check_loader_arguments,
     check_waiting,
@@ -84,9 +85,10 @@ class TorchLoader:
         self.device = torch.device(device)
         self.order = order
         self.skipped: dict[str, str] = {}
-        check_waiting(index, order.batch_size * max(workers * prefetch, 1))
+        # one more batch is in use
+        check_waiting(index, order.batch_size, workers * prefetch + 1, max(workers, 1))
         if workers > 0:
-            check_shared_memory(index, order.batch_size * workers * prefetch)
+            check_shared_memory(index, min(order.batch_size, len(index)) * workers * prefetch)
         self._index = index
         self._summary = RemarkSummary(index.source)
         self._positions: list[Position] = []
@@ -230,7 +232,7 @@ def obey_parent(parent: int) -> None:
 
 
 def check_shared_memory(index: ImageIndex, images: int) -> None:
-    """Raise ValueError if that many decoded images do not fit into the system's shared memory.
+    """Raise TooMuchAheadError if that many decoded images do not fit into the system's shared memory.
 
     Containers often have only 64 MB of it, and a worker that exceeds it dies of a bus error.
     """
@@ -239,7 +241,7 @@ def check_shared_memory(index: ImageIndex, images: int) -> None:
     status = os.statvfs(SHARED_MEMORY)
     free, needed = status.f_bavail * status.f_frsize, index.nbytes / len(index) * images
     if needed > free:
-        raise ValueError(
+        raise TooMuchAheadError(
             f"the batches that wait in the workers take about {needed / 1e6:.0f} MB, but the shared memory of the "
             f"system ({SHARED_MEMORY}) has {free / 1e6:.0f} MB: choose fewer workers (0 needs none), a smaller "
             "prefetch or batch_size, or start the container with more (docker run --shm-size)"

@@ -10,7 +10,7 @@ from typing import TypeVar
 from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.indexed_set import ImageIndex
 from fastclr.device import available_cores, local_processes
-from fastclr.sources.decode import explain
+from fastclr.sources.decode import OTHER_DECODING_BYTES, explain
 from fastclr.sources.remarks import summarise
 
 T = TypeVar("T")
@@ -92,14 +92,29 @@ def check_loader_arguments(workers: int, prefetch: int, resize_shorter: int | No
         raise ValueError(f"resize_shorter must be at least 1 or None, got {resize_shorter}")
 
 
-def check_waiting(index: ImageIndex, images: int) -> None:
-    """Raise ValueError if that many decoded images, which wait for the consumer, are too many for the memory."""
-    needed = index.nbytes / max(len(index), 1) * images
+class TooMuchAheadError(ValueError):
+    """The batches that a loader would hold at a time do not fit into memory: a smaller batch may."""
+
+
+def check_waiting(index: ImageIndex, batch_size: int, batches: int, workers: int) -> None:
+    """Raise TooMuchAheadError if the images that a loader holds at a time are too many for the memory.
+
+    Args:
+        index: the images.
+        batch_size: images of a step, from which views are made.
+        batches: decoded batches that exist at a time at most.
+        workers: threads or processes that each decode one image at a time, at worst the largest ones.
+    """
+    size = min(batch_size, len(index))
+    largest = index.sizes.prod(dim=1).topk(min(workers, len(index))).values.sum()
+    needed = size * (index.nbytes / max(len(index), 1) * batches + index.view_bytes)
+    needed += OTHER_DECODING_BYTES * int(largest)
     limit = DecodeOptions(memory_limit=index.memory_limit).budget()
     if needed > limit:
-        raise ValueError(
-            f"batches that are decoded ahead take about {needed / 1e9:.3g} GB, and {limit / 1e9:.3g} GB may be used: "
-            "choose fewer workers, a smaller prefetch, batch_size or resize_shorter, or more memory (--memory)"
+        raise TooMuchAheadError(
+            f"batches that are decoded ahead and the views of a step take about {needed / 1e9:.3g} GB, and "
+            f"{limit / 1e9:.3g} GB may be used: choose fewer workers, a smaller prefetch, batch_size or "
+            "resize_shorter, or more memory (--memory)"
         )
 
 

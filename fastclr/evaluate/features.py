@@ -14,6 +14,7 @@ from fastclr.augment import AugmentConfig, SimCLRAugment
 from fastclr.augment.fixed_view import evaluation_params, image_sizes
 from fastclr.augment.images import RaggedImages
 from fastclr.data import Batch, ImageDataset, ImageIndex, LoaderKind, Order, Splits, make_loader
+from fastclr.data.unreadable import TooMuchAheadError
 from fastclr.evaluate.frozen_encoder import frozen
 from fastclr.parallel import World
 
@@ -85,28 +86,50 @@ def evaluation_batches(
     loader: LoaderKind = "auto",
     workers: int | None = None,
 ) -> Iterator[Batch]:
-    """Yield every image of `dataset` once, in order.
+    """Yield every image of `dataset` once, in order; those of an index that prove unreadable are left out.
 
     Args:
         dataset: decoded images, or an index whose images are decoded on the fly.
         device: the encoder's; batches are moved there if it can crop them, except decoded images of mixed sizes.
-        batch_size: images per batch; the last one may be smaller.
+        batch_size: images per batch; the last one may be smaller, and so may all where the memory does not suffice.
         loader: decodes the images of an index; `auto` is DALI if installed.
         workers: its threads or processes.
     """
     crops = device if SimCLRAugment.supports(device) else torch.device("cpu")
     if isinstance(dataset, ImageIndex):
-        order = Order(batch_size, shuffle=False, drop_last=False)
-        streamed = make_loader(dataset, loader, order, device=crops, workers=workers)
-        try:
-            yield from streamed.epoch(0)
-        finally:
-            streamed.close()
+        yield from streamed_batches(dataset, crops, batch_size, loader, workers)
         return
     # images of mixed sizes share one buffer, all of which would be moved with every batch
     move = isinstance(dataset.images, Tensor)
     for batch in in_batches(dataset.images, dataset.ids, dataset.labels, batch_size):
         yield batch.to(crops) if move else batch
+
+
+def streamed_batches(
+    index: ImageIndex, device: torch.device, batch_size: int, kind: LoaderKind, workers: int | None
+) -> Iterator[Batch]:
+    """Yield every readable image of an index once, in order, in batches that fit into memory."""
+    while True:
+        order = Order(batch_size, shuffle=False, drop_last=False)
+        try:
+            loader = make_loader(index, kind, order, device=device, workers=workers)
+            break
+        except TooMuchAheadError:
+            if batch_size == 1:
+                raise
+            batch_size //= 2
+    seen = 0
+    try:
+        for batch in loader.epoch(0):
+            planned = index.ids[seen : seen + len(batch)]
+            seen += len(batch)
+            if loader.skipped:  # images that could not be read have a stand-in, which has its turn elsewhere
+                rows = (batch.ids.cpu() == planned).nonzero().flatten()
+                batch = batch.select(rows.to(batch.ids.device))
+            if len(batch):
+                yield batch
+    finally:
+        loader.close()
 
 
 def extract_features(
@@ -213,8 +236,21 @@ def labelled_features(
             batches = evaluation_batches(own, world.device, loader=data.loader, workers=workers)
             total = -(-len(own) // BATCH_SIZE)
             features = collect(encoder, with_progress(batches, total, f"{name} features"), augment, autocast)
-            parts += [world.join(features.features, len(split)), world.join(features.labels, len(split))]
+            rows, labels = with_gaps(features, own.ids)
+            labels = world.join(labels, len(split))
+            parts += [world.join(rows, len(split))[labels >= 0], labels[labels >= 0]]
     return Features(*parts)
+
+
+def with_gaps(found: Extracted, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return features and labels for all `ids`, in their order: zeros and -1 where one could not be read."""
+    if len(found.ids) == len(ids):
+        return found.features, found.labels
+    present = torch.isin(ids.to(found.ids.device), found.ids)
+    rows = found.features.new_zeros(len(ids), found.features.shape[1])
+    labels = found.labels.new_full((len(ids),), -1)
+    rows[present], labels[present] = found.features, found.labels
+    return rows, labels
 
 
 def labelled_splits(data: Splits) -> tuple[ImageDataset | ImageIndex, ImageDataset | ImageIndex]:

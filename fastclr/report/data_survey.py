@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from fastclr.data.decode_many import LEAST_IN_FLIGHT, DecodeOptions, progress_bar
+from fastclr.data.decode_many import DecodeOptions, progress_bar
 from fastclr.data.file_source import FileSource, labelled
 from fastclr.data.image_source import ImageSource
 from fastclr.data.in_flight import work_in_order
@@ -151,7 +151,8 @@ def survey(
         source: as in :func:`fastclr.data.load_splits`; names of published data sets must be looked up before.
         labels: CSV file with the classes.
         resize_shorter: estimate the memory that the images take after this reduction of the shorter side.
-        memory_limit: bytes that images may take at a time; None is half of the free memory. Larger ones are unreadable.
+        memory_limit: bytes that images may take; None is half of the free memory. One that takes more than a quarter of
+            them is unreadable here as in training.
 
     Returns:
         The survey, and up to 256 evenly spaced images as they are stored, to measure how fast they decode.
@@ -161,7 +162,7 @@ def survey(
         ModuleNotFoundError: Pillow or tqdm is not installed.
     """
     mapping = None if labels is None else read_labels(labels)
-    opened = open_source(source)
+    opened = open_source(source, memory_limit)
     options = DecodeOptions(resize_shorter, memory_limit)
     return survey_images(opened if mapping is None else opened.relabelled(mapping), options)
 
@@ -195,8 +196,7 @@ def survey_files(source: FileSource, options: DecodeOptions) -> tuple[Survey, li
     """Survey image files: read the header and content of each, and decode as many as `DECODED_PIXELS` allows."""
     files, groups = source.contents.files, source.groups
     pillow()
-    limit = max(options.budget(), LEAST_IN_FLIGHT)
-    in_flight = limit - limit // SAMPLES_SHARE
+    in_flight, samples = options.in_flight(), options.budget() // SAMPLES_SHARE
     entries = {entry.path: (split, entry) for split, group in groups.items() for entry in group}
     facts: dict[str, Facts] = {}
     bad: dict[str, str] = {}
@@ -227,7 +227,7 @@ def survey_files(source: FileSource, options: DecodeOptions) -> tuple[Survey, li
                 kept.pop(path, None)
             elif path in kept:
                 held += len(content)
-                kept[path] = content if held <= limit // SAMPLES_SHARE else b""
+                kept[path] = content if held <= samples else b""
     if not facts:
         listed = "; ".join(f"{path!a}: {reason}" for path, reason in sorted(bad.items())[:5])
         raise ValueError(f"none of the {len(bad)} images in {files.source} can be read: {listed}")

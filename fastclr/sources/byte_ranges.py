@@ -42,13 +42,25 @@ class Encoded:
     def fetched(self, limit: int) -> Encoded:
         """Read the image, and return it as one that can be read at any time; one larger than `limit` fails then."""
 
+        head = b""
+
+        def peek(first: bytes, size: int) -> None:
+            nonlocal head
+            head = first
+            if size > limit:
+                raise MemoryError(f"larger than {limit} bytes")
+
         def read(admit: Admit) -> bytes:
-            admit(b"" if data is None else data[:HEAD_BYTES], self.size)
-            if data is None:
-                raise OSError(f"larger than {limit} bytes")
+            admit(head, self.size)
+            if isinstance(data, MemoryError):
+                raise data
             return data
 
-        data = self.read(admit_all) if self.size <= limit else None
+        data: bytes | MemoryError
+        try:
+            data = self.read(peek)
+        except MemoryError as error:
+            data = error
         return Encoded(read)
 
 

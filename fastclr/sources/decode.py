@@ -133,15 +133,20 @@ def decoding_bytes(data: bytes, resize_shorter: int | None = None) -> int | None
     """
     try:
         with pillow().open(io.BytesIO(data), formats=FORMATS) as image:
-            whole = image.height * image.width
-            height, width = resized(image.height, image.width, resize_shorter)
-            coefficients = 6 * whole if "progressive" in image.info else 0
-            if (height, width) != image.size[::-1]:
-                image.draft(image.mode, (width, height))
-            per_pixel = DECODING_BYTES.get(image.format or "", OTHER_DECODING_BYTES)
-            return int(coefficients + per_pixel * image.height * image.width + 3 * height * width)
+            return bytes_to_decode(image, resize_shorter)
     except Exception:
         return None
+
+
+def bytes_to_decode(image: Image, resize_shorter: int | None) -> int:
+    """Return how many bytes it takes to decode an image that was opened; its reduced size is chosen on the way."""
+    whole = image.height * image.width
+    height, width = resized(image.height, image.width, resize_shorter)
+    coefficients = 6 * whole if "progressive" in image.info else 0
+    if (height, width) != image.size[::-1]:
+        image.draft(image.mode, (width, height))
+    per_pixel = DECODING_BYTES.get(image.format or "", OTHER_DECODING_BYTES)
+    return int(coefficients + per_pixel * image.height * image.width + 3 * height * width)
 
 
 def explain(error: Exception) -> str:
@@ -202,48 +207,63 @@ class Header:
         width: likewise.
         plain: whether it is, down to its first scan, a JPEG that all decoders decode alike.
         size: number of bytes of the encoded image.
+        needed: number of bytes that reading and decoding it take at most.
     """
 
     height: int
     width: int
     plain: bool
     size: int
+    needed: int
 
 
-def read_header(storage: Storage, row: int) -> Header:
-    """Return what the header of an image says.
+def glance(storage: Storage, row: int, resize_shorter: int | None = None) -> Header | None:
+    """Return what the first bytes of an image say, or None where :func:`examine` has to see the whole file.
 
-    A JPEG without an end marker at its end, or of an odd structure, is decoded, to see whether it can be.
+    That is where they say nothing, and where a JPEG is of an odd structure or has no end marker at its end.
 
     Raises:
-        OSError: the image cannot be read, is in no known format, or ends early.
-        PIL.Image.DecompressionBombError: the header announces more pixels than Pillow allows (about 179 million).
-        Exception: whatever else Pillow raises for a damaged header.
+        OSError: the image cannot be read.
+        Exception: whatever Pillow raises for a damaged header of a file that is short.
     """
     data, tail, size = storage.read_ends(row, HEAD_BYTES, len(jpeg.END))
-    bomb: type[Exception] = pillow().DecompressionBombError
     try:
-        header = parse(data, size)
-    except bomb:
-        raise
+        header = parse(data, size, resize_shorter)
     except Exception:
         if size <= len(data):
             raise
-        data = storage.read(row)
-        header = parse(data, size)
-    if data.startswith(jpeg.START) and not (header.plain and tail == jpeg.END):
-        decode_image(data if size == len(data) else storage.read(row))
+        return None
+    return header if is_whole(header, data, tail) else None
+
+
+def examine(data: bytes, resize_shorter: int | None = None) -> Header:
+    """Return what an image says of itself, once it is decoded if it is a JPEG of an odd structure or without an end.
+
+    Raises:
+        OSError: it is in no known format, or ends early.
+        PIL.Image.DecompressionBombError: the header announces more pixels than Pillow allows (about 179 million).
+        Exception: whatever else Pillow raises for a damaged file.
+    """
+    header = parse(data, len(data), resize_shorter)
+    if not is_whole(header, data, data[-len(jpeg.END) :]):
+        decode_image(data, resize_shorter)
     return header
 
 
-def parse(data: bytes, size: int) -> Header:
+def is_whole(header: Header, head: bytes, tail: bytes) -> bool:
+    """Return whether an image is no JPEG, or one that looks regular by its first and last bytes."""
+    return not head.startswith(jpeg.START) or (header.plain and tail == jpeg.END)
+
+
+def parse(data: bytes, size: int, resize_shorter: int | None = None) -> Header:
     """Return the header of the image of ``size`` bytes that begins with ``data``."""
     with pillow().open(io.BytesIO(data), formats=FORMATS) as image:
         height, width = image.height, image.width
         # only JPEG: for other formats, reading the orientation may decode the image
         if image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8):
             height, width = width, height
-        return Header(height, width, image.format == "JPEG" and is_plain(data), size)
+        plain = image.format == "JPEG" and is_plain(data)
+        return Header(height, width, plain, size, size + bytes_to_decode(image, resize_shorter))
 
 
 def is_plain(data: bytes) -> bool:

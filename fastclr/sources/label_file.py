@@ -17,7 +17,7 @@ def read_labels(path: str | Path) -> dict[str, str | None]:
     """Read a CSV file with the columns ``name`` and ``label``; other columns are ignored.
 
     Returns:
-        The class of each name; None where the label is empty.
+        The class of each name, both in Unicode's composed form; None where the label is empty.
 
     Raises:
         OSError: the file cannot be read.
@@ -32,11 +32,14 @@ def read_labels(path: str | Path) -> dict[str, str | None]:
                     f"its first line must have the columns name and label, but lacks {' and '.join(sorted(missing))}"
                 )
             for row in rows:
-                name, label = row["name"], unicodedata.normalize("NFC", row["label"] or "") or None
+                # file systems spell a name in other ways than spreadsheets do
+                name, label = (unicodedata.normalize("NFC", row[key] or "") for key in ("name", "label"))
                 if not name:
                     raise ValueError(f"line {rows.line_num} has no name")
-                if found.setdefault(name, label) != label:
-                    raise ValueError(f"line {rows.line_num}: {name!a} was {found[name]!a} before and is {label!a} now")
+                if found.setdefault(name, label or None) != (label or None):
+                    raise ValueError(
+                        f"line {rows.line_num}: {name!a} was {found[name]!a} before and is {label or None!a} now"
+                    )
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}: {error}") from error
     if not found:
@@ -47,14 +50,16 @@ def read_labels(path: str | Path) -> dict[str, str | None]:
 def label_entries(groups: Mapping[str, list[Entry]], mapping: Labels, source: str) -> dict[str, list[Entry]]:
     """Return the entries of each split with the classes of `mapping`; a split with no image in it keeps its own.
 
-    A file is named by its path in the source, with or without the folders that wrap everything.
+    A file is named by its path in the source, with or without the folders that wrap everything, in any spelling of
+    Unicode.
 
     Raises:
         ValueError: `mapping` names a file that does not exist.
     """
 
     def keys(split: str, entry: Entry) -> tuple[str, str]:
-        return entry.path, entry.name if len(groups) == 1 else f"{split}/{entry.name}"
+        path, name = (unicodedata.normalize("NFC", text) for text in (entry.path, entry.name))
+        return path, name if len(groups) == 1 else f"{split}/{name}"
 
     known = {key for split, entries in groups.items() for entry in entries for key in keys(split, entry)}
     check_names(mapping, known, source)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastclr.sources.byte_ranges import Encoded, Storage
 from fastclr.sources.decode import image_size, is_image_name
-from fastclr.sources.entries import TEST_SPLITS, Entry, Source
+from fastclr.sources.entries import TEST_SPLITS, Entry, Source, split_folders
 from fastclr.sources.folder import LARGEST_SAMPLE, SAMPLE_EVERY, Files
 from fastclr.sources.tar import SUFFIXES, Place, archive_storage, member_image, members, open_tar
 
@@ -84,8 +84,8 @@ def index_shards(shards: dict[str, Path], source: str) -> Source:
     an image is the image. Its label, a number or the name of a class, is in the ``.cls`` file, else it is ``"label"``
     in the ``.json`` file, else unknown. Classes are numbered if labels are numbers; if more than a tenth of them are
     names, all are names. Samples whose label cannot be used are left out. Samples are numbered across all shards:
-    shards sorted by name, samples in the order in which they are stored. If there are shards in a folder ``train``, it
-    and its siblings named in ``TEST_SPLITS`` are the splits.
+    shards sorted by name, samples in the order in which they are stored. Folders ``train``, ``val`` and the like are
+    splits as in a folder of images.
 
     Args:
         shards: paths of the archives by name, with ``/`` between folders.
@@ -103,8 +103,12 @@ def index_shards(shards: dict[str, Path], source: str) -> Source:
     classes = number_classes(found)
     check_labels(found, source)
     groups = {"train": names}
-    if any(name.startswith("train/") for name in names):
-        groups = {split: [name for name in names if name.startswith(f"{split}/")] for split in ("train", *TEST_SPLITS)}
+    if folders := split_folders({name.split("/")[0] for name in names if "/" in name}):
+        groups = {
+            split: [name for name in names if name.startswith(f"{folders[split]}/")]
+            for split in ("train", *TEST_SPLITS)
+            if split in folders
+        }
 
     def stream(wanted: Collection[str]) -> Iterator[tuple[str, Encoded]]:
         remaining = set(wanted)
@@ -121,7 +125,7 @@ def index_shards(shards: dict[str, Path], source: str) -> Source:
         return archive_storage([shards[name] for name in names], places, wanted)
 
     files = Files(source, tuple(found.images), tuple(found.skipped), tuple(found.sizes), stream, storage)
-    entries = {split: make_entries(found, split, chosen) for split, chosen in groups.items()}
+    entries = {split: make_entries(found, folders.get(split), chosen) for split, chosen in groups.items()}
     return Source(files, {split: some for split, some in entries.items() if some}, classes)
 
 
@@ -242,9 +246,9 @@ def check_labels(found: Found, source: str) -> None:
     found.skipped += unusable
 
 
-def make_entries(found: Found, split: str, shards: list[str]) -> list[Entry]:
+def make_entries(found: Found, folder: str | None, shards: list[str]) -> list[Entry]:
     """Return the entries of a split in the order of its samples; one that is left out keeps its number."""
-    prefix = f"{split}/" if all(shard.startswith(f"{split}/") for shard in shards) else ""
+    prefix = "" if folder is None else f"{folder}/"
     chosen = set(shards)
     entries: list[Entry] = []
     number = 0

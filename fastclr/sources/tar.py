@@ -91,9 +91,9 @@ def member_image(file: IO[bytes], size: int) -> Encoded:
     """Return a member that can be read until the archive is read on."""
 
     def read(admit: Admit) -> bytes:
-        data = file.read()
-        admit(data[:HEAD_BYTES], size)
-        return data
+        head = file.read(HEAD_BYTES)
+        admit(head, size)
+        return head + file.read()
 
     return Encoded(read, size, in_sequence=True)
 

@@ -97,6 +97,9 @@ class Training:
         return lambda *embeddings: self.method.loss(embeddings, batch, self.step, self.total_steps)
 
 
+VIEWS = 2  # of an image, as its method makes them at least
+VIEW_BYTES = 4  # float32
+
 # makes the method of a run, such as one that starts from the weights of another run
 MakeMethod = Callable[[PretrainConfig, Facts], Method]
 
@@ -128,7 +131,7 @@ def build(
     if data is None:
         if not world.is_main and config.download:
             world.barrier()  # the first process downloads; the others then read its files
-        data = load_data(config)
+        data = load_data(config, share)
         if world.is_main and config.download:
             world.barrier()
     check_same_images(data, world)
@@ -212,13 +215,19 @@ def find_data(config: PretrainConfig) -> None:
     found_sources(config.data, config.test_data, config.data_root, config.download)
 
 
-def load_data(config: PretrainConfig) -> Splits:
+def load_data(config: PretrainConfig, batch_size: int = 0) -> Splits:
     """Load the images that `config` names.
+
+    Args:
+        config: the run.
+        batch_size: images of a training step in this process; 0 if nothing is trained on them.
 
     Raises:
         ValueError: it names none, or names test images although the training images have no classes.
     """
     find_data(config)
+    device = augment_device(resolve_device(config.device))
+    in_main_memory = device.type == "cpu"
     splits = load_splits(
         config.data,
         config.test_data,
@@ -230,9 +239,11 @@ def load_data(config: PretrainConfig) -> Splits:
         download=config.download,
         cache=config.cache,
         loader=config.loader,
-        device=augment_device(resolve_device(config.device)),
+        device=device,
         workers=config.workers or None,
         memory_limit=config.memory_limit,
+        batch_size=batch_size if in_main_memory else 0,
+        view_bytes=VIEWS * 3 * config.augment.size**2 * VIEW_BYTES if in_main_memory else 0,
     )
     if config.test_data is not None and splits.test is None:
         raise ValueError(

@@ -16,9 +16,10 @@ from PIL import Image
 from stream_cases import encode, photo, write_photos, write_tar
 
 from fastclr.data import ImageDataset, ImageIndex, decoded, load_splits
+from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.indexed_set import check_headers
 from fastclr.sources.byte_ranges import Paths, Storage
-from fastclr.sources.decode import read_header
+from fastclr.sources.decode import examine, glance
 
 
 def listed(path: Path, **options: object) -> ImageIndex:
@@ -125,7 +126,7 @@ def test_headers(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     storage = Storage.of_files(str(tmp_path / name) for name in cases)
     for row, (content, (height, width, plain)) in enumerate(cases.values()):
-        header = read_header(storage, row)
+        header = glance(storage, row) or examine(storage.read(row))
         assert (header.height, header.width, header.plain, header.size) == (height, width, plain, len(content))
 
 
@@ -153,7 +154,7 @@ def test_what_is_no_image_has_a_reason(tmp_path: Path) -> None:
         file.truncate(2**30 + 1)  # takes no room on the disk
     os.mkfifo(tmp_path / "pipe")
     names = [*contents, "huge", "gone", "pipe"]
-    reasons = check_headers(Storage.of_files(str(tmp_path / name) for name in names))
+    reasons = check_headers(Storage.of_files(str(tmp_path / name) for name in names), DecodeOptions())
     for reason, expected in zip(
         reasons,
         ["no image", "no image", "DecompressionBomb", "larger than", "FileNotFoundError", "not a regular"],

@@ -122,8 +122,11 @@ def test_pixels_are_not_resized(tmp_path: Path) -> None:
 def test_stl10_does_not_start_without_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too little memory is an error before anything is read."""
     path = write_folder(tmp_path / "stl", CONTENT["stl10"])
-    monkeypatch.setattr("fastclr.data.stl.available_memory", lambda: 612 * 27648 - 1)
-    with pytest.raises(ValueError, match=r"takes 0\.0169 GB of memory"):
+    with pytest.raises(ValueError, match=r"the 612 images of .* take about 0\.0169 GB decoded, but 0\.0169 GB may be"):
+        load_splits(path, memory_limit=612 * 27648 - 1)
+    assert len(load_splits(path, memory_limit=612 * 27648).train) + 12 > 100
+    monkeypatch.setattr("fastclr.data.decode_many.available_memory", lambda: 2 * 612 * 27648 - 2)
+    with pytest.raises(ValueError, match="half of the free memory"):
         load_splits(path)
 
 

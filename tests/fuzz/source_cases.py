@@ -41,7 +41,7 @@ def tar_bytes(files: dict[str, bytes], kind: str = "") -> bytes:
 def header(folder: Path) -> Case:
     """Headers and pixels of images, as every decoder reads them: whatever Pillow raises is counted there."""
     from fastclr.sources.byte_ranges import Storage
-    from fastclr.sources.decode import decode_image, image_size, quiet_pillow, read_header
+    from fastclr.sources.decode import decode_image, examine, glance, image_size, quiet_pillow
 
     seeds = [image_bytes(kind) for kind in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")]
     seeds += [image_bytes("JPEG", "CMYK"), image_bytes("PNG", "P"), image_bytes("TIFF", "I;16"[:1])]
@@ -52,7 +52,8 @@ def header(folder: Path) -> Case:
         with quiet_pillow():
             image_size(io.BytesIO(data))
             try:
-                read_header(Storage.of_files([str(folder / "input")]), 0)
+                glance(Storage.of_files([str(folder / "input")]), 0)
+                examine(data)
                 decode_image(data, rng.choice((None, 8)))
             except Exception:  # as in decode_many, which names the file with what it says
                 pass

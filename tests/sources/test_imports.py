@@ -36,7 +36,7 @@ def test_reading_does_not_load_torch(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "import numpy as np\n"
         "from PIL import Image\n"
-        "from fastclr.sources.decode import decode_image, read_header\n"
+        "from fastclr.sources.decode import decode_image, glance\n"
         "from fastclr.sources.entries import arrange\n"
         "from fastclr.sources.folder import index_folder\n"
         f"root = Path({str(tmp_path)!r})\n"
@@ -46,7 +46,7 @@ def test_reading_does_not_load_torch(tmp_path: Path) -> None:
         "files = index_folder(root)\n"
         "paths = [entry.path for entry in arrange(files.names)['train']]\n"
         "storage = files.storage(paths).select(np.array([1, 0, 1]))\n"
-        "assert len(storage) == 3 and read_header(storage, 2).height == 4\n"
+        "assert len(storage) == 3 and glance(storage, 2).height == 4\n"
         "assert decode_image(storage.read(1)).shape == (4, 5, 3)"
     )
     assert not {name for name in loaded if name.partition(".")[0] in ("torch", "torchvision")}

@@ -85,9 +85,10 @@ def test_a_single_shard(shards: Path) -> None:
     assert index.labels.tolist() == [n % 3 for n in range(4, 8)] and index.ids.tolist() == [0, 1, 2, 3]
 
 
-def test_splits_by_folder(tmp_path: Path) -> None:
-    """Shards in train and val are those splits; each counts its ids from zero."""
-    for split, numbers in (("train", range(6)), ("val", range(6, 9))):
+@pytest.mark.parametrize(("train", "test"), [("train", "val"), ("Train", "Test"), ("training", "testing")])
+def test_splits_by_folder(train: str, test: str, tmp_path: Path) -> None:
+    """Shards in train and val are those splits, in other spellings too; each counts its ids from zero."""
+    for split, numbers in ((train, range(6)), (test, range(6, 9))):
         (tmp_path / split).mkdir()
         write_tar(tmp_path / split / "0.tar", merge(*(sample(n, cls=b"%d" % (n % 2)) for n in numbers)))
     splits = load_splits(tmp_path, loader="torch")

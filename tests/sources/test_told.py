@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from PIL import Image
@@ -54,6 +55,19 @@ def test_two_ways_to_write_a_name_are_one_class(tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
     labels.write_text(f"name,label\ntrain/tea/2.png,{apart}\ntrain/{composed}/0.png,{composed}\n")
     assert load_splits(tmp_path, cache="off", labels=str(labels)).train.classes == (composed,)
+
+
+@pytest.mark.parametrize(("on_disk", "in_table"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_table_of_labels_may_spell_names_in_another_way(
+    on_disk: Literal["NFC", "NFD"], in_table: Literal["NFC", "NFD"], tmp_path: Path
+) -> None:
+    name = "caf\u00e9/\u00fc.png"
+    picture(tmp_path / unicodedata.normalize(on_disk, name))
+    picture(tmp_path / "1.png")
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"name,label\n{unicodedata.normalize(in_table, name)},x\n1.png,y\n", encoding="utf-8")
+    train = load_splits(tmp_path, cache="off", labels=str(labels), holdout=0).train
+    assert train.classes == ("x", "y") and train.labels.tolist() == [1, 0]
 
 
 def test_more_suffixes_are_read_and_others_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

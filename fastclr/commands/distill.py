@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     options = tyro.cli(DistillOptions, args=arguments, prog="fastclr distill")
     folder = find_teacher(options.teacher)
     teacher = Trained.load(folder)
-    name = options.common.name or options.config.name(teacher.settings["labels"], teacher.config)
+    name = options.common.name or options.config.name(teacher.settings["share"], teacher.config)
     check_free(folder.parent / name, options.common.overwrite)
     run, data = options.common.open(folder.parent)
     try:

@@ -85,7 +85,7 @@ def write_splits(path: Path, splits: Splits, origin: Origin) -> None:
             "names": dataset.names,
             "source": dataset.source,
             "skipped": dataset.skipped,
-            "fingerprint": dataset.fingerprint,
+            "fingerprint": dataset.image_fingerprint,
         }
         tensors |= {f"{name}.{field}": tensor for field, tensor in fields(dataset).items()}
     text = json.dumps(about).encode()  # not in the header, whose size is limited: a million names exceed it
@@ -240,5 +240,5 @@ def build(name: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor], mo
         skipped=tuple((file, reason) for file, reason in about["skipped"]),
     )
     # fills the cached property, whose computation would read every page
-    vars(dataset)["fingerprint"] = about["fingerprint"]
+    vars(dataset)["image_fingerprint"] = about["fingerprint"]
     return dataset

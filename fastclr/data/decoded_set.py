@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fastclr.augment.images import RaggedImages
-from fastclr.data.batch import check_fields, check_label_range
+from fastclr.data.batch import check_fields, check_label_range, label_digest
 from fastclr.data.indexed_set import ImageIndex
 
 
@@ -63,15 +63,26 @@ class ImageDataset:
         """Number of bytes of pixels."""
         return self.images.numel() if isinstance(self.images, Tensor) else self.images.data.numel()
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of names, ids, labels, classes, sizes and pixels; equal for equal data.
+        """Two hexadecimal digests, joined by ``-``: of names, ids, sizes and pixels, and of the labels.
 
-        It does not depend on where the data is stored, so a resumed run can check that it sees the same images.
+        They do not depend on where the data is stored, so a resumed run can check that it sees the same images.
         """
-        digest = hashlib.blake2b(digest_size=16)
-        header = [self.classes, self.names, self.ids.tolist(), self.labels.tolist()]
-        digest.update(ascii(header).encode())
+        return f"{self.image_fingerprint}-{label_digest(self.classes, self.labels)}"
+
+    @cached_property
+    def image_fingerprint(self) -> str:
+        """The first part of `fingerprint`."""
+        return self._digest([self.names, self.ids.tolist()])
+
+    def joint_fingerprint(self) -> str:
+        """Return the one digest of images and labels that runs before 0.1.0 have stored."""
+        return self._digest([self.classes, self.names, self.ids.tolist(), self.labels.tolist()])
+
+    def _digest(self, header: list[Any]) -> str:
+        """Return the digest of a header and all pixels."""
+        digest = hashlib.blake2b(ascii(header).encode(), digest_size=16)
         if isinstance(self.images, Tensor):
             digest.update(ascii([list(self.images.shape[1:3])] * len(self)).encode())
             digest.update(self.images.cpu().contiguous().numpy().data)

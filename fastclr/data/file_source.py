@@ -51,7 +51,7 @@ class FileSource:
 
     def relabelled(self, mapping: Labels) -> FileSource:
         """Return the source with the classes of ``mapping``."""
-        groups = label_entries(self.groups, mapping, self.contents.files.source)
+        groups = label_entries(self.groups, mapping, self.contents.files.source, self.contents.files.names)
         return replace(self, contents=replace(self.contents, groups=groups, classes=None))
 
     def load_splits(self, options: LoadOptions, with_test: bool) -> Splits:

@@ -6,11 +6,12 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastclr.data.batch import check_label_range
+from fastclr.data.batch import check_label_range, label_digest
 from fastclr.data.decode_many import DecodeOptions, progress_bar
 from fastclr.data.in_flight import check_image, work_in_order
 from fastclr.device import available_cores
@@ -83,14 +84,27 @@ class ImageIndex:
             sizes = sizes * (self.resize_shorter / sizes.amin(dim=1, keepdim=True)).clamp_max(1)
         return int(3 * sizes.prod(dim=1).sum())
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of names, ids, labels, classes and file sizes; the files are not read.
+        """Two hexadecimal digests, joined by ``-``: of names, ids and file sizes, and of the labels.
 
-        It does not depend on where the data is stored, and differs from the fingerprint of the decoded images.
+        The files are not read, and it does not matter where they are; the fingerprint of decoded images differs.
         """
-        header = [self.classes, self.names, self.ids.tolist(), self.labels.tolist(), self.storage.sizes.tolist()]
-        return hashlib.blake2b(ascii(header).encode(), digest_size=16).hexdigest()
+        return f"{self.image_fingerprint}-{label_digest(self.classes, self.labels)}"
+
+    @cached_property
+    def image_fingerprint(self) -> str:
+        """The first part of `fingerprint`."""
+        return self._digest([self.names, self.ids.tolist()])
+
+    def joint_fingerprint(self) -> str:
+        """Return the one digest of images and labels that runs before 0.1.0 have stored."""
+        return self._digest([self.classes, self.names, self.ids.tolist(), self.labels.tolist()])
+
+    def _digest(self, header: list[Any]) -> str:
+        """Return the digest of a header and the sizes of the files."""
+        text = ascii([*header, self.storage.sizes.tolist()])
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def read(self, row: int) -> bytes:
         """Return the encoded image at ``row``; threads and other processes may call this.

@@ -114,31 +114,33 @@ def parse_share(text: str) -> float | None:
     except ValueError:
         share = 0.0
     if not 0.0 < share <= 1.0:
-        raise ValueError(f"labels must be a share above 0% and at most 100%, or a file of names, got {text!r}")
+        raise ValueError(f"share must be above 0% and at most 100%, or a file of names, got {text!r}")
     return share
 
 
-def labelled_rows(dataset: ImageDataset | ImageIndex, labels: str, seed: int) -> Tensor:
+def labelled_rows(dataset: ImageDataset | ImageIndex, chosen: str, seed: int) -> Tensor:
     """Return sorted int64 row indices of the images whose labels may be used.
 
     Args:
         dataset: the training images.
-        labels: ``1%`` for that share of every class (`label_subset`), or the path of a list (`listed_rows`).
+        chosen: ``1%`` for that share of every class (`label_subset`), or the path of a list (`listed_rows`).
         seed: decides which images make up a share.
 
     Raises:
-        ValueError: `labels` is neither, or does not fit the images.
+        ValueError: `chosen` is neither, or does not fit the images.
     """
-    share = parse_share(labels)
+    share = parse_share(chosen)
     if share is not None:
         return label_subset(dataset.labels, share, seed)
-    path = Path(labels)
+    path = Path(chosen)
     if not path.is_file():
-        raise ValueError(f"labels must be a share such as 1%, or a file of names, got {labels!r}")
+        raise ValueError(f"share must be a share of each class such as 1%, or a file of names, got {chosen!r}")
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise ValueError(f"share: {path} is a table of labels: --labels takes it")
     return listed_rows(dataset, path)
 
 
-def subset_name(labels: str) -> str:
+def subset_name(chosen: str) -> str:
     """Return the name of a choice of labels in file names: ``1pct`` for ``1%``, or the stem of a list's name."""
-    share = parse_share(labels)
-    return Path(labels).stem if share is None else f"{100 * share:g}pct"
+    share = parse_share(chosen)
+    return Path(chosen).stem if share is None else f"{100 * share:g}pct"

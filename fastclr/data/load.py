@@ -12,10 +12,10 @@ import torch
 from fastclr.data.cache import Request, cache_folder, cached
 from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.decoded_set import ImageDataset, Splits
-from fastclr.data.image_source import LoadOptions
+from fastclr.data.image_source import ImageSource, LoadOptions
 from fastclr.data.loader_choice import LoaderKind, check_kind, device_budget
 from fastclr.data.open_source import check_place, open_source
-from fastclr.sources.label_file import read_labels
+from fastclr.sources.label_file import Labels, UnknownNames, read_labels
 from fastclr.sources.published import locate
 
 
@@ -91,7 +91,7 @@ def load_splits(
     check_kind(loader)
     options = DecodeOptions(resize_shorter, memory_limit, workers, batch_size, view_bytes)
     source, test_source = found_sources(source, test_source, data_root, download)
-    mapping = None if labels is None else read_labels(labels)
+    mapping = None if labels is None else read_labels(labels, source)
     sources = (source,) if test_source is None else (source, test_source)
     decisive = {"resize_shorter": resize_shorter, "labels": None if mapping is None else json.dumps(mapping)}
 
@@ -130,11 +130,28 @@ def fits(splits: Splits, options: DecodeOptions, device: torch.device) -> bool:
 def load_source(source: str | Path, test_source: str | Path | None, options: LoadOptions) -> Splits:
     """Load a source as :func:`load_splits` does once its arguments are checked and no cache has the result."""
     limit = options.decode.memory_limit
-    splits = open_source(source, limit).load_splits(options, with_test=test_source is None)
-    if test_source is None or not splits.train.classes:
+    opened = open_source(source, limit)
+    if test_source is None:
+        return opened.load_splits(options, with_test=True)
+    tests = open_source(test_source, limit)
+    if options.labels is not None:
+        here, there = (known_labels(each, options.labels) for each in (opened, tests))
+        if unknown := set(options.labels) - set(here) - set(there):
+            raise UnknownNames(unknown, f"{source} or {test_source}")
+        options, tests = replace(options, labels=here), tests.relabelled(there) if there else tests
+    splits = opened.load_splits(options, with_test=False)
+    if not splits.train.classes:
         return splits
-    test = open_source(test_source, limit).load_test(splits.train.classes, splits.loader, options.decode)
-    return replace(splits, test=test)
+    return replace(splits, test=tests.load_test(splits.train.classes, splits.loader, options.decode))
+
+
+def known_labels(source: ImageSource, labels: Labels) -> dict[str, str | None]:
+    """Return the labels of those images that a source has."""
+    try:
+        source.relabelled(labels)
+    except UnknownNames as error:
+        return {name: label for name, label in labels.items() if name not in set(error.names)}
+    return dict(labels)
 
 
 def load_dataset(

@@ -23,7 +23,7 @@ from fastclr.data.indexed_set import ImageIndex, check_headers
 from fastclr.sources.decode import Header, Pixels
 from fastclr.sources.entries import Entry
 from fastclr.sources.folder import Files, unread_images
-from fastclr.sources.label_file import Labels, check_classes, check_names
+from fastclr.sources.label_file import Labels, check_classes, places
 from fastclr.sources.remarks import quiet_pillow
 
 Groups = list[tuple[str, list[Entry]]]
@@ -170,12 +170,12 @@ def label_splits(splits: Splits, mapping: Labels) -> Splits:
             images lack.
     """
     sets = [splits.train] + ([] if splits.test is None else [splits.test])
-    check_names(mapping, {name for dataset in sets for name in dataset.names}, splits.train.source)
+    known = {name: (part, row) for part, dataset in enumerate(sets) for row, name in enumerate(dataset.names)}
+    found = places(mapping, known, splits.train.source)
+    named = {part for part, _ in found}
     train, *tests = (
-        numbered(dataset, [mapping.get(name) for name in dataset.names])
-        if any(name in mapping for name in dataset.names)
-        else dataset
-        for dataset in sets
+        numbered(dataset, [found.get((part, row)) for row in range(len(dataset))]) if part in named else dataset
+        for part, dataset in enumerate(sets)
     )
     return Splits(train, renumbered(tests[0], train.classes) if tests else None)
 

@@ -21,7 +21,7 @@ class DataOptions:
     resize_shorter: int | None = None
     """Shrink larger images to this shorter side while loading, so that the set fits into memory."""
     labels: str | None = None
-    """CSV file with the columns name and label that gives the classes; without it, folders do."""
+    """CSV file with the columns name (or file_name) and label that gives the classes; without it, folders do."""
     data_root: str = "data"
     """Folder with the files of `cifar10`, `cifar100` and `stl10`."""
     download: bool = False
@@ -40,6 +40,7 @@ class DataOptions:
     def checks(self) -> list[tuple[str, bool, str]]:
         """Return what must hold of the values: field, whether it does, what it must be."""
         return [
+            ("labels", not (self.labels or "").endswith("%"), "a CSV file; --share takes a share such as 1%"),
             ("holdout", 0.0 <= self.holdout < 1.0, "a number in [0, 1)"),
             ("resize_shorter", self.resize_shorter is None or self.resize_shorter >= 1, "a positive number or None"),
             ("loader", self.loader in get_args(LoaderKind), f"one of {get_args(LoaderKind)}"),

@@ -57,6 +57,7 @@ class Method(nn.Module, ABC):
 
     Attributes:
         title: human-readable name of the method.
+        uses_labels: whether the loss depends on labels, so that a run must keep them.
         Options: the method's own options.
         views: what the augmenter makes for it.
         encoder: from images ``[n, 3, S, S]`` to features ``[n, F]``; evaluated and exported.
@@ -65,6 +66,7 @@ class Method(nn.Module, ABC):
     """
 
     title: ClassVar[str]
+    uses_labels: ClassVar[bool] = False
     Options: ClassVar[type[MethodOptions]]
     views: ViewPlan
     encoder: nn.Module

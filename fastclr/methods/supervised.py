@@ -80,6 +80,7 @@ class Supervised(Method):
     """
 
     title = "supervised training"
+    uses_labels = True
     Options = SupervisedOptions
 
     def __init__(self, classifier: Classifier, views: ViewPlan) -> None:

@@ -161,7 +161,7 @@ def survey(
         ValueError: there is no such source, it has no image, or none that can be read.
         ModuleNotFoundError: Pillow or tqdm is not installed.
     """
-    mapping = None if labels is None else read_labels(labels)
+    mapping = None if labels is None else read_labels(labels, source)
     opened = open_source(source, memory_limit)
     options = DecodeOptions(resize_shorter, memory_limit)
     return survey_images(opened if mapping is None else opened.relabelled(mapping), options)

@@ -9,6 +9,7 @@ import torch
 from fastclr.training.build import Training
 from fastclr.training.checkpoint import Checkpoint, load_state
 from fastclr.training.checkpoint_writer import CheckpointWriter
+from fastclr.training.config import PretrainConfig
 from fastclr.training.evaluation import is_evaluation_due
 from fastclr.training.step import read_totals
 
@@ -41,18 +42,39 @@ def write_checkpoint(training: Training, writer: CheckpointWriter | None) -> Non
     writer.save(checkpoint)
 
 
+def check_data(training: Training, checkpoint: Checkpoint, folder: Path) -> None:
+    """Raise a ValueError if the images are others than those of a checkpoint, or labels that are learnt from.
+
+    A checkpoint of before 0.1.0 does not tell images from labels.
+    """
+    config, train = training.config, training.data.train
+    images, apart, labels = checkpoint.fingerprint.partition("-")
+    now = train.image_fingerprint if apart else train.joint_fingerprint()
+    if images != now:
+        given = PretrainConfig.from_dict(checkpoint.config).labels if config.labels else None
+        hint = (
+            " (labels that are given later hold out test images: leave --labels to knn, probe and finetune)"
+            if config.labels and given != config.labels
+            else ""
+        )
+        raise ValueError(
+            f"{folder} was trained on other images than {config.data!r} holds now (fingerprint {images[:12]}, now "
+            f"{now[:12]}): restore the originals, or start a new run{hint}"
+        )
+    if apart and train.fingerprint != checkpoint.fingerprint and (training.method.uses_labels or training.probe):
+        raise ValueError(
+            f"{folder} was trained on other labels than those of {config.data!r} now (fingerprint {labels}, now "
+            f"{train.fingerprint.partition('-')[2]}): restore the originals, or start a new run"
+        )
+
+
 def restore(training: Training, checkpoint: Checkpoint, folder: Path) -> None:
     """Restore `training` to the position and state of `checkpoint`.
 
     Raises:
         ValueError: the data differs from what the run was started with.
     """
-    fingerprint = training.data.train.fingerprint
-    if checkpoint.fingerprint != fingerprint:
-        raise ValueError(
-            f"{folder} was trained on other images than {training.config.data!r} holds now (fingerprint "
-            f"{checkpoint.fingerprint[:12]}, now {fingerprint[:12]}): restore the originals, or start a new run"
-        )
+    check_data(training, checkpoint, folder)
     source = f"the checkpoint of step {checkpoint.step} in {folder}"
     load_state(training.method, checkpoint.method, source)
     try:

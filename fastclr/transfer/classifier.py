@@ -41,7 +41,7 @@ ABOUT: dict[str, Any] = {
     "result": dict[str, Any],
     "config": dict[str, Any],
 }
-SETTINGS: dict[str, Any] = {"labels": str, "label_seed": int}
+SETTINGS: dict[str, Any] = {"share": str, "label_seed": int}
 RESULT: dict[str, Any] = {"name": str, "accuracy": float, "accuracies": list[float]}
 
 
@@ -118,6 +118,8 @@ class Trained:
         kind, about = read_about(folder)
         if about.get("format") != FORMAT:
             raise ValueError(f"{folder / kind}.json must have format {FORMAT}, got {about.get('format')!r}")
+        if "share" not in about["settings"] and "labels" in about["settings"]:  # its name before 0.1.0
+            about["settings"]["share"] = about["settings"].pop("labels")
         for name, fields in (("settings", SETTINGS), ("result", RESULT)):
             check_types(about[name], fields, f"the {name} of {folder / kind}.json")
         config, layer, classes = PretrainConfig.from_dict(about["config"]), about["layer"], tuple(about["classes"])

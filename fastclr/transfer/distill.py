@@ -50,7 +50,7 @@ class DistillConfig:
     """Multiplies the student's channels. Default: the teacher's width if the encoder is the same, otherwise 1."""
     temperature: float = 1.0
     """Divides the logits of teacher and student."""
-    labels: str | None = None
+    share: str | None = None
     """Labels for --label-weight and --no-teacher. Default: those the teacher was fine-tuned on."""
     label_weight: float = 0.0
     """Weight w of the labels' cross-entropy; the distillation loss has weight 1 - w (alpha in the paper)."""
@@ -101,12 +101,12 @@ class DistillConfig:
         width = f"-{student.width:g}x" if student.width != 1.0 else ""
         same = (student.encoder, student.width) == (teacher.encoder, teacher.width)
         who = "self" if same else f"{student.encoder}{width}"
-        return f"{'labels' if self.no_teacher else 'distill'}-{subset_name(self.labels or labels)}-{who}"
+        return f"{'labels' if self.no_teacher else 'distill'}-{subset_name(self.share or labels)}-{who}"
 
     def settings(self, teacher: Trained) -> dict[str, Any]:
         """Return the requested settings, stored with a student to recognise it later."""
-        labels, seed = self.labels or teacher.settings["labels"], teacher.settings["label_seed"]
-        return {**dataclasses.asdict(self), "labels": labels, "label_seed": seed, "teacher": teacher.result["name"]}
+        labels, seed = self.share or teacher.settings["share"], teacher.settings["label_seed"]
+        return {**dataclasses.asdict(self), "share": labels, "label_seed": seed, "teacher": teacher.result["name"]}
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -225,7 +225,7 @@ def distill(
         RuntimeError: the teacher changed.
         Interrupted: SIGTERM or SIGINT came; the same call goes on from its checkpoint.
     """
-    labels, label_seed = teacher.settings["labels"], teacher.settings["label_seed"]
+    labels, label_seed = teacher.settings["share"], teacher.settings["label_seed"]
     name = name or config.name(labels, teacher.config)
     check_free(run.folder / name, overwrite)
     check_test(data)
@@ -233,7 +233,7 @@ def distill(
         there, here = (", ".join(names[:5]) for names in (teacher.classes, data.train.classes))
         raise ValueError(f"the teacher's classes ({there}, ...) differ from those of {data.train.source} ({here}, ...)")
     student = config.student_config(run.config, teacher.config)
-    rows = labelled_rows(data.train, config.labels or labels, label_seed)
+    rows = labelled_rows(data.train, config.share or labels, label_seed)
     uses_labels = config.no_teacher or config.label_weight > 0
     if config.no_teacher:
         images = data.train.select(rows)

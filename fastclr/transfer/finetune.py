@@ -48,7 +48,7 @@ class FinetuneConfig:
         ValueError: a value is out of range.
     """
 
-    labels: str = "10%"
+    share: str = "10%"
     """Labels to use: a share of each class (`1%`, `10%`, `100%`), or a file with one image name per line."""
     from_layer: int | None = None
     """Projection head layer under the classifier, 0 for the encoder's features. Default: 1, as in SimCLR v2; 0 with
@@ -70,7 +70,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        parse_share(self.labels)
+        parse_share(self.share)
         checks = [
             ("recipe", self.recipe in get_args(Recipe), f"one of {get_args(Recipe)}"),
             ("from_layer", self.from_layer is None or self.from_layer >= 0, "at least 0"),
@@ -82,12 +82,12 @@ class FinetuneConfig:
         """Return the layer to use, for a head with `head_layers` layers."""
         if self.from_layer is not None:
             return self.from_layer
-        return 0 if parse_share(self.labels) == 1.0 or head_layers < 2 else 1
+        return 0 if parse_share(self.share) == 1.0 or head_layers < 2 else 1
 
     @property
     def name(self) -> str:
         """Name of the folder and the result."""
-        return f"{'scratch' if self.from_scratch else 'finetune'}-{subset_name(self.labels)}"
+        return f"{'scratch' if self.from_scratch else 'finetune'}-{subset_name(self.share)}"
 
     def settings(self) -> dict[str, Any]:
         """Return the requested settings, stored with the network, which is that of the first seed."""
@@ -134,7 +134,7 @@ def finetune(
     known = int((data.train.labels >= 0).sum())
 
     def train(seed: int) -> tuple[Classifier, PretrainConfig, int]:
-        rows = labelled_rows(data.train, config.labels, seed)
+        rows = labelled_rows(data.train, config.share, seed)
         settings = training_config(run.config, config, len(rows), len(rows) / known, seed, layer)
 
         def make(_: PretrainConfig, facts: Facts) -> Supervised:
@@ -147,10 +147,10 @@ def finetune(
         return train_classifier(seed_folder(folder, seed), settings, chosen, make), settings, len(rows)
 
     with open_world(run.config.device) as world:
-        images = data.train.select(labelled_rows(data.train, config.labels, config.seed))
+        images = data.train.select(labelled_rows(data.train, config.share, config.seed))
         make_room(folder, config.settings(), images.fingerprint, overwrite, world)
         first, settings, scores = train_seeds(run, data, train, range(config.seed, config.seed + config.seeds))
-        result = {**summarise_seeds(scores), "from_layer": layer, "recipe": config.recipe, "labels": config.labels}
+        result = {**summarise_seeds(scores), "from_layer": layer, "recipe": config.recipe, "share": config.share}
         stored = Trained(
             kind="finetune",
             config=dataclasses.replace(settings, seed=run.config.seed),

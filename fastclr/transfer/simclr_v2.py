@@ -88,9 +88,9 @@ def run_v2(folder: Path, config: PretrainConfig, plan: Plan) -> Finished:
 def check_plan(config: PretrainConfig, plan: Plan, data: Splits) -> None:
     """Raise a ValueError for anything that a later stage would reject, before the first stage runs."""
     check_test(data)
-    labelled_rows(data.train, plan.finetune.labels, plan.finetune.seed)
-    if plan.distill.labels is not None:
-        labelled_rows(data.train, plan.distill.labels, plan.finetune.seed)
+    labelled_rows(data.train, plan.finetune.share, plan.finetune.seed)
+    if plan.distill.share is not None:
+        labelled_rows(data.train, plan.distill.share, plan.finetune.seed)
     student = plan.distill.student_config(config, config)
     if plan.self_first and (student.encoder, student.width) == (config.encoder, config.width):
         raise ValueError(f"--self-first needs a student other than the teacher's {config.encoder} x{config.width:g}")
@@ -124,7 +124,7 @@ def finetune_once(run: Run, data: Splits, config: FinetuneConfig) -> Trained:
 
 def distill_once(run: Run, data: Splits, teacher: Trained, config: DistillConfig) -> Trained:
     """Distil, unless already done."""
-    name, settings = config.name(teacher.settings["labels"], teacher.config), config.settings(teacher)
+    name, settings = config.name(teacher.settings["share"], teacher.config), config.settings(teacher)
     return load_or_train(run, name, settings, lambda: distill(run, data, teacher, config, name=name))
 
 

@@ -16,7 +16,7 @@ from fastclr.transfer.finetune import FinetuneConfig, finetune
 
 pytestmark = pytest.mark.slow
 
-FEW = FinetuneConfig(labels="2%", epochs=150, seeds=2)
+FEW = FinetuneConfig(share="2%", epochs=150, seeds=2)
 
 
 @pytest.fixture(scope="module")

@@ -101,8 +101,8 @@ def test_stored_fingerprint_is_that_of_the_pixels(photos: Path, store: Path) -> 
     """The fingerprint that comes from the file equals one computed from what comes from the file."""
     load_splits(photos, cache=store)
     stored = load_splits(photos, cache=store).train
-    assert "fingerprint" in vars(stored)  # not computed again: that would read every page
-    fields = {name: value for name, value in vars(stored).items() if name != "fingerprint"}
+    assert "image_fingerprint" in vars(stored)  # not computed again: that would read every page
+    fields = {name: value for name, value in vars(stored).items() if name != "image_fingerprint"}
     assert ImageDataset(**fields).fingerprint == stored.fingerprint
     assert stored.select(torch.arange(3)).fingerprint != stored.fingerprint
 

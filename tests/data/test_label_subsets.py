@@ -68,10 +68,16 @@ def test_a_list_is_refused(text: str, message: str, tmp_path: Path) -> None:
         labelled_rows(images, str(path), seed=0)
 
 
-@pytest.mark.parametrize("labels", ["0%", "101%", "-1%", "ten%", "nan%", "nowhere.txt", "0.1"])
-def test_neither_a_share_nor_a_file(labels: str) -> None:
-    with pytest.raises(ValueError, match="labels must be a share"):
-        labelled_rows(dataset(["a/1.png"], torch.tensor([0])), labels, seed=0)
+@pytest.mark.parametrize("share", ["0%", "101%", "-1%", "ten%", "nan%", "nowhere.txt", "0.1"])
+def test_neither_a_share_nor_a_file(share: str) -> None:
+    with pytest.raises(ValueError, match="share must be"):
+        labelled_rows(dataset(["a/1.png"], torch.tensor([0])), share, seed=0)
+
+
+def test_a_table_of_labels_is_no_list(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("name,label\na/1.png,cat\n")
+    with pytest.raises(ValueError, match=r"l\.csv is a table of labels: --labels takes it"):
+        labelled_rows(dataset(["a/1.png"], torch.tensor([0])), str(tmp_path / "l.csv"), seed=0)
 
 
 def test_no_label_at_all() -> None:
@@ -79,6 +85,6 @@ def test_no_label_at_all() -> None:
         label_subset(torch.full((5,), -1), 0.5, seed=0)
 
 
-@pytest.mark.parametrize(("labels", "name"), [("1%", "1pct"), ("10%", "10pct"), ("100%", "100pct"), ("0.5%", "0.5pct")])
-def test_names_of_shares(labels: str, name: str) -> None:
-    assert subset_name(labels) == name
+@pytest.mark.parametrize(("share", "name"), [("1%", "1pct"), ("10%", "10pct"), ("100%", "100pct"), ("0.5%", "0.5pct")])
+def test_names_of_shares(share: str, name: str) -> None:
+    assert subset_name(share) == name

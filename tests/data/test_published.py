@@ -88,7 +88,7 @@ def test_stl10_through_the_cache(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "stl10_binary", CONTENT["stl10"])
     first = load_splits(path, cache=tmp_path / "cache")
     again = load_splits(path, cache=tmp_path / "cache")
-    assert "fingerprint" in vars(again.train) and again.train.fingerprint == load_splits(path).train.fingerprint
+    assert "image_fingerprint" in vars(again.train) and again.train.fingerprint == load_splits(path).train.fingerprint
     assert torch.equal(torch.as_tensor(again.train.images), torch.as_tensor(first.train.images))
 
 

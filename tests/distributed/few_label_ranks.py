@@ -28,7 +28,7 @@ def main(folder: Path, states: Path) -> None:
     run = Run.open(folder)
     run = Run(folder, dataclasses.replace(run.config, lr=0.05))
     data = load_data(run.config)
-    teacher = finetune(run, data, FinetuneConfig(labels="50%", epochs=2, batch_size=16, lr=0.5))
+    teacher = finetune(run, data, FinetuneConfig(share="50%", epochs=2, batch_size=16, lr=0.5))
     student = distill(run, data, teacher, DistillConfig(epochs=1, batch_size=32, label_weight=0.5))
     rank = os.environ.get("RANK", "0")
     torch.save([teacher.model.state_dict(), student.model.state_dict()], states / f"{rank}.pt")

@@ -54,7 +54,7 @@ def test_two_ranks_end_where_one_process_ends(pretrained: Path, tmp_path: Path) 
 
 
 KILLED = [
-    ("finetune", ["--labels", "50%", "--epochs", "6", "--batch-size", "8"], "finetune-50pct"),
+    ("finetune", ["--share", "50%", "--epochs", "6", "--batch-size", "8"], "finetune-50pct"),
     ("distill", ["--epochs", "6", "--batch-size", "16"], "distill-50pct-self"),
 ]
 
@@ -67,7 +67,7 @@ def test_killed_five_times_it_ends_bit_for_bit(
     whole, parts = (Path(shutil.copytree(pretrained, tmp_path / kind)) for kind in ("whole", "parts"))
     start = [sys.executable, "-m", "fastclr"]
     if command == "distill":
-        teach = [*start, "finetune", str(whole), "--labels", "50%", "--epochs", "1", "--batch-size", "16"]
+        teach = [*start, "finetune", str(whole), "--share", "50%", "--epochs", "1", "--batch-size", "16"]
         subprocess.run([*teach, "--device", "cpu", "--deterministic"], env=ENVIRONMENT, check=True, capture_output=True)
         shutil.copytree(whole, parts, dirs_exist_ok=True)
     arguments = [*options, "--device", "cpu", "--deterministic"]

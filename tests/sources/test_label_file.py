@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,8 @@ def test_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "must have the columns name and label, but lacks label and name"),
-        ("name,class\na,b\n", "lacks label"),
+        ("", "must have the columns name .* and label, .* but lacks name and label: it has none"),
+        ("name,class\na,b\n", "lacks label: it has name, class"),
         ("name,label\n", "names no image"),
         ("name,label\n,cat\n", "line 2 has no name"),
         ("name,label\na,cat\nb,cat\na,dog\n", "line 4: 'a' was 'cat' before and is 'dog' now"),
@@ -89,7 +90,7 @@ def test_label_splits_of_one_split() -> None:
     assert labelled.classes == ("cat", "dog") and labelled.labels.tolist() == [0, -1, 1, -1]
     assert labelled.images is images.images and labelled.fingerprint != images.fingerprint
     unknown = {f"x{i}": "cat" for i in range(7)}
-    with pytest.raises(ValueError, match=r"name 7 images that x does not have: 'x0', 'x1', 'x2', 'x3', 'x4'$"):
+    with pytest.raises(ValueError, match=r"name 7 images that are not in x: 'x0', 'x1', 'x2', 'x3', 'x4'$"):
         label_splits(Splits(images, None), {"a": "cat", **unknown})
 
 
@@ -134,7 +135,7 @@ def test_names_in_folders_with_splits(packed: bool, tmp_path: Path) -> None:
     splits = load_splits(path, labels=table(tmp_path / "l.csv", text))
     assert classes_by_name(splits.train) == {"1.png": "cat", "2.png": "dog"}
     assert splits.test is not None and classes_by_name(splits.test) == {"1.png": "dog"}
-    with pytest.raises(ValueError, match=r"name 1 images that .* does not have: '1\.png'"):
+    with pytest.raises(ValueError, match=r"name 1 images that are not in .*: '1\.png'"):
         load_splits(path, labels=table(tmp_path / "l.csv", "name,label\n1.png,cat\n"))
 
 
@@ -156,3 +157,79 @@ def test_unreadable_files_are_no_unknown_names(tmp_path: Path) -> None:
     splits = load_splits(root, labels=table(tmp_path / "l.csv", text), holdout=0)
     assert classes_by_name(splits.train) == {"a.png": "cat", "b.png": "dog"}
     assert [name for name, _ in splits.train.skipped] == ["c.png"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name,label\na.png,cat\nsub/b.png,dog\n",
+        "name\tlabel\r\n./a.png\tcat\r\nsub\\b.png\tdog\r\n",
+        "id;file_name;label\n1;.\\a.png;cat\n2;./sub/../sub/b.png;dog\n",
+        '"File_Name"; "Label"\n"a.png";"cat"\nphotos/sub/b.png;dog\n',
+        "label\tname\ncat\t{root}/a.png\ndog\t{root}/sub/b.png\n",
+    ],
+)
+def test_tables_of_other_programs(text: str, tmp_path: Path) -> None:
+    """Separators, headers and ways to write a path; all of them name the same two images."""
+    root = write(tmp_path / "photos", ["a.png", "sub/b.png"])
+    labels = table(tmp_path / "l.csv", text.replace("{root}", str(root)))
+    assert classes_by_name(load_splits(root, labels=labels, holdout=0).train) == {"a.png": "cat", "sub/b.png": "dog"}
+
+
+def test_names_with_commas_and_accents(tmp_path: Path) -> None:
+    """A tab may separate names with commas; two ways to write an accent are one name; a name that is there wins."""
+    nfd = unicodedata.normalize("NFD", "caf\u00e9.png")
+    root = write(tmp_path / "photos", ["a, b.png", nfd, "x\\y.png"])
+    text = "name\tlabel\na, b.png\tcat\ncaf\u00e9.png\tdog\nx\\y.png\tcat\n"
+    splits = load_splits(root, labels=table(tmp_path / "l.csv", text), holdout=0)
+    assert classes_by_name(splits.train) == {"a, b.png": "cat", nfd: "dog", "x\\y.png": "cat"}
+    twice = "name,label\na.png,cat\n./a.png,dog\n"
+    with pytest.raises(ValueError, match=r"name './a\.png' twice, as 'cat' and as 'dog'"):
+        load_splits(write(tmp_path / "one", ["a.png"]), labels=table(tmp_path / "l.csv", twice))
+
+
+def test_a_table_beside_the_images_it_names(tmp_path: Path) -> None:
+    """metadata.csv of Hugging Face lies in the folder of a split, and names its files without it."""
+    root = write(tmp_path / "set", ["train/1.png", "train/2.png", "test/1.png"])
+    labels = table(root / "train" / "metadata.csv", "file_name,label\n1.png,cat\n2.png,dog\n")
+    assert classes_by_name(load_splits(root, labels=labels).train) == {"1.png": "cat", "2.png": "dog"}
+    labels = table(root / "train" / "metadata.csv", "file_name,label\ntrain/1.png,cat\n./2.png,dog\ntest/1.png,dog\n")
+    splits = load_splits(root, labels=labels)
+    assert classes_by_name(splits.train) == {"1.png": "cat", "2.png": "dog"} and splits.test is not None
+    assert classes_by_name(splits.test) == {"1.png": "dog"}
+
+
+def test_one_table_for_images_of_all_kinds(tmp_path: Path) -> None:
+    """It may name images of other folders of the source, and those of a test set that lies elsewhere."""
+    root = write(tmp_path / "set", ["train/1.png", "train/2.png", "test/1.png", "extra/9.png", "notes/8.png"])
+    rows = ["train/1.png,cat", "train/2.png,dog", "test/1.png,dog", "extra/9.png,cat"]
+    labels = table(tmp_path / "l.csv", "\n".join(["name,label", *rows]))
+    whole = load_splits(root, labels=labels)
+    assert classes_by_name(whole.train) == {"1.png": "cat", "2.png": "dog"}
+    apart = load_splits(
+        root / "train", root / "test", labels=table(tmp_path / "l.csv", "\n".join(["name,label", *rows[:3]]))
+    )
+    assert apart.test is not None and classes_by_name(apart.test) == {"1.png": "dog"}
+    assert classes_by_name(apart.train) == {"1.png": "cat", "2.png": "dog"}
+    with pytest.raises(ValueError, match=r"name 1 images that are not in .*train or .*test: 'extra/9\.png'"):
+        load_splits(root / "train", root / "test", labels=table(tmp_path / "l.csv", "\n".join(["name,label", *rows])))
+
+
+def test_labels_are_apart_in_the_fingerprint(tmp_path: Path) -> None:
+    """Other labels leave the images' part as it is, for decoded images and for listed ones."""
+    root = write(tmp_path / "set", [f"{i}.png" for i in range(6)])
+    labels = table(tmp_path / "l.csv", "name,label\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(6)))
+    for loader in ("resident", "torch"):
+        bare = load_splits(root, loader=loader).train  # type: ignore[arg-type]
+        known = load_splits(root, labels=labels, holdout=0, loader=loader).train  # type: ignore[arg-type]
+        (images, none), (same, some) = (each.fingerprint.split("-") for each in (bare, known))
+        assert images == same and none != some and len({bare.joint_fingerprint(), known.joint_fingerprint()}) == 2
+    assert (
+        load_splits(root).train.fingerprint.split("-")[0]
+        == load_splits(root, loader="resident").train.image_fingerprint
+    )
+
+
+def test_a_share_is_no_table() -> None:
+    with pytest.raises(ValueError, match="labels must be a CSV file; --share takes a share such as 1%, got '1%'"):
+        PretrainConfig(labels="1%")

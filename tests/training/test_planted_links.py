@@ -69,7 +69,7 @@ def test_folders(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) ->
         "checkpoints": ["pretrain", "--resume", str(folder)],
         "tensorboard": ["pretrain", "--resume", str(folder), "--tensorboard"],
         "export": ["export", str(folder), "--no-check"],
-        "finetune-25pct": ["finetune", str(folder), "--labels", "25%", "--epochs", "1", "--batch-size", "16"],
+        "finetune-25pct": ["finetune", str(folder), "--share", "25%", "--epochs", "1", "--batch-size", "16"],
     }
     before = sorted(folder.parent.glob("moved/*"))
     assert main(commands[name]) == 2

@@ -152,7 +152,7 @@ def test_architecture_of_the_student() -> None:
 def tuned(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     run = pretrain_in(folder, dataclasses.replace(TINY, data=str(pictures), head_layers=3, epochs=1)).run
-    finetune(run, load_data(run.config), FinetuneConfig(labels="25%", epochs=1, batch_size=16, lr=5.0, seed=4, seeds=2))
+    finetune(run, load_data(run.config), FinetuneConfig(share="25%", epochs=1, batch_size=16, lr=5.0, seed=4, seeds=2))
     return folder
 
 
@@ -246,7 +246,7 @@ def test_the_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 V2 = ["v2", "--preset", "demo", "--width", "0.125", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "32"]
-V2 += ["--head-bn", "--device", "cpu", "--finetune.labels", "25%", "--finetune.epochs", "1"]
+V2 += ["--head-bn", "--device", "cpu", "--finetune.share", "25%", "--finetune.epochs", "1"]
 V2 += ["--finetune.batch-size", "16", "--distill.student", "resnet10t", "--distill.student-width", "0.125"]
 
 
@@ -284,7 +284,7 @@ def test_v2_runs_every_stage_once(
     ("change", "message"),
     [
         (["--finetune.from-layer", "4"], "from_layer must be from 0"),
-        (["--finetune.labels", "missing.txt"], "labels must be a share such as 1%"),
+        (["--finetune.share", "missing.txt"], "share must be a share of each class such as 1%"),
         (["--distill.student", "resnet1"], "encoder must be the name of a timm model"),
         (["--finetune.from-scratch"], "use --controls"),
         (
@@ -309,7 +309,7 @@ def test_images_that_a_loader_decodes_give_the_same_networks(run: Run) -> None:
         here = Run(run.folder, config)
         data = load_data(config)
         assert (type(data.train).__name__ == "ImageIndex") == (loader == "torch")
-        teacher = finetune(here, data, FinetuneConfig(labels="25%", epochs=1, batch_size=16), name=f"f-{loader}")
+        teacher = finetune(here, data, FinetuneConfig(share="25%", epochs=1, batch_size=16), name=f"f-{loader}")
         student = distill(here, data, teacher, dataclasses.replace(SHORT, label_weight=0.5), name=f"d-{loader}")
         hashes.append((state_hash(teacher.model), state_hash(student.model), student.result["accuracies"]))
     assert hashes[0] == hashes[1]

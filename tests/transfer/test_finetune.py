@@ -32,7 +32,7 @@ from fastclr.training.stopping import Interrupted
 from fastclr.transfer.classifier import Trained, check_free
 from fastclr.transfer.finetune import FinetuneConfig, finetune, summarise_seeds, training_config
 
-SHORT = FinetuneConfig(labels="25%", epochs=2, batch_size=16)
+SHORT = FinetuneConfig(share="25%", epochs=2, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +120,9 @@ def test_settings_of_the_papers() -> None:
 
 
 def test_default_layer() -> None:
-    assert [FinetuneConfig(labels=labels).layer(3) for labels in ("1%", "100%", "list.txt")] == [1, 0, 1]
-    assert [FinetuneConfig(labels="1%").layer(depth) for depth in (0, 1, 2)] == [0, 0, 1]
-    assert FinetuneConfig(labels="100%", from_layer=2).layer(3) == 2
+    assert [FinetuneConfig(share=labels).layer(3) for labels in ("1%", "100%", "list.txt")] == [1, 0, 1]
+    assert [FinetuneConfig(share="1%").layer(depth) for depth in (0, 1, 2)] == [0, 0, 1]
+    assert FinetuneConfig(share="100%", from_layer=2).layer(3) == 2
 
 
 def test_summary_of_one_seed_has_no_deviation() -> None:
@@ -217,7 +217,7 @@ def test_a_full_disk_leaves_the_finished_network(refused: int, run: Run, monkeyp
     ("change", "message"),
     [
         ({"from_layer": 4}, "from_layer must be from 0 .* to 3"),
-        ({"labels": "missing.txt"}, "labels must be a share such as 1%, or a file"),
+        ({"share": "missing.txt"}, "share must be a share of each class such as 1%, or a file"),
     ],
 )
 def test_refused_before_anything_is_written(run: Run, change: dict[str, Any], message: str) -> None:
@@ -238,7 +238,7 @@ def test_data_without_labels_are_refused(run: Run) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": "0%"}, "labels must be a share above 0%"),
+        ({"share": "0%"}, "share must be above 0%"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"seeds": 0}, "seeds must be at least 1"),
@@ -285,7 +285,7 @@ def test_a_damaged_folder_is_named(run: Run) -> None:
 
 
 def test_the_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["finetune", str(run.folder), "--labels", "25%", "--epochs", "1", "--batch-size", "16"]
+    arguments = ["finetune", str(run.folder), "--share", "25%", "--epochs", "1", "--batch-size", "16"]
     arguments += ["--device", "cpu"]
     assert main([*arguments, "--recipe", "v2", "--from-layer", "2"]) == 0
     accuracy = json.loads((run.folder / "results.json").read_text())["finetune-25pct"]["accuracy"]

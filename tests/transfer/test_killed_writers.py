@@ -51,7 +51,7 @@ def folder(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 COMMANDS = {
     "export": ["export", "run", "--no-check", "--overwrite"],
-    "finetune": ["finetune", "run", "--labels", "25%", "--epochs", "1", "--batch-size", "16", "--overwrite"],
+    "finetune": ["finetune", "run", "--share", "25%", "--epochs", "1", "--batch-size", "16", "--overwrite"],
     "embed": ["embed", "run", "pictures", "--out", "f.npz", "--split", "test", "--device", "cpu"],
     "data": ["data", "pictures"],
 }

@@ -1,4 +1,4 @@
-"""`fastclr report RUN...`: a page about one run, or a comparison of several."""
+"""`fastclr report RUN`: a page about one run; about several, the page of `fastclr compare`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Annotated
 
 import tyro
 
+from fastclr.commands.compare import compare
 from fastclr.data import Splits
-from fastclr.report import Missing, write_comparison, write_report
+from fastclr.report import Missing, write_report
 from fastclr.sources.printable import show
 from fastclr.training.build import load_data
 from fastclr.training.run import Run
@@ -39,9 +40,7 @@ def main(arguments: list[str]) -> None:
         raise ValueError("expected the folder of at least one run, got none")
     runs = [Run.open(folder) for folder in options.runs]
     if len(runs) > 1:
-        write_comparison(runs, options.out)
-        show(f"{options.out}: {len(runs)} runs")
-        return
+        return compare(runs, options.out)
     config = runs[0].config
     data, test_data = options.data or config.data, options.test_data or config.test_data
     run = Run(runs[0].folder, dataclasses.replace(config, data=data, test_data=test_data, device=options.device))

@@ -105,7 +105,7 @@ def line_chart(
         else:
             axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
             if from_zero:
-                axes.set_ylim(bottom=min([0.0, *(y for _, points in drawn for _, y in points)]))
+                axes.update_datalim([(drawn[0][1][0][0], 0.0)])
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))  # steps and epochs are whole
         axes.xaxis.set_major_formatter(lambda value, _: format_tick(value))
         axes.yaxis.set_major_formatter(lambda value, _: format_tick(value) + unit)

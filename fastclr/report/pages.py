@@ -1,4 +1,4 @@
-"""Complete pages: the report on one run, and the comparison of several."""
+"""The page about one run, and how a page is made of its sections."""
 
 from __future__ import annotations
 
@@ -23,28 +23,17 @@ from fastclr.report.feature_sections import (
     sheet_section,
 )
 from fastclr.report.material import Material, Sample, collect
-from fastclr.report.run_sections import (
-    config_tables,
-    difference_table,
-    environment_table,
-    results_table,
-    score_comparison,
-    tiles,
-    training_charts,
-)
+from fastclr.report.run_sections import config_tables, environment_table, results_table, tiles, training_charts
 from fastclr.sources.printable import printable
 from fastclr.training.run import Run
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-NOT_READ = Missing("The images were not read for this page.")
 GENERATOR = "fastclr report"
 
-for package in (
-    "jinja2",
-    "matplotlib",
-):  # loaded when a page is written, and missed before a training rather than after
+# loaded when a page is written, and missed before a training rather than after it
+for package in ("jinja2", "matplotlib"):
     if find_spec(package) is None:
         raise ModuleNotFoundError(f"reports need {package}: pip install 'fastclr[train]'", name=package)
 
@@ -69,27 +58,6 @@ def write_report(
     contents = run_page(material, say)
     write_atomically(path, lambda file: file.write(contents))
     return path
-
-
-def write_comparison(runs: Sequence[Run], out: Path) -> None:
-    """Write one page that compares several runs; it reads only their folders, not their images.
-
-    Raises:
-        ValueError: there are fewer than two runs, one is given twice, or `out` is an existing file but no report.
-        OSError: the file could not be written.
-    """
-    if len(runs) < 2:
-        raise ValueError(f"a comparison needs at least 2 runs, got {len(runs)}")
-    if len({run.folder.resolve() for run in runs}) < len(runs):
-        raise ValueError("the runs must be distinct, but one is given twice")
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--out must end in .html, got {out}")
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"--out is in a folder that does not exist: {out.absolute().parent}")
-    if out.exists() and GENERATOR.encode() not in out.read_bytes()[:2000]:
-        raise ValueError(f"{out} exists and is not a fastclr report: choose another --out")
-    contents = comparison_page([collect(run, NOT_READ) for run in runs])
-    write_atomically(out, lambda file: file.write(contents))
 
 
 def run_page(material: Material, say: Callable[[str], None]) -> bytes:
@@ -119,17 +87,6 @@ def run_page(material: Material, say: Callable[[str], None]) -> bytes:
     return page(material.run.folder.resolve().name, lead, sections)
 
 
-def comparison_page(materials: Sequence[Material]) -> bytes:
-    """Return the page that compares several runs."""
-    names = distinct_names([material.run.folder for material in materials])
-    sections = [
-        Section("scores", "Scores", [score_comparison(materials, names)]),
-        Section("training", "Training", [training_charts(materials, names, "epoch")]),
-        Section("configuration", "Configuration", [difference_table(materials, names)]),
-    ]
-    return page(f"Comparison of {len(names)} runs", ", ".join(names), sections)
-
-
 def page(title: str, lead: str, sections: Sequence[Section]) -> bytes:
     """Return a complete page, with a link to each of its sections."""
     about = {"generator": f"{GENERATOR} {__version__}", "width": charts.WIDTH, "height": charts.HEIGHT}
@@ -151,13 +108,3 @@ def template() -> Template:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html")
-
-
-def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """Return folder names, prefixed by as many parent folders as needed to tell them apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    for count in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-count:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [str(folder) for folder in folders]

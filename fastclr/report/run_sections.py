@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import statistics
 from collections.abc import Sequence
 
 from fastclr.environment import environment, read_environment
 from fastclr.methods import METHODS
-from fastclr.report.blocks import Block, Cell, Charts, Figure, Missing, Paragraph, Table, Tiles
+from fastclr.report.blocks import Block, Charts, Figure, Missing, Paragraph, Table, Tiles
 from fastclr.report.charts import Series, line_chart
 from fastclr.report.material import Material
 from fastclr.training.config import PretrainConfig, difference, flat
@@ -178,32 +177,3 @@ def environment_table(material: Material) -> list[Block]:
         return [Table(("", "value"), list(recorded.items()), "Recorded when the run started.")]
     note = Missing("The run did not record its environment. This page was made in the following one:")
     return [note, Table(("", "value"), list(environment().items()), "The process that wrote this page.")]
-
-
-def difference_table(materials: Sequence[Material], names: Sequence[str]) -> Block:
-    """Return the options in which the runs differ."""
-    configs = [config_texts(material.run.config) for material in materials]
-    fields = dict.fromkeys(field for config in configs for field in config)
-    every = [(field, *(config.get(field, ABSENT) for config in configs)) for field in fields]
-    rows = [row for row in every if len(set(row[1:])) > 1]
-    if not rows:
-        return Missing("The runs have the same configuration.")
-    return Table(("option", *names), rows, "Options that differ; all others are the same.")
-
-
-def score_comparison(materials: Sequence[Material], names: Sequence[str]) -> Table:
-    """Return the scores of several runs side by side."""
-    columns = [{label: (score, protocol) for label, score, protocol in score_rows(m.run)} for m in materials]
-    labels = list(dict.fromkeys(label for column in columns for label in column))
-    rows: list[Sequence[str | Cell]] = [
-        (
-            "loss, last record",
-            *(
-                f"{m.train[-1]['loss']:.3f}" if m.train and math.isfinite(m.train[-1]["loss"]) else ABSENT
-                for m in materials
-            ),
-        ),
-        ("state", *(state(m) for m in materials)),
-    ]
-    rows += [(label, *(Cell(*column.get(label, (ABSENT, ""))) for column in columns)) for label in labels]
-    return Table(("", *names), rows, "Scores side by side; protocols in small print.")

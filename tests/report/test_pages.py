@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -239,12 +240,38 @@ def test_a_comparison_of_runs(finished: Path, copied: Path, tmp_path: Path) -> N
     assert [row[1:] for row in cells(differing)] == [["0.1", "0.25"], ["20", "7"]]
     names = [cell.text for cell in differing.all("thead")[0].all("th")][1:]
     assert len(set(names)) == 2 and all(name.endswith("/whole") for name in names)
-    scores = {row[0]: row[1:] for row in cells(section(page, "scores").all("table")[0])}
+    scores = {row[0]: row[1:] for row in cells(section(page, "scores").all("table")[1])}
     assert scores["knn"][0] == "\N{EM DASH}" and scores["knn"][1].startswith("12.30%")
     for drawing in section(page, "training").all("svg"):
         styles = [path.attributes.get("style", "") for path in drawing.all("path")]
         assert all(any(f"stroke: var(--{colour})" in style for style in styles) for colour in ("c0", "c1"))
     assert main(["report", str(finished), str(copied), "--out", str(out)]) == 0  # a report may be written anew
+
+
+def test_the_table_of_a_comparison(
+    finished: Path, copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(copied, tmp_path / "new")
+    (tmp_path / "new" / "metrics.jsonl").unlink()
+    run = Run.open(copied)
+    run.add_result("knn-z", {"accuracy": 0.9})
+    run.add_result("knn", {"accuracy": 0.123, "k": 7})
+    run.add_result("probe-augmented", {"accuracy": 0.4})
+    run.add_result("probe-lbfgs", {"accuracy": 0.25})
+    capsys.readouterr()
+    out = tmp_path / "c.html"
+    assert main(["compare", str(finished), str(copied), str(tmp_path / "new"), "--out", str(out)]) == 0
+    head, *rows = [re.split(r"  +", line) for line in capsys.readouterr().out.split("\n\n")[0].splitlines()]
+    assert head == ["run", "method", "kNN", "linear", "images", "seconds"]
+    records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    seconds = f"{[r['train_s'] for r in records if r['kind'] == 'train'][-1]:.0f}"
+    knn = f"{100 * next(r['knn'] for r in reversed(records) if r['kind'] == 'eval'):.2f}%"
+    assert [row[1:] for row in rows] == [
+        ["SimCLR", knn, "\N{EM DASH}", "384", seconds],  # 3 epochs of 128 images
+        ["SimCLR", "12.30%", "25.00%", "384", seconds],
+        ["SimCLR", "\N{EM DASH}", "\N{EM DASH}", "0", "0"],
+    ]
+    assert cells(section(read_page(out), "scores").all("table")[0]) == rows
 
 
 def test_comparisons_that_make_no_sense_are_refused(finished: Path, copied: Path, tmp_path: Path) -> None:

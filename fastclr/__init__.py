@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastclr.api import Run, pretrain
     from fastclr.augment import AugmentConfig, AugmentParams, RaggedImages, SimCLRAugment
     from fastclr.losses import (
         BarlowTwinsLoss,
@@ -39,18 +40,25 @@ __all__ = [
     "NTLogisticLoss",
     "NTXentLoss",
     "RaggedImages",
+    "Run",
     "SigLIPLoss",
     "SimCLRAugment",
     "SupConLoss",
     "VICRegLoss",
     "cached_step",
     "nt_xent",
+    "pretrain",
 ]
 __version__ = "0.1.0"
 
 # loaded at first use (PEP 562), because torch takes seconds to import and `fastclr --help` needs none of it
-_VIEWS = ("AugmentConfig", "AugmentParams", "RaggedImages", "SimCLRAugment")
-_PACKAGES = {name: "fastclr.augment" if name in _VIEWS else "fastclr.losses" for name in __all__}
+_PLACES = {
+    "fastclr.api": ("Run", "pretrain"),
+    "fastclr.augment": ("AugmentConfig", "AugmentParams", "RaggedImages", "SimCLRAugment"),
+}
+_PACKAGES = dict.fromkeys(__all__, "fastclr.losses") | {
+    name: place for place, names in _PLACES.items() for name in names
+}
 
 
 def __getattr__(name: str) -> Any:

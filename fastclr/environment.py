@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 from collections.abc import Iterable
@@ -97,3 +98,13 @@ def read_environment(folder: Path) -> dict[str, str] | None:
     if not path.is_file():
         return None
     return {name: str(value) for name, value in read_json(path).items()}
+
+
+def use_stored_threads(folder: Path) -> None:
+    """Go on with the number of threads that a run began with, on which its bits depend; nothing if it has no record.
+
+    Unless the user, or torchrun, decides by OMP_NUM_THREADS.
+    """
+    stored = (read_environment(folder) or {}).get("threads", "")
+    if stored.isdecimal() and int(stored) > 0 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(int(stored))

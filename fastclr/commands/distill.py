@@ -8,13 +8,13 @@ from typing import Annotated
 
 import tyro
 
-from fastclr.commands.run_options import TrainingOptions
+from fastclr.api import Run
+from fastclr.commands.preset import shallow
 from fastclr.parallel import speaks
 from fastclr.sources.printable import show
-from fastclr.training.stopping import Interrupted
-from fastclr.transfer.classifier import Trained, check_free
-from fastclr.transfer.distill import DistillConfig, distill, find_teacher
+from fastclr.transfer.distill import DistillConfig, find_teacher
 from fastclr.transfer.finetune import format_accuracy
+from fastclr.transfer.training_options import TrainingOptions
 
 
 @dataclass
@@ -35,17 +35,10 @@ def main(arguments: list[str]) -> None:
     """Distil, save the student and its scores in the run, and print the scores."""
     options = tyro.cli(DistillOptions, args=arguments, prog="fastclr distill")
     folder = find_teacher(options.teacher)
-    teacher = Trained.load(folder)
-    name = options.common.name or options.config.name(teacher.settings["share"], teacher.config)
-    check_free(folder.parent / name, options.common.overwrite)
-    run, data = options.common.open(folder.parent)
-    try:
-        stored = distill(run, data, teacher, options.config, name=name, overwrite=options.common.overwrite)
-    except Interrupted as interrupt:
-        interrupt.args = (f"{interrupt}; the same command goes on in {run.folder / name}",)
-        raise
+    run = Run(folder.parent)
+    stored = run.distill(folder.name, **shallow(options.config), **shallow(options.common))
     if not speaks():
         return
     what = "student on labels alone" if options.config.no_teacher else f"student of {folder.name}"
     taught = f"the teacher has {100 * stored.result['teacher_accuracy']:.2f}%"
-    show(f"{what}: {format_accuracy(stored.result)}; {taught} ({run.folder / name})")
+    show(f"{what}: {format_accuracy(stored.result)}; {taught} ({run.folder / stored.result['name']})")

@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fastclr.api import Run
+from fastclr.commands.preset import shallow
 from fastclr.data.image_source import Split
 from fastclr.data.loader_choice import LoaderKind
 from fastclr.sources.printable import show
-from fastclr.training.run import Run
-from fastclr.transfer.embed import Kind, embed
+from fastclr.transfer.embed import Kind
 
 SHOWN = 10
 
@@ -50,22 +51,7 @@ class EmbedOptions:
 def main(arguments: list[str]) -> None:
     """Embed, and print a summary."""
     options = tyro.cli(EmbedOptions, args=arguments, prog="fastclr embed")
-    if options.memory is not None and not 0 < options.memory < float("inf"):
-        raise ValueError(f"memory must be a positive number, got {options.memory}")
-    done = embed(
-        Run.open(options.run),
-        options.images,
-        options.out,
-        features=options.features,
-        split=options.split,
-        half=options.dtype == "float16",
-        batch_size=options.batch_size,
-        device=options.device,
-        loader=options.loader,
-        workers=options.workers,
-        memory_limit=None if options.memory is None else max(int(options.memory * 1e9), 1),
-        data_root=options.data_root,
-    )
+    done = Run(options.run).embed(**{name: value for name, value in shallow(options).items() if name != "run"})
     if done is None:
         show(f"{options.out} already exists, made with the same settings")
         return

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import tyro
 
+from fastclr.api import Run
+from fastclr.commands.preset import shallow
 from fastclr.sources.printable import show
-from fastclr.training.run import Run
-from fastclr.transfer.export import Format, export_run
+from fastclr.transfer.export import Format
 
 
 @dataclass
@@ -36,15 +37,7 @@ class ExportOptions:
 def main(arguments: list[str]) -> None:
     """Export, and print the lines that load the file."""
     options = tyro.cli(ExportOptions, args=arguments, prog="fastclr export")
-    run = Run.open(options.run)
-    done = export_run(
-        run,
-        options.format,
-        options.out,
-        check=options.check,
-        licence=options.licence,
-        overwrite=options.overwrite,
-    )
+    done = Run(options.run).export(**{name: value for name, value in shallow(options).items() if name != "run"})
     show(f"{done.path} ({done.path.stat().st_size / 1e6:.1f} MB), model card {done.card}")
     if done.difference is not None:
         show(f"checked in a process without fastclr: features differ by {done.difference:.1e} of the largest one")

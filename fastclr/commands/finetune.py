@@ -8,12 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from fastclr.commands.run_options import TrainingOptions
+from fastclr.api import Run
+from fastclr.commands.preset import shallow
 from fastclr.parallel import speaks
 from fastclr.sources.printable import show
-from fastclr.training.stopping import Interrupted
-from fastclr.transfer.classifier import check_free
-from fastclr.transfer.finetune import FinetuneConfig, finetune, format_accuracy
+from fastclr.transfer.finetune import FinetuneConfig, format_accuracy
+from fastclr.transfer.training_options import TrainingOptions
 
 
 @dataclass
@@ -33,15 +33,8 @@ class FinetuneOptions:
 def main(arguments: list[str]) -> None:
     """Fine-tune, save the network and its scores in the run, and print the scores."""
     options = tyro.cli(FinetuneOptions, args=arguments, prog="fastclr finetune")
-    config, name, overwrite = options.config, options.common.name or options.config.name, options.common.overwrite
-    check_free(options.run / name, overwrite)
-    run, data = options.common.open(options.run)
-    try:
-        stored = finetune(run, data, config, name=name, overwrite=overwrite)
-    except Interrupted as interrupt:
-        interrupt.args = (f"{interrupt}; the same command goes on in {run.folder / name}",)
-        raise
+    stored = Run(options.run).finetune(**shallow(options.config), **shallow(options.common))
     if not speaks():
         return
-    what = "from scratch" if config.from_scratch else f"fine-tuned from layer {stored.layer}"
-    show(f"{what}: {format_accuracy(stored.result)} ({run.folder / name})")
+    what = "from scratch" if options.config.from_scratch else f"fine-tuned from layer {stored.layer}"
+    show(f"{what}: {format_accuracy(stored.result)} ({options.run / stored.result['name']})")

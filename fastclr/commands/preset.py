@@ -10,12 +10,10 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import tyro
 
 from fastclr.methods import METHODS, MethodOptions
-from fastclr.training.config import PretrainConfig
-from fastclr.training.presets import PRESETS
+from fastclr.training.config import SHORT_OPTIONS, PretrainConfig
+from fastclr.training.presets import PRESETS, for_encoder
 
 PRESET_HELP = f"Start from the values of a preset: {', '.join(PRESETS)}."
-# method options that also have a flag without the method's name, because nearly every method has them
-SHORT = ("temperature", "learnable_temperature")
 
 Options = TypeVar("Options")
 
@@ -54,11 +52,13 @@ def parse(options: type[Options], base: PretrainConfig, arguments: list[str], pr
         raise ValueError(f"--method must be one of {', '.join(METHODS)}, got {method!r}")
     if method != base.method:
         base = dataclasses.replace(base, method=method, options=MethodOptions())
+    base = for_encoder(base, early_option(arguments, "--encoder") or base.encoder)
     own = flags_of_method(method)
     # no checks while parsing: the configuration is validated as a whole afterwards
     unchecked: dict[str, Any] = {"__post_init__": lambda self: None}
     asked: list[Any] = [("options", Annotated[own, tyro.conf.arg(name=method)], field(default_factory=own))]
     asked.append(("fresh", Annotated[bool, tyro.conf.Suppress], field(default=False)))
+    asked.append(("given", Annotated[Any, tyro.conf.Suppress], field(default=None)))  # modules are given in Python
     bases: tuple[type[Any], ...] = (PretrainConfig,)
     config: Any = make_dataclass("Config", asked, bases=bases, namespace=unchecked, frozen=True, kw_only=True)
     flat: list[Any] = [("config", Annotated[config, tyro.conf.OmitArgPrefixes])]
@@ -76,7 +76,7 @@ def flags_of_method(method: str) -> type[Any]:
     hints = get_type_hints(own)
     flags: list[Any] = []
     for each in fields(own):
-        short = [f"--{each.name.replace('_', '-')}"] if each.name in SHORT else []
+        short = [f"--{each.name.replace('_', '-')}"] if each.name in SHORT_OPTIONS else []
         flag = tyro.conf.arg(name=f"{method}.{each.name}", aliases=short)
         flags.append((each.name, Annotated[hints[each.name], flag], field(default=each.default)))
     return make_dataclass(own.__name__, flags, bases=(own,), frozen=True, kw_only=True)

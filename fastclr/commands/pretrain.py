@@ -8,16 +8,12 @@ from typing import Annotated
 
 import tyro
 
+from fastclr.api import default_folder, start
 from fastclr.commands.preset import PRESET_HELP, base_config, early_option, parse
-from fastclr.commands.threads import use_stored
-from fastclr.environment import read_environment
 from fastclr.parallel import speaks
-from fastclr.report import write_report
 from fastclr.sources.printable import show
 from fastclr.training.config import PretrainConfig
-from fastclr.training.loop import pretrain_in
 from fastclr.training.run import Run
-from fastclr.training.stopping import Interrupted
 
 
 @dataclass
@@ -40,17 +36,10 @@ def main(arguments: list[str]) -> None:
         raise ValueError("--resume uses the configuration of the run: drop --preset")
     if resume:
         base = Run.open(Path(resume)).config
-        use_stored(read_environment(Path(resume)))
     options = parse(PretrainOptions, base, arguments, "fastclr pretrain")
     if options.resume is not None and options.out not in (None, options.resume):
         raise ValueError(f"--resume continues in {options.resume}: drop --out {options.out}")
-    name = options.preset or Path(options.config.data).name.partition(".")[0]
-    folder = options.resume or options.out or Path("runs") / name
-    try:
-        run, data, features = pretrain_in(folder, options.config, resume=options.resume is not None)
-    except Interrupted as interrupt:
-        interrupt.args = (f"{interrupt}; continue with: fastclr pretrain --resume {folder}",)
-        raise
+    folder = options.resume or options.out or default_folder(options.config, options.preset)
+    run = start(options.config, folder, resume=options.resume is not None)
     if speaks():
-        write_report(run, data, features, run.say)
         show(f"done: {run.folder} (evaluate it with: fastclr knn {run.folder}; fastclr probe {run.folder})")

@@ -90,18 +90,6 @@ def thread_count(most: int, cores: int, others: float) -> int:
     return max(1, min(most, free))
 
 
-def use_stored(environment: dict[str, str] | None) -> None:
-    """Go on with the number of threads that a run began with, on which its bits depend.
-
-    Unless the user, or torchrun, decides by OMP_NUM_THREADS.
-    """
-    stored = (environment or {}).get("threads", "")
-    if stored.isdecimal() and int(stored) > 0 and COUNT not in os.environ:
-        import torch
-
-        torch.set_num_threads(int(stored))
-
-
 def describe() -> list[str]:
     """Return what `fastclr info` says: how idle threads wait, how busy the machine is, and what own scripts can do."""
     own = {name: os.environ[name] for name in (SPINS, POLICY, COUNT) if name in os.environ}

@@ -10,8 +10,7 @@ from typing import Annotated
 import tyro
 
 from fastclr.commands.preset import PRESET_HELP, base_config, parse
-from fastclr.commands.threads import use_stored
-from fastclr.environment import read_environment
+from fastclr.environment import use_stored_threads
 from fastclr.parallel import speaks
 from fastclr.report import write_report
 from fastclr.sources.printable import show
@@ -56,7 +55,7 @@ def main(arguments: list[str]) -> None:
         self_first=options.self_first,
         controls=options.controls,
     )
-    use_stored(read_environment(folder))
+    use_stored_threads(folder)
     try:
         run, data, stages = run_v2(folder, options.config, plan)
     except Interrupted as interrupt:

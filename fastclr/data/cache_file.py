@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor
 from fastclr.augment.images import RaggedImages
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.files import check_types
+from fastclr.sources.printable import progress_bar
 
 SUFFIX = ".fastclr.safetensors"
 TEMPORARY = ".fastclr.tmp"
@@ -125,8 +125,6 @@ def fields(dataset: ImageDataset) -> dict[str, Tensor]:
 
 def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], total: int) -> None:
     """Write the safetensors format block by block; the library would make a second copy of everything."""
-    from tqdm import tqdm
-
     header: dict[str, Any] = {"__metadata__": metadata}
     start = 0
     for name, tensor in tensors.items():
@@ -136,8 +134,7 @@ def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mappi
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
-    silent = total < BLOCK or not sys.stderr.isatty()
-    with tqdm(total=total, desc="keeping decoded images", unit="B", unit_scale=True, disable=silent) as bar:
+    with progress_bar(total >= BLOCK, total=total, desc="keeping decoded images", unit="B", unit_scale=True) as bar:
         for tensor in tensors.values():
             content = octets(tensor)
             for position in range(0, len(content), BLOCK):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,21 +15,8 @@ from fastclr.device import available_cores, available_memory, local_processes
 from fastclr.sources.byte_ranges import Encoded
 from fastclr.sources.decode import Pixels, decode_image, pillow, resized
 from fastclr.sources.folder import Files
+from fastclr.sources.printable import progress_bar
 from fastclr.sources.remarks import quiet_pillow
-
-
-def progress_bar(total: int, description: str) -> Any:
-    """Return tqdm's bar over ``total`` images, invisible unless stderr is a terminal.
-
-    Raises:
-        ModuleNotFoundError: tqdm is not installed.
-    """
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("reading images needs tqdm: pip install 'fastclr[train]'", name="tqdm") from error
-    return tqdm(total=total, desc=description, unit=" images", disable=not sys.stderr.isatty())
-
 
 BLOCK = 2**26  # bytes; glibc maps what is larger than 2**25 by itself, so that it can be returned to the system
 IN_FLIGHT = 4  # images that are being decoded may take this part of what those that are kept may take,
@@ -121,7 +106,7 @@ def decode_files(
     """
     pillow()  # a missing package is one error, not one for every file
     names = [name for group in groups for name in group]
-    bar = progress_bar(len(names), "decoding")
+    bar = progress_bar(total=len(names), desc="decoding", unit=" images")
     limit, image_bytes = options.budget(), estimated_bytes(files, 1, options)
     check_memory(files.source, estimated_bytes(files, len(names), options), len(names), limit, options)
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from fastclr.data.batch import check_label_range, label_digest
-from fastclr.data.decode_many import DecodeOptions, progress_bar
+from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.in_flight import check_image, work_in_order
 from fastclr.device import available_cores
 from fastclr.sources.byte_ranges import Storage
 from fastclr.sources.decode import Header, examine, explain, glance, pillow, resized
+from fastclr.sources.printable import progress_bar
 from fastclr.sources.remarks import quiet_pillow
 
 # more threads than cores may read headers, because a thread mostly waits for the disk
@@ -163,7 +164,7 @@ def check_headers(storage: Storage, options: DecodeOptions) -> list[Header | str
     threads = options.workers or max(workers, HEADER_THREADS)
     headers: list[Header | str] = [""] * len(storage)
     rest: list[int] = []
-    with progress_bar(len(storage), "indexing") as bar, quiet_pillow():
+    with progress_bar(total=len(storage), desc="indexing", unit=" images") as bar, quiet_pillow():
         with ThreadPoolExecutor(threads, thread_name_prefix="fastclr-index") as pool:
             for rows, found in zip(chunks, pool.map(check, chunks), strict=True):
                 for row, header in zip(rows, found, strict=True):

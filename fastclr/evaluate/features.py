@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from fastclr.data import Batch, ImageDataset, ImageIndex, LoaderKind, Order, Spl
 from fastclr.data.unreadable import TooMuchAheadError
 from fastclr.evaluate.frozen_encoder import frozen
 from fastclr.parallel import World
+from fastclr.sources.printable import progress_bar
 
 BATCH_SIZE = 512
 
@@ -277,10 +277,6 @@ def labelled_splits(data: Splits) -> tuple[ImageDataset | ImageIndex, ImageDatas
 
 
 def with_progress(batches: Iterable[Batch], total: int, title: str) -> Iterable[Batch]:
-    """Wrap `batches` in a progress bar if standard error is a terminal."""
-    if not sys.stderr.isatty():
-        return batches
-    from tqdm import tqdm
-
-    bar: Iterable[Batch] = tqdm(batches, total=total, desc=title, leave=False)
+    """Wrap `batches` in a progress bar."""
+    bar: Iterable[Batch] = progress_bar(iterable=batches, total=total, desc=title, leave=False)
     return bar

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import difflib
+from typing import Any
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    pass
+from fastclr.methods.own_encoder import is_own, own_encoder
 
 
 def build_encoder(
-    name: str, *, width: float = 1.0, stem: str = "auto", size: int = 224, patch_size: int | None = None
+    name: str,
+    *,
+    width: float = 1.0,
+    stem: str = "auto",
+    size: int = 224,
+    patch_size: int | None = None,
+    given: nn.Module | None = None,
 ) -> nn.Module:
     """Create an encoder without a classifier; batch norms have momentum 0.1 and eps 1e-5, as in the paper's code.
 
     Args:
         name: any name of `timm.list_models()`, or ``simclr_skresnet50``, ``simclr_skresnet101``,
-            ``simclr_skresnet152``: the selective-kernel ResNets of SimCLR v2.
+            ``simclr_skresnet152``: the selective-kernel ResNets of SimCLR v2; or ``module:factory``, see
+            `fastclr.methods.own_encoder`.
         width: multiplies the channels of a ResNet, its stem included.
         stem: ``imagenet`` keeps the model's; ``cifar`` replaces it by a 3x3 stride-1 convolution without pooling
             (ResNets only); ``auto`` uses ``cifar`` for ResNets up to 64 px.
         size: side of the input in pixels; models with a fixed input size are built for it.
         patch_size: side of a ViT's patches in pixels; None: the model's default.
+        given: the encoder itself, if `name` says that it was given as a module.
 
     Raises:
         ValueError: the name is unknown, the model does not support the given width, stem or patch_size, or the
@@ -31,17 +39,23 @@ def build_encoder(
     """
     import timm
 
-    from fastclr.methods.resnets import build_resnet, is_resnet
+    from fastclr.methods.resnets import SIMCLR_SK, build_resnet, is_resnet
 
+    if is_own(name):
+        if (width, stem, patch_size) != (1.0, "auto", None):
+            raise ValueError(
+                f"width, stem and patch_size must have their defaults for {name}, which is built as it is, "
+                f"got {width}, {stem!r} and {patch_size}"
+            )
+        return own_encoder(name, given, size)
     if is_resnet(name):
         if patch_size is not None:
             raise ValueError(f"patch_size must be None for {name!r}, which has no patches, got {patch_size}")
         return build_resnet(name, width=width, stem=stem, size=size)
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name}*")[:5]
-        raise ValueError(
-            f"encoder must be the name of a timm model, got {name!r}" + (f"; similar names: {near}" if near else "")
-        )
+        near = timm.list_models(f"*{name}*")[:5] or difflib.get_close_matches(name, [*timm.list_models(), *SIMCLR_SK])
+        similar = f"; similar names: {', '.join(near)}" if near else ""
+        raise ValueError(f"encoder must be the name of a timm model, or module:factory, got {name!r}{similar}")
     if width != 1.0:
         raise ValueError(f"width must be 1 for {name!r}: only ResNets can be widened, got {width}")
     if stem == "cifar":

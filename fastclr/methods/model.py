@@ -92,4 +92,5 @@ def encoder_from(config: ModelOptions) -> nn.Module:
         stem=config.stem,
         size=config.augment.size,
         patch_size=config.patch_size,
+        given=config.given,
     )

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from torch import nn
+
 from fastclr.augment import AugmentConfig
 
 HeadKind = Literal["none", "linear", "mlp"]
 StemKind = Literal["auto", "imagenet", "cifar"]
 
+# fields that hold only while networks are built, and are never stored
+TRANSIENT = ("given", "fresh")
 # field, whether its value is valid, what it must be
 Check = tuple[str, bool, str]
 
@@ -32,7 +36,10 @@ class ModelOptions:
     options: MethodOptions = field(default_factory=MethodOptions)
     """The method's own options."""
     encoder: str = "resnet18"
-    """Name of a timm model, or simclr_skresnet50, 101 or 152: the selective-kernel ResNets of SimCLR v2."""
+    """Name of a timm model, simclr_skresnet50, 101 or 152 (the selective-kernel ResNets of SimCLR v2), or
+    `module:factory`, a function of yours that returns a torch.nn.Module from images to features."""
+    given: nn.Module | None = field(default=None, repr=False, compare=False)
+    """The encoder itself, where one was given in Python. Never stored."""
     init: str | None = None
     """Start the encoder from a file of PyTorch or safetensors, of any library, or from a run: names and shapes decide
     what goes where."""
@@ -76,6 +83,7 @@ class ModelOptions:
             ("init", self.init != "", "a file or the folder of a run"),
             ("init_prefix", self.init_prefix is None or self.init is not None, "None without init"),
             ("init_partial", not self.init_partial or self.init is not None or self.pretrained, "off without init"),
+            ("encoder", isinstance(self.encoder, str), "a name; fastclr.pretrain(encoder=...) takes modules"),
             ("width", 0 < self.width <= 16, "a positive number up to 16"),
             ("stem", self.stem in get_args(StemKind), f"one of {get_args(StemKind)}"),
             ("patch_size", self.patch_size is None or self.patch_size >= 1, "a positive number or None"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from fastclr.data.decode_many import DecodeOptions, progress_bar
+from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.file_source import FileSource, labelled
 from fastclr.data.image_source import ImageSource
 from fastclr.data.in_flight import work_in_order
@@ -23,6 +23,7 @@ from fastclr.sources.decode import FORMATS, decode_image, pillow, resized
 from fastclr.sources.entries import TEST_SPLITS, Entry
 from fastclr.sources.folder import Files, other_suffixes
 from fastclr.sources.label_file import read_labels
+from fastclr.sources.printable import progress_bar
 from fastclr.sources.remarks import quiet_pillow
 
 Result = TypeVar("Result")
@@ -251,7 +252,7 @@ def map_files(
     files: Files, paths: Collection[str], work: Callable[[str, bytes], Result], title: str, limit: int
 ) -> Iterator[tuple[str, Result | str]]:
     """Do `work` on files in several threads, holding `limit` bytes; yield results, or reasons why there are none."""
-    with progress_bar(len(paths), title) as bar:
+    with progress_bar(total=len(paths), desc=title, unit=" images") as bar:
         for path, result in work_in_order(files.stream(paths), work, limit, available_cores()):
             bar.update()
             yield path, result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
@@ -28,6 +28,24 @@ def show(message: object, file: TextIO | None = None) -> None:
     stream = sys.stdout if file is None else file
     encoding = getattr(stream, "encoding", None) or "utf-8"
     print(printable(str(message)).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+def progress_bar(wanted: bool = True, **options: Any) -> Any:
+    """Return a bar of tqdm, in a notebook one of notebooks; silent where there is neither a terminal nor a notebook.
+
+    Args:
+        wanted: False makes it silent.
+        options: those of ``tqdm``.
+
+    Raises:
+        ModuleNotFoundError: tqdm is not installed.
+    """
+    try:
+        from tqdm.auto import tqdm
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("reading images needs tqdm: pip install 'fastclr[train]'", name="tqdm") from error
+    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return tqdm(**options, disable=not (wanted and watched))
 
 
 class Notices(logging.Handler):

@@ -22,10 +22,12 @@ from fastclr.device import resolve_device, set_deterministic, uses_bf16
 from fastclr.evaluate import OnlineProbe
 from fastclr.methods import METHODS, Facts, Method
 from fastclr.methods.encoders import feature_dim
+from fastclr.methods.model import build_model
 from fastclr.methods.sync_bn import synchronise_batch_norm
 from fastclr.parallel import World
 from fastclr.training.config import PretrainConfig
 from fastclr.training.optim import build_optimizer, build_schedule
+from fastclr.training.run import built
 from fastclr.training.totals import Totals
 
 
@@ -171,6 +173,16 @@ def build(
         totals=Totals(device),
         clock=Clock(device),
     )
+
+
+def check_model(config: PretrainConfig) -> None:
+    """Build the networks, so that what is wrong with them is said before images are read; draws no random number.
+
+    Raises:
+        ValueError: they cannot be built.
+    """
+    with torch.random.fork_rng(devices=[]):
+        built(build_model, config, "the configuration")
 
 
 def wrap(method: Method, config: PretrainConfig, world: World) -> nn.Module:

@@ -12,10 +12,12 @@ from fastclr.augment import AugmentConfig
 from fastclr.data.options import DataOptions
 from fastclr.files import check_types, read_json, write_text_atomically
 from fastclr.methods import METHODS, MethodOptions, ModelOptions
-from fastclr.methods.options import Check
+from fastclr.methods.options import TRANSIENT, Check
 from fastclr.training.optim import OptimizerOptions
 
 AmpKind = Literal["auto", "bf16", "off"]
+# options of a method that are also known without the method's name, because nearly every method has them
+SHORT_OPTIONS = ("temperature", "learnable_temperature")
 CompileKind = Literal["off", "default", "reduce-overhead", "max-autotune"]
 
 
@@ -106,8 +108,9 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, as stored in JSON and checkpoints; the method's options go under the method's name."""
-        values = dataclasses.asdict(self)
-        del values["fresh"]
+        values = dataclasses.asdict(dataclasses.replace(self, given=None))
+        for name in TRANSIENT:
+            del values[name]
         values[self.method] = values.pop("options")
         return values
 
@@ -137,7 +140,7 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
         for name in {method, "augment"} & set(values):
             check_types(values, {name: dict[str, Any]}, "the configuration")
         own: dict[str, Any] = dict(values.pop(method, {}))
-        own |= {name: values.pop(name) for name in ("temperature", "learnable_temperature") if name in values}
+        own |= {name: values.pop(name) for name in SHORT_OPTIONS if name in values}
         if "augment" in values:  # JSON has no tuples
             drawn: dict[str, Any] = {
                 name: tuple(v) if isinstance(v, list) else v for name, v in values["augment"].items()
@@ -152,7 +155,7 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
 
 def check_options(owner: type, given: dict[str, Any]) -> None:
     """Raise a ValueError unless all options are fields of a dataclass and have their types."""
-    hints = {name: hint for name, hint in get_type_hints(owner).items() if name not in ("options", "fresh", "_")}
+    hints = {name: hint for name, hint in get_type_hints(owner).items() if name not in ("options", "_", *TRANSIENT)}
     if unknown := sorted(set(given) - set(hints)):
         raise ValueError(f"unknown option(s) {unknown} in the configuration; was it made by a newer fastclr?")
     check_types(given, {name: hints[name] for name in given}, "the configuration")

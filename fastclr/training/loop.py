@@ -12,7 +12,7 @@ from fastclr.evaluate import Features
 from fastclr.methods import METHODS
 from fastclr.methods.model import check_start
 from fastclr.parallel import World, open_world
-from fastclr.training.build import MakeMethod, Training, build, find_data
+from fastclr.training.build import MakeMethod, Training, build, check_model, find_data
 from fastclr.training.checkpoint_writer import CheckpointWriter
 from fastclr.training.config import PretrainConfig
 from fastclr.training.evaluation import can_evaluate, evaluate_epoch, is_evaluation_due, say
@@ -34,7 +34,14 @@ class Pretrained(NamedTuple):
     features: Features | None
 
 
-def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, progress: bool = True) -> Pretrained:
+def pretrain_in(
+    folder: Path,
+    config: PretrainConfig,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    data: Splits | None = None,
+) -> Pretrained:
     """Pretrain an encoder and write the run to `folder`, all but the report.
 
     Under torchrun, or with an initialised process group, all processes train one model on the same global batch. Only
@@ -45,6 +52,7 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
         config: the run.
         resume: continue from the last checkpoint in `folder`, on any number of processes.
         progress: show progress bars if the output is a terminal.
+        data: the images, in place of those that `config` names.
 
     Raises:
         FileExistsError: `folder` exists and `resume` is off.
@@ -54,7 +62,7 @@ def pretrain_in(folder: Path, config: PretrainConfig, *, resume: bool = False, p
         BlockingIOError: another process is training in `folder`.
         Interrupted: SIGTERM or SIGINT was received; a checkpoint of that very step was written.
     """
-    ended = train_in(folder, config, resume=resume, progress=progress)
+    ended = train_in(folder, config, resume=resume, progress=progress, data=data)
     return Pretrained(ended.run, ended.training.data, ended.features)
 
 
@@ -104,6 +112,7 @@ def train_in(
             find_start(config, world, run or Run(folder, config))
         if world.is_main:  # now: to list a million files takes a minute
             (run or Run(folder, config)).say(f"{METHODS[config.method].title}: reading the images of {config.data}")
+        check_model(config)  # all that is cheap to check comes before the images
         training = build(config, world, data, make, fresh=checkpoint is None)
         if checkpoint is not None:
             restore(training, checkpoint, folder)

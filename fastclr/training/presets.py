@@ -6,6 +6,7 @@ import dataclasses
 
 from fastclr.augment import AugmentConfig
 from fastclr.methods import SimCLROptions
+from fastclr.methods.own_encoder import is_own
 from fastclr.training.config import PretrainConfig
 
 # Tuned by trial on `shapes`, for two CPU cores and less than three minutes, evaluations and baselines included.
@@ -97,3 +98,8 @@ PRESETS: dict[str, PretrainConfig] = {
     "imagenet": _IMAGENET,
     "simclr-v2": _SIMCLR_V2,
 }
+
+
+def for_encoder(base: PretrainConfig, encoder: str) -> PretrainConfig:
+    """Return `base` without the width, stem and patches of its encoder if `encoder` is the user's own."""
+    return dataclasses.replace(base, width=1.0, stem="auto", patch_size=None) if is_own(encoder) else base

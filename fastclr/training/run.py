@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor, nn
 
 from fastclr.files import locked, read_json, sync_folder, write_atomically, write_text_atomically
-from fastclr.sources.printable import printable
+from fastclr.sources.printable import printable, progress_bar
 from fastclr.training.checkpoint import Checkpoint, load_latest, load_state
 from fastclr.training.checkpoint_writer import CheckpointWriter
 from fastclr.training.config import PretrainConfig, difference
@@ -141,10 +141,7 @@ class Run:
 
     def bar(self, total: int, initial: int, title: str, progress: bool) -> Any:
         """Return a tqdm bar for one epoch, silent where the output is no terminal."""
-        from tqdm import tqdm
-
-        silent = not (progress and sys.stderr.isatty())
-        return tqdm(total=total, initial=initial, desc=title, leave=False, disable=silent, unit="step")
+        return progress_bar(progress, total=total, initial=initial, desc=title, leave=False, unit="step")
 
     def save_encoder(self, checkpoint: Checkpoint) -> None:
         """Write the encoder's weights as safetensors, with the step and what is needed to rebuild it as metadata."""

@@ -18,6 +18,7 @@ from fastclr.device import resolve_device, uses_bf16
 from fastclr.evaluate import Extracted, evaluation_batches, extract_features
 from fastclr.files import check_types, make_folder, read_json, refuse_other, write_text_atomically, written
 from fastclr.methods.model import build_model
+from fastclr.methods.own_encoder import is_given
 from fastclr.methods.start import architecture
 from fastclr.methods.supervised import Classifier, Supervised, SupervisedOptions, build_classifier
 from fastclr.parallel import World
@@ -105,8 +106,12 @@ class Trained:
             (training / "encoder.safetensors").unlink(missing_ok=True)
 
     @staticmethod
-    def load(folder: Path) -> Trained:
+    def load(folder: Path, given: nn.Module | None = None) -> Trained:
         """Load what `save` wrote, onto the CPU.
+
+        Args:
+            folder: where it was written.
+            given: the encoder, if the run was made with one that was given as a module.
 
         Raises:
             FileNotFoundError: `folder` holds no trained classifier.
@@ -122,7 +127,8 @@ class Trained:
             about["settings"]["share"] = about["settings"].pop("labels")
         for name, fields in (("settings", SETTINGS), ("result", RESULT)):
             check_types(about[name], fields, f"the {name} of {folder / kind}.json")
-        config, layer, classes = PretrainConfig.from_dict(about["config"]), about["layer"], tuple(about["classes"])
+        config = dataclasses.replace(PretrainConfig.from_dict(about["config"]), given=given)
+        layer, classes = about["layer"], tuple(about["classes"])
         with torch.random.fork_rng():  # the initial weights drawn here are overwritten below
             network = built(build_model, config, str(folder / f"{kind}.json"))
             model = build_classifier(network, layer, len(classes), config.augment.size)
@@ -132,6 +138,15 @@ class Trained:
             raise ValueError(f"{folder / WEIGHTS} is damaged: {error}") from error
         load_state(model, state, str(folder / WEIGHTS), f"{kind}.json next to it")
         return Trained(kind, config, layer, classes, model, about["settings"], about["result"])
+
+
+def check_fresh(config: PretrainConfig) -> None:
+    """Raise a ValueError if the encoder cannot be made anew with random weights, because it was given as a module."""
+    if is_given(config.encoder):
+        raise ValueError(
+            f"an encoder that was given as a module ({config.encoder}) cannot start from random weights: name its "
+            "factory, as in --encoder module:factory, or another encoder"
+        )
 
 
 def is_trained(folder: Path) -> bool:

@@ -26,6 +26,7 @@ from fastclr.transfer.classifier import (
     Trained,
     as_supervised,
     check_free,
+    check_fresh,
     check_test,
     is_trained,
     make_room,
@@ -233,6 +234,7 @@ def distill(
         there, here = (", ".join(names[:5]) for names in (teacher.classes, data.train.classes))
         raise ValueError(f"the teacher's classes ({there}, ...) differ from those of {data.train.source} ({here}, ...)")
     student = config.student_config(run.config, teacher.config)
+    check_fresh(student)
     rows = labelled_rows(data.train, config.share or labels, label_seed)
     uses_labels = config.no_teacher or config.label_weight > 0
     if config.no_teacher:

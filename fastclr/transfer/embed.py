@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fastclr.augment import SimCLRAugment
 from fastclr.data import Batch, ImageDataset, ImageIndex, Loader, LoaderKind, Order, make_loader
@@ -27,6 +26,7 @@ from fastclr.evaluate import frozen, state_hash
 from fastclr.evaluate.features import collect
 from fastclr.files import refuse_other
 from fastclr.sources.entries import Entry
+from fastclr.sources.printable import progress_bar
 from fastclr.sources.published import locate
 from fastclr.training.run import Run
 from fastclr.transfer.feature_file import check_suffix, read_settings, write_features
@@ -127,7 +127,7 @@ def embed(
     sets = itertools.chain([next(sets)], sets)  # images that cannot be loaded at all leave no parts behind
     resumed = parts.open()
     reasons: dict[str, str] = {}
-    bar = tqdm(total=len(entries), initial=resumed, desc="embedding", unit=" images", leave=False, disable=None)
+    bar = progress_bar(total=len(entries), initial=resumed, desc="embedding", unit=" images", leave=False)
     with frozen(module), bar:
         for images, kind in sets:
             order = Order(fitting(batch_size, images), shuffle=False, drop_last=False)

@@ -22,6 +22,7 @@ from fastclr.transfer.classifier import (
     Trained,
     as_supervised,
     check_free,
+    check_fresh,
     check_test,
     make_room,
     predict,
@@ -127,6 +128,8 @@ def finetune(
         Interrupted: SIGTERM or SIGINT came; the same call goes on from its checkpoint.
     """
     name = name or config.name
+    if config.from_scratch:
+        check_fresh(run.config)
     folder = run.folder / name
     check_free(folder, overwrite)
     check_test(data)

@@ -9,6 +9,7 @@ from typing import Any
 from fastclr import __version__
 from fastclr.environment import read_environment
 from fastclr.methods import METHODS
+from fastclr.methods.own_encoder import is_own
 from fastclr.methods.start import timm_title
 from fastclr.training.results import score_rows
 from fastclr.training.run import Run
@@ -36,11 +37,7 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
         f"tags: [{config.method}, self-supervised]",
         "---",
     ]
-    load = (
-        f"```python\n{lines}\n```"
-        if lines is not None
-        else "Only fastclr can build this encoder: `fastclr.training.run.Run.open(folder).load_encoder()`."
-    )
+    load = f"```python\n{lines}\n```" if lines is not None else only_weights(config.encoder)
     environment = read_environment(run.folder)
     trained = (
         "Not recorded."
@@ -71,6 +68,13 @@ def origin(run: Run) -> str | None:
     if config.init is not None:
         return f"`{Path(config.init).name}`"
     return f"`{timm_title(config.encoder)}`" if config.pretrained else None
+
+
+def only_weights(encoder: str) -> str:
+    """Say how to load a file of weights that no library builds an encoder for."""
+    if is_own(encoder):
+        return f"Build `{encoder.strip('<>')}` and load this state dict into it; feature maps are averaged."
+    return "Only fastclr can build this encoder: `fastclr.Run(folder).encoder`."
 
 
 def input_text(kind: str, inputs: dict[str, Any]) -> str:

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from fastclr import api
 from fastclr.cli import main
-from fastclr.commands import pretrain, threads
-from fastclr.commands.threads import Usage, after_torch, cores_of_others, describe, thread_count, usage, use_stored
-from fastclr.environment import environment
+from fastclr.commands import threads
+from fastclr.commands.threads import Usage, after_torch, cores_of_others, describe, thread_count, usage
+from fastclr.environment import environment, use_stored_threads
 
 STORED_RUN = Path(__file__).parents[1] / "training" / "stored_run"
 
@@ -144,7 +145,7 @@ def test_a_run_goes_on_with_the_threads_it_began_with(
         seen.append(torch.get_num_threads())
         raise ValueError("enough")
 
-    monkeypatch.setattr(pretrain, "pretrain_in", stop)
+    monkeypatch.setattr(api, "pretrain_in", stop)
     assert main(["pretrain", "--resume", str(folder)]) == 2
     monkeypatch.setenv(threads.COUNT, "1")
     torch.set_num_threads(1)
@@ -152,9 +153,11 @@ def test_a_run_goes_on_with_the_threads_it_began_with(
     assert seen == [3, 1]
 
 
-def test_a_record_without_threads_changes_nothing() -> None:
-    for record in (None, {}, {"threads": "0"}, {"threads": "many"}):
-        use_stored(record)
+def test_a_record_without_threads_changes_nothing(tmp_path: Path) -> None:
+    use_stored_threads(tmp_path)
+    for record in ({}, {"threads": "0"}, {"threads": "many"}):
+        (tmp_path / "environment.json").write_text(json.dumps(record))
+        use_stored_threads(tmp_path)
         assert torch.get_num_threads() == 1
 
 
@@ -167,7 +170,7 @@ from fastclr.training import loop
 def stop(*arguments):
     raise ValueError(f"{time.process_time() - begin:.3f}")
 
-loop.build = stop
+loop.check_model = stop
 from fastclr.cli import main
 main(["pretrain", "--preset", "demo", "--out", sys.argv[1]])
 """

@@ -82,7 +82,7 @@ def test_default_limit_is_half_of_the_free_memory(photos: Path, monkeypatch: pyt
         load_dataset(photos)
 
 
-@pytest.mark.parametrize(("module", "word"), [("PIL", "Pillow"), ("tqdm", "tqdm")])
+@pytest.mark.parametrize(("module", "word"), [("PIL", "Pillow"), ("tqdm.auto", "tqdm")])
 def test_missing_packages_are_named(module: str, word: str, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra the error says what to install."""
     monkeypatch.setitem(sys.modules, module, None)

@@ -200,7 +200,7 @@ def test_images_that_are_gone(copied: Path, few: None, pictures: Path, capsys: p
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps({**config, "data": "no/such/place"}))
     assert main(["report", str(copied)]) == 0
-    assert "without pictures" in capsys.readouterr().out
+    assert "without pictures" in capsys.readouterr().err
     page = read_page(copied / "report.html")
     assert not page.all("img") and "no/such/place" in section(page, "views").text
     assert len(section(page, "training").all("svg")) == 5

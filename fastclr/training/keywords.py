@@ -1,0 +1,92 @@
+"""From the keywords of a call in Python to the options they stand for; a misspelt one comes with what was meant."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from fastclr.augment import AugmentConfig
+from fastclr.methods import METHODS, MethodOptions
+from fastclr.methods.options import TRANSIENT
+from fastclr.methods.own_encoder import is_given, name_of
+from fastclr.training.config import SHORT_OPTIONS, PretrainConfig
+from fastclr.training.presets import for_encoder
+
+Options = TypeVar("Options")
+
+
+def configure(base: PretrainConfig, options: dict[str, Any]) -> PretrainConfig:
+    """Return `base` with options as `pretrain` takes them.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: a value has another type than its option, or is out of range.
+    """
+    options = {name: plain(value) for name, value in options.items()}
+    method, encoder = options.get("method", base.method), options.get("encoder", base.encoder)
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}{near(method, METHODS)}")
+    given = base.given
+    if isinstance(encoder, nn.Module):
+        given, options["encoder"] = encoder, name_of(encoder)
+    elif not isinstance(encoder, str) or (is_given(encoder) and given is None and "encoder" in options):
+        raise TypeError(f"encoder must be a torch.nn.Module, or the name of one, got {encoder!r}")
+    owners: dict[str, type[Any]] = {method: METHODS[method].Options, "augment": AugmentConfig}
+    nested = {name: options.pop(name, {}) for name in owners}
+    known = {name: names_of(owner) for name, owner in owners.items()}
+    flat = {method: SHORT_OPTIONS, "augment": known["augment"]}  # what needs not be nested
+    single = {name: {n: options.pop(n) for n in flat[name] if n in options and n in known[name]} for name in owners}
+    fields = set(names_of(PretrainConfig)) - {"options", "augment", *TRANSIENT}
+    check_names(options, [*fields, *owners, *(name for names in flat.values() for name in names)], "option")
+    if method != base.method:
+        base = dataclasses.replace(base, method=method, options=MethodOptions())
+    values = for_encoder(base, options.get("encoder", base.encoder)).as_dict() | options
+    for name, owner in owners.items():
+        wanted = dataclasses.asdict(nested[name]) if isinstance(nested[name], owner) else nested[name]
+        if not isinstance(wanted, dict):
+            raise TypeError(f"{name} must be a dictionary or {owner.__name__}, got {type(wanted).__name__}")
+        check_names(wanted, known[name], f"option of {name}")
+        values[name] |= {**wanted, **single[name]}
+    return dataclasses.replace(PretrainConfig.from_dict(values), given=given)
+
+
+def plain(value: Any) -> Any:
+    """Return an option's value as a configuration stores it."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return str(value) if isinstance(value, torch.device) else value
+
+
+def check_names(given: Iterable[str], known: Sequence[str], what: str) -> None:
+    """Raise a TypeError, with what may have been meant, for a name that is not known."""
+    for name in given:
+        if name not in known:
+            raise TypeError(f"there is no {what} {name!r}{near(name, known)}")
+
+
+def near(name: object, known: Iterable[str]) -> str:
+    """Return what may have been meant, to be put behind an error."""
+    found = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def options_of(owner: type[Options], options: dict[str, Any]) -> Options:
+    """Remove the fields of a dataclass from `options`, and return it with them."""
+    return owner(**{name: plain(options.pop(name)) for name in names_of(owner) if name in options})
+
+
+def names_of(owner: type[Any]) -> list[str]:
+    """Return the names of a dataclass's fields."""
+    return [field.name for field in dataclasses.fields(owner)]
+
+
+def take(owner: type[Options], options: dict[str, Any]) -> Options:
+    """Return a dataclass made of `options`; a name that it lacks is a TypeError."""
+    check_names(options, names_of(owner), "option")
+    return options_of(owner, options)

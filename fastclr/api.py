@@ -272,7 +272,7 @@ class Run:
 
     def export(
         self,
-        format: Format = "safetensors",
+        format: Format | None = None,
         out: str | os.PathLike[str] | None = None,
         *,
         check: bool = True,

@@ -81,8 +81,8 @@ def test_every_method_stores_what_its_command_stores(run: Run, typed: Path, pict
 
 
 def test_finetune_and_distill_return_networks(run: Run, typed: Path) -> None:
-    tuned = run.finetune(labels="100%", epochs=1, device="cpu", deterministic=True)
-    arguments = ["--labels", "100%", "--epochs", "1", "--device", "cpu", "--deterministic"]
+    tuned = run.finetune(share="100%", epochs=1, device="cpu", deterministic=True)
+    arguments = ["--share", "100%", "--epochs", "1", "--device", "cpu", "--deterministic"]
     assert main(["finetune", str(typed), *arguments]) == 0
     student = run.distill(epochs=1, batch_size=32, device="cpu")
     for name in ("finetune.json", "model.safetensors"):
@@ -91,7 +91,7 @@ def test_finetune_and_distill_return_networks(run: Run, typed: Path) -> None:
     assert tuned.result["accuracy"] == run.results["finetune-100pct"]["accuracy"]
     assert student.result["teacher"] == "finetune-100pct" and tuned.model(torch.zeros(1, 3, 32, 32)).shape == (1, 8)
     with pytest.raises(FileExistsError, match="already exists"):
-        run.finetune(labels="100%")
+        run.finetune(share="100%")
 
 
 def parameters(function: Any) -> dict[str, Any]:

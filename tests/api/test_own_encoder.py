@@ -65,11 +65,11 @@ def test_all_that_evaluates_takes_it(run: Run, pictures: Path) -> None:
     assert again.export("pt2").difference is not None
     assert again.export("safetensors").lines is None
     assert "my_nets.Maps" in (run.folder / "export" / "safetensors" / "README.md").read_text()
-    tuned = again.finetune(labels="100%", epochs=1, device="cpu")
+    tuned = again.finetune(share="100%", epochs=1, device="cpu")
     assert tuned.model(torch.zeros(2, 3, 32, 32)).shape == (2, 8)
     assert again.distill(epochs=1, batch_size=32, student="resnet18", student_width=0.125, device="cpu").result
     with pytest.raises(ValueError, match="cannot start from random weights"):
-        again.finetune(labels="100%", epochs=1, from_scratch=True, device="cpu")
+        again.finetune(share="100%", epochs=1, from_scratch=True, device="cpu")
     with pytest.raises(ValueError, match="cannot start from random weights"):
         again.distill(epochs=1, device="cpu")
 

@@ -9,22 +9,18 @@ import torch
 import triton
 import triton.language as tl
 
-from .configs import Tile, dot_kind, split_columns, tiles_for
-from .lse_forward import ROUNDED
-from .ntxent_backward import load_columns
+from .numerics import FP16_LIFT, LOG2E, fixed_shift, shift_applies, shifts_to_launch
 from .pair_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, counted, masked_tiles, narrowed
-from .tl_utils import (
-    FP16_LIFT,
-    LOG2E,
+from .tile_table import Tile, dot_kind, split_columns, tiles_for
+from .tiles import (
+    ROUNDED,
     count_tiles,
     device_guard,
     dot_precision,
-    fixed_shift,
+    load_columns,
     load_rows,
     nth_tile,
     row_tile,
-    shift_applies,
-    shifts_to_launch,
     wide_products,
 )
 

@@ -9,26 +9,10 @@ import torch
 import triton
 import triton.language as tl
 
-from .configs import Tile, dot_kind, split_columns, tiles_for
-from .ntxent_forward import add_tile
+from .numerics import LN2, LOG2E, LOWEST, add_tile, fixed_shift, shift_applies, shifts_to_launch
 from .pair_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, counted, masked_tiles, narrowed
-from .tl_utils import (
-    LN2,
-    LOG2E,
-    LOWEST,
-    count_tiles,
-    device_guard,
-    dot_precision,
-    fixed_shift,
-    load_rows,
-    nth_tile,
-    row_tile,
-    shift_applies,
-    shifts_to_launch,
-    wide_products,
-)
-
-ROUNDED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from .tile_table import Tile, dot_kind, split_columns, tiles_for
+from .tiles import ROUNDED, count_tiles, device_guard, dot_precision, load_rows, nth_tile, row_tile, wide_products
 
 
 # one program takes BLOCK_M rows (of one view, if the two views are stacked) against the column tiles of one split, and
@@ -130,7 +114,7 @@ def lse_fwd(
         exclude: ``"nothing"``, ``"self"``, ``"pair"`` (without k or with the gathered rows), ``"equal"``, ``"other"``.
         offset: column of row 0, at least 0 (at most 0 for a rectangular call whose columns are this process's).
         both: also compute the second result, which is ``[0]`` otherwise.
-        shift: ``"fixed"``, ``"online"`` or ``"runtime"`` (see `tl_utils`).
+        shift: ``"fixed"``, ``"online"`` or ``"runtime"`` (see `numerics`).
         precision: ``"ieee"``, ``"tf32"`` or ``"tf32x3"``; ``"bf16"`` or ``"fp16"`` round the rows to that dtype.
         deterministic: unused, the order of summation is always the same.
         tile: overrides the tile table.

@@ -6,22 +6,19 @@ import torch
 import triton
 import triton.language as tl
 
-from .configs import Tile, split_columns, tiles_for
 from .ntxent_project import ntxent_project
+from .numerics import FP16_LIFT, LOG2E, fixed_shift, shift_applies, shifts_to_launch
 from .pair_masks import negatives
-from .tl_utils import (
-    FP16_LIFT,
-    LOG2E,
+from .tile_table import Tile, split_columns, tiles_for
+from .tiles import (
     count_tiles,
     device_guard,
     dot_precision,
-    fixed_shift,
+    load_columns,
     load_rows,
     nth_tile,
     row_tile,
     row_tile_specials,
-    shift_applies,
-    shifts_to_launch,
     wide_products,
 )
 
@@ -55,11 +52,6 @@ def ntxent_factor(lse: torch.Tensor, weight: torch.Tensor | None) -> torch.Tenso
         num_warps=4,
     )
     return factor
-
-
-@triton.jit
-def load_columns(ptr, cols, num_cols, MASKED: tl.constexpr):
-    return tl.load(ptr + cols, mask=cols < num_cols, other=0.0) if MASKED else tl.load(ptr + cols)
 
 
 # one program takes BLOCK_M rows of one view against the column tiles of one split, and sums p_ij k_j over the negatives

@@ -6,37 +6,22 @@ import torch
 import triton
 import triton.language as tl
 
-from .configs import TRIANGULAR_FROM_ROWS, Tile, split_columns, tiles_for
 from .ntxent_loss import ntxent_loss, store_loss
 from .ntxent_stats import ntxent_stats
 from .ntxent_triangular import ntxent_triangular
+from .numerics import LOG2E, LOWEST, add_tile, fixed_shift, shift_applies, shifts_to_launch
 from .pair_masks import negatives
-from .tl_utils import (
-    LOG2E,
-    LOWEST,
+from .tile_table import TRIANGULAR_FROM_ROWS, Tile, split_columns, tiles_for
+from .tiles import (
     count_tiles,
     device_guard,
     dot_precision,
-    fixed_shift,
     load_rows,
     nth_tile,
     row_tile,
     row_tile_specials,
-    shift_applies,
-    shifts_to_launch,
     wide_products,
 )
-
-
-# adds one tile to row_max and row_sum = sum_j exp2(s_ij - row_max); with the fixed shift row_max is that shift
-@triton.jit
-def add_tile(row_max, row_sum, s, IS_ONLINE: tl.constexpr):
-    if IS_ONLINE:
-        new_max = tl.maximum(row_max, tl.max(s, axis=1))
-        row_sum *= tl.exp2(row_max - new_max)
-        row_max = new_max
-    row_sum += tl.sum(tl.exp2(s - row_max[:, None]), axis=1)
-    return row_max, row_sum
 
 
 # one program takes BLOCK_M rows of one view against the column tiles of one split, and accumulates row_max and row_sum
@@ -144,7 +129,7 @@ def ntxent_fwd(
         positive: ``[n]`` fp32, dot products of the positives.
         temperature: scalar fp32 tensor on the device, not 0, may be negative.
         offset: column of row 0.
-        shift: ``"fixed"``, ``"online"`` or ``"runtime"``: how exponents are kept in range (see `tl_utils`).
+        shift: ``"fixed"``, ``"online"`` or ``"runtime"``: how exponents are kept in range (see `numerics`).
         precision: ``"ieee"``, ``"tf32"`` or ``"tf32x3"`` for fp32 rows; other dtypes ignore it.
         deterministic: bitwise reproducible, so never the triangular kernel, which sums with atomics.
         stats: also compute the last two results.

@@ -6,7 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .tl_utils import LN2, LOWEST, device_guard, fixed_shift, shift_applies, softplus
+from .numerics import LN2, LOWEST, fixed_shift, shift_applies, softplus
+from .tiles import device_guard
 
 BLOCK_ROWS = 128
 

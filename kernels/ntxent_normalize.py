@@ -6,8 +6,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .configs import dot_kind, rows_tile
-from .tl_utils import MAX_INV_NORM, MIN_NORM, device_guard
+from .numerics import MAX_INV_NORM, MIN_NORM
+from .tile_table import dot_kind, rows_tile
+from .tiles import device_guard
 
 
 # u / |u| and 1 / |u| of whole rows, first scaled by the largest element: fp32 cannot hold the squares of 1e25 or 1e-25

@@ -6,8 +6,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .configs import rows_tile
-from .tl_utils import MAX_INV_NORM, device_guard, expm1_neg, row_tile
+from .numerics import MAX_INV_NORM, expm1_neg
+from .tile_table import rows_tile
+from .tiles import device_guard, row_tile
 
 
 # one program takes BLOCK_M rows of one view, all features: from the sums over the negatives of each split to du_i and

@@ -6,8 +6,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .configs import Tile, tiles_for
-from .tl_utils import LN2, LOG2E, device_guard, dot_precision, load_rows, row_tile, wide_products
+from .numerics import LN2, LOG2E
+from .tile_table import Tile, tiles_for
+from .tiles import device_guard, dot_precision, load_rows, row_tile, wide_products
 
 
 # one program takes BLOCK_M rows of one view. columns are [rank][view][pair], so the other view is one run of n columns

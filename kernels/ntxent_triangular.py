@@ -6,19 +6,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .configs import Tile, tiles_for, triangular_chunk
-from .tl_utils import (
-    LOG2E,
-    count_tiles,
-    device_guard,
-    dot_precision,
-    fixed_shift,
-    load_rows,
-    nth_tile,
-    shift_applies,
-    special_tiles,
-    wide_products,
-)
+from .numerics import LOG2E, fixed_shift, shift_applies
+from .tile_table import Tile, tiles_for, triangular_chunk
+from .tiles import count_tiles, device_guard, dot_precision, load_rows, nth_tile, special_tiles, wide_products
 
 
 # adds a tile to the sums of its rows, in memory, and of its columns, in registers. two rows share an element of the

@@ -7,8 +7,8 @@ from dataclasses import replace
 import triton
 import triton.language as tl
 
-from .configs import Tile
-from .tl_utils import row_tile_specials, special_tiles
+from .tile_table import Tile
+from .tiles import row_tile_specials, special_tiles
 
 # kinds of exclusion, compile-time constants of the kernels
 EXCLUDE = {"nothing": 0, "self": 1, "pair": 2, "equal": 3, "other": 4, "different": 5}
@@ -28,7 +28,7 @@ def narrowed(tile: Tile, exclude: str, limit_kind: int, kind: str) -> Tile:
         tile: of NT-Xent's kernels.
         exclude: a key of `EXCLUDE`.
         limit_kind: whether limits are those of rows or columns, or absent.
-        kind: of the dot products, see `configs.dot_kind`.
+        kind: of the dot products, see `tile_table.dot_kind`.
     """
     every = EXCLUDE[exclude] >= 3 or limit_kind != NO_LIMIT
     if every or kind == "tf32x3":

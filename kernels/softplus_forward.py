@@ -9,19 +9,16 @@ import torch
 import triton
 import triton.language as tl
 
-from .configs import Tile, Tiles, dot_kind, split_columns, tiles_for
-from .lse_forward import ROUNDED
-from .ntxent_backward import load_columns
+from .numerics import FP16_LIFT, LN2, LOG2E, log1p_fast
 from .pair_masks import EXCLUDE, NO_LIMIT, counted, masked_tiles, narrowed, narrower
-from .tl_utils import (
-    FP16_LIFT,
-    LN2,
-    LOG2E,
+from .tile_table import Tile, Tiles, dot_kind, split_columns, tiles_for
+from .tiles import (
+    ROUNDED,
     count_tiles,
     device_guard,
     dot_precision,
+    load_columns,
     load_rows,
-    log1p_fast,
     nth_tile,
     row_tile,
     wide_products,

@@ -1,6 +1,6 @@
 """Time candidates for the tile table on this machine's GPU: ``python -m fastclr.kernels.tune --kind half``.
 
-Prints the fastest candidates per kernel, and at the end the row for ``fastclr.kernels.configs.TABLE``. Before a row
+Prints the fastest candidates per kernel, and at the end the row for ``fastclr.kernels.tile_table.TABLE``. Before a row
 ships, ``tests/compile_only`` must pass with it.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from .configs import TABLE, Tile, device_traits, table_tiles
+from .tile_table import TABLE, Tile, device_traits, table_tiles
 
 KERNELS = ("forward", "triangular", "backward")
 DTYPES = {"half": torch.bfloat16, "tf32": torch.float32, "tf32x3": torch.float32, "ieee": torch.float32}

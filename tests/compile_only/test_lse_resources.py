@@ -13,7 +13,7 @@ if triton.knobs.runtime.interpret:
 
 from triton_resources import TYPES, WIDTHS, Resources, Tile, build, check_fits, inspect_binary  # noqa: E402
 
-from fastclr.kernels import configs  # noqa: E402
+from fastclr.kernels import tile_table  # noqa: E402
 from fastclr.kernels.lse_backward import lse_bwd_kernel  # noqa: E402
 from fastclr.kernels.lse_forward import lse_fwd_kernel  # noqa: E402
 from fastclr.kernels.pair_masks import COLUMN_LIMIT, EXCLUDE, NO_LIMIT, ROW_LIMIT, narrowed  # noqa: E402
@@ -52,7 +52,7 @@ ALL = [
 ]
 CASES = [
     (arch, "bfloat16" if kind == "half" else "float32", "ieee" if kind == "half" else kind, width, variant)
-    for arch, kind, widest in configs.TABLE
+    for arch, kind, widest in tile_table.TABLE
     for width in WIDTHS[kind][widest]
     for variant in COMMON
 ] + [(90, "float16", "ieee", 128, variant) for variant in ALL]
@@ -66,7 +66,7 @@ def name(case: tuple[Any, ...]) -> str:
 
 def compiled(arch: int, dtype: str, precision: str, width: int, variant: Variant) -> tuple[Resources, Tile]:
     kind = precision if dtype == "float32" else "half"
-    tiles = configs.table_tiles(arch, kind, width)
+    tiles = tile_table.table_tiles(arch, kind, width)
     forward = variant.kernel == "forward"
     kernel = lse_fwd_kernel if forward else lse_bwd_kernel
     tile = narrowed(tiles.forward if forward else tiles.backward, variant.exclude, variant.limit, kind)

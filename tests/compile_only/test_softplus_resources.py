@@ -13,7 +13,7 @@ if triton.knobs.runtime.interpret:
 
 from triton_resources import TYPES, WIDTHS, build, check_fits, inspect_binary  # noqa: E402
 
-from fastclr.kernels import configs  # noqa: E402
+from fastclr.kernels import tile_table  # noqa: E402
 from fastclr.kernels.pair_masks import EXCLUDE  # noqa: E402
 from fastclr.kernels.softplus_forward import LEFT_OUT, pair_tile, softplus_kernel  # noqa: E402
 
@@ -48,7 +48,7 @@ ALL = [
 ]
 CASES = [
     (arch, "bfloat16" if kind == "half" else "float32", "ieee" if kind == "half" else kind, width, variant)
-    for arch, kind, widest in configs.TABLE
+    for arch, kind, widest in tile_table.TABLE
     for width in WIDTHS[kind][widest]
     for variant in COMMON
 ] + [(90, "float16", "ieee", 128, variant) for variant in ALL]
@@ -65,7 +65,7 @@ def test_no_spills(case: tuple[Any, ...]) -> None:
     arch, dtype, precision, width, variant = case
     kind = precision if dtype == "float32" else "half"
     exclude = LEFT_OUT[variant.include]
-    tile = pair_tile(configs.table_tiles(arch, kind, width), exclude, variant.gradient, kind)
+    tile = pair_tile(tile_table.table_tiles(arch, kind, width), exclude, variant.gradient, kind)
     is_wide = variant.gradient and width > tile.block_d
     constants = {
         "D": width,

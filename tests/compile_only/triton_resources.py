@@ -20,8 +20,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastclr.kernels import configs
-from fastclr.kernels.configs import ANY, Tile
+from fastclr.kernels import tile_table
 from fastclr.kernels.ntxent_backward import ntxent_bwd_kernel, ntxent_factor_kernel
 from fastclr.kernels.ntxent_forward import ntxent_fwd_kernel
 from fastclr.kernels.ntxent_loss import ntxent_loss_kernel
@@ -29,6 +28,7 @@ from fastclr.kernels.ntxent_normalize import ntxent_prologue_kernel
 from fastclr.kernels.ntxent_project import ntxent_project_kernel
 from fastclr.kernels.ntxent_stats import ntxent_stats_kernel
 from fastclr.kernels.ntxent_triangular import ntxent_triangular_kernel
+from fastclr.kernels.tile_table import ANY, Tile
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
@@ -56,7 +56,7 @@ class Case:
 
     def tile(self) -> Tile:
         """The tile of this case in the shipped table."""
-        tiles = configs.table_tiles(self.arch, self.precision if self.dtype == "float32" else "half", self.width)
+        tiles = tile_table.table_tiles(self.arch, self.precision if self.dtype == "float32" else "half", self.width)
         return {"triangular": tiles.triangular, "backward": tiles.backward}.get(self.kernel, tiles.forward)
 
 
@@ -82,7 +82,7 @@ def shipped_cases() -> Iterator[Case]:
 
     fp16 shares the rows of bf16; it represents the variant that first checks whether the fixed shift is safe.
     """
-    for arch, kind, widest in configs.TABLE:
+    for arch, kind, widest in tile_table.TABLE:
         # the statistics kernel uses the forward's tiles
         kernels = ["forward", "triangular", "backward", *(["stats"] if arch == 90 and kind != "ieee" else [])]
         dtype, precision = ("bfloat16", "ieee") if kind == "half" else ("float32", kind)
@@ -123,7 +123,7 @@ def compile_case(case: Case, tile: Tile | None = None) -> Resources:
 
 def compile_row_kernel(kernel: str, arch: int, dtype: str, width: int) -> Resources:
     """Build the binary of one of the kernels that process each row once."""
-    tile = configs.rows_tile(width)
+    tile = tile_table.rows_tile(width)
     sizes = {"D": width, "BLOCK_M": tile.block_m, "BLOCK_D": tile.block_d, "NORMALIZE": True}
     strides = {"stride_0d": 1, "stride_1d": 1}
     function, constants = {

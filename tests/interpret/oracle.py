@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fastclr.kernels import ntxent_bwd, ntxent_fwd, ntxent_prologue
-from fastclr.kernels.configs import Tile
+from fastclr.kernels.tile_table import Tile
 
 # small enough that a few dozen rows are several tiles, in which rows wider than 32 take several chunks
 TILE = Tile(block_m=16, block_n=32, block_d=32, num_warps=4, block_out=64)

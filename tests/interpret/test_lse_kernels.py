@@ -10,7 +10,7 @@ from bf16 import mend
 from row_cases import CASES
 
 from fastclr.kernels import lse_bwd, lse_fwd
-from fastclr.kernels.configs import Tile
+from fastclr.kernels.tile_table import Tile
 from fastclr.losses import lse_reference
 
 TILE = Tile(block_m=16, block_n=32, block_d=32, num_warps=4, block_out=64)

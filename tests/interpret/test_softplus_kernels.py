@@ -10,7 +10,7 @@ from bf16 import mend
 
 from fastclr import MarginTripletLoss, NTLogisticLoss, SigLIPLoss
 from fastclr.kernels import softplus_pairs
-from fastclr.kernels.configs import Tile
+from fastclr.kernels.tile_table import Tile
 from fastclr.losses import positive_pairs, softplus_reference
 
 TILE = Tile(block_m=16, block_n=32, block_d=32, num_warps=4, block_out=64)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracle import TALL, TILE, check, computed, make_views
 
-from fastclr.kernels.configs import Tile
+from fastclr.kernels.tile_table import Tile
 
 PATHS = {
     "triangular": {},

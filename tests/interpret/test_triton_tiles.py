@@ -9,7 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
-from fastclr.kernels.tl_utils import count_tiles, expm1_neg, nth_tile, row_tile_specials, softplus
+from fastclr.kernels.numerics import expm1_neg, softplus
+from fastclr.kernels.tiles import count_tiles, nth_tile, row_tile_specials
 
 
 @triton.jit

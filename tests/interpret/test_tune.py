@@ -11,7 +11,7 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 from fastclr.kernels import tune
-from fastclr.kernels.configs import Tile
+from fastclr.kernels.tile_table import Tile
 
 TILES = [Tile(32, 32, 16, 4), Tile(16, 32, 16, 4), Tile(16, 16, 16, 4), Tile(64, 64, 16, 4), Tile(32, 64, 16, 4)]
 WRONG, TOO_LARGE = TILES[3], TILES[4]

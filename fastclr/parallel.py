@@ -50,7 +50,7 @@ def resolve_group(group: ProcessGroup | None) -> ProcessGroup | None:
     return group if distributed.get_world_size(group) > 1 else None
 
 
-def check_same_shape(batch: Tensor, group: ProcessGroup) -> None:
+def check_same_shape(batch: Tensor, group: ProcessGroup, may_be_empty: bool = False) -> None:
     """Raise if batches differ between ranks, before a gather could hang on them.
 
     With a CPU backend (gloo, or ``init_process_group("cpu:gloo,cuda:nccl")``) the ranks exchange three integers on the
@@ -61,9 +61,10 @@ def check_same_shape(batch: Tensor, group: ProcessGroup) -> None:
     Args:
         batch: ``[N, D]`` on this rank.
         group: the ranks to compare with.
+        may_be_empty: accept no rows, if no rank has any.
 
     Raises:
-        ValueError: shape or dtype differ; the message lists those of every rank.
+        ValueError: a batch has no rows, or shape or dtype differ; the message lists those of every rank.
     """
     mine = [*batch.shape, _DTYPES.index(batch.dtype)]
     on_cpu = "cpu:" in distributed.get_backend_config(group)
@@ -71,9 +72,11 @@ def check_same_shape(batch: Tensor, group: ProcessGroup) -> None:
         return
     message = torch.tensor(mine, device="cpu" if on_cpu else batch.device)
     every = gather_rows(message[None], group).tolist()
-    if any(other != mine for other in every):
+    if any(other != mine for other in every) or not (len(batch) or may_be_empty):
         found = ", ".join(f"rank {rank}: [{n}, {d}] {_DTYPES[kind]}" for rank, (n, d, kind) in enumerate(every))
-        raise ValueError(f"gathering needs the same local batch on every rank (drop or pad the last one), got {found}")
+        raise ValueError(
+            f"gathering needs the same local batch, not empty, on every rank (drop or pad the last one), got {found}"
+        )
     _agreed[group] = mine
 
 

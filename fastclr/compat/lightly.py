@@ -38,7 +38,8 @@ class NTXentLoss(_NTXentLoss):
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
         """Loss of two views ``[N, D]``; errors as in :class:`fastclr.NTXentLoss`."""
-        if self.keys and self.memory_bank is None:
+        # an empty batch of a rank is refused below, on all ranks
+        if self.keys and self.memory_bank is None and (len(out0) or not self.gather_distributed):
             check_views(out0, out1)
             self.memory_bank = MemoryBank(self.keys, out0.shape[1]).to(out0.device, out0.dtype)
         return super().forward(out0, out1)

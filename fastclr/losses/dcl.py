@@ -66,7 +66,7 @@ class DCLLoss(RowLoss):
             TypeError, ValueError: as :meth:`fastclr.losses.row_loss.RowLoss.compare`, or there is a single pair, which
                 has no negatives.
         """
-        check_views(out0, out1)
+        check_views(out0, out1, self.group())
         comparison = self.compare({"out0": out0, "out1": out1})
         if comparison.options.group is None and out0.shape[0] == 1:
             raise ValueError("DCL needs negatives: got a batch of one pair")

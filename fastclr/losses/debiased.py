@@ -71,7 +71,7 @@ class DebiasedNTXentLoss(RowLoss):
         Raises:
             TypeError, ValueError: as :meth:`fastclr.losses.row_loss.RowLoss.compare`.
         """
-        check_views(out0, out1)
+        check_views(out0, out1, self.group())
         comparison = self.compare({"out0": out0, "out1": out1})
         with torch.autocast(out0.device.type, enabled=False):
             first, second = comparison.rows(out0), comparison.rows(out1)

@@ -148,10 +148,10 @@ def _check(
     z0: Tensor, z1: Tensor, form: str, precision: str, impl: str, group: ProcessGroup | None
 ) -> tuple[str, ProcessGroup | None]:
     """Check what both losses take; the implementation and, if there is more than one rank, the group."""
-    check_views(z0, z1)
+    group = None if group is None else resolve_group(group)
+    check_views(z0, z1, group)
     _check_options(form, precision, impl)
     chosen = "reference" if impl == "reference" else "blockwise"
-    group = None if group is None else resolve_group(group)
     if group is not None:
         if chosen == "reference":
             raise ValueError("gathering over a process group needs impl 'auto' or 'blockwise', got impl='reference'")

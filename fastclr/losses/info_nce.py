@@ -42,7 +42,7 @@ class InfoNCELoss(RowLoss):
             inputs["negatives"] = self._flat(query, negatives)
         comparison = self.compare(inputs)
         if comparison.options.group is not None and negatives is not None and negatives.dim() == 2:
-            check_same_shape(negatives, comparison.options.group)
+            check_same_shape(negatives, comparison.options.group, may_be_empty=True)
         with torch.autocast(query.device.type, enabled=False):
             q, p = comparison.rows(query), comparison.rows(positive)
             others = self._negatives(comparison, q, p, negatives)

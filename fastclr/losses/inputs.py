@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from fastclr.losses.scalars import FACTOR, as_number, check_number
 
@@ -28,8 +29,11 @@ HALF_TILES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TRITON_FOUND = find_spec("triton") is not None
 
 
-def check_views(z0: Tensor, z1: Tensor) -> None:
-    """Raise unless both are ``[N, D]`` with N and D at least 1, of the same floating dtype, on the same device."""
+def check_views(z0: Tensor, z1: Tensor, group: ProcessGroup | None = None) -> None:
+    """Raise unless both are ``[N, D]`` with N and D at least 1, of the same floating dtype, on the same device.
+
+    With a group N may be 0: `check_same_shape` refuses that on every rank, for the others would wait for this one.
+    """
     for name, view in (("z0", z0), ("z1", z1)):
         if not isinstance(view, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(view).__name__}")
@@ -37,7 +41,7 @@ def check_views(z0: Tensor, z1: Tensor) -> None:
             raise TypeError(
                 f"{name} must be a dense float32, float64, float16 or bfloat16 tensor, got {view.dtype} {view.layout}"
             )
-    if z0.dim() != 2 or z0.shape != z1.shape or 0 in z0.shape:
+    if z0.dim() != 2 or z0.shape != z1.shape or 0 in z0.shape[group is not None :]:
         raise ValueError(f"z0 and z1 must both be [N, D] with N, D >= 1, got {list(z0.shape)} and {list(z1.shape)}")
     if z0.dtype != z1.dtype:
         raise TypeError(f"z0 and z1 must have the same dtype, got {z0.dtype} and {z1.dtype}")

@@ -91,7 +91,7 @@ class MultipleNegativesLoss(RowLoss):
             check_ids("negative_ids", negative_ids, query, negatives.shape[0])
         comparison = self.compare(inputs)
         if comparison.options.group is not None and negatives is not None:
-            check_same_shape(negatives, comparison.options.group)
+            check_same_shape(negatives, comparison.options.group, may_be_empty=True)
         with torch.autocast(query.device.type, enabled=False):
             q, p = comparison.rows(query), comparison.rows(positive)
             hard = None if negatives is None else comparison.rows(negatives)

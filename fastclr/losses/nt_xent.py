@@ -132,14 +132,13 @@ def nt_xent(
     Source: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020. Same value as
     ``lightly.loss.NTXentLoss``.
     """
-    check_views(z0, z1)
+    group = None if group is None else resolve_group(group)
+    check_views(z0, z1, group)
     check_option("reduction", reduction, REDUCTIONS)
     check_option("precision", precision, PRECISIONS)
     chosen = select_impl(impl, z0)
     check_transforms(chosen, z0, z1, temperature)
     tau = temperature_tensor(temperature, z0, on_cpu=chosen != "triton")
-    if group is not None:
-        group = resolve_group(group)
     if group is not None:
         if chosen == "reference" or reduction == "none":
             raise ValueError(
@@ -253,7 +252,7 @@ class NTXentLoss(WithTemperature):
         )
 
     def _forward_bank(self, out0: Tensor, out1: Tensor, bank: MemoryBank, group: ProcessGroup | None) -> Tensor:
-        check_views(out0, out1)
+        check_views(out0, out1, group)
         if out0.shape[1] != bank.bank.shape[1]:
             raise ValueError(f"embeddings must have the memory bank's length {bank.bank.shape[1]}, got {out0.shape[1]}")
         if group is not None:

@@ -43,8 +43,8 @@ class PairLoss(ComparingLoss):
             ValueError: shapes or devices differ, the implementation cannot run here, there is no process group, the
                 ranks have different batches, or torch.func or torch.export meets the fused computation.
         """
-        check_views(first, second)
         group = self.group()
+        check_views(first, second, group)
         if group is not None:
             check_same_shape(first, group)
         impl, dtype = select_impl(self.impl, first), first.dtype

@@ -7,12 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from fastclr.losses.inputs import DTYPES
 
 
-def check_rows(inputs: dict[str, Tensor]) -> None:
-    """Raise unless all are ``[., D]`` with one D >= 1, of one floating dtype, on one device, the first not empty."""
+def check_rows(inputs: dict[str, Tensor], group: ProcessGroup | None = None) -> None:
+    """Raise unless all are ``[., D]`` with one D >= 1, of one floating dtype, on one device, the first not empty.
+
+    With a group it may be empty, as for `fastclr.losses.inputs.check_views`.
+    """
     for name, rows in inputs.items():
         if not isinstance(rows, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(rows).__name__}")
@@ -21,7 +25,7 @@ def check_rows(inputs: dict[str, Tensor]) -> None:
                 f"{name} must be a dense float32, float64, float16 or bfloat16 tensor, got {rows.dtype} {rows.layout}"
             )
     first_name, first = next(iter(inputs.items()))
-    if first.dim() != 2 or 0 in first.shape:
+    if first.dim() != 2 or 0 in first.shape[group is not None :]:
         raise ValueError(f"{first_name} must be [N, D] with N, D >= 1, got {list(first.shape)}")
     for name, rows in inputs.items():
         if rows.dim() != 2 or rows.shape[1] != first.shape[1]:

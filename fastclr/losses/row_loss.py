@@ -171,7 +171,8 @@ class RowLoss(ComparingLoss, WithTemperature):
             ValueError: shapes, devices or the scale are wrong, the implementation cannot run here, there is no process
                 group, or the ranks have different batches.
         """
-        check_rows(inputs)
+        group = self.group()
+        check_rows(inputs, group)
         first = next(iter(inputs.values()))
         impl = select_impl(self.impl, first)
         fixed = self.temperature if scale is None else scale
@@ -186,7 +187,6 @@ class RowLoss(ComparingLoss, WithTemperature):
             made = made.reciprocal()
         elif not isinstance(fixed, Tensor):
             fixed = 1.0 / fixed
-        group = self.group()
         if group is not None:
             check_same_shape(first, group)
         options = LSEOptions(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from fastclr.losses.inputs import check_option
 from fastclr.losses.options import RowOptions
@@ -67,7 +68,7 @@ class SupConLoss(RowLoss):
             TypeError, ValueError: as :meth:`fastclr.losses.row_loss.RowLoss.compare`; the labels have another length or
                 are not integers.
         """
-        check_features(features, labels)
+        check_features(features, labels, self.group())
         views = features.shape[1] if features.dim() == 3 else 1
         rows = features.flatten(0, 1) if features.dim() == 3 else features
         comparison = self.compare({"features": rows})
@@ -81,11 +82,11 @@ class SupConLoss(RowLoss):
         return reduced.view(features.shape[:-1]) if self.reduction == "none" else reduced
 
 
-def check_features(features: Tensor, labels: Tensor | None) -> None:
-    """Raise unless features are ``[N, V, D]`` or ``[M, D]`` and the labels fit them."""
+def check_features(features: Tensor, labels: Tensor | None, group: ProcessGroup | None) -> None:
+    """Raise unless features are ``[N, V, D]`` or ``[M, D]`` and the labels fit them; N may be 0 with a group."""
     if not isinstance(features, Tensor):
         raise TypeError(f"features must be a tensor, got {type(features).__name__}")
-    if features.dim() not in (2, 3) or 0 in features.shape:
+    if features.dim() not in (2, 3) or 0 in features.shape[group is not None :]:
         raise ValueError(f"features must be [N, V, D] or [M, D] without an empty side, got {list(features.shape)}")
     if labels is not None:
         check_ids("labels", labels, features, features.shape[0])

@@ -113,16 +113,17 @@ def run_rank(rank: int, ranks: int, folder: str) -> None:
         loss = model(*views)
         loss.backward()
         found[name] = loss.detach(), gradient(model)
-    found["uneven"] = {name: refusal(kind(gather_distributed=True), rank) for name, kind in LOSSES.items()}
+    for what, rows in (("uneven", ROWS + rank), ("empty", ROWS if rank else 0)):
+        found[what] = {name: refusal(kind(gather_distributed=True), rows) for name, kind in LOSSES.items()}
     torch.save(found, Path(folder) / f"rank{rank}.pt")
     distributed.destroy_process_group()
     os._exit(0)  # threads of torch may outlive the interpreter and abort it
 
 
-def refusal(loss_of: nn.Module, rank: int) -> str:
+def refusal(loss_of: nn.Module, rows: int) -> str:
     """The message of the ValueError that ranks with different batches get."""
     try:
-        loss_of(*(torch.randn(ROWS + rank, DIM) for _ in range(2)))
+        loss_of(*(torch.randn(rows, DIM) for _ in range(2)))
     except ValueError as error:
         return str(error)
     return ""

@@ -71,6 +71,7 @@ def run_rank(rank: int, ranks: int, folder: str) -> None:
     found["widths"] = refusal(torch.randn(PAIRS, DIM + rank), torch.randn(PAIRS, DIM + rank))
     kind = torch.float64 if rank else torch.float32
     found["dtypes"] = refusal(torch.randn(PAIRS, DIM, dtype=kind), torch.randn(PAIRS, DIM, dtype=kind))
+    found["empty"] = refusal(*(torch.randn(PAIRS if rank else 0, DIM) for _ in range(2)))
     found["none"] = refusal(z0, z1, reduction="none")
     found["reference"] = refusal(z0, z1, impl="reference")
 

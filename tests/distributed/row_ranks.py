@@ -71,6 +71,15 @@ class Model(nn.Module):
         return self.loss(a, b)
 
 
+def refusal(loss: nn.Module, *inputs: Tensor) -> str:
+    """The message of the ValueError, or nothing."""
+    try:
+        loss(*inputs)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def run_rank(rank: int, ranks: int, folder: str) -> None:
     """Every loss on this rank's share, in an order all ranks share."""
     torch.set_num_threads(1)
@@ -89,12 +98,14 @@ def run_rank(rank: int, ranks: int, folder: str) -> None:
         with profile(activities=[ProfilerActivity.CPU]) as backward:
             loss.backward()
         found[name, "collectives"] = collectives(forward), collectives(backward)
-    found["uneven"] = ""
-    try:
-        uneven = torch.randn(ROWS + rank, DIM)
-        CLIPLoss(gather_distributed=True)(uneven, uneven)
-    except ValueError as error:
-        found["uneven"] = str(error)
+    uneven = torch.randn(ROWS + rank, DIM)
+    found["uneven"] = refusal(CLIPLoss(gather_distributed=True), uneven, uneven)
+    some, none = torch.randn(ROWS if rank else 0, DIM), torch.randn(0, DIM)
+    for name in ("clip", "info_nce", "sup_con out", "dcl", "debiased", "multiple"):
+        loss = LOSSES[name][0](gather_distributed=True)
+        found["empty", name] = [
+            refusal(loss, *([torch.stack([x, x], 1)] if name.startswith("sup_con") else [x, x])) for x in (some, none)
+        ]
     torch.save(found, Path(folder) / f"rank{rank}.pt")
     distributed.destroy_process_group()
     os._exit(0)  # threads of torch may outlive the interpreter and abort it

@@ -68,6 +68,7 @@ def test_statistics_are_over_all_ranks(ranks: int) -> None:
 def test_batches_that_differ_are_refused_on_every_rank(ranks: int) -> None:
     for result in results(ranks):
         assert "rank 0: [5, 4] torch.float32, rank 1: [6, 4] torch.float32" in result["uneven"]
+        assert "not empty, on every rank" in result["empty"] and "rank 0: [0, 4] torch.float32" in result["empty"]
         assert "rank 1: [5, 5]" in result["widths"]
         assert "rank 1: [5, 4] torch.float64" in result["dtypes"]
         assert "got impl='blockwise', reduction='none'" in result["none"]

@@ -50,6 +50,7 @@ def test_batches_that_differ_are_refused_on_every_rank(ranks: int) -> None:
     for result in results(ranks):
         for name in LOSSES:
             assert "rank 0: [3, 8] torch.float32, rank 1: [4, 8] torch.float32" in result["uneven"][name]
+            assert "rank 0: [0, 8] torch.float32, rank 1: [3, 8] torch.float32" in result["empty"][name]
 
 
 @pytest.mark.parametrize("ours", ["our-barlow", "our-vicreg", "our-solo-barlow"])

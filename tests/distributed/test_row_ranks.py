@@ -57,3 +57,14 @@ def test_backward_communicates_nothing(ranks: int, name: str) -> None:
 def test_batches_that_differ_are_refused_on_every_rank() -> None:
     assert results(1)[0]["uneven"] == ""
     assert all("rank 0: [6, 5] torch.float32, rank 1: [7, 5]" in result["uneven"] for result in results(2))
+
+
+@pytest.mark.parametrize("name", ["clip", "info_nce", "sup_con out", "dcl", "debiased", "multiple"])
+def test_an_empty_batch_is_refused_on_every_rank(name: str) -> None:
+    """If one rank raised alone, the others would wait for it; and no rank may have rows."""
+    for result in results(2):
+        some, none = result["empty", name]
+        assert "not empty" in some and "rank 0: [0, 5] torch.float32, rank 1: [" in some
+        assert "rank 0: [0, 5] torch.float32, rank 1: [0, 5]" in none
+    for message in results(1)[0]["empty", name]:
+        assert "N, D >= 1" in message or "without an empty side" in message

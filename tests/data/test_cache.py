@@ -153,6 +153,20 @@ def test_whatever_changes_the_result_is_another_file(photos: Path, store: Path, 
     assert len(files(store)) == len(variants)
 
 
+def test_labels_that_changed_since_are_read_anew(photos: Path, store: Path, tmp_path: Path) -> None:
+    """A table of the same name, size and time with other classes, and a class folder of another name."""
+    table = tmp_path / "labels.csv"
+    for first, second in (("x", "y"), ("y", "z")):
+        table.write_text(f"name,label\na/00.png,{first}\nb/01.png,{second}\na/02.png,{first}\nb/03.png,{second}\n")
+        os.utime(table, (1, 1))
+        stored = load_splits(photos, cache=store, labels=table)
+        assert stored.train.classes == (first, second)
+        same(stored.train, load_splits(photos, labels=table).train)
+    load_splits(photos, cache=store)
+    (photos / "a").rename(photos / "c")
+    assert load_splits(photos, cache=store).train.classes == ("b", "c")
+
+
 def test_one_file_for_all_seeds_where_nothing_is_held_out(pictures: Path, store: Path) -> None:
     """A source with its own test images gives the same under every seed, and is kept once."""
     for seed in range(3):
@@ -176,16 +190,18 @@ def test_the_key_is_what_the_archive_holds(photos: Path, store: Path, tmp_path: 
     assert len(files(store)) == 2  # what lay under the first name is still good
 
 
-@pytest.mark.parametrize("change", ["content", "add", "remove", "rename", "link"])
+@pytest.mark.parametrize("change", ["content", "earlier", "add", "remove", "rename", "link"])
 def test_changed_folders_are_decoded_again(change: str, photos: Path, store: Path) -> None:
     """Whatever changes in the folder shows, and the old file goes: it would never be used again."""
     load_splits(photos, cache=store)
     old = files(store)
     path = photos / "a" / "00.png"
-    if change == "content":
+    if change in ("content", "earlier"):  # the clock may have gone back by a year
         before = path.stat()
         picture(path, 200)
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        os.utime(
+            path, ns=(before.st_atime_ns, before.st_mtime_ns + (1 if change == "content" else -365 * 86400 * 10**9))
+        )
     elif change == "add":
         picture(photos / "a" / "new.png", 201)
     elif change == "remove":

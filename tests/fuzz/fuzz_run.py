@@ -26,15 +26,16 @@ LIMIT = 12 * 2**30  # bytes of address space
 
 
 def npz(folder: Path) -> Case:
-    """Files of features, and parts of them."""
+    """Files of features as .npz and .parquet, and parts of them."""
     from fastclr.transfer.feature_file import FeatureFile, nearest, read_features, read_settings, write_features
     from fastclr.transfer.feature_parts import Parts
 
     rows = np.arange(4, dtype=np.int64)
     table = FeatureFile(np.eye(4, dtype=np.float32), rows, rows.astype(str), rows % 2, ("a", "b"), {"features": "h"})
-    path = folder / "f.npz"
+    path, columns = folder / "f.npz", folder / "f.parquet"
     write_features(path, table)
-    whole = path.read_bytes()
+    write_features(columns, table)
+    whole, whole_columns = path.read_bytes(), columns.read_bytes()
     with np.load(path) as stored:
         arrays = dict(stored)
     odd = [
@@ -60,6 +61,9 @@ def npz(folder: Path) -> Case:
             parts.read(folder / "part.npz")
         with contextlib.suppress(ValueError):
             read_settings(path)
+        columns.write_bytes(damaged(whole_columns, rng))
+        with contextlib.suppress(ValueError):
+            read_features(columns)
         found = read_features(path)
         nearest(found.features, found.features[found.row_of("1")], 2)
 

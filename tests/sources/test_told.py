@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Literal
@@ -10,6 +13,7 @@ from typing import Literal
 import pytest
 from PIL import Image
 
+import fastclr
 from fastclr.cli import main
 from fastclr.data import load_splits
 from fastclr.sources.entries import arrange
@@ -96,6 +100,61 @@ def test_avif_is_read_where_pillow_has_it(tmp_path: Path) -> None:
         picture(tmp_path / kind / "0.avif", 200)
     pixels = load_splits(tmp_path, cache="off", holdout=0).train.images
     assert abs(int(pixels[0].float().mean()) - 200) < 5  # type: ignore[index]
+
+
+HEIF = """
+from PIL import Image, ImageFile
+
+class HeifImage(ImageFile.ImageFile):
+    format = "HEIF"
+
+    def _open(self):
+        if self.fp.read(8) != b"fakeheif":
+            raise SyntaxError("no HEIF")
+        self._size, self._mode = tuple(self.fp.read(2)), "RGB"
+        self.tile = [("raw", (0, 0, *self._size), 10, ("RGB", 0, 1))]
+
+def register_heif_opener():
+    Image.register_open("HEIF", HeifImage, lambda head: head.startswith(b"fakeheif"))
+"""
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_heic_is_read_where_its_plugin_is_installed(installed: bool, tmp_path: Path) -> None:
+    """All loaders read it with the package pillow_heif, here one that reads raw pixels, and count it without."""
+    (tmp_path / "with").mkdir()
+    (tmp_path / "with" / "pillow_heif.py").write_text(HEIF if installed else "raise ImportError")
+    for index in range(4):
+        picture(tmp_path / "root" / "ab"[index % 2] / f"{index}.png", index)
+        heic = tmp_path / "root" / "ab"[index % 2] / f"{index}.heic"
+        heic.write_bytes(b"fakeheif" + bytes([3, 2]) + bytes([40 + index]) * (18 if index else 9))
+    script = (
+        "import sys, warnings\n"
+        "from fastclr.data import Order, load_splits, make_loader\n"
+        "from fastclr.data.loader_choice import has_dali\n"
+        "warnings.simplefilter('ignore')\n"
+        "for kind in ('resident', 'torch', *['dali'] * has_dali()):\n"
+        "    train = load_splits(sys.argv[1], holdout=0, loader=kind).train\n"
+        "    loader = make_loader(train, kind, Order(8, shuffle=False, drop_last=False), workers=1)\n"
+        "    batches = [batch.images for batch in loader.epoch(0)]\n"
+        "    sizes = sorted({image.sizes[i, 1].item() for image in batches for i in range(len(image))})\n"
+        "    loader.close()\n"
+        "    print(sizes if batches else None, sorted(dict(train.skipped) | dict(loader.skipped)))\n"
+        if installed
+        else "import sys\nfrom fastclr.data import load_splits\n"
+        "train = load_splits(sys.argv[1], holdout=0, loader='resident').train\n"
+        "print(len(train), sorted(dict(train.skipped)))\n"
+    )
+    places = [str(tmp_path / "with"), str(Path(fastclr.__file__).parents[1])]
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "root")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(places)},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = "[3, 16] ['a/0.heic']" if installed else "4 ['a/0.heic', 'a/2.heic', 'b/1.heic', 'b/3.heic']"
+    assert set(done.stdout.splitlines()) == {expected}
 
 
 def test_folders_of_the_system_are_left_out(tmp_path: Path) -> None:

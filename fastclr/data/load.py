@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -20,8 +21,8 @@ from fastclr.sources.published import locate
 
 
 def load_splits(
-    source: str | Path,
-    test_source: str | Path | None = None,
+    source: str | Path | Sized,
+    test_source: str | Path | Sized | None = None,
     *,
     holdout: float = 0.1,
     seed: int = 0,
@@ -41,8 +42,10 @@ def load_splits(
 
     ``source`` is the word ``shapes``, ``cifar10``, ``cifar100`` or ``stl10`` (write ``./shapes`` for a folder of that
     name), a folder of images, a tar archive (also .gz, .bz2, .xz) of such a folder, WebDataset shards (a folder of tar
-    archives, a pattern as in ``train-{000..099}.tar``, or a tar archive with ``.cls`` files), or the published files of
-    CIFAR-10, CIFAR-100 (python version) or STL-10 (binary version), packed or unpacked.
+    archives, a pattern as in ``train-{000..099}.tar``, or a tar archive with ``.cls`` files), the published files of
+    CIFAR-10, CIFAR-100 (python version) or STL-10 (binary version), packed or unpacked, a ``.npz`` or ``.npy`` file of
+    arrays (:func:`fastclr.data.array_file.read_arrays`), or what a program holds: a map-style dataset, arrays, or a
+    dictionary of these by split (:func:`fastclr.data.given_images.open_given`).
 
     - A folder may hold images at any depth; its first-level folders are the classes. A flat folder, or one with a
       single subfolder, is unlabelled.
@@ -91,22 +94,26 @@ def load_splits(
     check_kind(loader)
     options = DecodeOptions(resize_shorter, memory_limit, workers, batch_size, view_bytes)
     source, test_source = found_sources(source, test_source, data_root, download)
-    mapping = None if labels is None else read_labels(labels, source)
-    sources = (source,) if test_source is None else (source, test_source)
+    sources = [place for place in (source, test_source) if isinstance(place, (str, Path))]
+    place = source if isinstance(source, (str, Path)) else None
+    mapping = None if labels is None else read_labels(labels, place)
     decisive = {"resize_shorter": resize_shorter, "labels": None if mapping is None else json.dumps(mapping)}
 
     def load() -> Splits:
         return load_source(source, test_source, LoadOptions(holdout, seed, mapping, options, loader, device))
 
-    keep = source != "shapes" and loader in ("auto", "resident")
-    splits = cached(Request(sources, decisive, holdout, seed), cache_folder(cache) if keep else None, load)
+    given = any(not isinstance(place, (str, Path)) for place in (source, test_source) if place is not None)
+    if given and loader not in ("auto", "resident"):
+        raise ValueError(f"loader {loader} decodes files, and images of a program are held as pixels: use auto")
+    keep = not given and source != "shapes" and loader in ("auto", "resident")
+    splits = cached(Request(tuple(sources), decisive, holdout, seed), cache_folder(cache) if keep else None, load)
     # images that were cached for main memory, or for another GPU, may be too many for this one
     return load() if loader == "auto" and not fits(splits, options, torch.device(device)) else splits
 
 
 def found_sources(
-    source: str | Path, test_source: str | Path | None, data_root: str | Path, download: bool
-) -> tuple[str | Path, str | Path | None]:
+    source: str | Path | Sized, test_source: str | Path | Sized | None, data_root: str | Path, download: bool
+) -> tuple[str | Path | Sized, str | Path | Sized | None]:
     """Return where the sources of `load_splits` lie, before anything is read.
 
     Raises:
@@ -127,13 +134,12 @@ def fits(splits: Splits, options: DecodeOptions, device: torch.device) -> bool:
     return device.type != "cuda" or sum(images.nbytes for images in sets) <= device_budget(options, device)[0]
 
 
-def load_source(source: str | Path, test_source: str | Path | None, options: LoadOptions) -> Splits:
+def load_source(source: str | Path | Sized, test_source: str | Path | Sized | None, options: LoadOptions) -> Splits:
     """Load a source as :func:`load_splits` does once its arguments are checked and no cache has the result."""
-    limit = options.decode.memory_limit
-    opened = open_source(source, limit)
+    opened = open_source(source, options.decode)
     if test_source is None:
         return opened.load_splits(options, with_test=True)
-    tests = open_source(test_source, limit)
+    tests = open_source(test_source, options.decode)
     if options.labels is not None:
         here, there = (known_labels(each, options.labels) for each in (opened, tests))
         if unknown := set(options.labels) - set(here) - set(there):
@@ -155,7 +161,7 @@ def known_labels(source: ImageSource, labels: Labels) -> dict[str, str | None]:
 
 
 def load_dataset(
-    source: str | Path,
+    source: str | Path | Sized,
     split: Literal["train", "test"] = "train",
     *,
     resize_shorter: int | None = None,
@@ -175,4 +181,4 @@ def load_dataset(
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     options = DecodeOptions(resize_shorter, memory_limit, workers)
-    return open_source(locate(source, data_root, download), memory_limit).load_dataset(split, options)
+    return open_source(locate(source, data_root, download), options).load_dataset(split, options)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sized
 from pathlib import Path
 
+from fastclr.data import array_file
 from fastclr.data.cifar import find_variant, read_cifar
+from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.file_source import FileSource
+from fastclr.data.given_images import open_given
 from fastclr.data.image_source import ImageSource
 from fastclr.data.pixel_source import PixelSource
 from fastclr.data.shapes import make_shapes
@@ -16,41 +21,70 @@ from fastclr.sources.entries import Source, arrange
 from fastclr.sources.folder import index_folder
 from fastclr.sources.shards import find_shards, index_shards, is_archive, is_shard_folder
 
+# kinds of files that people have, and what to do with them
+OTHER = "which is not read: "
+UNSUPPORTED = {
+    (".zip", ".7z", ".rar"): f"an archive, {OTHER}unpack it, or make a .tar of it",
+    (".h5", ".hdf5", ".hdf"): f"HDF5, {OTHER}give the array of images in Python, or store it as .npz",
+    (".mat",): f"a file of MATLAB's, {OTHER}give the array of images in Python, or store it as .npz",
+    (".mdb", ".lmdb"): f"LMDB, {OTHER}give a Dataset that reads it in Python, or write its images to a .tar",
+    (".tfrecord", ".tfrecords", ".rec", ".beton", ".ffcv"): (
+        f"a file of another library's records, {OTHER}give a Dataset that reads it in Python, or write shards of .tar"
+    ),
+    (".pkl", ".pickle", ".pt", ".pth"): f"a pickle, {OTHER}give what it holds in Python, or store it as .npz",
+}
 
-def check_place(source: str | Path) -> None:
+
+def check_place(source: str | Path | Sized) -> None:
     """Raise a ValueError unless something lies at `source` that may hold images."""
+    if not isinstance(source, (str, os.PathLike)):
+        return
     path = Path(source).expanduser()
     if source == "shapes" or path.is_dir() or (is_archive(path.name) and (path.is_file() or "{" in str(path))):
         return
+    if path.is_file() and path.suffix.lower() in array_file.SUFFIXES:
+        return
+    if kind := next((text for ends, text in UNSUPPORTED.items() if str(source).lower().endswith(ends)), None):
+        raise ValueError(f"{source} is {kind}")
+    if "://" in str(source):
+        raise ValueError(f"{source} is an address, and images are read from local and mounted disks: fetch or mount it")
     state = "is neither" if path.exists() else "does not exist"
+    if path.is_file():
+        state = "is a file, but no archive of images"
     raise ValueError(
         f"{path} {state}: give a folder of images, an archive ({', '.join(tar.SUFFIXES)}), a pattern of shards "
-        "as in train-{000..099}.tar, or the name of a data set: shapes, cifar10, cifar100 or stl10"
+        f"as in train-{{000..099}}.tar, arrays ({', '.join(array_file.SUFFIXES)}), or the name of a data set: shapes, "
+        "cifar10, cifar100 or stl10"
     )
 
 
-def open_source(source: str | Path, memory_limit: int | None = None) -> ImageSource:
-    """Open ``shapes``, a folder, an archive or a set of shards; the pixels of CIFAR and STL-10 are read.
+def open_source(source: str | Path | Sized, options: DecodeOptions | None = None) -> ImageSource:
+    """Open a source; the pixels of CIFAR, STL-10, arrays and of what a program holds are read.
 
     Args:
         source: as in :func:`fastclr.data.load_splits`.
-        memory_limit: bytes that pixels may take; None is half of the free memory.
+        options: how much memory pixels may take, and how large the images that a program holds are made.
 
     Raises:
         ValueError: there is no such file or folder, it is of another kind, it holds no image, or its pixels do not fit
             into memory.
     """
+    options = options or DecodeOptions()
+    if not isinstance(source, (str, os.PathLike)):
+        return PixelSource(type(source).__name__, open_given(source, options))
     name, path = str(source), Path(source).expanduser()
     if source == "shapes":
         return PixelSource(name, make_shapes())
     check_place(source)
     if not path.is_dir() and not path.is_file():
         return FileSource(name, index_shards(find_shards(str(path)), str(path)))
+    if path.suffix.lower() in array_file.SUFFIXES and path.is_file():
+        return PixelSource(name, array_file.read_arrays(path, options))
     files = index_folder(path) if path.is_dir() else tar.index_tar(path)
     if variant := find_variant(files.names):
         return PixelSource(name, read_cifar(files, *variant))
     if (prefix := find_stl(files.names)) is not None:
-        return PixelSource(name, read_stl(files, prefix, memory_limit))
+        return PixelSource(name, read_stl(files, prefix, options.memory_limit))
     if path.is_dir() and is_shard_folder(files):
         shards = {file: path / file for file in files.names if is_archive(file)}
         return FileSource(name, index_shards(shards, str(path)))

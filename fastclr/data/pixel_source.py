@@ -1,4 +1,4 @@
-"""A source whose images are pixels already: shapes, CIFAR, STL-10."""
+"""A source whose images are pixels already: shapes, CIFAR, STL-10, arrays, and what a program holds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fastclr.augment.images import RaggedImages
 from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.image_source import LoadOptions, Split
+from fastclr.data.label_subsets import stratified
 from fastclr.data.loader_choice import ChosenKind, LoaderKind
 from fastclr.data.make_sets import label_splits, renumbered
 from fastclr.sources.entries import Entry
@@ -42,11 +43,15 @@ class PixelSource:
         return replace(self, decoded=label_splits(self.decoded, mapping))
 
     def load_splits(self, options: LoadOptions, with_test: bool) -> Splits:
-        """Return the splits as they are; nothing is held out of the training images."""
+        """Return the splits; where there is nothing to test on, hold out a part of every class."""
         self._check_loader(options.loader)
         check_not_resized(self.datasets["train"], options.decode.resize_shorter)
         decoded = self.decoded if options.labels is None else label_splits(self.decoded, options.labels)
-        return decoded if with_test else replace(decoded, test=None)
+        if not with_test:
+            return replace(decoded, test=None)
+        if decoded.test is not None or options.holdout == 0:
+            return decoded
+        return held_out(decoded, options.holdout, options.seed)
 
     def load_dataset(self, split: Literal["train", "test"], options: DecodeOptions) -> ImageDataset:
         """Return one split."""
@@ -89,6 +94,17 @@ class PixelSource:
         """Raise a ValueError where files are to be decoded."""
         if loader not in ("auto", "resident"):
             raise ValueError(f"loader {loader} decodes files, but {self.name} holds pixels: use auto or resident")
+
+
+def held_out(splits: Splits, fraction: float, seed: int) -> Splits:
+    """Return the splits with a random ``fraction`` of every class of the training images to test on."""
+    rows = stratified(splits.train.labels, fraction, seed)
+    if len(rows) == 0:
+        return splits
+    keep = torch.ones(len(splits.train), dtype=torch.bool)
+    keep[rows] = False
+    train = splits.train.select(keep.nonzero().flatten())
+    return replace(splits, train=train, test=splits.train.select(rows), held_out=True)
 
 
 def image_at(dataset: ImageDataset, index: int) -> Tensor:

@@ -163,8 +163,8 @@ def survey(
         ModuleNotFoundError: Pillow or tqdm is not installed.
     """
     mapping = None if labels is None else read_labels(labels, source)
-    opened = open_source(source, memory_limit)
     options = DecodeOptions(resize_shorter, memory_limit)
+    opened = open_source(source, options)
     return survey_images(opened if mapping is None else opened.relabelled(mapping), options)
 
 

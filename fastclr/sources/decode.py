@@ -109,13 +109,20 @@ def decode_image(data: bytes | Path, resize_shorter: int | None = None) -> Pixel
             image.draft(image.mode, (width, height))
         image.load()
         orientation = image.getexif().get(ORIENTATION, 1)  # after loading, because Pillow rotates a TIFF itself
-        if image.size != (width, height):
-            image = to_rgb(image).resize((width, height), pillow().Resampling.BILINEAR)
-        return np.ascontiguousarray(upright(to_pixels(image), orientation))
+        return np.ascontiguousarray(upright(to_pixels(image, (width, height)), orientation))
 
 
-def to_pixels(image: Image) -> Pixels:
-    """Return the pixels of a loaded image, converted to RGB in strips, so that no second copy of it is made."""
+def pixels_of(image: Image, resize_shorter: int | None = None) -> Pixels:
+    """Return an image of Pillow's as :func:`decode_image` does, but as it is: no orientation is applied."""
+    height, width = resized(image.height, image.width, resize_shorter)
+    image.load()
+    return to_pixels(image, (width, height))
+
+
+def to_pixels(image: Image, size: tuple[int, int]) -> Pixels:
+    """Return the pixels of a loaded image in a size, converted to RGB in strips, so that no second copy is made."""
+    if image.size != size:
+        image = to_rgb(image).resize(size, pillow().Resampling.BILINEAR)
     pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
     rows = max(STRIP // image.width, 1)
     for top in range(0, image.height, rows):
@@ -150,10 +157,10 @@ def bytes_to_decode(image: Image, resize_shorter: int | None) -> int:
 
 
 def explain(error: Exception) -> str:
-    """Return the reason why a file could not be decoded, in a few words."""
+    """Return the reason why a file could not be decoded, in a few words on one line."""
     if isinstance(error, pillow().UnidentifiedImageError):
         return "no image of a known format"
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def decode_named(path: Path, resize_shorter: int | None = None) -> Pixels:

@@ -6,6 +6,9 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ PUBLISHED = {
 }
 
 
-def locate(source: str | Path, data_root: str | Path = "data", download: bool = False) -> str | Path:
+def locate(source: Other, data_root: str | Path = "data", download: bool = False) -> Other | Path:
     """Return the folder or archive of the published data set that `source` names; anything else is returned unchanged.
 
     Args:

@@ -113,7 +113,7 @@ def embed(
         raise ValueError(f"--out is in a folder that does not exist: {out.absolute().parent}")
     where = resolve_device(device)
     module = load_module(run, features).to(where)
-    opened = open_source(locate(source, data_root), memory_limit)
+    opened = open_source(locate(source, data_root), DecodeOptions(memory_limit=memory_limit))
     entries, classes = opened.listed(split)
     settings = describe(run, module, entries, classes, features, half)
     parts = Parts(out.with_name(f"{out.name}.parts"), settings, len(entries))

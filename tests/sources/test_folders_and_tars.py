@@ -268,7 +268,7 @@ def test_unsupported_paths(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere does not exist: give a folder of images, an archive"):
         load_splits(tmp_path / "nowhere")
     (tmp_path / "a.zip").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"a\.zip is neither"):
+    with pytest.raises(ValueError, match=r"a\.zip is an archive, which is not read: unpack it"):
         load_splits(tmp_path / "a.zip")
     os.mkfifo(tmp_path / "pipe.tar")
     with pytest.raises(ValueError, match=r"pipe\.tar is neither"):

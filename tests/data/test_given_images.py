@@ -1,0 +1,280 @@
+"""Images from a program and files of arrays: the training of a folder, and clear words about what is not read."""
+
+from __future__ import annotations
+
+import dataclasses
+import tarfile
+from collections.abc import Callable, Iterator, Sized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_run import TINY
+from torch.utils.data import Dataset, IterableDataset
+
+from fastclr.data import ImageDataset, Splits, load_dataset, load_splits
+from fastclr.training.build import build
+from fastclr.training.step import train_step
+
+COUNT = 70  # images in each of two classes
+
+
+def pixels(count: int = 2 * COUNT, side: int = 12) -> np.ndarray:
+    """Random pictures; those of the first class come first."""
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def labels() -> list[int]:
+    return [0] * COUNT + [1] * COUNT
+
+
+class Pictures(Dataset[Any]):
+    """A dataset as people write it; `kind` says what it gives."""
+
+    def __init__(self, kind: str = "PIL", values: np.ndarray | None = None) -> None:
+        self.kind, self.values = kind, pixels() if values is None else values
+        self.classes = ["cat", "dog"]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> Any:
+        array, label = self.values[index], labels()[index]
+        if index >= len(self):
+            raise IndexError(index)
+        if self.kind == "PIL":
+            return Image.fromarray(array), label
+        if self.kind == "tensor":  # as torchvision's ToTensor makes them
+            return torch.from_numpy(array).permute(2, 0, 1).float() / 255, torch.tensor(label)
+        if self.kind == "uint8":
+            return torch.from_numpy(array).permute(2, 0, 1), label
+        if self.kind == "array":
+            return array, np.int64(label)
+        return {"image": Image.fromarray(array), "label": label, "note": "x"}  # as Hugging Face gives them
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images as PNGs."""
+    root = tmp_path_factory.mktemp("given") / "root"
+    for index, (array, label) in enumerate(zip(pixels(), labels(), strict=True)):
+        (root / ("cat", "dog")[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(root / ("cat", "dog")[label] / f"{index:04d}.png")
+    return root
+
+
+def packed(folder: Path, to: Path) -> Path:
+    with tarfile.open(to / "x.tar", "w") as archive:
+        archive.add(folder, ".")
+    return to / "x.tar"
+
+
+def npz(_: Path, to: Path) -> Path:
+    np.savez(to / "x.npz", train_images=pixels(), train_labels=np.array(labels(), dtype=np.uint8)[:, None])
+    return to / "x.npz"
+
+
+def columns(_: Path, to: Path) -> Path:
+    np.savez_compressed(to / "y.npz", x_train=np.asfortranarray(pixels()), y_train=labels())
+    return to / "y.npz"
+
+
+SOURCES: dict[str, Callable[[Path, Path], Any]] = {
+    "tar": packed,
+    "npz": npz,
+    "npz in columns": columns,
+    "arrays": lambda *_: (pixels(), np.array(labels())),
+    "tensors": lambda *_: (torch.from_numpy(pixels()).permute(0, 3, 1, 2), torch.tensor(labels())),
+    "floats": lambda *_: (pixels().astype(np.float32) / 255, labels()),
+    "dataset of images": lambda *_: Pictures("PIL"),
+    "dataset of tensors": lambda *_: Pictures("tensor"),
+    "dataset of uint8": lambda *_: Pictures("uint8"),
+    "dataset of arrays": lambda *_: Pictures("array"),
+    "dataset of dictionaries": lambda *_: Pictures("dict"),
+}
+
+
+def trained(splits: Splits) -> dict[str, torch.Tensor]:
+    """The weights after three steps."""
+    config = dataclasses.replace(TINY, data="x", width=0.0625, augment=dataclasses.replace(TINY.augment, size=8))
+    training = build(config, data=splits)
+    for batch in training.loader.epoch(0):
+        train_step(training, batch)
+    assert training.step == 3
+    return dict(training.method.state_dict())
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> dict[str, torch.Tensor]:
+    return trained(load_splits(folder))
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_the_same_images_train_to_the_same_weights(
+    kind: str, folder: Path, expected: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    """Ids, labels, what is held out, and every bit of the weights are those of the folder."""
+    splits, reference = load_splits(SOURCES[kind](folder, tmp_path)), load_splits(folder)
+    for ours, theirs in ((splits.train, reference.train), (splits.test, reference.test)):
+        assert isinstance(ours, ImageDataset) and isinstance(theirs, ImageDataset)
+        assert torch.equal(ours.ids, theirs.ids) and torch.equal(ours.labels, theirs.labels)
+        assert isinstance(ours.images, torch.Tensor) and isinstance(theirs.images, torch.Tensor)
+        assert torch.equal(ours.images, theirs.images)
+    assert splits.held_out and splits.train.classes == (
+        ("cat", "dog") if "dataset" in kind or kind == "tar" else ("0", "1")
+    )
+    weights = trained(splits)
+    assert weights.keys() == expected.keys() and all(torch.equal(weights[key], expected[key]) for key in expected)
+
+
+def test_splits_and_sizes() -> None:
+    """Entries by split, a test set of its own, grey images, and images of several sizes."""
+    data = {"train": (pixels()[:, :, :, 0], labels()), "validation": (pixels(8)[..., :1], [0, 1] * 4)}
+    splits = load_splits(data)
+    assert isinstance(splits.train, ImageDataset) and len(splits.train) == 2 * COUNT and not splits.held_out
+    assert splits.test is not None and splits.test.labels.tolist() == [0, 1] * 4
+    assert torch.equal(splits.train.images[5, ..., 2], torch.from_numpy(pixels()[5, :, :, 0]))  # type: ignore[index]
+    ragged = load_dataset([Image.new("RGB", (5 + i, 4), (i, 0, 0)) for i in range(3)])
+    assert ragged.images.sizes.tolist() == [[4, 5], [4, 6], [4, 7]] and not ragged.classes  # type: ignore[union-attr]
+    small = load_dataset(Pictures(), resize_shorter=6).images
+    assert isinstance(small, torch.Tensor) and small.shape[1:3] == (6, 6)
+    assert load_splits(Pictures(), Pictures(values=pixels(10))).test is not None
+
+
+class Damaged(Pictures):
+    """Some items raise, as those of damaged files do."""
+
+    def __getitem__(self, index: int) -> Any:
+        if index % 10 == 9:
+            raise OSError("image file is truncated")
+        return super().__getitem__(index)
+
+
+class Random(Pictures):
+    """A dataset with a random transform."""
+
+    def __getitem__(self, index: int) -> Any:
+        return np.random.default_rng().integers(0, 256, (4, 4, 3), dtype=np.uint8)
+
+
+class Stream(IterableDataset[Any]):
+    """A dataset without positions."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(Pictures())
+
+
+def test_items_that_cannot_be_read_are_left_out() -> None:
+    """They keep their ids and are named with the reason; more than half are an error."""
+    train = load_splits(Damaged(), holdout=0).train
+    assert len(train) == 126 and train.skipped[0] == ("009", "OSError: image file is truncated")
+    assert train.ids.tolist()[8:10] == [8, 10]
+
+    class Worse(Damaged):
+        def __getitem__(self, index: int) -> Any:
+            return super().__getitem__(9) if index % 3 else super().__getitem__(index)
+
+    with pytest.raises(ValueError, match=r"98 of 140 images in the Worse \(train\) cannot be read: '.*': OSError"):
+        load_splits(Worse())
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        (Random(), ValueError, "gives another image for 0 each time: leave its random transforms out"),
+        (pixels().astype(np.float32), ValueError, r"floats in \[0, 1\], got 0 to 255: leave out what normalises them"),
+        (pixels().astype(np.uint16), ValueError, r"must be uint8, or floats in \[0, 1\], got uint16"),
+        (np.zeros((4, 8, 8, 2), np.uint8), ValueError, r"images of 1 or 3 channels, got shape \[1, 8, 8, 2\]"),
+        (np.zeros((0, 8, 8, 3), np.uint8), ValueError, r"must be images \[N, H, W\] or \[N, H, W, C\]"),
+        ((pixels(), [0, 1]), ValueError, r"must be \[140\] or \[140, 1\], got \[2\]"),
+        ((pixels(), [-2] * 140), ValueError, r"must be in -1 \.\. 999999, got -2"),
+        ([], ValueError, r"the list \(train\) is empty"),
+        (["a"], TypeError, "must give PIL images, arrays or tensors, got str"),
+        ([{"x": 1}], TypeError, r"must have one of image, img, .* in its items, got \['x'\]"),
+        ({"test": pixels()}, ValueError, "must have an entry train, got 'test'"),
+        (5, TypeError, "must be an array of images or a map-style dataset"),
+        (Stream(), TypeError, "what can only be iterated has no positions"),
+    ],
+)
+def test_what_is_no_set_of_images(source: Sized, error: type[Exception], message: str) -> None:
+    """It is said what was expected and what was given."""
+    with pytest.raises(error, match=message):
+        load_splits(source)
+
+
+def test_memory_and_loaders() -> None:
+    """What a dataset gives is held, within the budget; there are no files that another loader could decode."""
+    with pytest.raises(ValueError, match=r"about 6\.05e-05 GB decoded, but 6e-05 GB may be used"):
+        load_splits(Pictures(), memory_limit=60_000)
+    with pytest.raises(ValueError, match="loader dali decodes files, and images of a program"):
+        load_splits(Pictures(), loader="dali")
+    kept = pixels()
+    assert load_dataset(kept).images.data_ptr() == kept.ctypes.data  # type: ignore[union-attr]  # not copied
+
+
+def test_labels_of_many_kinds(caplog: pytest.LogCaptureFixture) -> None:
+    """Names become classes, what is neither number nor name is unknown, and several labels for each image too."""
+    data = [(image, label) for image, label in zip(pixels(4), ["b", "a", "b", None], strict=True)]
+    train = load_splits(data, holdout=0).train
+    assert train.classes == ("a", "b") and train.labels.tolist() == [1, 0, 1, -1]
+    boxes = load_splits([(image, {"boxes": []}) for image in pixels(4)]).train
+    assert boxes.classes == () and "neither numbers nor names count as unknown: dict" in caplog.text
+    assert load_splits((pixels(4), np.zeros((4, 14)))).train.classes == () and "each image has 14" in caplog.text
+
+
+def test_layouts_of_files(tmp_path: Path) -> None:
+    """MedMNIST's and Keras's names, plain ones, and a single array."""
+    both = {"train_images": pixels(), "train_labels": labels(), "val_images": pixels(3), "val_labels": [1, 0, 1]}
+    np.savez(tmp_path / "a.npz", **both, test_images=pixels(2)[..., 0][..., None].repeat(3, -1), test_labels=[[1], [0]])
+    splits = load_splits(tmp_path / "a.npz")
+    assert splits.test is not None and splits.test.labels.tolist() == [1, 0]
+    np.savez(tmp_path / "b.npz", images=pixels(), labels=labels())
+    assert load_splits(tmp_path / "b.npz").train.classes == ("0", "1")
+    np.save(tmp_path / "c.npy", pixels()[..., 0])
+    train = load_splits(tmp_path / "c.npy").train
+    assert len(train) == 140 and not train.classes and train.source == f"{tmp_path}/c.npy (train)"
+    np.savez(tmp_path / "d.npz", pictures=pixels())
+    with pytest.raises(ValueError, match=r"must have its images under one of the names train_images, .*; it has pict"):
+        load_splits(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("kind", ["objects", "size", "cut", "text", "zip"])
+def test_damaged_and_hostile_files(kind: str, tmp_path: Path) -> None:
+    """Nothing is unpickled, nothing is allocated that the file does not hold, and the file is named."""
+    path = tmp_path / ("x.npz" if kind == "zip" else "x.npy")
+    np.save(tmp_path / "whole.npy", pixels())
+    data = (tmp_path / "whole.npy").read_bytes()
+    if kind == "objects":
+        np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+    elif kind == "size":
+        path.write_bytes(data.replace(b"(140, 12, 12, 3), }", b"(99999999,12,3), } "))
+    elif kind == "cut":
+        path.write_bytes(data[:-1])
+    else:
+        path.write_bytes(b"no array")
+    with pytest.raises(ValueError, match=r"x\.np[yz]"):
+        load_splits(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x.zip", "is an archive, which is not read: unpack it"),
+        ("x.h5", "is HDF5, which is not read"),
+        ("data.mdb", "is LMDB, which is not read: give a Dataset that reads it in Python"),
+        ("x.tfrecord", "is a file of another library's records"),
+        ("s3://bucket/x.tar", "is an address, and images are read from local and mounted disks"),
+        ("0000.jpg", "is a file, but no archive of images: give a folder"),
+        ("missing", "does not exist: give a folder"),
+    ],
+)
+def test_what_is_not_supported_is_named(name: str, message: str, tmp_path: Path) -> None:
+    """It is not said to be missing."""
+    source = name if "://" in name else tmp_path / name
+    if isinstance(source, Path) and name != "missing":
+        source.write_bytes(b"x")
+    with pytest.raises(ValueError, match=message):
+        load_splits(source)

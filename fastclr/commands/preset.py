@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from dataclasses import field, fields, make_dataclass
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
-from fastclr.methods import METHODS, MethodOptions
+from fastclr.methods import METHODS
 from fastclr.training.config import SHORT_OPTIONS, PretrainConfig
-from fastclr.training.presets import PRESETS, for_encoder
+from fastclr.training.presets import PRESETS, for_encoder, with_method
 
 PRESET_HELP = f"Start from the values of a preset: {', '.join(PRESETS)}."
 
@@ -51,7 +50,7 @@ def parse(options: type[Options], base: PretrainConfig, arguments: list[str], pr
     if method not in METHODS:
         raise ValueError(f"--method must be one of {', '.join(METHODS)}, got {method!r}")
     if method != base.method:
-        base = dataclasses.replace(base, method=method, options=MethodOptions())
+        base = with_method(base, method)
     base = for_encoder(base, early_option(arguments, "--encoder") or base.encoder)
     own = flags_of_method(method)
     # no checks while parsing: the configuration is validated as a whole afterwards
@@ -71,13 +70,13 @@ def parse(options: type[Options], base: PretrainConfig, arguments: list[str], pr
 
 
 def flags_of_method(method: str) -> type[Any]:
-    """Return the options of a method as a class whose flags are prefixed with the method's name."""
-    own = METHODS[method].Options
+    """Return the options of a method as a class whose flags are prefixed with the method's name, or its family's."""
+    own, prefix = METHODS[method].Options, METHODS[method].flags or method
     hints = get_type_hints(own)
     flags: list[Any] = []
     for each in fields(own):
         short = [f"--{each.name.replace('_', '-')}"] if each.name in SHORT_OPTIONS else []
-        flag = tyro.conf.arg(name=f"{method}.{each.name}", aliases=short)
+        flag = tyro.conf.arg(name=f"{prefix}.{each.name}", aliases=short)
         flags.append((each.name, Annotated[hints[each.name], flag], field(default=each.default)))
     return make_dataclass(own.__name__, flags, bases=(own,), frozen=True, kw_only=True)
 

@@ -10,9 +10,11 @@ import tyro
 
 from fastclr.api import default_folder, start
 from fastclr.commands.preset import PRESET_HELP, base_config, early_option, parse
+from fastclr.methods import METHODS
 from fastclr.parallel import speaks
 from fastclr.sources.printable import show
 from fastclr.training.config import PretrainConfig
+from fastclr.training.health import find_collapse
 from fastclr.training.run import Run
 
 
@@ -42,4 +44,6 @@ def main(arguments: list[str]) -> None:
     folder = options.resume or options.out or default_folder(options.config, options.preset)
     run = start(options.config, folder, resume=options.resume is not None)
     if speaks():
+        if warning := find_collapse(run.metrics, METHODS[run.config.method].cause):
+            show(f"warning: {warning}")
         show(f"done: {run.folder} (evaluate it with: fastclr knn {run.folder}; fastclr probe {run.folder})")

@@ -1,27 +1,63 @@
 """What is trained: the networks, and one file per method that takes views to a loss."""
 
+from fastclr.methods.barlow_twins import BarlowTwins, BarlowTwinsOptions
 from fastclr.methods.base import Facts, Method, ViewPlan, Views
+from fastclr.methods.byol import BYOL, BYOLOptions
+from fastclr.methods.dcl import DCL, DCLOptions
 from fastclr.methods.groups import Group, parameter_groups
+from fastclr.methods.moco import MoCo, MoCoOptions
+from fastclr.methods.moco_v1 import MoCoV1, MoCoV1Options
+from fastclr.methods.moco_v3 import MoCoV3, MoCoV3Options
 from fastclr.methods.options import MethodOptions, ModelOptions
 from fastclr.methods.simclr import SimCLR, SimCLROptions
+from fastclr.methods.simsiam import SimSiam, SimSiamOptions
+from fastclr.methods.sup_con import SupCon, SupConOptions
 from fastclr.methods.supervised import Supervised, SupervisedOptions
+from fastclr.methods.vicreg import VICReg, VICRegOptions
 
 METHODS: dict[str, type[Method]] = {
     "simclr": SimCLR,
+    "dcl": DCL,
+    "supcon": SupCon,
+    "moco-v1": MoCoV1,
+    "moco-v2": MoCo,
+    "moco-v3": MoCoV3,
+    "byol": BYOL,
+    "simsiam": SimSiam,
+    "barlow": BarlowTwins,
+    "vicreg": VICReg,
     "supervised": Supervised,
 }
 
 __all__ = [
+    "BYOL",
+    "DCL",
     "METHODS",
+    "BYOLOptions",
+    "BarlowTwins",
+    "BarlowTwinsOptions",
+    "DCLOptions",
     "Facts",
     "Group",
     "Method",
     "MethodOptions",
+    "MoCo",
+    "MoCoOptions",
+    "MoCoV1",
+    "MoCoV1Options",
+    "MoCoV3",
+    "MoCoV3Options",
     "ModelOptions",
     "SimCLR",
     "SimCLROptions",
+    "SimSiam",
+    "SimSiamOptions",
+    "SupCon",
+    "SupConOptions",
     "Supervised",
     "SupervisedOptions",
+    "VICReg",
+    "VICRegOptions",
     "ViewPlan",
     "Views",
     "parameter_groups",

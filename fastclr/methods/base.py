@@ -11,9 +11,9 @@ The training loop uses methods only through this class. A step of the loop is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,19 +36,29 @@ class Facts:
         labelled: how many of them have a label.
         classes: number of their classes; 0 where they are unknown.
         world_size: number of processes.
+        batch_size: images per step over all processes.
+        optimizer: its name.
+        lr: the peak of its rate.
     """
 
     images: int
     labelled: int
     classes: int
     world_size: int
+    batch_size: int = 256
+    optimizer: str = "sgd"
+    lr: float = 0.06
+
+
+class KeptEqual(nn.Module):
+    """State that training changes without gradients, in the same way on every process."""
 
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """What the augmenter makes of each image: ``count`` random views, drawn according to ``config``."""
+    """What the augmenter makes of each image: ``count`` random views, drawn according to ``config``, or to one each."""
 
-    config: AugmentConfig
+    config: AugmentConfig | tuple[AugmentConfig, ...]
     count: int
 
 
@@ -59,6 +69,11 @@ class Method(nn.Module, ABC):
         title: human-readable name of the method.
         uses_labels: whether the loss depends on labels, so that a run must keep them.
         Options: the method's own options.
+        recipe: values of the run's configuration that suit the method better than the defaults.
+        flags: prefix of the options' flags on the command line; empty: the method's name.
+        cause: the usual cause of collapsed embeddings; empty: collapse is no concern, the embeddings are not watched.
+        tune: what to tune first.
+        when: when to take the method.
         views: what the augmenter makes for it.
         encoder: from images ``[n, 3, S, S]`` to features ``[n, F]``; evaluated and exported.
         criterion: the loss. Its parameters, such as a temperature, are not used in forward, so
@@ -68,6 +83,11 @@ class Method(nn.Module, ABC):
     title: ClassVar[str]
     uses_labels: ClassVar[bool] = False
     Options: ClassVar[type[MethodOptions]]
+    recipe: ClassVar[Mapping[str, Any]] = {}
+    flags: ClassVar[str] = ""
+    cause: ClassVar[str] = ""
+    tune: ClassVar[str] = ""
+    when: ClassVar[str] = ""
     views: ViewPlan
     encoder: nn.Module
     criterion: nn.Module
@@ -126,6 +146,20 @@ class Method(nn.Module, ABC):
     def criterion_names(self) -> list[str]:
         """Return the names under which the method holds the criterion's parameters."""
         return [f"criterion.{name}" for name, _ in self.criterion.named_parameters()]
+
+    def names_apart(self) -> list[str]:
+        """Return the names of what DistributedDataParallel must leave alone.
+
+        These are the criterion's parameters, and twins and rings, which every process keeps equal by itself: their
+        buffers would be broadcast in every forward.
+        """
+        own = {name: module for name, module in self.named_modules() if isinstance(module, KeptEqual)}
+        apart = [
+            f"{name}.{inner}"
+            for name, module in own.items()
+            for inner, _ in (*module.named_parameters(), *module.named_buffers())
+        ]
+        return [*self.criterion_names(), *apart]
 
     def network_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of everything but the criterion."""

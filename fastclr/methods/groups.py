@@ -17,12 +17,14 @@ class Group:
         decay: whether weight decay applies.
         adapt: whether LARS adapts their rate.
         rate: multiplies the learning rate throughout the schedule.
+        constant: whether the rate stays at its peak throughout.
     """
 
     parameters: list[Tensor]
     decay: bool
     adapt: bool
     rate: float = 1.0
+    constant: bool = False
 
 
 def parameter_groups(model: nn.Module, optimizer: str, criterion: nn.Module | None = None) -> list[Group]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from torch import nn
 
 
-def build_head(kind: str, features: int, dim: int, layers: int, hidden: int, bn: bool) -> nn.Module:
-    """Build a projection head: none | linear | mlp with ReLU between its layers.
+def build_head(
+    kind: str, features: int, dim: int, layers: int, hidden: int, bn: bool, last_bn: str = "scale"
+) -> nn.Module:
+    """Build a projection or prediction head: none | linear | mlp with ReLU between its layers.
 
-    With `bn`, every layer is a bias-free linear map followed by batch normalisation, without shift in the last layer,
-    as in google-research/simclr (`model_util.projection_head`).
+    With `bn`, every layer is a bias-free linear map followed by batch normalisation. That of the last layer has no
+    shift (``scale``, as in google-research/simclr, `model_util.projection_head`), neither scale nor shift (``plain``),
+    or is missing (``none``); ``bias`` gives the last layer a bias instead.
     """
     if kind == "none":
         return nn.Identity()
@@ -18,10 +21,11 @@ def build_head(kind: str, features: int, dim: int, layers: int, hidden: int, bn:
     for index in range(count):
         last = index == count - 1
         out = dim if last else hidden
-        modules.append(nn.Linear(features if index == 0 else hidden, out, bias=not bn))
-        if bn:
-            norm = nn.BatchNorm1d(out)
-            if last:
+        biased = not bn or (last and last_bn == "bias")
+        modules.append(nn.Linear(features if index == 0 else hidden, out, bias=biased))
+        if bn and not (last and last_bn in ("none", "bias")):
+            norm = nn.BatchNorm1d(out, affine=not (last and last_bn == "plain"))
+            if last and last_bn == "scale":
                 norm.bias.requires_grad_(False)
             modules.append(norm)
         if not last:
@@ -62,7 +66,14 @@ def first_layers(head: nn.Module, count: int) -> nn.Sequential:
     return nn.Sequential(*(module for layer in layers[:count] for module in layer))
 
 
-def output_width(layers: nn.Sequential) -> int | None:
+def output_width(layers: nn.Module) -> int | None:
     """Return the output width of the last linear layer, or None if there is none."""
-    widths = [module.out_features for module in layers if isinstance(module, nn.Linear)]
+    widths = [module.out_features for module in layers.modules() if isinstance(module, nn.Linear)]
     return widths[-1] if widths else None
+
+
+def projected_width(head: nn.Module, title: str) -> int:
+    """Return the output width of a head that the method called `title` needs; a ValueError if it has no layer."""
+    if (width := output_width(head)) is None:
+        raise ValueError(f"{title} needs a projection head, got one without a linear layer: choose linear or mlp")
+    return width

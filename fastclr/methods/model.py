@@ -65,7 +65,13 @@ def build_model(config: ModelOptions) -> EncoderHead:
         start(encoder, config)
     features = feature_dim(encoder, config.augment.size)
     head = build_head(
-        config.head, features, config.head_dim, config.head_layers, config.head_hidden or features, config.head_bn
+        config.head,
+        features,
+        config.head_dim,
+        config.head_layers,
+        config.head_hidden or features,
+        config.head_bn,
+        config.head_last_bn,
     )
     return EncoderHead(encoder, head)
 

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from torch import nn
 
 from fastclr.augment import AugmentConfig
+from fastclr.losses.scalars import SMALLEST
 
 HeadKind = Literal["none", "linear", "mlp"]
 StemKind = Literal["auto", "imagenet", "cifar"]
+LastNorm = Literal["scale", "plain", "none"]
 
 # fields that hold only while networks are built, and are never stored
 TRANSIENT = ("given", "fresh")
 # field, whether its value is valid, what it must be
 Check = tuple[str, bool, str]
+
+
+def temperature_check(value: float) -> Check:
+    """Return the constraint on the temperature of a loss."""
+    return ("temperature", SMALLEST <= abs(value) < math.inf, "a finite number other than 0")
+
+
+def momentum_check(value: float) -> Check:
+    """Return the constraint on the momentum of a twin."""
+    return ("momentum", 0 <= value <= 1, "a number in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +39,31 @@ class MethodOptions:
     def checks(self) -> list[Check]:
         """Return the constraints on the values."""
         return []
+
+    def pair(self, augment: AugmentConfig) -> AugmentConfig | tuple[AugmentConfig, AugmentConfig]:
+        """Return the augmentation of both views, or of each."""
+        return augment
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewPairOptions(MethodOptions):
+    """How the second view differs from the first, as in BYOL."""
+
+    second_blur_p: float | None = None
+    """Probability of a blur in the second view. Default: as in the first."""
+    second_solarize_p: float | None = 0.2
+    """Probability of solarisation in the second view. Default: as in BYOL."""
+
+    def checks(self) -> list[Check]:
+        """Return the constraints on the values."""
+        given = [(name, getattr(self, name)) for name in ("second_blur_p", "second_solarize_p")]
+        return [(name, value is None or 0 <= value <= 1, "a probability or None") for name, value in given]
+
+    def pair(self, augment: AugmentConfig) -> tuple[AugmentConfig, AugmentConfig]:
+        """Return the augmentation of each view."""
+        blur = augment.blur_p if self.second_blur_p is None else self.second_blur_p
+        solarize = augment.solarize_p if self.second_solarize_p is None else self.second_solarize_p
+        return augment, dataclasses.replace(augment, blur_p=blur, solarize_p=solarize)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +106,8 @@ class ModelOptions:
     """Dimension of the projection z."""
     head_bn: bool = True
     """Batch normalisation after every layer of the head, as in the paper's code."""
+    head_last_bn: LastNorm = "scale"
+    """With head_bn, batch norm after the head's last layer: with a scale, with neither scale nor shift, or none."""
     sync_bn: bool = True
     """Synchronise batch norm over all processes; off: each process normalises separately."""
     sync_bn_group: int | None = None
@@ -91,5 +132,6 @@ class ModelOptions:
             ("head_layers", 1 <= self.head_layers <= 3, "1, 2 or 3"),
             ("head_hidden", self.head_hidden is None or 1 <= self.head_hidden <= 2**20, "1 to 2**20 or None"),
             ("head_dim", 1 <= self.head_dim <= 2**20, "1 to 2**20"),
+            ("head_last_bn", self.head_last_bn in get_args(LastNorm), f"one of {get_args(LastNorm)}"),
             ("sync_bn_group", self.sync_bn_group is None or self.sync_bn_group >= 1, "a positive number or None"),
         ]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from fastclr.data.batch import Batch
-from fastclr.losses import NTXentLoss, nt_xent
-from fastclr.losses.scalars import SMALLEST
-from fastclr.methods.base import Facts, Method, ViewPlan, Views, rows_of
-from fastclr.methods.model import build_model
-from fastclr.methods.options import Check, MethodOptions, ModelOptions
+from fastclr.losses import DCLLoss, MarginTripletLoss, NTLogisticLoss, NTXentLoss, nt_xent
+from fastclr.methods.one_branch import OneBranch
+from fastclr.methods.options import Check, MethodOptions, temperature_check
 from fastclr.parallel import resolve_group
+
+LossKind = Literal["nt-xent", "dcl", "nt-logistic", "margin"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,81 +23,91 @@ class SimCLROptions(MethodOptions):
     """The options of SimCLR."""
 
     temperature: float = 0.5
-    """Temperature of NT-Xent."""
+    """Temperature of the loss; `margin` has none."""
     learnable_temperature: bool = False
     """Train the temperature as well."""
+    loss: LossKind = "nt-xent"
+    """The loss: NT-Xent, DCL (no positive in the denominator), or what the paper compares with, its Tables 2 and 4."""
+    normalize: bool = True
+    """Scale projections to unit length; off: plain dot products."""
+    margin: float = 0.8
+    """Margin of the loss `margin`."""
+    semi_hard: bool = False
+    """With `nt-logistic` and `margin`: of the negatives less similar than the positive only the closest counts."""
 
     def checks(self) -> list[Check]:
         """Return the constraints on the values."""
-        good = SMALLEST <= abs(self.temperature) < float("inf")
-        return [("temperature", good, "a finite number other than 0")]
+        return [
+            temperature_check(self.temperature),
+            ("loss", self.loss in get_args(LossKind), f"one of {get_args(LossKind)}"),
+            ("learnable_temperature", not (self.learnable_temperature and self.loss == "margin"), "off with margin"),
+            ("margin", 0 <= self.margin < float("inf"), "a number of at least 0"),
+            ("semi_hard", not self.semi_hard or self.loss in ("nt-logistic", "margin"), "off with nt-xent and dcl"),
+        ]
 
 
-class SimCLR(Method):
+class SimCLR(OneBranch):
     """NT-Xent between z = g(f(x)) of two random views of each image, over the global batch.
 
     ``loss_i = log sum_{j != i} exp(s_ij) - s_ip`` with ``s_ij = <z_i, z_j> / tau``, z of unit length, p the other view.
-
-    Args:
-        encoder: f, from images ``[n, 3, S, S]`` to features ``[n, F]``.
-        head: g, from features to projections ``[n, D]``.
-        views: what the augmenter makes.
-        options: temperature of the loss.
-        per_view: run the views through the networks separately, so that batch norm sees one view at a time.
-        gathers: whether several processes contrast their rows with one another.
 
     Source: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020.
     """
 
     title = "SimCLR"
     Options = SimCLROptions
-    criterion: NTXentLoss
+    cause = "Usual with SimCLR: a rate that is too high, or no warm-up in front of it."
+    tune = "--simclr.temperature, --lr and --lr-scaling, the crops (--augment.crop-scale), --batch-size."
+    when = "The first choice: robust, quick to show results, and best understood; likes large batches."
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        head: nn.Module,
-        views: ViewPlan,
-        options: SimCLROptions,
-        *,
-        per_view: bool = False,
-        gathers: bool = False,
-    ) -> None:
-        super().__init__()
-        self.encoder, self.head = encoder, head
-        self.criterion = NTXentLoss(options.temperature, learnable_temperature=options.learnable_temperature)
-        self.views, self.per_view, self.gathers = views, per_view, gathers
+    def make_criterion(self) -> nn.Module:
+        """Return the loss."""
+        chosen, tau = self.options, self.options.temperature
+        learnable, normalize = chosen.learnable_temperature, chosen.normalize
+        if chosen.loss == "dcl":
+            return DCLLoss(tau, self.gathers, learnable_temperature=learnable, normalize=normalize)
+        mining: Literal["none", "semi_hard"] = "semi_hard" if chosen.semi_hard else "none"
+        shared = {"gather_distributed": self.gathers, "normalize": normalize}
+        if chosen.loss == "nt-logistic":
+            return NTLogisticLoss(tau, mining=mining, learnable_temperature=learnable, **shared)
+        if chosen.loss == "margin":
+            return MarginTripletLoss(chosen.margin, mining=mining, **shared)
+        return NTXentLoss(tau, learnable_temperature=learnable)
 
-    @classmethod
-    def build(cls, config: ModelOptions, facts: Facts) -> SimCLR:
-        """Build the method, initialised from torch's global generator."""
-        model, options = build_model(config), config.options
-        if not isinstance(options, SimCLROptions):
-            raise TypeError(f"options must be SimCLROptions, got {type(options).__name__}")
-        views = ViewPlan(config.augment, 2)
-        gathers = facts.world_size > 1
-        return cls(model.encoder, model.head, views, options, per_view=config.bn_per_view, gathers=gathers)
-
-    def forward(self, views: Views) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the features h of both views ``[2n, F]`` and the projections z0 and z1, ``[n, D]`` each."""
-        if self.per_view:
-            features, projections = [], []
-            for view in views:
-                features.append(self.encoder(view))
-                projections.append(self.head(features[-1]))
-            return torch.cat(features), tuple(projections)
-        h = self.encoder(rows_of(views))  # both views in one pass: batch norm sees them together
-        return h, tuple(self.head(h).chunk(len(views)))
+    @property
+    def temperature(self) -> float | Tensor:
+        """The temperature, with its gradient if it is learnt."""
+        found: float | Tensor = getattr(self.criterion, "temperature", self.options.temperature)
+        return found
 
     def loss(
         self, embeddings: Sequence[Tensor], batch: Batch, step: int, total: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return NT-Xent, and the accuracy and entropy of picking the positive among the other views."""
+        """Return the loss, and the accuracy and entropy of picking the positive among the other views."""
         z0, z1 = embeddings
+        if self.options.loss != "nt-xent":
+            return self.criterion(z0, z1), partner_stats(z0, z1, self.temperature, self.gathers)
         group = resolve_group(None) if self.gathers else None
-        loss, stats = nt_xent(z0, z1, self.criterion.temperature, return_stats=True, group=group)
+        normalize = self.options.normalize
+        loss, stats = nt_xent(z0, z1, self.temperature, normalize=normalize, return_stats=True, group=group)
         return loss, {"contrastive_accuracy": stats.accuracy.mean(), "contrastive_entropy": stats.entropy.mean()}
 
     def scalars(self) -> dict[str, float]:
         """Return the temperature."""
-        return {"temperature": float(torch.as_tensor(self.criterion.temperature).detach())}
+        return {"temperature": float(torch.as_tensor(self.temperature).detach())}
+
+
+@torch.no_grad()
+def partner_stats(z0: Tensor, z1: Tensor, temperature: float | Tensor, gathers: bool) -> dict[str, Tensor]:
+    """Return how often a view's partner is the most similar of all views of the batch, and the entropy of choosing it.
+
+    Args:
+        z0: ``[n, D]`` of the first view.
+        z1: ``[n, D]`` of the second view.
+        temperature: of the softmax over the other views.
+        gathers: whether the views of all processes count.
+    """
+    group = resolve_group(None) if gathers else None
+    tau = temperature.detach() if isinstance(temperature, Tensor) else temperature
+    _, stats = nt_xent(z0.detach(), z1.detach(), tau, return_stats=True, group=group)
+    return {"contrastive_accuracy": stats.accuracy.mean(), "contrastive_entropy": stats.entropy.mean()}

@@ -23,7 +23,14 @@ from fastclr.report.feature_sections import (
     sheet_section,
 )
 from fastclr.report.material import Material, Sample, collect
-from fastclr.report.run_sections import config_tables, environment_table, results_table, tiles, training_charts
+from fastclr.report.run_sections import (
+    collapse_note,
+    config_tables,
+    environment_table,
+    results_table,
+    tiles,
+    training_charts,
+)
 from fastclr.sources.printable import printable
 from fastclr.training.run import Run
 
@@ -80,7 +87,7 @@ def run_page(material: Material, say: Callable[[str], None]) -> bytes:
         Section("map", "Map of the features", features),
         Section("neighbours", "Nearest neighbours", of_sample(neighbours_section)),
         Section("confusion", "Confusion matrix", [confusion_section(material)]),
-        Section("collapse", "Collapse diagnostics", of_sample(diagnostics_section)),
+        Section("collapse", "Collapse diagnostics", [*collapse_note(material), *of_sample(diagnostics_section)]),
         Section("configuration", "Configuration", config_tables(config)),
         Section("environment", "Environment", environment_table(material)),
     ]

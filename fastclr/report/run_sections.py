@@ -13,6 +13,7 @@ from fastclr.report.blocks import Block, Charts, Figure, Missing, Paragraph, Tab
 from fastclr.report.charts import Series, line_chart
 from fastclr.report.material import Material
 from fastclr.training.config import PretrainConfig, difference, flat
+from fastclr.training.health import find_collapse
 from fastclr.training.presets import PRESETS
 from fastclr.training.results import percent, score_rows
 
@@ -23,6 +24,8 @@ CAPTIONS = {
     "contrastive_entropy": "Entropy of the softmax over all other views, in nats; high: many views look alike to the "
     "encoder.",
     "temperature": "Learnt together with the weights.",
+    "embedding_std": "Standard deviation of the unit embeddings: 1 if they are spread evenly, 0 if they are all alike.",
+    "embedding_rank": "Effective rank of a few hundred embeddings: in how many directions they vary.",
 }
 KNN_CAPTION = "Test images classified by their nearest training images."
 ABSENT = "\N{EM DASH}"  # for an option that only the other method has
@@ -137,6 +140,12 @@ def steps_per_epoch(material: Material) -> float:
     if whole:
         return float(max(whole) / (last - 1))
     return float(max((r["step"] for r in train), default=1))
+
+
+def collapse_note(material: Material) -> list[Block]:
+    """Return a warning if the embeddings of the last steps were all alike; otherwise nothing."""
+    warning = find_collapse(material.train, METHODS[material.run.config.method].cause)
+    return [Paragraph(f"Warning: {warning}", warning=True)] if warning else []
 
 
 def results_table(material: Material) -> Table:

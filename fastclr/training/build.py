@@ -26,7 +26,8 @@ from fastclr.methods.model import build_model
 from fastclr.methods.sync_bn import synchronise_batch_norm
 from fastclr.parallel import World
 from fastclr.training.config import PretrainConfig
-from fastclr.training.optim import build_optimizer, build_schedule
+from fastclr.training.health import Health
+from fastclr.training.optim import Schedule, build_optimizer, peak_lr
 from fastclr.training.run import built
 from fastclr.training.totals import Totals
 
@@ -77,8 +78,9 @@ class Training:
     forward: nn.Module  # the method as the loop calls it: compiled, wrapped in DistributedDataParallel
     probe: OnlineProbe | None
     optimizer: torch.optim.Optimizer
-    schedule: Any  # timm.scheduler.CosineLRScheduler
+    schedule: Schedule
     totals: Totals
+    health: Health
     clock: Clock
     epoch: int = 0
     step_in_epoch: int = 0
@@ -96,7 +98,16 @@ class Training:
 
     def loss_of(self, batch: Batch) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
         """Return the loss of the current step as a function of the embeddings."""
-        return lambda *embeddings: self.method.loss(embeddings, batch, self.step, self.total_steps)
+
+        def loss(*embeddings: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            value, sums = self.method.loss(embeddings, batch, self.step, self.total_steps)
+            return value, {**sums, **self.health.observe(embeddings[-1])}
+
+        return loss
+
+    def scalars(self) -> dict[str, float]:
+        """Return what a log record has beside means over the steps."""
+        return {**self.method.scalars(), **self.health.scalars()}
 
 
 VIEWS = 2  # of an image, as its method makes them at least
@@ -149,14 +160,23 @@ def build(
     )
     torch.manual_seed(config.seed)
     labelled = int((data.train.labels >= 0).sum())
-    facts = Facts(images=len(data.train), labelled=labelled, classes=len(data.train.classes), world_size=world.size)
+    facts = Facts(
+        images=len(data.train),
+        labelled=labelled,
+        classes=len(data.train.classes),
+        world_size=world.size,
+        batch_size=config.batch_size,
+        optimizer=config.optimizer,
+        lr=peak_lr(config),
+    )
     method = (make or METHODS[config.method].build)(dataclasses.replace(config, fresh=fresh), facts)
     if config.sync_bn:
         synchronise_batch_norm(method, world, config.sync_bn_group)
     method = method.to(device)
     if config.channels_last:
         method = method.to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(config, method.groups(config.optimizer))
+    groups = method.groups(config.optimizer)
+    optimizer = build_optimizer(config, groups)
     views = method.views
     return Training(
         config=config,
@@ -169,8 +189,9 @@ def build(
         forward=wrap(method, config, world),
         probe=build_probe(config, method, data, device),
         optimizer=optimizer,
-        schedule=build_schedule(config, optimizer, len(loader)),
+        schedule=Schedule(config, optimizer, len(loader), groups),
         totals=Totals(device),
+        health=Health(bool(method.cause)),
         clock=Clock(device),
     )
 
@@ -193,7 +214,7 @@ def wrap(method: Method, config: PretrainConfig, world: World) -> nn.Module:
         return method
     # The criterion runs outside forward. If DistributedDataParallel handled its gradients, a direct step would reduce
     # them once, but a cached step would not reduce them with the networks' gradients, and the ranks would drift apart
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(method, method.criterion_names())
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(method, method.names_apart())
     options: dict[str, Any] = {"gradient_as_bucket_view": True}
     if config.sync_bn and config.sync_bn_group is None:  # equal statistics on all ranks need no broadcast
         renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # in torch 2.14

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from fastclr.augment import AugmentConfig
-from fastclr.methods import METHODS, MethodOptions
+from fastclr.methods import METHODS
 from fastclr.methods.options import TRANSIENT
 from fastclr.methods.own_encoder import is_given, name_of
 from fastclr.training.config import SHORT_OPTIONS, PretrainConfig
-from fastclr.training.presets import for_encoder
+from fastclr.training.presets import for_encoder, with_method
 
 Options = TypeVar("Options")
 
@@ -37,22 +37,23 @@ def configure(base: PretrainConfig, options: dict[str, Any]) -> PretrainConfig:
         given, options["encoder"] = encoder, name_of(encoder)
     elif not isinstance(encoder, str) or (is_given(encoder) and given is None and "encoder" in options):
         raise TypeError(f"encoder must be a torch.nn.Module, or the name of one, got {encoder!r}")
-    owners: dict[str, type[Any]] = {method: METHODS[method].Options, "augment": AugmentConfig}
+    family = METHODS[method].flags or method
+    owners: dict[str, type[Any]] = {family: METHODS[method].Options, "augment": AugmentConfig}
     nested = {name: options.pop(name, {}) for name in owners}
     known = {name: names_of(owner) for name, owner in owners.items()}
-    flat = {method: SHORT_OPTIONS, "augment": known["augment"]}  # what needs not be nested
+    flat = {family: SHORT_OPTIONS, "augment": known["augment"]}  # what needs not be nested
     single = {name: {n: options.pop(n) for n in flat[name] if n in options and n in known[name]} for name in owners}
     fields = set(names_of(PretrainConfig)) - {"options", "augment", *TRANSIENT}
     check_names(options, [*fields, *owners, *(name for names in flat.values() for name in names)], "option")
     if method != base.method:
-        base = dataclasses.replace(base, method=method, options=MethodOptions())
+        base = with_method(base, method)
     values = for_encoder(base, options.get("encoder", base.encoder)).as_dict() | options
     for name, owner in owners.items():
         wanted = dataclasses.asdict(nested[name]) if isinstance(nested[name], owner) else nested[name]
         if not isinstance(wanted, dict):
             raise TypeError(f"{name} must be a dictionary or {owner.__name__}, got {type(wanted).__name__}")
         check_names(wanted, known[name], f"option of {name}")
-        values[name] |= {**wanted, **single[name]}
+        values[method if name == family else name] |= {**wanted, **single[name]}
     return dataclasses.replace(PretrainConfig.from_dict(values), given=given)
 
 

@@ -16,6 +16,7 @@ from fastclr.training.build import MakeMethod, Training, build, check_model, fin
 from fastclr.training.checkpoint_writer import CheckpointWriter
 from fastclr.training.config import PretrainConfig
 from fastclr.training.evaluation import can_evaluate, evaluate_epoch, is_evaluation_due, say
+from fastclr.training.health import find_collapse
 from fastclr.training.metrics import check_hooks, open_hooks
 from fastclr.training.optim import peak_lr
 from fastclr.training.run import Run
@@ -212,8 +213,7 @@ def train_epoch(
             record |= {"images_per_s": rate, "train_s": clock.training, "first_step_s": clock.first_step}
             if world.is_main:
                 run.metrics.append(record)
-            text = summary(record)
-            bar.set_postfix_str(text)
+            bar.set_postfix_str(text := summary(record))
         signal = world.any(stop.number)
         if signal or (config.checkpoint_every and training.step % config.checkpoint_every == 0 and not at_end):
             clock.lap()
@@ -225,6 +225,8 @@ def train_epoch(
     bar.close()
     if text:
         say(training, run, f"{title}: {text}, {rate:.0f} images/s")
+    if warning := find_collapse(run.metrics.read(), training.method.cause):
+        say(training, run, f"warning: {warning}")
 
 
 def summary(record: dict[str, Any]) -> str:
@@ -249,10 +251,8 @@ def describe(training: Training) -> str:
     config, world = training.config, training.world
     parameters = sum(p.numel() for p in training.method.encoder.parameters())
     precision = "bfloat16 autocast" if training.autocast else "float32"
-    if training.epoch == config.epochs:
-        where = ", already finished"
-    else:
-        where = f" from epoch {training.epoch + 1}" if training.step else ""
+    where = f" from epoch {training.epoch + 1}" if training.step else ""
+    where = ", already finished" if training.epoch == config.epochs else where
     device = f"{world.size} x {world.device.type}" if world.size > 1 else str(world.device)
     return (
         f"{training.method.title}{where}: {config.encoder} x{config.width:g} ({parameters / 1e6:.2f} M parameters), "

@@ -105,10 +105,35 @@ def warmup_steps(config: OptimizerOptions, steps_per_epoch: int) -> int:
     return min(round(epochs * steps_per_epoch), config.epochs * steps_per_epoch - 1)
 
 
-def build_schedule(config: OptimizerOptions, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
-    """Build timm's per-step cosine schedule to zero, after a linear warm-up from zero to the optimiser's lr."""
-    from timm.scheduler import CosineLRScheduler
+class Schedule:
+    """timm's per-step cosine schedule to zero, after a linear warm-up from zero, for all groups but the constant ones.
 
-    warmup = warmup_steps(config, steps_per_epoch)
-    steps = config.epochs * steps_per_epoch - warmup
-    return CosineLRScheduler(optimizer, t_initial=steps, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False)
+    Args:
+        config: length of training and warm-up.
+        optimizer: its groups, each at its peak rate.
+        steps_per_epoch: steps per epoch.
+        groups: what the optimiser's groups were made from.
+    """
+
+    def __init__(
+        self,
+        config: OptimizerOptions,
+        optimizer: torch.optim.Optimizer,
+        steps_per_epoch: int,
+        groups: Sequence[Group] = (),
+    ) -> None:
+        from timm.scheduler import CosineLRScheduler
+
+        self.optimizer = optimizer
+        self.constant = {i: optimizer.param_groups[i]["lr"] for i, group in enumerate(groups) if group.constant}
+        warmup = warmup_steps(config, steps_per_epoch)
+        steps = config.epochs * steps_per_epoch - warmup
+        self.cosine: Any = CosineLRScheduler(
+            optimizer, t_initial=steps, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
+        )
+
+    def step_update(self, step: int) -> None:
+        """Set the rates of the step with this index."""
+        self.cosine.step_update(step)
+        for index, rate in self.constant.items():
+            self.optimizer.param_groups[index]["lr"] = rate

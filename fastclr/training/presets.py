@@ -5,9 +5,21 @@ from __future__ import annotations
 import dataclasses
 
 from fastclr.augment import AugmentConfig
-from fastclr.methods import SimCLROptions
+from fastclr.methods import METHODS, MethodOptions, SimCLROptions
 from fastclr.methods.own_encoder import is_own
 from fastclr.training.config import PretrainConfig
+
+
+def with_method(config: PretrainConfig, method: str) -> PretrainConfig:
+    """Return `config` with another method: its default options, and the values that its recipe has.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    return dataclasses.replace(config, method=method, options=MethodOptions(), **METHODS[method].recipe)
+
 
 # Tuned by trial on `shapes`, for two CPU cores and less than three minutes, evaluations and baselines included.
 _DEMO = PretrainConfig(

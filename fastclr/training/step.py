@@ -65,7 +65,7 @@ def train_step(training: Training, batch: Batch, mark: Callable[[str], None] = n
     finite = (value + training.totals.get("loss")).isfinite()  # cumulative: the count stops where the loss first broke
     sums = {"loss": value, **sums, "steps": torch.ones_like(value), "finite": finite}
     if probe is not None:
-        _, accuracy, labelled = probe.step(h, batch.labels.to(training.device).repeat(len(views)))
+        _, accuracy, labelled = probe.step(h, batch.labels.to(training.device).repeat(len(h) // len(batch.labels)))
         sums |= {"online_right": accuracy * labelled, "online_labelled": labelled}
     training.totals.add(sums)
     training.step += 1
@@ -101,7 +101,7 @@ def read_totals(training: Training) -> dict[str, Any]:
         "step": training.step,
         "loss": loss / steps,
         **{name: value / steps for name, value in sums.items() if name not in COUNTS},
-        **training.method.scalars(),
+        **training.scalars(),
         "lr": training.optimizer.param_groups[0]["lr"],
         **({"online_probe_accuracy": sums["online_right"] / labelled} if labelled else {}),
     }

@@ -1,42 +1,47 @@
-"""A few steps of SimCLR on several gloo ranks: direct and cached, with a fixed and a learnable temperature."""
+"""A few steps of every method on several gloo ranks, and of SimCLR and MoCo with cached gradients."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_run import TINY
 from torch import distributed
 
-from fastclr.methods import SimCLROptions
+sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
+from method_cases import VARIANTS, config_of, make_tiny
+
+from fastclr.data import make_shapes
+from fastclr.methods import MoCoOptions, SimCLROptions
 from fastclr.parallel import open_world
 from fastclr.training.build import build
 from fastclr.training.step import train_step
 
-CASES = list(itertools.product((None, 3), (False, True)))  # micro-batch, learnable temperature
+LEARNABLE = SimCLROptions(learnable_temperature=True)
+# the case's method, and what differs from it; micro-batches without batch norm, which would see them
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in VARIANTS},
+    "simclr-learnable": ("simclr", {"options": LEARNABLE, "head_bn": False}),
+    "simclr-micro": ("simclr", {"micro_batch": 3, "head_bn": False}),
+    "simclr-micro-learnable": ("simclr", {"micro_batch": 3, "options": LEARNABLE, "head_bn": False}),
+    "moco-micro": ("moco-v2", {"micro_batch": 3}),
+    "moco-exchange": ("moco-v2", {"sync_bn": False, "options": MoCoOptions(queue=64)}),
+}
 STEPS = 3
+DATA = make_shapes(train=64, test=8)
 
 
-def train(images: str, micro_batch: int | None, learnable: bool) -> dict[str, torch.Tensor]:
-    """Return the state of the method after a few steps in float64, without batch norm, which sees micro-batches."""
-    config = dataclasses.replace(
-        TINY,
-        data=images,
-        encoder="test_convnext",
-        width=1.0,
-        head_bn=False,
-        batch_size=16,
-        micro_batch=micro_batch,
-        options=SimCLROptions(learnable_temperature=learnable),
-        clip_grad=0.5,
-        lr=0.5,
-    )
+def train(case: str, **changes: Any) -> dict[str, torch.Tensor]:
+    """Return the state of the method after a few steps in float64."""
+    variant, special = CASES[case]
+    config = config_of(variant, data="shapes", batch_size=16, clip_grad=0.5)
+    config = dataclasses.replace(config, lr=0.5, lr_scaling="none", **{**special, **changes})
     with open_world("cpu") as world:
         torch.set_default_dtype(torch.float64)
-        training = build(config, world)
+        training = build(config, world, DATA, make_tiny)
         torch.set_default_dtype(torch.float32)
         augment: Any = training.augment
         training.augment = lambda *inputs: augment(*inputs).double()  # type: ignore[assignment]
@@ -46,11 +51,11 @@ def train(images: str, micro_batch: int | None, learnable: bool) -> dict[str, to
         return training.method.state_dict()
 
 
-def run_rank(rank: int, ranks: int, folder: str, images: str) -> None:
+def run_rank(rank: int, ranks: int, folder: str) -> None:
     """Train every case on this rank, and save the final state."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
-    found = [train(images, *case) for case in CASES]
+    found = {case: train(case) for case in CASES}
     torch.save(found, Path(folder) / f"rank{rank}.pt")
     distributed.destroy_process_group()

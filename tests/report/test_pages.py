@@ -72,7 +72,7 @@ def test_a_finished_run_has_every_section(finished: Path) -> None:
     knn = next(r["knn"] for r in reversed(records) if r["kind"] == "eval")
     assert f"{100 * knn:.2f}%" in overview.text and "finished, 3 epochs" in overview.text
     assert "fine-tuning" in overview.text and "not evaluated" in overview.text
-    assert len(section(page, "training").all("svg")) == 5
+    assert len(section(page, "training").all("svg")) == 7
     assert len(section(page, "map").all("svg")) >= 2
     assert torch.__version__ in section(page, "environment").text
 
@@ -203,7 +203,7 @@ def test_images_that_are_gone(copied: Path, few: None, pictures: Path, capsys: p
     assert "without pictures" in capsys.readouterr().err
     page = read_page(copied / "report.html")
     assert not page.all("img") and "no/such/place" in section(page, "views").text
-    assert len(section(page, "training").all("svg")) == 5
+    assert len(section(page, "training").all("svg")) == 7
     assert main(["report", str(copied), "--data", str(pictures), "--device", "cpu"]) == 0
     assert read_page(copied / "report.html").all("img")
 

@@ -17,7 +17,7 @@ from fastclr.training.build import build
 from fastclr.training.checkpoint import Checkpoint
 from fastclr.training.config import PretrainConfig
 from fastclr.training.loop import pretrain_in
-from fastclr.training.optim import build_optimizer, build_schedule
+from fastclr.training.optim import Schedule, build_optimizer
 from fastclr.training.run import Run
 from fastclr.training.step import train_step
 
@@ -175,7 +175,7 @@ def test_schedule_warms_up_to_the_peak_and_ends_near_zero() -> None:
     config = PretrainConfig(data="shapes", epochs=10, warmup_epochs=2, lr=0.4)
     model = torch.nn.Linear(2, 2)
     optimizer = build_optimizer(config, parameter_groups(model, config.optimizer))
-    schedule = build_schedule(config, optimizer, steps_per_epoch=5)
+    schedule = Schedule(config, optimizer, steps_per_epoch=5)
     rates = []
     for step in range(50):
         schedule.step_update(step)

@@ -16,7 +16,7 @@ from fastclr.methods import parameter_groups
 from fastclr.methods.model import build_model
 from fastclr.training.config import PretrainConfig
 from fastclr.training.lars import LARS
-from fastclr.training.optim import build_optimizer, build_schedule, peak_lr, warmup_steps
+from fastclr.training.optim import Schedule, build_optimizer, peak_lr, warmup_steps
 
 ETA, MOMENTUM = 0.001, 0.9
 SHAPES = [(4, 3, 3, 3), (8, 5), (7, 1), (1, 1), (6,), (3, 2)]
@@ -278,7 +278,7 @@ def test_schedule_is_the_papers(options: dict[str, float], warmup: int) -> None:
     config = PretrainConfig(epochs=40, optimizer="lars", lr=0.075, lr_scaling="sqrt", batch_size=4096, **options)
     assert warmup_steps(config, 5) == warmup
     optimizer = build_optimizer(config, parameter_groups(nn.Linear(2, 2), config.optimizer))
-    schedule = build_schedule(config, optimizer, steps_per_epoch=5)
+    schedule = Schedule(config, optimizer, steps_per_epoch=5)
     for step in range(200):
         schedule.step_update(step)
         rates = [g["lr"] for g in optimizer.param_groups]
@@ -289,4 +289,4 @@ def test_schedule_is_the_papers(options: dict[str, float], warmup: int) -> None:
 def test_a_step_is_left_after_the_warmup() -> None:
     config = dataclasses.replace(PretrainConfig(), epochs=1, warmup_share=0.9)
     assert warmup_steps(config, 1) == 0
-    build_schedule(config, build_optimizer(config, parameter_groups(nn.Linear(2, 2), config.optimizer)), 1)
+    Schedule(config, build_optimizer(config, parameter_groups(nn.Linear(2, 2), config.optimizer)), 1)

@@ -184,7 +184,7 @@ def run(options: argparse.Namespace) -> int:
     if options.page:
         options.page.parent.mkdir(parents=True, exist_ok=True)
         records = [record_text(record) for record in load_records(options.results).values()]
-        options.page.write_text(page(results, records))
+        options.page.write_bytes(page(results, records))
         print(options.page)
         return 0
     if options.check:

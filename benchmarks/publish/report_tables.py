@@ -110,26 +110,28 @@ def augment_table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def plain_table(rows: Sequence[Row]) -> list[str]:
-    """Every row of one case, for the page."""
-    lines = [
-        "| | time [p20, p80] | factor | rate | extra memory | of the floor | error | n | |",
-        "|---|" + "---:|" * 7 + "---|",
-    ]
+PLAIN = ("", "time [p20, p80]", "factor", "rate", "extra memory", "of the floor", "error", "n", "")
+
+
+def plain_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Every row of one case, for the page, under the headings `PLAIN`."""
+    lines = []
     for row in rows:
         if row.time is None:
-            lines.append(f"| {row.provider} | {row.status} | | | | | | | {row.note} |")
+            lines.append((row.provider, row.status, *[""] * 6, row.note))
             continue
-        cells = [row.provider, spread(row.time), f"{row.ratio.median:.3g}x" if row.ratio else ""]
-        cells += [f"{rate(row.rate)} {row.unit}/s" if row.rate and row.unit else ""]
-        cells += [size(row.peak_bytes) if row.peak_bytes is not None else ""]
-        cells += [
-            f"{row.share:.0%}" if row.share is not None else "",
-            f"{row.error:.0e}" if row.error is not None else "",
-        ]
         stages = ", ".join(f"{name} {seconds(value.median)}" for name, value in row.stages.items())
         known = " ".join(f"{name} {version}" for name, version in row.versions.items())
-        lines.append("| " + " | ".join([*cells, str(row.n), "; ".join(filter(None, [known, row.note, stages]))]) + " |")
+        cells = (
+            spread(row.time),
+            f"{row.ratio.median:.3g}x" if row.ratio else "",
+            f"{rate(row.rate)} {row.unit}/s" if row.rate and row.unit else "",
+            size(row.peak_bytes) if row.peak_bytes is not None else "",
+            f"{row.share:.0%}" if row.share is not None else "",
+            f"{row.error:.0e}" if row.error is not None else "",
+            str(row.n),
+        )
+        lines.append((row.provider, *cells, "; ".join(filter(None, [known, row.note, stages]))))
     return lines
 
 

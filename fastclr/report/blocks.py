@@ -59,7 +59,7 @@ class Table:
         head: column headings.
         rows: the cells.
         caption: what the table shows.
-        style: `text`, `pictures` or `counts`.
+        style: `text`, `numbers`, `pictures` or `counts`.
         marked: indices of rows that stand out.
         shades: of a table of counts, strength of the background from 0 to 1 for every cell right of the first column.
         folded: shown on demand under this title.
@@ -83,9 +83,9 @@ class Figure:
         title: its heading.
         caption: what it shows.
         alt: the same in words.
-        drawing: contents of an SVG of `charts.WIDTH` x `charts.HEIGHT`, the only text that is taken for markup; empty
-            if there is nothing to draw.
-        legend: names of its series and their colours, 0 to 9.
+        drawing: contents of an SVG, the only text that is taken for markup; empty if there is nothing to draw.
+        legend: names of its series and their colours; they repeat from 10 on.
+        size: width and height of the drawing; one of more than twice its height takes the whole width of a page.
     """
 
     title: str
@@ -93,6 +93,7 @@ class Figure:
     alt: str = ""
     drawing: str = ""
     legend: Sequence[tuple[str, int]] = ()
+    size: tuple[float, float] = (560, 300)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,7 @@ WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 14, 12, 44
 MOST_POINTS = 300  # per line; more are averaged in groups
 LARGEST = 1e100  # larger values overflow on their way to a place on the axis
-COLOURS = 10
-VARIABLES = (*(f"c{index}" for index in range(COLOURS)), "soft", "line")  # of the style sheet in page.html
-INK = {name: f"#fa57{index:02x}" for index, name in enumerate(VARIABLES)}  # what matplotlib draws them with
+LINE = "#b0b0b0"  # matplotlib's colour of grids
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "text.parse_math": False,
@@ -28,18 +26,16 @@ STYLE: dict[Any, Any] = {
     "axes.spines.left": False,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.edgecolor": INK["line"],
-    "axes.labelcolor": INK["soft"],
+    "axes.edgecolor": LINE,
     "axes.labelpad": 7,
     "axes.xmargin": 0.0,
     "axes.ymargin": 0.0,
     "axes.grid": True,
     "axes.grid.axis": "y",
-    "grid.color": INK["line"],
+    "grid.color": LINE,
     "grid.linewidth": 1.0,
-    "xtick.color": INK["line"],
-    "xtick.labelcolor": INK["soft"],
-    "ytick.labelcolor": INK["soft"],
+    "xtick.color": LINE,
+    "xtick.labelcolor": "black",
     "ytick.left": False,
     "ytick.minor.left": False,
     "lines.linewidth": 2.0,
@@ -51,7 +47,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Series:
-    """A line: its name and its points; non-finite points are dropped. `colour` is 0 to 9."""
+    """A line: its name and its points; non-finite points are dropped. Colours repeat from 10 on."""
 
     name: str
     x: Sequence[float]
@@ -99,7 +95,7 @@ def line_chart(
 
         for line, points in drawn:
             marker = "o" if line.dots or len(points) == 1 else None
-            axes.plot(*zip(*points, strict=True), color=INK[f"c{line.colour % COLOURS}"], marker=marker, clip_on=False)
+            axes.plot(*zip(*points, strict=True), color=f"C{line.colour}", marker=marker, clip_on=False)
         if log:
             axes.set_yscale("log")
         else:
@@ -114,38 +110,38 @@ def line_chart(
         axes.set_xlabel(x_label)
         for grid in axes.get_ygridlines():
             grid.set_clip_on(False)  # or half of the last is cut off
-    legend = [(line.name, line.colour % COLOURS) for line, _ in drawn] if len(drawn) > 1 else []
-    return Figure(title, caption, alt, "".join(svg), legend)
+    legend = [(line.name, line.colour) for line, _ in drawn] if len(drawn) > 1 else []
+    return figure_of(svg[0], title, caption, alt, legend)
 
 
 def scatter_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[float, float]]]], caption: str) -> Figure:
     """Return a scatter plot without axes; a group with an empty name is drawn in grey, beneath the others."""
     names = [name for name, _ in groups if name]
-    legend = [(name, index % COLOURS) for index, name in enumerate(names)] if len(names) > 1 else []
+    legend = [(name, index) for index, name in enumerate(names)] if len(names) > 1 else []
     listed = f" Classes: {', '.join(names)}." if legend else ""
     alt = f"{title}: {sum(len(group) for _, group in groups)} points.{listed}"
     with canvas(alt, "data") as (axes, svg):
         axes.set_position((0.02, 0.02, 0.96, 0.96))
         axes.set_axis_off()
         for name, points in sorted((group for group in groups if group[1]), key=lambda group: group[0] != ""):
-            colour = INK[f"c{names.index(name) % COLOURS}"] if name else INK["line"]
+            colour = f"C{names.index(name)}" if name else LINE
             axes.plot(*zip(*points, strict=True), "o", color=colour, alpha=0.8, clip_on=False)
-    return Figure(title, caption, alt, "".join(svg), legend)
+    return figure_of(svg[0], title, caption, alt, legend)
 
 
 @contextmanager
 def canvas(salt: str, limits: str) -> Iterator[tuple[Axes, list[str]]]:
-    """Give axes to draw on and a list, into which the contents of the SVG come at the end.
+    """Give axes to draw on and a list, into which the SVG comes at the end.
 
     Args:
         salt: text from which identities in the SVG are made, for they must be distinct within a page.
         limits: where axes end, at `round_numbers` or with the `data`.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure as Drawing
+    from matplotlib.style import context
 
     svg: list[str] = []
-    with rc_context({**STYLE, "svg.hashsalt": salt, "axes.autolimit_mode": limits}):
+    with context(["default", {**STYLE, "svg.hashsalt": salt, "axes.autolimit_mode": limits}]):  # no style of the user
         drawing = Drawing((WIDTH / 72, HEIGHT / 72))
         box = LEFT / WIDTH, BOTTOM / HEIGHT, 1 - (LEFT + RIGHT) / WIDTH, 1 - (TOP + BOTTOM) / HEIGHT
         yield drawing.add_axes(box), svg
@@ -153,15 +149,23 @@ def canvas(salt: str, limits: str) -> Iterator[tuple[Axes, list[str]]]:
         drawing.savefig(
             file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
         )
-    svg.append(for_page(file.getvalue()))
+    svg.append(file.getvalue())
 
 
-def for_page(svg: str) -> str:
-    """Return the contents of an SVG by matplotlib: the page gives font, colours and the element around them."""
-    inside = re.sub(r"^.*?<svg[^>]*>|<style.*?</style>|</svg>\s*$", "", svg, flags=re.DOTALL)
+def figure_of(svg: str, title: str, caption: str, alt: str, legend: Sequence[tuple[str, int]] = ()) -> Figure:
+    """Return a figure of an SVG by matplotlib, with the page's font, and its colours in place of the usual ones."""
+    from matplotlib.colors import TABLEAU_COLORS
+
+    names = {colour: f"c{index}" for index, colour in enumerate(TABLEAU_COLORS.values())}
+    names |= {LINE: "line", "#000000": "soft", "#ffffff": "panel"}
+    head, _, inside = svg.partition("<svg ")[2].partition(">")
+    width, height = re.findall(r'viewBox="0 0 (\S+) (\S+)"', head)[0]
+    inside = re.sub(r"<style.*?</style>|</svg>\s*$", "", inside, flags=re.DOTALL)
     inside = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", inside)  # all but markers and clips
     inside = re.sub(r"font(?:-size|-family)?: [^;\"]*;? ?", "", inside)
-    return re.sub(r"#fa57(\w\w)", lambda found: f"var(--{VARIABLES[int(found[1], 16)]})", inside)
+    for colour, name in names.items():
+        inside = re.sub(f'{colour}(?=[;"])', f"var(--{name})", inside)
+    return Figure(title, caption, alt, inside, legend, (float(width), float(height)))
 
 
 def format_tick(value: float) -> str:

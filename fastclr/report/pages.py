@@ -13,7 +13,6 @@ from fastclr.data import Splits
 from fastclr.evaluate import Features
 from fastclr.files import write_atomically
 from fastclr.methods import METHODS
-from fastclr.report import charts
 from fastclr.report.blocks import Block, Missing, Section
 from fastclr.report.feature_sections import (
     confusion_section,
@@ -96,8 +95,8 @@ def run_page(material: Material, say: Callable[[str], None]) -> bytes:
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> bytes:
     """Return a complete page, with a link to each of its sections."""
-    about = {"generator": f"{GENERATOR} {__version__}", "width": charts.WIDTH, "height": charts.HEIGHT}
-    return template().render(title=title, lead=lead, sections=sections, **about).encode()
+    generator = f"{GENERATOR} {__version__}"
+    return template().render(title=title, lead=lead, sections=sections, generator=generator).encode()
 
 
 @cache

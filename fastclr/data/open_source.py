@@ -19,7 +19,7 @@ from fastclr.sources import tar
 from fastclr.sources.decode import is_image_name
 from fastclr.sources.entries import Source, arrange
 from fastclr.sources.folder import index_folder
-from fastclr.sources.shards import find_shards, index_shards, is_archive, is_shard_folder
+from fastclr.sources.shards import find_shards, index_shards, is_archive, is_pattern, is_shard_folder
 
 # kinds of files that people have, and what to do with them
 OTHER = "which is not read: "
@@ -40,7 +40,7 @@ def check_place(source: str | Path | Sized) -> None:
     if not isinstance(source, (str, os.PathLike)):
         return
     path = Path(source).expanduser()
-    if source == "shapes" or path.is_dir() or (is_archive(path.name) and (path.is_file() or "{" in str(path))):
+    if source == "shapes" or path.is_dir() or (is_archive(path.name) and (path.is_file() or is_pattern(str(path)))):
         return
     if path.is_file() and path.suffix.lower() in array_file.SUFFIXES:
         return
@@ -48,13 +48,15 @@ def check_place(source: str | Path | Sized) -> None:
         raise ValueError(f"{source} is {kind}")
     if "://" in str(source):
         raise ValueError(f"{source} is an address, and images are read from local and mounted disks: fetch or mount it")
+    if is_pattern(str(path)) and not path.exists():
+        raise ValueError(f"{source} must name archives ({', '.join(tar.SUFFIXES)}): a pattern stands for shards only")
     state = "is neither" if path.exists() else "does not exist"
     if path.is_file():
         state = "is a file, but no archive of images"
     raise ValueError(
-        f"{path} {state}: give a folder of images, an archive ({', '.join(tar.SUFFIXES)}), a pattern of shards "
-        f"as in train-{{000..099}}.tar, arrays ({', '.join(array_file.SUFFIXES)}), or the name of a data set: shapes, "
-        "cifar10, cifar100 or stl10"
+        f"{path} {state}: give a folder of images, an archive ({', '.join(tar.SUFFIXES)}), a pattern of shards as in "
+        f"train-{{000..099}}.tar or train-*.tar, arrays ({', '.join(array_file.SUFFIXES)}), or the name of a data set: "
+        "shapes, cifar10, cifar100 or stl10"
     )
 
 

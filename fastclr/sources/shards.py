@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -14,7 +15,8 @@ from fastclr.sources.entries import TEST_SPLITS, Entry, Source, split_folders
 from fastclr.sources.folder import LARGEST_SAMPLE, SAMPLE_EVERY, Files
 from fastclr.sources.tar import SUFFIXES, Place, archive_storage, member_image, members, open_tar
 
-RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+BRACES = re.compile(r"\{([^{}]*)\}")
+RANGE = re.compile(r"(\d+)\.\.(\d+)")
 NUMBER = re.compile(r"-?[0-9]+(\.0*)?")
 MAX_CLASSES = 10**6
 MAX_LABEL_BYTES = 2**24  # of a file with a label
@@ -45,35 +47,55 @@ class Found:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
+def is_pattern(path: str) -> bool:
+    """Return whether a path has braces, stars or the like."""
+    return any(character in path for character in "{*?[")
+
+
 def expand(pattern: str) -> list[str]:
-    """Return the paths that a pattern with ranges stands for: ``a-{08..10}.tar`` is a-08.tar, a-09.tar, a-10.tar.
+    """Return the paths that the braces of a pattern stand for, as in bash.
+
+    ``a-{08..10}.tar`` is a-08.tar, a-09.tar, a-10.tar, and ``{a,b}.tar`` is a.tar, b.tar.
 
     Raises:
-        ValueError: a range runs backwards.
+        ValueError: a range runs backwards, or braces hold neither a range nor a list.
     """
-    match = RANGE.search(pattern)
+    match = BRACES.search(pattern)
     if match is None:
         return [pattern]
-    first, last = match.groups()
-    if int(first) > int(last):
-        raise ValueError(f"the range {match.group()} of {pattern} runs backwards")
-    # padded to the width of the first number, as in bash
-    numbers = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-    return [path for number in numbers for path in expand(pattern[: match.start()] + number + pattern[match.end() :])]
+    if numbers := RANGE.fullmatch(match[1]):
+        first, last = numbers.groups()
+        if int(first) > int(last):
+            raise ValueError(f"the range {match.group()} of {pattern} runs backwards")
+        # padded to the width of the first number, as in bash
+        parts = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+    elif "," in match[1]:
+        parts = match[1].split(",")
+    else:
+        raise ValueError(f"{match.group()} of {pattern} must be a range, {{000..099}}, or a list, {{a,b}}")
+    return [path for part in parts for path in expand(pattern[: match.start()] + part + pattern[match.end() :])]
 
 
 def find_shards(pattern: str) -> dict[str, Path]:
     """Return the shards that a pattern names, keyed by their path relative to the folder of the pattern.
 
     Raises:
-        ValueError: one of them does not exist.
+        ValueError: one of them does not exist, or there is none that a star could stand for.
     """
-    paths = [Path(path) for path in expand(pattern)]
-    if missing := [path for path in paths if not path.is_file()]:
+    paths: list[Path] = []
+    missing: list[str] = []
+    for path in expand(pattern):
+        found = sorted(glob.glob(path)) if is_pattern(path) else [path] * Path(path).is_file()
+        paths += map(Path, found)
+        missing += [] if found else [path]
+    if missing:
         raise ValueError(
-            f"{len(missing)} of the {len(paths)} shards of {pattern} do not exist, the first is {missing[0]}"
+            f"{len(missing)} of the {len(paths) + len(missing)} shards of {pattern} do not exist, the first is "
+            f"{missing[0]}"
         )
-    folder = Path(RANGE.split(pattern)[0] + "x").parent
+    if odd := next((path for path in paths if not (path.is_file() and is_archive(path.name))), None):
+        raise ValueError(f"{pattern} must name archives ({', '.join(SUFFIXES)}), and {odd} is none")
+    folder = Path(re.split(r"[{*?[]", pattern)[0] + "x").parent
     return {path.relative_to(folder).as_posix(): path for path in paths}
 
 

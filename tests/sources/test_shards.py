@@ -240,3 +240,22 @@ def test_expand() -> None:
     assert expand("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
     assert expand("{0..1}/{9..10}.tar") == ["0/9.tar", "0/10.tar", "1/9.tar", "1/10.tar"]
     assert expand("plain.tar") == ["plain.tar"]
+    assert expand("{a,b}-{1..2}.tar") == ["a-1.tar", "a-2.tar", "b-1.tar", "b-2.tar"]
+    with pytest.raises(ValueError, match=r"\{x\} of a\{x\}\.tar must be a range, \{000\.\.099\}, or a list, \{a,b\}"):
+        expand("a{x}.tar")
+
+
+def test_lists_and_stars(shards: Path) -> None:
+    """They name the same shards as a range does; what a star stands for comes in sorted order."""
+    index = index_of(shards)
+    for pattern in ("x-*.tar", "x-00?.tar", "x-00[0-2].tar", "{x-000,x-001,x-002}.tar", "x-{000,00[12]}.tar"):
+        found = index_of(f"{shards}/{pattern}")
+        assert found.names == index.names and found.fingerprint == index.fingerprint
+    assert index_of(f"{shards.parent}/sh*/x-002.tar").names[0] == "shards/x-002.tar/0008.jpg"
+    with pytest.raises(ValueError, match=r"1 of the 4 shards of .* do not exist, the first is .*y-\*\.tar"):
+        load_splits(f"{shards}/{{x,y}}-*.tar")
+    (shards / "z.tar").mkdir()
+    with pytest.raises(ValueError, match=r"must name archives \(\.tar, .*\), and .*z\.tar is none"):
+        load_splits(f"{shards}/*.tar")
+    with pytest.raises(ValueError, match=r"photos/\*\.jpg must name archives .*: a pattern stands for shards only"):
+        load_splits("photos/*.jpg")

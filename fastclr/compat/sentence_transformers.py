@@ -93,6 +93,10 @@ class MultipleNegativesRankingLoss(nn.Module):
         check_same_rows(inputs)
         comparison = self.loss.compare(inputs)
         with torch.autocast(embeddings[0].device.type, enabled=False):
+            if self.directions == ("query_to_doc",):
+                ranked = comparison.ranking(*embeddings)
+                if ranked is not None:
+                    return ranked
             query, positive, *hard = (comparison.rows(column) for column in embeddings)
             similarity = comparison.similarity(query, positive)
             parts = self._parts(comparison, query, positive, hard)

@@ -39,7 +39,5 @@ class CLIPLoss(RowLoss):
         comparison = self.compare(inputs, logit_scale)
         check_same_rows(inputs)
         with torch.autocast(image_features.device.type, enabled=False):
-            images, texts = comparison.rows(image_features), comparison.rows(text_features)
-            positive = comparison.similarity(images, texts)
-            rows, columns = comparison.both_lse(images, texts, "self")
+            positive, rows, columns = comparison.pairs(image_features, text_features)
             return comparison.reduce((softplus(rows - positive) + softplus(columns - positive)) / 2)

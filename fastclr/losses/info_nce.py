@@ -44,6 +44,9 @@ class InfoNCELoss(RowLoss):
         if comparison.options.group is not None and negatives is not None and negatives.dim() == 2:
             check_same_shape(negatives, comparison.options.group, may_be_empty=True)
         with torch.autocast(query.device.type, enabled=False):
+            ranked = comparison.ranking(query, positive) if negatives is None else None
+            if ranked is not None:
+                return ranked
             q, p = comparison.rows(query), comparison.rows(positive)
             others = self._negatives(comparison, q, p, negatives)
             return comparison.reduce(softplus(others - comparison.similarity(q, p)))

@@ -53,15 +53,13 @@ class Excluded:
 class Products:
     """Tiles of similarities in a buffer, one after another; in units of ln 2 if `exact`, excluded pairs at -inf."""
 
-    def __init__(
-        self, rows: Tensor, columns: Tensor, temperature: Tensor, excluded: Excluded, exact: bool, symmetric: bool
-    ) -> None:
-        self.left, self.right = logit_operands(rows, columns, temperature, math.log(2) if exact else 1.0)
-        self.block = block_size(max(1, len(columns)), rows.dtype, rows.device)
-        self.shape = (len(rows), len(columns))
+    def __init__(self, left: Tensor, right: Tensor, excluded: Excluded, symmetric: bool) -> None:
+        self.left, self.right = left, right
+        self.block = block_size(max(1, len(right)), left.dtype, left.device)
+        self.shape = (len(left), len(right))
         self.symmetric = symmetric
         self.excluded = excluded
-        self.buffer = rows.new_empty(self.block * self.block)
+        self.buffer = left.new_empty(self.block * self.block)
 
     def __iter__(self) -> Iterator[tuple[Tensor, slice, slice, bool]]:
         """A tile, its rows and columns, and whether it stands for its mirror image too."""
@@ -109,19 +107,29 @@ def lse_fwd(
     columns = q if k is None else k
     excluded = Excluded(exclude, offset, len(q) // 2, row_ids, column_ids, limit)
     exact = limit is None and unshifted(temperature, max(1, len(q), len(columns)), q.dtype, shift)
-    products = Products(q, columns, temperature, excluded, exact, symmetric=k is None)
-    rows_of = _Sums(q, len(q), exact)
-    columns_of = rows_of if k is None else _Sums(q, len(columns) if both else 0, exact)
+    products = Products(*logit_operands(q, columns, temperature, exponent_unit(exact)), excluded, symmetric=k is None)
     with matrix_products(precision):
-        for tile, rows, cols, mirrored in products:
-            if exact:
-                tile.exp2_()
-            if both or mirrored:
-                columns_of.add(tile.T, cols, keep=True)
-            rows_of.add(tile, rows, keep=False)
+        return log_sums(products, exact, both)
+
+
+def exponent_unit(exact: bool) -> float:
+    """Of the similarities in a tile: ``exp2`` takes a third to two thirds of the time of ``exp`` on a CPU."""
+    return math.log(2) if exact else 1.0
+
+
+def log_sums(products: Products, exact: bool, both: bool) -> tuple[Tensor, Tensor]:
+    """Log-sum-exps of the rows, and of the columns if `both` is set, from tiles of similarities."""
+    rows_of = _Sums(products.left, products.shape[0], exact)
+    columns_of = rows_of if products.symmetric else _Sums(products.left, products.shape[1] if both else 0, exact)
+    for tile, rows, cols, mirrored in products:
+        if exact:
+            tile.exp2_()
+        if both or mirrored:
+            columns_of.add(tile.T, cols, keep=True)
+        rows_of.add(tile, rows, keep=False)
     row_lse = rows_of.log()
     # two tensors: an operator must not return the same one twice
-    return row_lse, columns_of.log() if k is not None else row_lse[:0].clone()
+    return row_lse, row_lse[:0].clone() if products.symmetric else columns_of.log()
 
 
 class _Sums:
@@ -184,7 +192,38 @@ def lse_bwd(
         column_lse, column_grad = row_lse, row_grad
     excluded = Excluded(exclude, offset, len(q) // 2, row_ids, column_ids, limit)
     exact = limit is None and unshifted(temperature, max(1, len(q), len(columns)), q.dtype, shift)
-    products = Products(q, columns, temperature, excluded, exact, symmetric=k is None)
+    products = Products(*logit_operands(q, columns, temperature, exponent_unit(exact)), excluded, symmetric=k is None)
+    dq, dk, peak = pulls(
+        products,
+        q,
+        columns,
+        row_lse,
+        row_grad,
+        column_lse,
+        column_grad,
+        exact,
+        wanted != "k",
+        k is not None and wanted != "q",
+        precision,
+    )
+    factor = (peak * scale).to(q.dtype)
+    return dq.mul_(factor), dk.mul_(factor)
+
+
+def pulls(
+    products: Products,
+    q: Tensor,
+    columns: Tensor,
+    row_lse: Tensor,
+    row_grad: Tensor,
+    column_lse: Tensor | None,
+    column_grad: Tensor | None,
+    exact: bool,
+    wants_q: bool,
+    wants_k: bool,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``W K``, ``W^T Q`` and the number that both still lack, from tiles of similarities; see :func:`lse_bwd`."""
     # factors of at most 1, so that tiny gradients do not underflow
     peak = row_grad.abs().amax() if len(q) else row_grad.new_zeros(())
     if column_grad is not None and len(column_grad):
@@ -194,11 +233,11 @@ def lse_bwd(
     others = None
     if column_lse is not None and column_grad is not None:
         others, others_shift = _factors(column_lse, column_grad / peak, q.dtype, exact)
-    dq = torch.zeros_like(q) if wanted != "k" else q.new_zeros((0, q.shape[1]))
-    dk = torch.zeros_like(columns) if k is not None and wanted != "q" else q.new_zeros((0, q.shape[1]))
+    dq = torch.zeros_like(q) if wants_q else q.new_zeros((0, q.shape[1]))
+    dk = torch.zeros_like(columns) if wants_k else q.new_zeros((0, q.shape[1]))
     second = torch.empty_like(products.buffer) if others is not None else products.buffer
     # row terms alone are a factor of a whole row: of the rows that dk sums, and of dq at the end
-    pulled = q if others is not None or wanted == "q" else q * own[:, None]
+    pulled = q if others is not None or not wants_k else q * own[:, None]
     with matrix_products(precision):
         for tile, rows, cols, mirrored in products:
             if others is None:
@@ -211,16 +250,15 @@ def lse_bwd(
                 else:
                     torch.sub(tile, own_shift[rows, None], out=other).exp_().mul_(own[rows, None])
                     tile.sub_(others_shift[cols]).exp_().mul_(others[cols]).add_(other)
-            if wanted != "k":
+            if wants_q:
                 dq[rows].addmm_(tile, columns[cols])
             if mirrored:
                 dq[cols].addmm_(tile.T, q[rows])
-            elif k is not None and wanted != "q":
+            elif wants_k:
                 dk[cols].addmm_(tile.T, pulled[rows])
-    if others is None and wanted != "k":
+    if others is None and wants_q:
         dq.mul_(own[:, None])
-    factor = (peak * scale).to(q.dtype)
-    return dq.mul_(factor), dk.mul_(factor)
+    return dq, dk, peak
 
 
 def _factors(lse: Tensor, grad: Tensor, dtype: torch.dtype, exact: bool) -> tuple[Tensor, Tensor]:

@@ -93,6 +93,10 @@ class MultipleNegativesLoss(RowLoss):
         if comparison.options.group is not None and negatives is not None:
             check_same_shape(negatives, comparison.options.group, may_be_empty=True)
         with torch.autocast(query.device.type, enabled=False):
+            if ids is None and self.margin is None and not (self.query_query or self.document_document):
+                ranked = comparison.ranking(query, *(x for x in (positive, negatives) if x is not None))
+                if ranked is not None:
+                    return ranked
             q, p = comparison.rows(query), comparison.rows(positive)
             hard = None if negatives is None else comparison.rows(negatives)
             similarity = comparison.similarity(q, p)

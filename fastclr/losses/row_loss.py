@@ -15,6 +15,8 @@ from torch import Tensor, distributed
 from fastclr.losses.inputs import exponent_shift, select_impl, tile_precision
 from fastclr.losses.lse_op import LSEOptions, lse
 from fastclr.losses.options import ComparingLoss, LossOptions, is_deterministic
+from fastclr.losses.paired_blocks import stripe_rows
+from fastclr.losses.paired_op import ClipFunction, PairedOptions, RankingFunction
 from fastclr.losses.row_dots import every, row_dots, share_gradient
 from fastclr.losses.row_inputs import check_rows
 from fastclr.losses.scalars import factor_tensor
@@ -26,6 +28,8 @@ from fastclr.parallel import check_same_shape
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+FEWEST_STRIPE_ROWS = 64  # below this a product of a stripe of rows with all columns is slow
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,39 @@ class Comparison:
         rows, columns = lse(q, k, self.scale, self.options, exclude=exclude, both=True)
         wide = vector_dtype(q.device)
         return rows.to(wide), columns.to(wide)
+
+    def pairs(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Similarities ``s_ii`` of all ranks' pairs, and log-sum-exps over all others of their rows and columns.
+
+        Args:
+            first, second: ``[n, D]`` of this rank, not yet normalised.
+        """
+        if self._at_once(first):
+            found: tuple[Tensor, Tensor, Tensor] = ClipFunction.apply(first, second, self.scale, self._paired())
+            return found
+        x, y = self.rows(first), self.rows(second)
+        return self.similarity(x, y), *self.both_lse(x, y, "self")
+
+    def ranking(self, first: Tensor, *columns: Tensor) -> Tensor | None:
+        """The reduced ``log(1 + sum_{j != i} exp(s_ij - s_ii))``, or None where :meth:`lse` has to give its parts.
+
+        Args:
+            first: ``[n, D]``, not yet normalised.
+            columns: ``[n, D]``, the positives, and any ``[h, D]`` after them.
+        """
+        count = sum(each.shape[0] for each in columns)
+        narrow = stripe_rows(count, self.dtype) < FEWEST_STRIPE_ROWS
+        if self.reduction == "none" or narrow or not self._at_once(first):
+            return None
+        total: Tensor = RankingFunction.apply(self.scale, self._paired(), first, *columns)
+        return (total / first.shape[0] if self.reduction == "mean" else total).to(self.dtype)
+
+    def _at_once(self, rows: Tensor) -> bool:
+        """Whether the operators of paired_blocks.py apply: one process, blocks, a CPU."""
+        return self.options.impl == "blockwise" and self.options.group is None and rows.device.type == "cpu"
+
+    def _paired(self) -> PairedOptions:
+        return PairedOptions(self.normalize, self.options.shift, self.options.precision)
 
     def every(self, values: Tensor) -> Tensor:
         """``[W n, ...]``: the values of all ranks, of which those of this rank keep their gradient."""

@@ -11,7 +11,7 @@ from row_cases import CASES, RowCase
 from torch import Tensor
 
 from fastclr import CLIPLoss, DebiasedNTXentLoss, InfoNCELoss, MultipleNegativesLoss, SupConLoss, nt_xent
-from fastclr.losses import tiles
+from fastclr.losses import row_loss, tiles
 
 TEMPERATURES = (0.001, 0.01, 0.07, 0.5, 10.0)
 # of these the gradient jumps, so that a rounded similarity on the edge decides about it
@@ -21,27 +21,32 @@ EDGES = ("debiased", "hard", "multiple filtered")
 def results(loss: Callable[..., Tensor], inputs: list[Tensor], tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Per-row losses, and the gradients of a weighted sum of them: of all inputs, and of the temperature."""
     leaves = [leaf.clone().requires_grad_() for leaf in (*inputs, tau)]
-    rows = loss(*leaves)
+    rows = loss(*leaves).reshape(-1)
     weight = torch.linspace(0.5, 1.5, len(rows)).to(rows.dtype)
     *grads, dtau = torch.autograd.grad(rows, leaves, weight)
     return rows.detach(), torch.cat([g.double().flatten() for g in grads]), dtau
 
 
-def ours(case: RowCase, **options: object) -> Callable[..., Tensor]:
-    return lambda *leaves: case.ours(*leaves[:-1], tau=leaves[-1], reduction="none", **options)
+def ours(case: RowCase, reduction: str = "none", **options: object) -> Callable[..., Tensor]:
+    return lambda *leaves: case.ours(*leaves[:-1], tau=leaves[-1], reduction=reduction, **options)
 
 
-def plain(case: RowCase, normalize: bool = True) -> Callable[..., Tensor]:
-    return lambda *leaves: case.plain(*leaves, normalize)
+def plain(case: RowCase, normalize: bool = True, reduction: str = "none") -> Callable[..., Tensor]:
+    reduce = {"none": lambda rows: rows, "mean": Tensor.mean, "sum": Tensor.sum}[reduction]
+    return lambda *leaves: reduce(case.plain(*leaves, normalize))
 
 
 def doubled(inputs: list[Tensor]) -> list[Tensor]:
     return [x.double() for x in inputs]
 
 
-@pytest.mark.parametrize("name", CASES)
+# the mean and the sum of these come from another operator on a CPU
+AT_ONCE = [(name, reduction) for name in ("info_nce", "multiple") for reduction in ("mean", "sum")]
+
+
+@pytest.mark.parametrize(("name", "reduction"), [*((name, "none") for name in CASES), *AT_ONCE])
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_less_accurate_than_plain(kind: str, name: str) -> None:
+def test_no_less_accurate_than_plain(kind: str, name: str, reduction: str) -> None:
     case = CASES[name]
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         inputs = case.make_inputs(kind, 33, 17, dtype)
@@ -49,9 +54,9 @@ def test_no_less_accurate_than_plain(kind: str, name: str) -> None:
             if name in EDGES and (value < 0.07 or dtype != torch.float64):
                 continue
             tau = torch.tensor(value)
-            truth = results(plain(case), doubled(inputs), tau.double())
-            mine = results(ours(case), inputs, tau.double())
-            dense = results(plain(case), inputs, tau.to(dtype))
+            truth = results(plain(case, reduction=reduction), doubled(inputs), tau.double())
+            mine = results(ours(case, reduction), inputs, tau.double())
+            dense = results(plain(case, reduction=reduction), inputs, tau.to(dtype))
             eps = torch.finfo(tiles.compute_dtype(dtype)).eps
             known = max(1e-12, 8 * eps / value) if dtype == torch.float64 else max(1e-6, 4 * eps / value)
             # gradients are returned in the dtype of the inputs
@@ -77,19 +82,20 @@ def test_no_less_accurate_than_plain(kind: str, name: str) -> None:
             assert abs(float(mine[2]) - float(truth[2])) <= error + slack, (dtype, value)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "reduction"), [*((name, "none") for name in CASES), *AT_ONCE])
 @pytest.mark.parametrize(("rows", "dim"), [(1, 1), (2, 1), (3, 2), (37, 5), (129, 3)])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_odd_sizes_in_many_tiles(
-    name: str, rows: int, dim: int, normalize: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, reduction: str, rows: int, dim: int, normalize: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiles, "CPU_TILE_BYTES", 16 * 16 * 8)
+    monkeypatch.setattr(row_loss, "FEWEST_STRIPE_ROWS", 0)
     case = CASES[name]
     inputs = case.make_inputs("random", max(rows, case.smallest), dim, torch.float64, seed=1)
     for value in (0.002, 0.3, 2.0) if name not in EDGES else (0.3, 2.0):
         tau = torch.tensor(value, dtype=torch.float64)
-        truth = results(plain(case, normalize), inputs, tau)
-        mine = results(ours(case, normalize=normalize), inputs, tau)
+        truth = results(plain(case, normalize, reduction), inputs, tau)
+        mine = results(ours(case, reduction, normalize=normalize), inputs, tau)
         longest = 1.0 if normalize else max(float(x.norm(dim=-1).max()) for x in inputs)
         known = 40 * torch.finfo(torch.float64).eps * (1 + longest**2 / value)
         scales = (1.0, longest / value, 2 * len(inputs[0]) * longest**2 / value**2)

@@ -5,7 +5,7 @@ operator ``ntxent_fwd`` (contrast_op.py), then the function of that name in ``fa
 contrast_blocks.py (plain PyTorch). contrast_reference.py is the specification that both are tested against.
 
 The other losses that compare rows are a few lines each on row_loss.py and the operator ``lse`` (lse_op.py), which has
-its own functions in ``fastclr.kernels``, lse_blocks.py and lse_reference.py. On a CPU, CLIP and the rankings of a single
+its own functions in ``fastclr.kernels``, lse_blocks.py and lse_reference.py. On a CPU, CLIP and the rankings of one
 process go through paired_op.py instead, with fewer copies and, where a row's loss needs no other row, one pass.
 
 The Gram losses :class:`BarlowTwinsLoss` and :class:`VICRegLoss` (gram.py) go the same way through gram_op.py to

@@ -22,8 +22,10 @@ from fastclr.parallel import speaks
 from fastclr.report import Missing, write_report
 from fastclr.training.build import load_data
 from fastclr.training.config import PretrainConfig
+from fastclr.training.extend import longer
 from fastclr.training.keywords import configure, near, options_of, take
 from fastclr.training.loop import pretrain_in
+from fastclr.training.phases import ExtensionKind
 from fastclr.training.presets import PRESETS
 from fastclr.training.results import read_results
 from fastclr.training.run import Run as Folder
@@ -36,6 +38,8 @@ from fastclr.transfer.export import Exported, Format, export_run
 from fastclr.transfer.finetune import FinetuneConfig, finetune
 from fastclr.transfer.training_options import TrainingOptions
 
+AUTO = "auto"
+
 
 def pretrain(
     data: str | os.PathLike[str] = "",
@@ -44,6 +48,8 @@ def pretrain(
     encoder: str | nn.Module | None = None,
     preset: str | None = None,
     out: str | os.PathLike[str] | None = None,
+    resume: Literal["auto"] | None = None,
+    extend: ExtensionKind | None = None,
     **options: Any,
 ) -> Run:
     """Pretrain an encoder, write its run to a folder with the report, and return the run.
@@ -60,6 +66,8 @@ def pretrain(
             run's. Default: the preset's, ``resnet18``.
         preset: start from the values of a preset, such as ``cifar10``; see docs/recipes.md.
         out: the folder. Default: ``runs/`` followed by the name of the preset, otherwise of the data.
+        resume: ``auto`` goes on with the run in `out`, if there is one, so that one script serves a job that restarts.
+        extend: as for `Run.resume`.
         options: every other option of ``fastclr pretrain``, with ``_`` for ``-``; see `PretrainConfig`. Those of the
             method are a dictionary, such as ``simclr={"temperature": 0.2}``, or the method's options; those of the
             augmentation, such as ``size``, stand among the others, or in ``augment``: a dictionary or `AugmentConfig`.
@@ -70,13 +78,18 @@ def pretrain(
         FileExistsError: the folder exists.
         Interrupted: a signal other than Ctrl-C came, or came under torchrun.
     """
+    if resume not in (None, AUTO):
+        raise ValueError(
+            f"resume must be 'auto' or None, got {resume!r}: fastclr.Run(folder).resume() goes on with a run"
+        )
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}{near(preset, PRESETS)}")
     base = PretrainConfig() if preset is None else PRESETS[preset]
     named = {"method": method, "encoder": encoder, "data": data or None}
     given = {name: value for name, value in named.items() if value is not None}
     config = configure(base, {**given, **options})
-    return start_or_return(config, default_folder(config, preset) if out is None else Path(out), resume=False)
+    folder = default_folder(config, preset) if out is None else Path(out)
+    return start_or_return(config, folder, resume, extend)
 
 
 def default_folder(config: PretrainConfig, preset: str | None) -> Path:
@@ -84,12 +97,23 @@ def default_folder(config: PretrainConfig, preset: str | None) -> Path:
     return Path("runs") / (preset or Path(config.data).name.partition(".")[0])
 
 
-def start(config: PretrainConfig, folder: Path, *, resume: bool) -> Run:
-    """Pretrain in `folder`, or go on there, and write the report; errors are those of `pretrain_in`."""
-    if resume:
+def start(config: PretrainConfig, folder: Path, *, resume: str | None = None, extend: str | None = None) -> Run:
+    """Pretrain in `folder`, or go on there, and write the report; errors are those of `pretrain_in` and `longer`.
+
+    Args:
+        config: the run.
+        folder: new, or that of a run to go on with.
+        resume: None starts a run; ``auto`` goes on if there is one; anything else goes on.
+        extend: the rates from the last checkpoint on, where the run had other epochs.
+    """
+    goes_on = (folder / "config.json").is_file() if resume == AUTO else resume is not None
+    if goes_on:
+        config = longer(folder, config, extend)
         use_stored_threads(folder)
+    elif extend is not None and resume is None:
+        raise ValueError(f"extend is for a run that goes on, got {extend!r} for a new one: resume it, or drop extend")
     try:
-        run, images, features = pretrain_in(folder, config, resume=resume)
+        run, images, features = pretrain_in(folder, config, resume=goes_on)
     except Interrupted as interrupt:
         interrupt.args = (f"{interrupt}; continue with: fastclr pretrain --resume {folder}",)
         raise
@@ -98,17 +122,17 @@ def start(config: PretrainConfig, folder: Path, *, resume: bool) -> Run:
     return Run._of(run, images)
 
 
-def start_or_return(config: PretrainConfig, folder: Path, *, resume: bool) -> Run:
+def start_or_return(config: PretrainConfig, folder: Path, resume: str | None, extend: str | None) -> Run:
     """Do what `start` does, but let Ctrl-C end it with the run as far as it came, if there is a checkpoint."""
     try:
-        return start(config, folder, resume=resume)
+        return start(config, folder, resume=resume, extend=extend)
     except KeyboardInterrupt as interrupt:
         number = getattr(interrupt, "number", signal.SIGINT)
         run = Folder(folder, config)
         if number != signal.SIGINT or "WORLD_SIZE" in os.environ or run.latest_checkpoint() is None:
             raise
         run.say(str(interrupt) or f"interrupted; continue with: fastclr pretrain --resume {folder}")
-        return Run._of(Folder.open(folder, config))
+        return Run._of(Folder(folder, dataclasses.replace(Folder.open(folder).config, given=config.given)))
 
 
 class Run:
@@ -294,15 +318,18 @@ class Run:
             run.say(f"without pictures and features: {images.reason}")
         return path
 
-    def resume(self, **options: Any) -> Run:
+    def resume(self, *, extend: ExtensionKind | None = None, **options: Any) -> Run:
         """Go on from the last checkpoint to the last epoch, and return the run.
 
         Args:
+            extend: the rates from the last checkpoint on, where ``epochs``, the number of all, is not the run's:
+                ``cosine-restart`` is a new cosine from the peak to zero, ``constant`` the peak. Default:
+                ``cosine-restart`` for a run that has done its epochs, before that an error.
             options: as for `pretrain`; only those may differ that do not change what was done already.
         """
         config = configure(self.config, options)
         self.__dict__.pop("encoder", None)
-        return start_or_return(config, self.folder, resume=True)
+        return start_or_return(config, self.folder, str(self.folder), extend)
 
 
 @contextlib.contextmanager

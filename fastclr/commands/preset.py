@@ -56,6 +56,7 @@ def parse(options: type[Options], base: PretrainConfig, arguments: list[str], pr
     # no checks while parsing: the configuration is validated as a whole afterwards
     unchecked: dict[str, Any] = {"__post_init__": lambda self: None}
     asked: list[Any] = [("options", Annotated[own, tyro.conf.arg(name=method)], field(default_factory=own))]
+    asked.append(("extensions", Annotated[Any, tyro.conf.Suppress], field(default=())))  # --extend writes them
     asked.append(("fresh", Annotated[bool, tyro.conf.Suppress], field(default=False)))
     asked.append(("given", Annotated[Any, tyro.conf.Suppress], field(default=None)))  # modules are given in Python
     bases: tuple[type[Any], ...] = (PretrainConfig,)

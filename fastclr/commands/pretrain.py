@@ -8,13 +8,14 @@ from typing import Annotated
 
 import tyro
 
-from fastclr.api import default_folder, start
+from fastclr.api import AUTO, default_folder, start
 from fastclr.commands.preset import PRESET_HELP, base_config, early_option, parse
 from fastclr.methods import METHODS
 from fastclr.parallel import speaks
 from fastclr.sources.printable import show
 from fastclr.training.config import PretrainConfig
 from fastclr.training.health import find_collapse
+from fastclr.training.phases import ExtensionKind
 from fastclr.training.run import Run
 
 
@@ -26,23 +27,28 @@ class PretrainOptions:
     preset: Annotated[str | None, tyro.conf.arg(help=PRESET_HELP)] = None
     out: Path | None = None
     """Folder of the run. Default: runs/ followed by the name of the preset, otherwise of the data."""
-    resume: Path | None = None
-    """Continue the run in this folder from its last checkpoint."""
+    resume: str | None = None
+    """Continue the run in this folder from its last checkpoint; `auto`: that in --out, or start it."""
+    extend: ExtensionKind | None = None
+    """Rates from the last checkpoint on, where --epochs is not the run's: a new cosine from the peak, or the peak.
+    Default: cosine-restart after the run's last epoch, before it an error."""
 
 
 def main(arguments: list[str]) -> None:
     """Parse the options, run, and print where the results are."""
     preset, resume = early_option(arguments, "--preset"), early_option(arguments, "--resume")
     base = base_config(arguments)
-    if preset is not None and resume is not None:
+    if preset is not None and resume not in (None, AUTO):
         raise ValueError("--resume uses the configuration of the run: drop --preset")
-    if resume:
+    if resume not in (None, AUTO):
         base = Run.open(Path(resume)).config
     options = parse(PretrainOptions, base, arguments, "fastclr pretrain")
-    if options.resume is not None and options.out not in (None, options.resume):
-        raise ValueError(f"--resume continues in {options.resume}: drop --out {options.out}")
-    folder = options.resume or options.out or default_folder(options.config, options.preset)
-    run = start(options.config, folder, resume=options.resume is not None)
+    folder = options.out or default_folder(options.config, options.preset)
+    if options.resume not in (None, AUTO):
+        if options.out not in (None, Path(options.resume)):
+            raise ValueError(f"--resume continues in {options.resume}: drop --out {options.out}")
+        folder = Path(options.resume)
+    run = start(options.config, folder, resume=options.resume, extend=options.extend)
     if speaks():
         if warning := find_collapse(run.metrics, METHODS[run.config.method].cause):
             show(f"warning: {warning}")

@@ -93,8 +93,8 @@ class Training:
 
     @property
     def total_steps(self) -> int:
-        """Number of steps in the whole run."""
-        return self.config.epochs * len(self.loader)
+        """Number of steps in the whole run, as planned at this one."""
+        return self.config.planned_at(self.step) * len(self.loader)
 
     def loss_of(self, batch: Batch) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
         """Return the loss of the current step as a function of the embeddings."""

@@ -141,7 +141,9 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
             check_types(values, {name: dict[str, Any]}, "the configuration")
         own: dict[str, Any] = dict(values.pop(method, {}))
         own |= {name: values.pop(name) for name in SHORT_OPTIONS if name in values}
-        if "augment" in values:  # JSON has no tuples
+        if isinstance(values.get("extensions"), list):  # JSON has no tuples
+            values["extensions"] = tuple(tuple(e) if isinstance(e, list) else e for e in values["extensions"])
+        if "augment" in values:
             drawn: dict[str, Any] = {
                 name: tuple(v) if isinstance(v, list) else v for name, v in values["augment"].items()
             }

@@ -43,7 +43,7 @@ def configure(base: PretrainConfig, options: dict[str, Any]) -> PretrainConfig:
     known = {name: names_of(owner) for name, owner in owners.items()}
     flat = {family: SHORT_OPTIONS, "augment": known["augment"]}  # what needs not be nested
     single = {name: {n: options.pop(n) for n in flat[name] if n in options and n in known[name]} for name in owners}
-    fields = set(names_of(PretrainConfig)) - {"options", "augment", *TRANSIENT}
+    fields = set(names_of(PretrainConfig)) - {"options", "augment", "extensions", *TRANSIENT}
     check_names(options, [*fields, *owners, *(name for names in flat.values() for name in names)], "option")
     if method != base.method:
         base = with_method(base, method)

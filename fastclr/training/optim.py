@@ -12,6 +12,7 @@ import torch
 from fastclr.methods import Group
 from fastclr.methods.options import Check
 from fastclr.training.lars import LARS
+from fastclr.training.phases import Extension, ExtensionKind, Phases
 
 FUSED_ON = {"cpu", "cuda"}  # devices with fused optimiser kernels
 
@@ -25,6 +26,8 @@ class OptimizerOptions:
 
     epochs: int = 100
     """Passes over the data."""
+    extensions: tuple[Extension, ...] = ()
+    """How the run was made longer, see `fastclr.training.extend`; no option of the command line."""
     batch_size: int = 256
     """Images per step over all processes; each yields two views."""
     micro_batch: int | None = None
@@ -50,13 +53,31 @@ class OptimizerOptions:
     clip_grad: float | None = None
     """Clip the gradient's norm to this value."""
 
+    @property
+    def planned(self) -> list[int]:
+        """The epochs that were planned at first, and at each extension."""
+        return [*(epochs for epochs, _, _ in self.extensions), self.epochs]
+
+    def planned_at(self, step: int) -> int:
+        """Return the epochs that are planned at a step."""
+        return next((epochs for epochs, start, _ in self.extensions if step < start), self.epochs)
+
+    def goes_on(self, stored: OptimizerOptions) -> bool:
+        """Tell whether this is the same length of training as a stored one, or an extension of it."""
+        count = len(stored.extensions)
+        return self.extensions[:count] == stored.extensions and self.planned[: count + 1] == stored.planned
+
     def checks(self) -> list[Check]:
         """Return the constraints on the values."""
-        share = self.warmup_share
+        starts = [start for _, start, _ in self.extensions]
+        kinds = {kind for _, _, kind in self.extensions} <= set(get_args(ExtensionKind))
+        ordered = min(starts, default=0) >= 0 and starts == sorted(starts) and min(self.planned) >= 1
+        share, first = self.warmup_share, self.planned[0]
         alone = share is None or not self.warmup_epochs
         may_look_ahead = self.optimizer != "adamw" and self.momentum > 0
         return [
             ("epochs", self.epochs >= 1, "at least 1"),
+            ("extensions", kinds and ordered, "as fastclr wrote them"),
             ("batch_size", self.batch_size >= 2, "at least 2: the loss contrasts images"),
             ("micro_batch", self.micro_batch is None or self.micro_batch >= 1, "a positive number or None"),
             ("optimizer", self.optimizer in get_args(OptimizerKind), f"one of {get_args(OptimizerKind)}"),
@@ -66,7 +87,7 @@ class OptimizerOptions:
             ("nesterov", not self.nesterov or may_look_ahead, "False for adamw and without momentum"),
             ("lars_eta", 0 < self.lars_eta < float("inf"), "a positive number"),
             ("weight_decay", 0 <= self.weight_decay < float("inf"), "a number of at least 0"),
-            ("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, f"at least 0 and below epochs={self.epochs}"),
+            ("warmup_epochs", 0 <= self.warmup_epochs < first, f"at least 0 and below epochs={first}"),
             ("warmup_share", share is None or 0 <= share < 1, "a number in [0, 1) or None"),
             ("warmup_share", alone, f"None beside warmup_epochs={self.warmup_epochs}"),
             ("clip_grad", self.clip_grad is None or self.clip_grad > 0, "a positive number or None"),
@@ -101,15 +122,15 @@ def build_optimizer(config: OptimizerOptions, groups: Sequence[Group]) -> torch.
 def warmup_steps(config: OptimizerOptions, steps_per_epoch: int) -> int:
     """Return the number of warm-up steps, leaving at least one step after them."""
     share = config.warmup_share
-    epochs = config.warmup_epochs if share is None else share * config.epochs
-    return min(round(epochs * steps_per_epoch), config.epochs * steps_per_epoch - 1)
+    epochs = config.warmup_epochs if share is None else share * config.planned[0]
+    return min(round(epochs * steps_per_epoch), config.planned[0] * steps_per_epoch - 1)
 
 
 class Schedule:
-    """timm's per-step cosine schedule to zero, after a linear warm-up from zero, for all groups but the constant ones.
+    """The rates of all groups, see `Phases`, but of the constant ones.
 
     Args:
-        config: length of training and warm-up.
+        config: length of training, warm-up and extensions.
         optimizer: its groups, each at its peak rate.
         steps_per_epoch: steps per epoch.
         groups: what the optimiser's groups were made from.
@@ -122,18 +143,14 @@ class Schedule:
         steps_per_epoch: int,
         groups: Sequence[Group] = (),
     ) -> None:
-        from timm.scheduler import CosineLRScheduler
-
         self.optimizer = optimizer
         self.constant = {i: optimizer.param_groups[i]["lr"] for i, group in enumerate(groups) if group.constant}
-        warmup = warmup_steps(config, steps_per_epoch)
-        steps = config.epochs * steps_per_epoch - warmup
-        self.cosine: Any = CosineLRScheduler(
-            optimizer, t_initial=steps, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
-        )
+        first, *later = (epochs * steps_per_epoch for epochs in config.planned)
+        extensions = [(start, end, kind) for (_, start, kind), end in zip(config.extensions, later, strict=True)]
+        self.phases = Phases(optimizer, warmup_steps(config, steps_per_epoch), first, extensions)
 
     def step_update(self, step: int) -> None:
         """Set the rates of the step with this index."""
-        self.cosine.step_update(step)
+        self.phases.step_update(step)
         for index, rate in self.constant.items():
             self.optimizer.param_groups[index]["lr"] = rate

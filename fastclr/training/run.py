@@ -124,7 +124,8 @@ class Run:
         stored = PretrainConfig.load(path)
         if config is not None and config.loader == "auto":
             config = dataclasses.replace(config, loader=stored.loader)
-        changed = {k: v for k, v in difference(stored, config or stored).items() if k not in FREE_TO_CHANGE}
+        free = FREE_TO_CHANGE | ({"epochs", "extensions"} if config and config.goes_on(stored) else set())
+        changed = {k: v for k, v in difference(stored, config or stored).items() if k not in free}
         if changed:
             listed = ", ".join(f"{name}: {old!r} there, {new!r} now" for name, (old, new) in changed.items())
             raise ValueError(

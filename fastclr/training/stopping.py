@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# schedulers announce the end of a job by SIGTERM, or by a signal of the user's choice; Windows has two of the four
+NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -21,7 +23,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Remembers the first SIGTERM or SIGINT, so that the loop can stop between two steps.
+    """Remembers the first of `SIGNALS`, so that the loop can stop between two steps.
 
     A second Ctrl-C interrupts at once, except under torchrun, where the terminal and torchrun both deliver the first.
     """

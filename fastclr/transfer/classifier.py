@@ -224,6 +224,7 @@ def as_supervised(config: PretrainConfig, layer: int, epochs: int) -> PretrainCo
         options=SupervisedOptions(layer=layer),
         augment=crop_and_flip(config.augment),
         epochs=epochs,
+        extensions=(),
         warmup_epochs=0.0,
         warmup_share=None,
         encoder=architecture(config.encoder),  # its weights are those of the run, or random

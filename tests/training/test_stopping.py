@@ -21,7 +21,9 @@ def latest_step(folder: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 128 + signal.SIGUSR1)]
+)
 def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
     number: signal.Signals, status: int, pictures: Path, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from fastclr.sources.decode import is_image_name
 from fastclr.sources.entries import Source, arrange
 from fastclr.sources.folder import index_folder
 from fastclr.sources.shards import find_shards, index_shards, is_archive, is_pattern, is_shard_folder
+from fastclr.sources.tables import index_tables, is_table, is_table_folder
 
 # kinds of files that people have, and what to do with them
 OTHER = "which is not read: "
@@ -42,7 +43,7 @@ def check_place(source: str | Path | Sized) -> None:
     path = Path(source).expanduser()
     if source == "shapes" or path.is_dir() or (is_archive(path.name) and (path.is_file() or is_pattern(str(path)))):
         return
-    if path.is_file() and path.suffix.lower() in array_file.SUFFIXES:
+    if path.is_file() and (path.suffix.lower() in array_file.SUFFIXES or is_table(path.name)):
         return
     if kind := next((text for ends, text in UNSUPPORTED.items() if str(source).lower().endswith(ends)), None):
         raise ValueError(f"{source} is {kind}")
@@ -55,8 +56,8 @@ def check_place(source: str | Path | Sized) -> None:
         state = "is a file, but no archive of images"
     raise ValueError(
         f"{path} {state}: give a folder of images, an archive ({', '.join(tar.SUFFIXES)}), a pattern of shards as in "
-        f"train-{{000..099}}.tar or train-*.tar, arrays ({', '.join(array_file.SUFFIXES)}), or the name of a data set: "
-        "shapes, cifar10, cifar100 or stl10"
+        f"train-{{000..099}}.tar or train-*.tar, tables (.parquet, .arrow), arrays ({', '.join(array_file.SUFFIXES)}), "
+        "or the name of a data set: shapes, cifar10, cifar100 or stl10"
     )
 
 
@@ -82,6 +83,8 @@ def open_source(source: str | Path | Sized, options: DecodeOptions | None = None
         return FileSource(name, index_shards(find_shards(str(path)), str(path)))
     if path.suffix.lower() in array_file.SUFFIXES and path.is_file():
         return PixelSource(name, array_file.read_arrays(path, options))
+    if path.is_file() and is_table(path.name):
+        return FileSource(name, index_tables({path.name: path}, str(path)))
     files = index_folder(path) if path.is_dir() else tar.index_tar(path)
     if variant := find_variant(files.names):
         return PixelSource(name, read_cifar(files, *variant))
@@ -90,6 +93,9 @@ def open_source(source: str | Path | Sized, options: DecodeOptions | None = None
     if path.is_dir() and is_shard_folder(files):
         shards = {file: path / file for file in files.names if is_archive(file)}
         return FileSource(name, index_shards(shards, str(path)))
+    if path.is_dir() and is_table_folder(files):
+        tables = {file: path / file for file in files.names if is_table(file)}
+        return FileSource(name, index_tables(tables, str(path)))
     if path.is_file() and any(file.lower().endswith(".cls") for file in files.names):
         return FileSource(name, index_shards({path.name: path}, str(path)))
     images = [file for file in files.names if is_image_name(file)]

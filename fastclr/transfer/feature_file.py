@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from fastclr.files import check_types, write_atomically
+from fastclr.sources.tables import arrow
 
 SUFFIXES = (".npz", ".parquet")
 BLOCK = 65536  # rows that are held at once while writing and searching
@@ -71,17 +72,6 @@ def check_suffix(path: Path) -> None:
         raise ValueError(f"a file of features ends in {' or '.join(SUFFIXES)}, got {path}")
     if path.suffix == ".parquet":
         arrow()
-
-
-def arrow() -> Any:
-    """Return the module ``pyarrow`` with ``pyarrow.parquet``."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        message = "parquet needs pyarrow: pip install 'fastclr[export]'"
-        raise ModuleNotFoundError(message, name="pyarrow") from error
-    return pyarrow
 
 
 def write_features(path: Path, table: FeatureFile) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tarfile
 from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
+from stream_cases import encode
 from tiny_run import TINY
 from torch.utils.data import Dataset, IterableDataset
 
@@ -82,8 +86,46 @@ def columns(_: Path, to: Path) -> Path:
     return to / "y.npz"
 
 
+def png(array: np.ndarray) -> bytes:
+    return encode(Image.fromarray(array), "PNG")
+
+
+def parquet(_: Path, to: Path) -> Path:
+    """A folder of parquet as the Hub has it: two files, structures of bytes and path, the names of the classes."""
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    stored = {"huggingface": json.dumps({"info": {"features": features}})}
+    for part in range(2):
+        rows = range(part * COUNT, (part + 1) * COUNT)
+        images = [{"bytes": png(pixels()[row]), "path": f"{row}.png"} for row in rows]
+        table = pa.table({"label": [labels()[row] for row in rows], "image": images}).replace_schema_metadata(stored)
+        pa.parquet.write_table(table, to / f"train-0000{part}-of-00002.parquet")
+    return to
+
+
+def arrow_stream(_: Path, to: Path) -> Path:
+    """What `Dataset.save_to_disk` writes: record batches one after the other."""
+    table = pa.table({"image": [{"bytes": png(array), "path": None} for array in pixels()], "label": labels()})
+    with pa.ipc.new_stream(to / "data-00000-of-00001.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=50)
+    (to / "state.json").write_text("{}")
+    return to
+
+
+def arrow_file(_: Path, to: Path) -> Path:
+    """One file with random access, bytes as they are, and names of classes."""
+    table = pa.table(
+        {"png": [png(array) for array in pixels()], "class": [("cat", "dog")[label] for label in labels()]}
+    )
+    with pa.ipc.new_file(to / "x.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=50)
+    return to / "x.arrow"
+
+
 SOURCES: dict[str, Callable[[Path, Path], Any]] = {
     "tar": packed,
+    "parquet": parquet,
+    "arrow stream": arrow_stream,
+    "arrow file": arrow_file,
     "npz": npz,
     "npz in columns": columns,
     "arrays": lambda *_: (pixels(), np.array(labels())),
@@ -123,9 +165,8 @@ def test_the_same_images_train_to_the_same_weights(
         assert torch.equal(ours.ids, theirs.ids) and torch.equal(ours.labels, theirs.labels)
         assert isinstance(ours.images, torch.Tensor) and isinstance(theirs.images, torch.Tensor)
         assert torch.equal(ours.images, theirs.images)
-    assert splits.held_out and splits.train.classes == (
-        ("cat", "dog") if "dataset" in kind or kind == "tar" else ("0", "1")
-    )
+    named = "dataset" in kind or kind in ("tar", "parquet", "arrow file")
+    assert splits.held_out and splits.train.classes == (("cat", "dog") if named else ("0", "1"))
     weights = trained(splits)
     assert weights.keys() == expected.keys() and all(torch.equal(weights[key], expected[key]) for key in expected)
 
@@ -278,3 +319,32 @@ def test_what_is_not_supported_is_named(name: str, message: str, tmp_path: Path)
         source.write_bytes(b"x")
     with pytest.raises(ValueError, match=message):
         load_splits(source)
+
+
+def test_splits_of_tables(tmp_path: Path) -> None:
+    """By the first word of a file's name or by its folder; other files are left out, and rows without bytes named."""
+    rows = {"image": [{"bytes": png(array), "path": None} for array in pixels(4)], "label": [0, 1, 1, 0]}
+    for name in ("data/train-0.parquet", "data/validation-0.parquet", "data/extra-0.parquet", "b/test/0.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        pa.parquet.write_table(pa.table(rows), tmp_path / name)
+    splits = load_splits(tmp_path)
+    assert splits.test is not None and not splits.held_out
+    assert splits.train.names == tuple(f"data/train-0.parquet/{row}" for row in range(4))
+    assert splits.test.names == tuple(f"b/test/0.parquet/{row}" for row in range(4))
+    rows["image"][2] = {"bytes": None, "path": "elsewhere.png"}
+    rows["image"][3] = {"bytes": b"no image", "path": None}
+    pa.parquet.write_table(pa.table(rows), tmp_path / "x.parquet")
+    train = load_splits(tmp_path / "x.parquet", holdout=0).train
+    assert train.ids.tolist() == [0, 1] and dict(train.skipped) == {
+        "x.parquet/2": "OSError: the table has no bytes of it",
+        "x.parquet/3": "no image of a known format",
+    }
+    with pytest.raises(ValueError, match="holds tables: images can be streamed from a folder or an"):
+        load_splits(tmp_path / "x.parquet", loader="torch")
+    pa.parquet.write_table(pa.table({"a": [1]}), tmp_path / "y.parquet")
+    with pytest.raises(ValueError, match=r"y\.parquet must have a column of encoded images, got a"):
+        load_splits(tmp_path / "y.parquet")
+    for name in ("z.parquet", "z.arrow"):
+        (tmp_path / name).write_bytes(b"PAR1 damaged")
+        with pytest.raises(ValueError, match=r"z\.(parquet|arrow) cannot be read: "):
+            load_splits(tmp_path / name)

@@ -1,0 +1,242 @@
+"""Read parquet and Arrow files with a column of encoded images, as Hugging Face's datasets are stored."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastclr.sources.byte_ranges import Encoded, Storage
+from fastclr.sources.decode import image_size, is_image_name
+from fastclr.sources.entries import TEST_SPLITS, Entry, Source, split_folders
+from fastclr.sources.folder import Files
+from fastclr.sources.tar import member_image
+
+SUFFIXES = (".parquet", ".arrow")
+IMAGES = ("image", "img", "jpg", "png")  # names of columns
+LABELS = ("label", "labels", "fine_label", "target", "class")
+ROWS = 64  # that are read at a time
+SAMPLES = 16  # rows between those whose size is looked at, among the first of each file
+
+
+def is_table(name: str) -> bool:
+    """Return whether ``name`` has the suffix of a table."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def is_table_folder(files: Files) -> bool:
+    """Return whether a folder holds tables and no images."""
+    return any(is_table(name) for name in files.names) and not any(is_image_name(name) for name in files.names)
+
+
+def arrow() -> Any:
+    """Return the module ``pyarrow`` with ``pyarrow.parquet``.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        message = "parquet needs pyarrow: pip install 'fastclr[export]'"
+        raise ModuleNotFoundError(message, name="pyarrow") from error
+    return pyarrow
+
+
+def index_tables(tables: dict[str, Path], source: str) -> Source:
+    """List the rows of parquet and Arrow files.
+
+    Images are in a column of encoded files, bytes or ``{bytes, path}``; labels in a column of numbers or names, with
+    the names that Hugging Face's metadata gives to numbers. Rows are numbered across the files of a split, sorted by
+    name. The split of a file is the first word of its name, as in ``train-00000-of-00002.parquet``, or its folder.
+
+    Args:
+        tables: paths by name, with ``/`` between folders.
+        source: the folder or file that they come from, for messages.
+
+    Raises:
+        ValueError: a file is damaged, or has no column of images.
+        ModuleNotFoundError: pyarrow is not installed.
+    """
+    words = {name: first_word(name) for name in sorted(tables)}
+    folders = split_folders(set(words.values()))
+    groups = {
+        split: [name for name in words if words[name] == folders[split]]
+        for split in ("train", *TEST_SPLITS)
+        if split in folders
+    }
+    sizes: list[tuple[int, int]] = []
+    paths: dict[str, list[str]] = {}  # of the rows of each file
+    entries: dict[str, list[Entry]] = {}
+    classes: tuple[str, ...] = ()
+    for split, names in (groups or {"train": list(words)}).items():
+        rows: list[Entry] = []
+        for name in names:
+            with opened(tables[name]) as table:
+                kinds, known = table.kinds()
+                classes = classes if len(classes) >= len(known) else known
+                width = len(str(max(len(kinds) - 1, 0)))
+                paths[name] = [f"{name}/{row:0{width}d}" for row in range(len(kinds))]
+                rows += [
+                    Entry(path, path, len(rows) + row, kind)
+                    for row, (path, kind) in enumerate(zip(paths[name], kinds, strict=True))
+                ]
+                sizes += table.sizes()
+        entries[split] = rows
+    if not classes:
+        numbers = {entry.kind for rows in entries.values() for entry in rows if entry.kind is not None}
+        if numbers and all(kind.isdecimal() for kind in numbers):
+            classes = tuple(str(number) for number in range(max(map(int, numbers)) + 1))
+
+    def stream(wanted: Collection[str]) -> Iterator[tuple[str, Encoded]]:
+        remaining = set(wanted)
+        for name in paths:
+            with opened(tables[name]) as table:
+                for path, image in zip(paths[name], table.images(), strict=True):
+                    if path in remaining:
+                        yield path, image
+
+    def storage(wanted: Sequence[str]) -> Storage:
+        raise ValueError(
+            f"{source} holds tables: images can be streamed from a folder or an uncompressed archive only; keep all "
+            "images in memory (loader resident), or write them to a .tar"
+        )
+
+    # rows have names without a suffix, which would count as files of unknown kinds
+    files = Files(source, (), (), tuple(sizes), stream, storage)
+    return Source(files, {split: rows for split, rows in entries.items() if rows}, classes or None)
+
+
+def first_word(name: str) -> str:
+    """Return the word that may name the split of a file: that of its name, else its folder."""
+    *folders, base = name.split("/")
+    word = re.split(r"[-_.]", base)[0]
+    return word if split_folders({"train", word}).keys() > {"train"} or word == "train" else (folders or [word])[-1]
+
+
+class Table:
+    """One file that is open.
+
+    Args:
+        file: pyarrow's ParquetFile, or a reader of record batches.
+        schema: its columns.
+        title: its path, for messages.
+
+    Raises:
+        ValueError: it has no column of images.
+    """
+
+    def __init__(self, file: Any, schema: Any, title: str) -> None:
+        self.file, self.schema, self.title = file, schema, title
+        stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = stored.get("info", {}).get("features", {}) if isinstance(stored, dict) else {}
+        self.features: dict[str, Any] = features if isinstance(features, dict) else {}
+        images = [name for name in schema.names if self._kind(name) == "Image"]
+        images += [name for name in IMAGES if name in schema.names and self._has_bytes(name)]
+        images += [name for name in schema.names if self._has_bytes(name)]
+        if not images:
+            raise ValueError(f"{title} must have a column of encoded images, got {', '.join(schema.names) or 'none'}")
+        self.image = images[0]
+        self.label = next((name for name in LABELS if name in schema.names), None)
+
+    def _kind(self, name: str) -> str:
+        """Return what Hugging Face's metadata says that a column is."""
+        feature = self.features.get(name)
+        return str(feature.get("_type", "")) if isinstance(feature, dict) else ""
+
+    def _has_bytes(self, name: str) -> bool:
+        """Return whether a column holds bytes, or structures with bytes."""
+        kind, pa = self.schema.field(name).type, arrow()
+        if pa.types.is_struct(kind):
+            kind = next((kind.field(i).type for i in range(kind.num_fields) if kind.field(i).name == "bytes"), kind)
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+    def batches(self, column: str) -> Iterator[list[Any]]:
+        """Yield the values of a column, a few rows at a time."""
+        if hasattr(self.file, "iter_batches"):
+            for batch in self.file.iter_batches(ROWS, columns=[column]):
+                yield batch.column(0).to_pylist()
+            return
+        place = self.schema.get_field_index(column)
+        for batch in self.file():
+            values = batch.column(place)
+            for start in range(0, len(values), ROWS):
+                yield values.slice(start, ROWS).to_pylist()
+
+    def images(self) -> Iterator[Encoded]:
+        """Yield the image of each row, to be read before the next one is asked for."""
+        for values in self.batches(self.image):
+            for value in values:
+                data = value.get("bytes") if isinstance(value, dict) else value
+                yield Encoded(no_bytes) if data is None else member_image(io.BytesIO(data), len(data))
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Return height and width of some of the first images."""
+        found = []
+        for values in self.batches(self.image):
+            for value in values[::SAMPLES]:
+                data = value.get("bytes") if isinstance(value, dict) else value
+                found.append(image_size(io.BytesIO(data)) if data else None)
+            break
+        return [size for size in found if size is not None]
+
+    def kinds(self) -> tuple[list[str | None], tuple[str, ...]]:
+        """Return the class of each row, and the names of the classes if the file has them in an order of their own."""
+        if self.label is None:
+            return [None for values in self.batches(self.image) for _ in values], ()
+        feature = self.features.get(self.label)
+        names = tuple(map(str, feature.get("names") or ())) if isinstance(feature, dict) else ()
+        kinds: list[str | None] = []
+        for values in self.batches(self.label):
+            for value in values:
+                if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+                    if names and value >= len(names):
+                        raise ValueError(f"{self.title}: row {len(kinds)} has label {value}, of {len(names)} classes")
+                    kinds.append(names[value] if names else str(value))
+                else:
+                    kinds.append(value if isinstance(value, str) and value else None)
+        return kinds, names if len(set(names)) == len(names) else ()
+
+
+def no_bytes(admit: Any) -> bytes:
+    """Raise an error for a row whose image lies elsewhere."""
+    raise OSError("the table has no bytes of it")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Table]:
+    """Open a parquet or Arrow file; whatever is wrong with it becomes a ValueError that names it."""
+    pa = arrow()
+    try:
+        if path.suffix.lower() == ".parquet":
+            with pa.parquet.ParquetFile(path) as file:
+                yield Table(file, file.schema_arrow, str(path))
+        else:
+            with pa.memory_map(str(path)) as mapped:
+
+                def reader() -> Any:
+                    mapped.seek(0)
+                    try:
+                        return pa.ipc.open_stream(mapped)
+                    except pa.ArrowInvalid:
+                        mapped.seek(0)
+                        whole = pa.ipc.open_file(mapped)
+                        return (whole.get_batch(row) for row in range(whole.num_record_batches))
+
+                yield Table(reader, schema_of(pa, mapped), str(path))
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def schema_of(pa: Any, mapped: Any) -> Any:
+    """Return the columns of an Arrow file, of the streaming or the random access kind."""
+    try:
+        return pa.ipc.open_stream(mapped).schema
+    except pa.ArrowInvalid:
+        mapped.seek(0)
+        return pa.ipc.open_file(mapped).schema

@@ -62,7 +62,7 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
 def summary_table(materials: Sequence[Material], names: Sequence[str]) -> Table:
     """Return a row for each run: its method, what it reached, and what that took."""
     caption = (
-        "kNN and linear: as `fastclr knn` and `fastclr probe` stored them, kNN otherwise as last seen in training. "
+        "kNN and linear: as fastclr knn and fastclr probe stored them, kNN otherwise as last seen in training. "
         "Images: drawn in training. Seconds: of training, on the machine of each run."
     )
     rows = [(name, *summary(material)) for material, name in zip(materials, names, strict=True)]

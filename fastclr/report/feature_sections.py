@@ -164,7 +164,7 @@ def confusion_section(material: Material) -> Block:
     counts = confusion_counts(probe.classifier.logits(features.test), features.test_labels, len(classes))
     caption = (
         f"Rows: true class; columns: predicted class; {sample.what}. The lbfgs probe with l2 {PROBE_L2:g} on the "
-        f"features of {len(labels)} training images, {percent(probe.scores.top1)} right; `fastclr probe` takes all "
+        f"features of {len(labels)} training images, {percent(probe.scores.top1)} right; fastclr probe takes all "
         "images and selects l2."
     )
     return confusion_table(counts, list(classes), caption)

@@ -72,6 +72,9 @@ bench-losses: tree $(PEERS)  ## the losses beside NT-Xent on an idle CPU, at mos
 publish: $(READY)  ## take results over: make publish FROM="build/bench/*.json"; rewrites README and plots
 	$(BIN)/python benchmarks/publish/report.py --publish $(FROM)
 
+bench-model: $(READY)  ## cycles and times of the kernels on an H200, modelled from what is compiled: no GPU, minutes
+	$(BIN)/python -W ignore -m fastclr.bench.gpu_model --json $(or $(OUT),benchmarks/results/modelled)/h200.json
+
 bench-compare: $(READY)  ## this tree against another revision, in turns: make bench-compare BASE=v0.1.0
 	$(BIN)/python benchmarks/publish/compare.py $(BASE)
 

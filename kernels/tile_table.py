@@ -132,25 +132,25 @@ def rows_tile(width: int) -> Tile:
 
 @functools.lru_cache(maxsize=1024)
 def split_columns(
-    device: torch.device, tile: Tile, programs: int, num_cols: int, splits: int | None
+    device: torch.device, tile: Tile, programs: int, num_cols: int, splits: int | None, *, sms: int | None = None
 ) -> tuple[int, int]:
     """Number of column splits that keeps every multiprocessor busy with ``programs`` row tiles, and tiles per split.
 
     The cost of s splits is the number of waves of programs, each 1/s as long, plus the merging of s partial results.
     A split has at least four tiles, and the number of programs is bounded, which bounds the memory for their results.
-    ``splits`` overrides the choice.
+    ``splits`` overrides the choice, ``sms`` the number of multiprocessors.
     """
     column_tiles = -(-num_cols // tile.block_n)
     if splits is None:
-        slots = device_traits(device)[1] * tile.programs_per_sm
+        slots = (sms or device_traits(device)[1]) * tile.programs_per_sm
         most = max(1, min(column_tiles // 4, 8 * slots // programs))
         splits = min(range(1, most + 1), key=lambda s: -(-programs * s // slots) / s * (1.0 + 0.02 * (s - 1)))
     tiles_per_split = -(-column_tiles // splits)
     return -(-column_tiles // tiles_per_split), tiles_per_split
 
 
-def triangular_chunk(device: torch.device, tile: Tile, num_rows: int) -> int:
+def triangular_chunk(device: torch.device, tile: Tile, num_rows: int, *, sms: int | None = None) -> int:
     """Row tiles per program of the triangular forward: at least four, and about sixteen programs per resident slot."""
-    slots = device_traits(device)[1] * tile.programs_per_sm
+    slots = (sms or device_traits(device)[1]) * tile.programs_per_sm
     tiles = num_rows * num_rows // (2 * tile.block_m * tile.block_n)
     return max(4, tiles // (16 * slots))

@@ -11,8 +11,9 @@ triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
     pytest.skip("TRITON_INTERPRET=1: nothing is compiled in this process", allow_module_level=True)
 
-from triton_resources import TYPES, WIDTHS, Resources, Tile, build, check_fits, inspect_binary  # noqa: E402
+from triton_resources import TYPES, WIDTHS, Resources, Tile, check_fits, inspect_binary  # noqa: E402
 
+from fastclr.bench.sass import compile_kernel  # noqa: E402
 from fastclr.kernels import tile_table  # noqa: E402
 from fastclr.kernels.lse_backward import lse_bwd_kernel  # noqa: E402
 from fastclr.kernels.lse_forward import lse_fwd_kernel  # noqa: E402
@@ -76,7 +77,7 @@ def compiled(arch: int, dtype: str, precision: str, width: int, variant: Variant
         constants |= {"BLOCK_OUT": tile.block_d if width <= tile.block_d else tile.block_out}
         constants |= dict(zip(("HAS_ROW", "HAS_COLUMN"), variant.terms, strict=True))
     constants |= {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_D": tile.block_d}
-    return inspect_binary(build(kernel, constants, TYPES[dtype], arch, tile)), tile
+    return inspect_binary(compile_kernel(kernel, constants, TYPES[dtype], arch, tile)), tile
 
 
 @pytest.mark.parametrize("case", CASES, ids=name)

@@ -11,8 +11,9 @@ triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
     pytest.skip("TRITON_INTERPRET=1: nothing is compiled in this process", allow_module_level=True)
 
-from triton_resources import TYPES, WIDTHS, build, check_fits, inspect_binary  # noqa: E402
+from triton_resources import TYPES, WIDTHS, check_fits, inspect_binary  # noqa: E402
 
+from fastclr.bench.sass import compile_kernel  # noqa: E402
 from fastclr.kernels import tile_table  # noqa: E402
 from fastclr.kernels.pair_masks import EXCLUDE  # noqa: E402
 from fastclr.kernels.softplus_forward import LEFT_OUT, pair_tile, softplus_kernel  # noqa: E402
@@ -81,7 +82,7 @@ def test_no_spills(case: tuple[Any, ...]) -> None:
         "HAS_LOSS": variant.loss,
         "HAS_GRADIENT": variant.gradient,
     }
-    used = inspect_binary(build(softplus_kernel, constants, TYPES[dtype], arch, tile))
+    used = inspect_binary(compile_kernel(softplus_kernel, constants, TYPES[dtype], arch, tile))
     check_fits(used, tile, arch, dtype, precision)
     # one exponential an element, of the tiles with masks and of those without
     assert (used.exponentials > 0) != variant.hinge

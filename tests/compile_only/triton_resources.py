@@ -6,20 +6,17 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
+from fastclr.bench.sass import compile_kernel, run_tool
 from fastclr.kernels import tile_table
 from fastclr.kernels.ntxent_backward import ntxent_bwd_kernel, ntxent_factor_kernel
 from fastclr.kernels.ntxent_forward import ntxent_fwd_kernel
@@ -30,7 +27,6 @@ from fastclr.kernels.ntxent_stats import ntxent_stats_kernel
 from fastclr.kernels.ntxent_triangular import ntxent_triangular_kernel
 from fastclr.kernels.tile_table import ANY, Tile
 
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 # widths that represent a row of the table: the widest it serves, and for ANY some that take several chunks
 WIDTHS = {
@@ -118,7 +114,7 @@ def compile_case(case: Case, tile: Tile | None = None) -> Resources:
             },
         ),
     }[case.kernel]
-    return inspect_binary(build(kernel, {**common, **constants}, TYPES[case.dtype], case.arch, tile))
+    return inspect_binary(compile_kernel(kernel, {**common, **constants}, TYPES[case.dtype], case.arch, tile))
 
 
 def compile_row_kernel(kernel: str, arch: int, dtype: str, width: int) -> Resources:
@@ -132,26 +128,7 @@ def compile_row_kernel(kernel: str, arch: int, dtype: str, width: int) -> Resour
         "loss": (ntxent_loss_kernel, {"IS_ONLINE": True, "GUARDED": True, "BLOCK_M": 128}),
         "factor": (ntxent_factor_kernel, {"HAS_WEIGHT": True, "BLOCK_N": 1024}),
     }[kernel]
-    return inspect_binary(build(function, constants, TYPES[dtype], arch, tile))
-
-
-def build(kernel: Any, constants: dict[str, Any], row_type: str, arch: int, tile: Tile) -> Any:
-    """Compile ``kernel``; pointers are aligned to 16 bytes, as torch aligns them, and so are rows."""
-    rows = {"z", "z0", "z1", "dz0", "dz1", "columns", "q", "k"}
-    signature, attrs = {}, {}
-    for index, name in enumerate(kernel.arg_names):
-        if name in constants:
-            signature[name] = "constexpr"
-        elif name.startswith("stride"):
-            signature[name], attrs[index,] = "i32", [["tt.divisibility", 16]]
-        elif name in {"n", "num_cols", "count", "offset", "ranks", "splits"} or name.startswith("tiles_per"):
-            signature[name] = "i32"
-        else:
-            kind = row_type if name in rows else "i64" if name.endswith("_ids") else "fp32"
-            signature[name], attrs[index,] = "*" + kind, [["tt.divisibility", 16]]
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
-    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    return inspect_binary(compile_kernel(function, constants, TYPES[dtype], arch, tile))
 
 
 def inspect_binary(compiled: Any) -> Resources:
@@ -184,10 +161,6 @@ def check_fits(used: Resources, tile: Tile, arch: int, dtype: str, precision: st
         assert not used.matrix_ops, "ieee must not round to the tensor cores' formats"
     else:
         assert used.matrix_ops, "no tensor cores"
-
-
-def run_tool(name: str, *args: str) -> str:
-    return subprocess.run([str(TOOLS / name), *args], capture_output=True, text=True, check=True).stdout
 
 
 def compile_all(cases: list[Case], workers: int = 2) -> list[Resources]:

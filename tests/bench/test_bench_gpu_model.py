@@ -11,8 +11,8 @@ pytest.importorskip("triton")
 
 from fastclr.bench import gpu_model
 from fastclr.bench.gpu_model import MACHINES, predict, simulate
-from fastclr.bench.sass import Instruction, instructions, loops, parse  # noqa: E402from fastclr.kernels.tile_table import Tile, table_tiles  # noqa: E402
-from fastclr.kernels.tile_table import Tile, table_tiles  # noqa: E402
+from fastclr.bench.sass import Instruction, instructions, loops, parse
+from fastclr.kernels.tile_table import Tile, table_tiles
 
 MIDDLE = MACHINES["middle"]
 LISTING = """

@@ -20,9 +20,10 @@ from fastclr.environment import use_stored_threads
 from fastclr.methods.own_encoder import is_given
 from fastclr.parallel import speaks
 from fastclr.report import Missing, write_report
-from fastclr.training.build import load_data
 from fastclr.training.config import PretrainConfig
+from fastclr.training.evaluation import can_evaluate
 from fastclr.training.extend import longer
+from fastclr.training.images import ImageOptions
 from fastclr.training.keywords import configure, near, options_of, take
 from fastclr.training.loop import pretrain_in
 from fastclr.training.phases import ExtensionKind
@@ -191,6 +192,11 @@ class Run:
         """Whether the last epoch is done."""
         return is_pretrained(self._run)
 
+    @property
+    def can_evaluate(self) -> bool:
+        """Whether the images that the run was trained with have labels to learn from and to test on."""
+        return self._images is not None and can_evaluate(self._images)
+
     @cached_property
     def encoder(self) -> nn.Module:
         """The encoder with the weights of the last checkpoint, on the CPU and in evaluation mode.
@@ -205,7 +211,7 @@ class Run:
         Args:
             k: number of neighbours that vote; several are scored in one search. Default: as in the run.
             temperature: votes are weighted by exp(cosine / temperature); 0: all equally. Default: as in the run.
-            options: ``features``, ``data``, ``test_data``, ``device``.
+            options: ``features``, ``data``, ``test_data``, ``labels``, ``device``.
 
         Returns:
             the result, as it stands in ``results.json``.
@@ -220,7 +226,7 @@ class Run:
         Args:
             protocol: how it is fitted.
             options: ``seeds``, ``l2``, ``epochs``, ``batch_size``, ``lr``, ``weight_decay``, ``features``, ``data``,
-                ``test_data``, ``device``.
+                ``test_data``, ``labels``, ``device``.
 
         Returns:
             the result, as it stands in ``results.json``.
@@ -251,6 +257,8 @@ class Run:
         taught = Trained.load(find_teacher(self.folder / teacher if teacher else self.folder), self.config.given)
         name = common.name or config.name(taught.settings["share"], taught.config)
         check_free(self.folder / name, common.overwrite)
+        if common.labels is None and taught.config.labels != self.config.labels:  # given to the fine-tuning
+            common = dataclasses.replace(common, labels=taught.config.labels)
         run, images = common.open(self._run, self._images)
         with told(f"the same call goes on in {self.folder / name}"):
             return distill(run, images, taught, config, name=name, overwrite=common.overwrite)
@@ -307,12 +315,15 @@ class Run:
         path = None if out is None else Path(out)
         return export_run(self._run, format, path, check=check, licence=licence, overwrite=overwrite)
 
-    def report(self, *, data: str | None = None, test_data: str | None = None, device: str = "auto") -> Path:
-        """Write ``report.html`` into the folder and return its path; without images it says why they are missing."""
-        config = self.config
-        chosen = {"data": data or config.data, "test_data": test_data or config.test_data, "device": device}
-        run = Folder(self.folder, dataclasses.replace(config, **chosen))  # type: ignore[arg-type]
-        images = self._images if self._images and data is None and test_data is None else find_images(run)
+    def report(self, **options: Any) -> Path:
+        """Write ``report.html`` into the folder and return its path; without images it says why they are missing.
+
+        Args:
+            options: ``data``, ``test_data``, ``labels``, ``device``.
+        """
+        asked = take(ImageOptions, options)
+        run = Folder(self.folder, asked.config_for(self._run))
+        images = find_images(self._run, asked, self._images)
         path = write_report(run, images, say=run.say)
         if isinstance(images, Missing):
             run.say(f"without pictures and features: {images.reason}")
@@ -342,9 +353,9 @@ def told(how: str) -> Iterator[None]:
         raise
 
 
-def find_images(run: Folder) -> Splits | Missing:
-    """Return the images of a run, or why they could not be loaded."""
+def find_images(run: Folder, asked: ImageOptions, at_hand: Splits | None) -> Splits | Missing:
+    """Return the images to report on, or why they could not be loaded."""
     try:
-        return load_data(run.config)
+        return asked.load(run, at_hand)
     except (ValueError, OSError) as error:
         return Missing(f"The images could not be read: {error}. If they have moved, pass their location with --data.")

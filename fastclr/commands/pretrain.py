@@ -52,4 +52,6 @@ def main(arguments: list[str]) -> None:
     if speaks():
         if warning := find_collapse(run.metrics, METHODS[run.config.method].cause):
             show(f"warning: {warning}")
-        show(f"done: {run.folder} (evaluate it with: fastclr knn {run.folder}; fastclr probe {run.folder})")
+        labels = "" if run.can_evaluate else " --labels LABELS.csv"
+        evaluate = f"fastclr knn {run.folder}{labels}; fastclr probe {run.folder}{labels}"
+        show(f"done: {run.folder} (evaluate it with: {evaluate})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,9 @@ import tyro
 
 from fastclr.api import Run
 from fastclr.commands.compare import compare
+from fastclr.commands.preset import shallow
 from fastclr.sources.printable import show
+from fastclr.training.images import ImageOptions
 from fastclr.training.run import Run as Folder
 
 
@@ -22,12 +24,7 @@ class ReportOptions:
     """Folders of runs."""
     out: Path = Path("comparison.html")
     """File for the comparison of several runs."""
-    data: str | None = None
-    """Where the images of a single run are now. Default: as in the run."""
-    test_data: str | None = None
-    """Labelled test images of a single run. Default: as in the run."""
-    device: str = "auto"
-    """`auto` (CUDA if available), or a torch device."""
+    common: tyro.conf.OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
 
 
 def main(arguments: list[str]) -> None:
@@ -37,5 +34,5 @@ def main(arguments: list[str]) -> None:
         raise ValueError("expected the folder of at least one run, got none")
     if len(options.runs) > 1:
         return compare([Folder.open(folder) for folder in options.runs], options.out)
-    path = Run(options.runs[0]).report(data=options.data, test_data=options.test_data, device=options.device)
+    path = Run(options.runs[0]).report(**shallow(options.common))
     show(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")

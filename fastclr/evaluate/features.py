@@ -262,11 +262,14 @@ def labelled_splits(data: Splits) -> tuple[ImageDataset | ImageIndex, ImageDatas
     source = data.train.source
     if not data.train.classes:
         raise ValueError(
-            f"{source!r} has no labelled images to learn the classes from: pass a folder of them with --data, and a "
-            "test folder with --test-data if it has no test split"
+            f"{source!r} has no labelled images to learn the classes from: give a CSV file of labels with --labels, or "
+            "a folder of labelled images with --data, and a test folder with --test-data if it has no test split"
         )
     if data.test is None:
-        raise ValueError(f"{source!r} has no labelled test images: pass a folder of them with --test-data")
+        raise ValueError(
+            f"{source!r} has no labelled test images: give labels of some with --labels, or a folder of them with "
+            "--test-data"
+        )
     chosen = []
     for what, split in (("training", data.train), ("test", data.test)):
         known = (split.labels >= 0).nonzero().flatten()

@@ -45,6 +45,7 @@ class SupCon(OneBranch):
     """
 
     title = "SupCon"
+    uses_labels = True
     Options = SupConOptions
     # the paper's SGD 0.5 at 1024 images, times the 0.1 / 0.07 by which its code multiplies the loss; decay 1e-4
     recipe: ClassVar[dict[str, Any]] = {

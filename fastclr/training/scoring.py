@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,9 +25,9 @@ from fastclr.evaluate.logistic import check_l2
 from fastclr.evaluate.scores import CONFUSION_UP_TO
 from fastclr.methods.head_layers import feature_module
 from fastclr.parallel import check_single_process
-from fastclr.training.build import load_data
 from fastclr.training.config import PretrainConfig
 from fastclr.training.evaluation import run_features
+from fastclr.training.images import ImageOptions, is_seen
 from fastclr.training.run import Run
 
 
@@ -59,23 +58,18 @@ class Evaluation:
 
     def store(self, kind: str, result: dict[str, Any]) -> dict[str, Any]:
         """Add what was found to ``results.json``, with the layer in its name for features other than h."""
-        result = {"features": self.layer, **result, "classes": self.classes}
+        seen = is_seen(self.run, self.data, self.config)
+        result = {"features": self.layer, **result, "classes": self.classes, "test_images_seen": seen}
         self.run.add_result(kind if self.layer == "h" else f"{kind}-{self.layer}", result)
         return result
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(ImageOptions):
     """What is evaluated: which features of which images."""
 
     features: str = "h"
     """Which features: `h` (the encoder's), `z` (the projection), or `1`, `2`, `3` (a layer of the head)."""
-    data: str | None = None
-    """Where the images are now. Default: as in the run."""
-    test_data: str | None = None
-    """Labelled test images. Default: as in the run."""
-    device: str = "auto"
-    """`auto` (CUDA if available), or a torch device."""
 
     def open(self, run: Run, images: Splits | None = None) -> Evaluation:
         """Load a run's model and its images; an invalid layer is rejected before the images are read.
@@ -85,13 +79,11 @@ class EvaluateOptions:
             images: those of the run, if they are at hand.
         """
         check_single_process("an evaluation")
-        data, test_data = self.data or run.config.data, self.test_data or run.config.test_data
-        config = dataclasses.replace(run.config, data=data, test_data=test_data, device=self.device)
+        config = self.config_for(run)
         resolve_device(self.device)
         # not every method has a projection head
         encoder = run.load_encoder() if self.features == "h" else feature_module(run.load_model(), self.features)
-        same = (data, test_data) == (run.config.data, run.config.test_data)
-        return Evaluation(run, config, images if images and same else load_data(config), encoder, self.features)
+        return Evaluation(run, config, self.load(run, images), encoder, self.features)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -275,7 +275,9 @@ def check_test(data: Splits) -> ImageDataset | ImageIndex:
         ValueError: there are none.
     """
     if data.test is None or int(data.test.labels.max()) < 0:
-        raise ValueError("there are no labelled test images: give a folder of them with --test-data")
+        raise ValueError(
+            "there are no labelled test images: give a CSV file of labels with --labels, or a folder with --test-data"
+        )
     return data.test if data.test.labelled else data.test.select((data.test.labels >= 0).nonzero().flatten())
 
 

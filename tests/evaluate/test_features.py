@@ -189,7 +189,7 @@ def test_no_labels_at_all_are_refused(tiny: PretrainConfig) -> None:
     with pytest.raises(ValueError, match=r"training images of .* must have labels"):
         run_features(nn.Flatten(), partly_labelled(torch.full((16,), -1)), tiny)
     unlabelled = dataclasses.replace(make_shapes(train=8, test=8).train, labels=torch.full((8,), -1), classes=())
-    with pytest.raises(ValueError, match=r"no labelled images to learn the classes from: pass a folder .* --data"):
+    with pytest.raises(ValueError, match=r"no labelled images to learn the classes from: give a CSV file .* --data"):
         run_features(nn.Flatten(), Splits(unlabelled, None), tiny)
     with pytest.raises(ValueError, match="has no labelled test images"):
         run_features(nn.Flatten(), Splits(make_shapes(train=8, test=8).train, None), tiny)

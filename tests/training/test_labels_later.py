@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from tiny_run import TINY
 
-from fastclr.data import make_shapes
+import fastclr
+from fastclr.cli import main
+from fastclr.data import load_splits, make_shapes
 from fastclr.training.config import PretrainConfig
 from fastclr.training.loop import pretrain_in
+from fastclr.training.run import Run
+from fastclr.training.scoring import KnnOptions
 
 
 @pytest.fixture
@@ -67,3 +73,58 @@ def test_labels_that_are_learnt_from_are_kept(learns: str, photos: Path, tmp_pat
     labels.write_text(labels.read_text().replace(names[0], "zzz"))
     with pytest.raises(ValueError, match=r"was trained on other labels than those of"):
         longer(tmp_path / "run", config)
+
+
+@pytest.mark.slow
+def test_labels_come_after_an_unlabelled_run(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command takes them; the test images are those that a labelled run holds out, and are said to be seen."""
+    folder, labels = str(tmp_path / "run"), str(tmp_path / "labels.csv")
+    command = ["--width", "0.125", "--epochs", "1", "--batch-size", "32", "--amp", "off", "--device", "cpu"]
+    assert main(["pretrain", "--data", str(photos), *command, "--out", folder]) == 0
+    assert f"evaluate it with: fastclr knn {folder} --labels LABELS.csv" in capsys.readouterr().out
+    for name in ("knn", "probe", "finetune"):
+        assert main([name, folder, "--device", "cpu"]) == 2
+        assert "--labels" in capsys.readouterr().err
+    seen = "8 test images are held out by the labels in .*labels.csv: the encoder has seen them in pretraining"
+    calls = {
+        "knn": [],
+        "probe": ["--l2", "0.1"],
+        "finetune": ["--share", "50%", "--epochs", "1", "--batch-size", "16"],
+        "report": [],
+    }
+    for name, options in calls.items():
+        assert main([name, folder, "--labels", labels, "--device", "cpu", *options]) == 0
+        assert re.search(seen, capsys.readouterr().err), name
+    # a teacher knows its labels
+    assert main(["distill", folder, "--epochs", "1", "--device", "cpu"]) == 0
+    results = fastclr.Run(folder).results
+    assert results["knn"]["test_images_seen"] and results["knn"]["test_images"] == 8
+    assert {"probe-lbfgs", "finetune-50pct", "distill-50pct-self"} <= set(results)
+    evaluation = KnnOptions(labels=labels).open(Run.open(Path(folder)))
+    config = evaluation.config
+    expected = load_splits(photos, labels=labels, holdout=config.holdout, seed=config.seed)
+    assert evaluation.data.test is not None and expected.test is not None
+    assert evaluation.data.test.names == expected.test.names
+
+
+def test_labels_of_the_pretraining_hold_out_what_was_not_seen(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the table of the pretraining, or a copy of it, the test images are new to the encoder."""
+    config = dataclasses.replace(TINY, data=str(photos), labels=str(tmp_path / "labels.csv"), epochs=1, cache="off")
+    run = fastclr.Run(pretrain_in(tmp_path / "run", config, progress=False).run.folder)
+    shutil.copy(tmp_path / "labels.csv", tmp_path / "copy.csv")
+    for labels in (None, str(tmp_path / "labels.csv"), str(tmp_path / "copy.csv")):
+        assert not run.knn(labels=labels, device="cpu")["test_images_seen"]
+    assert "has seen them" not in capsys.readouterr().err
+    (tmp_path / "copy.csv").write_text("\n".join((tmp_path / "copy.csv").read_text().splitlines()[:60]))
+    assert run.knn(labels=str(tmp_path / "copy.csv"), device="cpu")["test_images_seen"]
+
+
+@pytest.mark.parametrize("command", ["knn", "probe", "finetune", "report"])
+def test_a_share_of_the_labels_is_another_option(
+    command: str, tiny: PretrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.save(tmp_path / "config.json")
+    assert main([command, str(tmp_path), "--labels", "1%", "--device", "cpu"]) == 2
+    assert "labels must be a CSV file; --share takes a share such as 1%, got '1%'" in capsys.readouterr().err

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fastclr.cli import main
+from fastclr.methods import METHODS
 from fastclr.methods.encoders import build_encoder
 from fastclr.methods.model import build_model
 from fastclr.methods.start import start
@@ -80,9 +81,29 @@ def test_a_run_starts_from_another(tiny: PretrainConfig, tmp_path: Path) -> None
         assert all(torch.equal(t, state[n]) for n, t in training.method.encoder.state_dict().items())
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_starts_from_the_file(method: str, tiny: PretrainConfig, weights: Path) -> None:
+    """And so does the momentum twin of those that have one."""
+    options = {"method": method, "options": PretrainConfig(method=method).options}
+    training = build(dataclasses.replace(tiny, init=str(weights), **options))  # type: ignore[arg-type]
+    stored = torch.load(weights, weights_only=True)["state_dict"]
+    own = training.method.state_dict()
+    places = [name for name in own if name.endswith("conv1.weight") and "layer" not in name]
+    assert "encoder.conv1.weight" in places and len(places) == (
+        2 if method in ("moco-v1", "moco-v2", "moco-v3", "byol") else 1
+    )
+    for place in places:
+        for name, tensor in stored.items():
+            assert torch.equal(own[place.replace("conv1.weight", name.removeprefix("backbone."))], tensor), (
+                place,
+                name,
+            )
+
+
 def test_what_is_wrong_is_said_before_any_image_is_read(tiny: PretrainConfig, weights: Path, tmp_path: Path) -> None:
-    """The folder of the images does not exist, which would be said next."""
-    nowhere = dataclasses.replace(tiny, data=str(tmp_path / "nowhere"))
+    """The folder of the images is empty, which would be said next."""
+    (tmp_path / "empty").mkdir()
+    nowhere = dataclasses.replace(tiny, data=str(tmp_path / "empty"))
     cases: list[tuple[dict[str, object], str]] = [
         ({"encoder": "resnet18.tv_in1k"}, r"resnet18\.tv_in1k names weights .* --pretrained .* --encoder resnet18 "),
         ({"encoder": "resnet18.tv_in1k", "init": str(weights)}, "--encoder resnet18 to start from other weights"),

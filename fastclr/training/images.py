@@ -1,0 +1,67 @@
+"""Which images a finished run is evaluated or trained on: its own, or those and the labels that are named now."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastclr.data import Splits
+from fastclr.parallel import speaks
+from fastclr.training.build import load_data
+from fastclr.training.config import PretrainConfig
+from fastclr.training.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """The images, their labels, and the device."""
+
+    data: str | None = None
+    """Where the images are now. Default: as in the run."""
+    test_data: str | None = None
+    """Labelled test images. Default: as in the run."""
+    labels: str | None = None
+    """CSV file with the columns name (or file_name) and label. Default: as in the run."""
+    device: str = "auto"
+    """`auto` (CUDA if available), or a torch device."""
+
+    def config_for(self, run: Run) -> PretrainConfig:
+        """Return the configuration of a run with these options in place of its own."""
+        given: dict[str, Any] = {name: getattr(self, name) for name in ("data", "test_data", "labels")}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return dataclasses.replace(run.config, device=self.device, **chosen)
+
+    def load(self, run: Run, at_hand: Splits | None = None) -> Splits:
+        """Return the images, and say so if the test images among them were trained on.
+
+        Args:
+            run: the run.
+            at_hand: its own images, which are returned if no others are named.
+        """
+        config = self.config_for(run)
+        if at_hand is not None and (self.data, self.test_data, self.labels) == (None, None, None):
+            return at_hand
+        images = load_data(config)
+        if images.test is not None and speaks() and is_seen(run, images, config):
+            run.say(
+                f"{len(images.test)} test images are held out by the labels in {config.labels}: the encoder has seen "
+                "them in pretraining, though not their labels"
+            )
+        return images
+
+
+def is_seen(run: Run, images: Splits, config: PretrainConfig) -> bool:
+    """Tell whether the test images were held out by other labels than the run's own, so that it trained on them."""
+    return images.held_out and not same_file(config.labels, run.config.labels)
+
+
+def same_file(one: str | None, other: str | None) -> bool:
+    """Tell whether two tables are the same, wherever they lie."""
+    if one is None or other is None or one == other:
+        return one == other
+    try:
+        return Path(one).expanduser().read_bytes() == Path(other).expanduser().read_bytes()
+    except OSError:
+        return False

@@ -226,10 +226,8 @@ def locked(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
         BlockingIOError: another process holds it.
         OSError: the file cannot be opened, or belongs to someone else.
     """
-    try:
-        from filelock import FileLock, Timeout
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("locks need filelock: pip install 'fastclr[train]'", name="filelock") from error
+    from filelock import FileLock, Timeout
+
     # a lock file that only exists would outlive a killed process, and any thread may close a writer
     lock = FileLock(path, fallback_to_soft=False, thread_local=False)
     try:

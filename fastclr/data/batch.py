@@ -77,6 +77,14 @@ def label_digest(classes: tuple[str, ...], labels: Tensor) -> str:
     return hashlib.blake2b(ascii([classes, labels.tolist()]).encode(), digest_size=8).hexdigest()
 
 
+def check_rows(indices: Tensor, count: int) -> None:
+    """Raise TypeError unless ``indices`` is int64, and IndexError unless all are in ``0 .. count - 1``."""
+    if indices.dtype != torch.int64:
+        raise TypeError(f"indices must be torch.int64, got {indices.dtype}")
+    if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < count:
+        raise IndexError(f"indices must be in 0 .. {count - 1}, got {int(indices.min())} .. {int(indices.max())}")
+
+
 def check_label_range(labels: Tensor, classes: tuple[str, ...]) -> None:
     """Raise ValueError if a label is neither -1 nor an index into ``classes``."""
     if len(labels):

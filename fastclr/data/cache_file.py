@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, BinaryIO, cast, get_type_hints
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from fastclr.augment.images import RaggedImages
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.files import check_types
+from fastclr.sources.packages import needed
 from fastclr.sources.printable import progress_bar
 
 SUFFIX = ".fastclr.safetensors"
@@ -51,19 +51,9 @@ class Origin:
     contents: tuple[str, ...]
 
 
-def safetensors() -> ModuleType:
-    """Return the module ``safetensors``.
-
-    Raises:
-        ModuleNotFoundError: it is not installed.
-    """
-    try:
-        import safetensors as module
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "keeping decoded images needs safetensors (pip install 'fastclr[train]'), or cache='off'", name=error.name
-        ) from error
-    return module
+def safetensors() -> Any:
+    """Return the module ``safetensors``; a ModuleNotFoundError says how to get it."""
+    return needed("safetensors", "keeping decoded images, which cache='off' does not, needs safetensors")
 
 
 def write_splits(path: Path, splits: Splits, origin: Origin) -> None:

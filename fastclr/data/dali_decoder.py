@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,25 +11,17 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from fastclr.sources.decode import pillow
+from fastclr.sources.packages import needed
 
 # batches that DALI works on at a time, so that the next one begins while the last images of one are decoded
 DEPTH = 2
 
 
-def dali() -> ModuleType:
-    """Return the module ``nvidia.dali``.
-
-    Raises:
-        ModuleNotFoundError: DALI is not installed.
-    """
-    try:
-        import nvidia.dali
-        import nvidia.dali.fn
-    except ModuleNotFoundError as error:
-        message = "decoding with DALI needs NVIDIA DALI: pip install 'fastclr[dali]'"
-        raise ModuleNotFoundError(message, name="nvidia.dali") from error
-    module: ModuleType = nvidia.dali
-    return module
+def dali() -> Any:
+    """Return the module ``nvidia.dali`` with ``nvidia.dali.fn``; a ModuleNotFoundError says how to get it."""
+    for module in ("nvidia.dali.fn", "nvidia.dali"):
+        found = needed(module, "decoding with DALI needs NVIDIA DALI", "dali")
+    return found
 
 
 class DaliDecoder:

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from fastclr.augment.images import RaggedImages
-from fastclr.data.batch import check_fields, check_label_range, label_digest
+from fastclr.data.batch import check_fields, check_label_range, check_rows, label_digest
 from fastclr.data.indexed_set import ImageIndex
 
 
@@ -99,12 +98,7 @@ class ImageDataset:
             TypeError: ``indices`` is not int64.
             IndexError: an index is outside ``0 .. N - 1``.
         """
-        if indices.dtype != torch.int64:
-            raise TypeError(f"indices must be torch.int64, got {indices.dtype}")
-        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
-            raise IndexError(
-                f"indices must be in 0 .. {len(self) - 1}, got {int(indices.min())} .. {int(indices.max())}"
-            )
+        check_rows(indices, len(self))
         images = self.images[indices] if isinstance(self.images, Tensor) else self.images.select(indices)
         names = tuple(self.names[i] for i in indices.tolist())
         return replace(self, images=images, ids=self.ids[indices], labels=self.labels[indices], names=names)

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fastclr.data.batch import check_label_range, label_digest
+from fastclr.data.batch import check_label_range, check_rows, label_digest
 from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.in_flight import check_image, work_in_order
 from fastclr.device import available_cores
@@ -127,12 +126,7 @@ class ImageIndex:
             TypeError: ``indices`` is not int64.
             IndexError: an index is outside ``0 .. N - 1``.
         """
-        if indices.dtype != torch.int64:
-            raise TypeError(f"indices must be torch.int64, got {indices.dtype}")
-        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
-            raise IndexError(
-                f"indices must be in 0 .. {len(self) - 1}, got {int(indices.min())} .. {int(indices.max())}"
-            )
+        check_rows(indices, len(self))
         return replace(
             self,
             storage=self.storage.select(indices.numpy()),

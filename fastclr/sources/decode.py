@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fastclr.sources import jpeg
 from fastclr.sources.byte_ranges import HEAD_BYTES, Storage
+from fastclr.sources.packages import needed
 from fastclr.sources.remarks import quiet_pillow
 
 if TYPE_CHECKING:
@@ -41,12 +42,9 @@ def pillow() -> ModuleType:
     Raises:
         ModuleNotFoundError: Pillow is not installed.
     """
-    try:
-        from PIL import Image
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("reading images needs Pillow: pip install 'fastclr[train]'", name="PIL") from error
+    image: ModuleType = needed("PIL.Image", "reading images needs Pillow")
     add_plugins()
-    return Image
+    return image
 
 
 @cache

@@ -6,6 +6,8 @@ import logging
 import sys
 from typing import Any, TextIO
 
+from fastclr.sources.packages import needed
+
 
 def printable(text: str, keep: str = "\n\t") -> str:
     """Return `text` with escapes in place of what a terminal would obey and a reader would not see.
@@ -40,10 +42,7 @@ def progress_bar(wanted: bool = True, **options: Any) -> Any:
     Raises:
         ModuleNotFoundError: tqdm is not installed.
     """
-    try:
-        from tqdm.auto import tqdm
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("reading images needs tqdm: pip install 'fastclr[train]'", name="tqdm") from error
+    tqdm = needed("tqdm.auto", "reading images needs tqdm").tqdm
     watched = sys.stderr.isatty() or "ipykernel" in sys.modules
     return tqdm(**options, disable=not (wanted and watched))
 

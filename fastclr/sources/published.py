@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from fastclr.sources.packages import needed
+
 Other = TypeVar("Other")
 
 
@@ -91,12 +93,7 @@ def fetch(known: PublishedSet, root: Path) -> Path:
         OSError: the download failed, or the files are damaged.
         ModuleNotFoundError: torchvision is not installed.
     """
-    try:
-        from torchvision import datasets
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "a download needs torchvision: pip install 'fastclr[train]'", name=error.name
-        ) from error
+    datasets = needed("torchvision.datasets", "a download needs torchvision")
     target = root / known.unpacked
     try:
         root.mkdir(parents=True, exist_ok=True)

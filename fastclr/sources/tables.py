@@ -14,6 +14,7 @@ from fastclr.sources.byte_ranges import Encoded, Storage
 from fastclr.sources.decode import image_size, is_image_name
 from fastclr.sources.entries import TEST_SPLITS, Entry, Source, split_folders
 from fastclr.sources.folder import Files
+from fastclr.sources.packages import needed
 from fastclr.sources.tar import member_image
 
 SUFFIXES = (".parquet", ".arrow")
@@ -34,18 +35,10 @@ def is_table_folder(files: Files) -> bool:
 
 
 def arrow() -> Any:
-    """Return the module ``pyarrow`` with ``pyarrow.parquet``.
-
-    Raises:
-        ModuleNotFoundError: it is not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        message = "parquet needs pyarrow: pip install 'fastclr[export]'"
-        raise ModuleNotFoundError(message, name="pyarrow") from error
-    return pyarrow
+    """Return the module ``pyarrow`` with ``pyarrow.parquet``; a ModuleNotFoundError says how to get it."""
+    for module in ("pyarrow.parquet", "pyarrow"):
+        found = needed(module, "parquet needs pyarrow", "export")
+    return found
 
 
 def index_tables(tables: dict[str, Path], source: str) -> Source:

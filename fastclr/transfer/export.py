@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fastclr.augment import AugmentConfig
 from fastclr.augment.fixed_view import CROP_ABOVE, CROP_FRACTION
 from fastclr.files import make_folder, write_atomically, write_text_atomically
+from fastclr.sources.packages import needed
 from fastclr.sources.printable import printable
 from fastclr.training.run import Run
 from fastclr.transfer.loading_code import COMPUTATIONS, fill_path, timm_lines, torchvision_lines
@@ -128,18 +129,8 @@ def check_request(run: Run, kind: str, out: Path | None, overwrite: bool) -> Pat
         raise ValueError(f"{readme} was not written by fastclr and would be lost: choose an --out in another folder")
     if kind == "onnx":
         for name in ("onnx", "onnxscript", "onnxruntime"):
-            require(name)
+            needed(name, f"this needs {name}", "export")
     return path
-
-
-def require(name: str) -> Any:
-    """Import a package of the `export` extra."""
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"this needs {name}: pip install 'fastclr[export]'", name=name) from error
 
 
 def loading_lines(encoder: nn.Module, run: Run, kind: str) -> str | None:

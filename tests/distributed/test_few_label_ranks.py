@@ -1,15 +1,19 @@
-"""Fine-tuning and distillation on two ranks are those of one process, and go on after a kill."""
+"""Fine-tuning, distillation and all stages of v2 on two ranks are those of one process, and go on after a kill."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 import os
+import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +21,12 @@ from tiny_run import TINY
 
 from fastclr.evaluate import state_hash
 from fastclr.training.loop import pretrain_in
+from fastclr.training.run import Run
 from fastclr.transfer.classifier import Trained
 
 SCRIPT = Path(__file__).with_name("few_label_ranks.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+TIMES = {"images_per_s", "train_s", "first_step_s"}
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
@@ -31,21 +37,26 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path
     return folder
 
 
-def states(pretrained: Path, work: Path, *launcher: str) -> list[list[dict[str, torch.Tensor]]]:
-    """The networks of every rank, tuned and distilled in a copy of the run."""
-    folder = Path(shutil.copytree(pretrained, work / "run"))
+def states(pretrained: Path | None, pictures: Path, work: Path, *launcher: str) -> list[list[dict[str, torch.Tensor]]]:
+    """The networks of every rank, tuned and distilled in a copy of the run; without one, pretrained too."""
+    folder = work / "run"
+    if pretrained is not None:
+        shutil.copytree(pretrained, folder)
     command = [sys.executable, *launcher, str(SCRIPT), str(folder), str(work)]
+    command += [str(pictures)] if pretrained is None else []
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(path, weights_only=True) for path in sorted(work.glob("*.pt"))]
 
 
 @pytest.mark.slow
-def test_two_ranks_end_where_one_process_ends(pretrained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stages", ["few labels", "v2"])
+def test_two_ranks_end_where_one_process_ends(stages: str, pretrained: Path, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
-    (one,) = states(pretrained, tmp_path / "one")
-    ranks = states(pretrained, tmp_path / "two", *TORCHRUN)
-    assert len(ranks) == 2
+    start = None if stages == "v2" else pretrained
+    (one,) = states(start, pictures, tmp_path / "one")
+    ranks = states(start, pictures, tmp_path / "two", *TORCHRUN)
+    assert len(ranks) == 2 and len(one) == (3 if stages == "v2" else 2)
     for rank in ranks:
         for network, expected in zip(rank, one, strict=True):
             assert network.keys() == expected.keys()
@@ -73,18 +84,71 @@ def test_killed_five_times_it_ends_bit_for_bit(
     arguments = [*options, "--device", "cpu", "--deterministic"]
     subprocess.run([*start, command, str(whole), *arguments], env=ENVIRONMENT, check=True, capture_output=True)
     log = parts / name / "seed-0" / "metrics.jsonl"
-    for records in range(1, 6):
-        process = subprocess.Popen(
-            [*start, command, str(parts), *arguments],
-            env=ENVIRONMENT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= records):
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run([*start, command, str(parts), *arguments], env=ENVIRONMENT, check=True, capture_output=True)
+    kill_and_repeat([*start, command, str(parts), *arguments], [log], range(1, 6))
     ours, expected = (Trained.load(folder / name) for folder in (parts, whole))
     assert state_hash(ours.model) == state_hash(expected.model)
     assert ours.result == expected.result
+
+
+def kill_and_repeat(command: list[str], logs: list[Path], moments: Iterable[int]) -> None:
+    """Kill a command whenever its logs have so many lines in all, and repeat it, at last to its end."""
+    for lines in moments:
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and sum(log.read_text().count("\n") for log in logs if log.exists()) < lines:
+            time.sleep(0.01)
+        assert process.returncode is None, f"it ended before its logs had {lines} lines"
+        process.kill()
+        process.wait()
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+V2 = [
+    "--head-layers",
+    "3",
+    "--epochs",
+    "4",
+    "--width",
+    "0.125",
+    "--batch-size",
+    "16",
+    "--log-every",
+    "2",
+    "--seed",
+    "3",
+]
+V2 += ["--knn-every", "2", "--warmup-epochs", "0", "--device", "cpu", "--deterministic", "--checkpoint-every", "3"]
+V2 += ["--finetune.share", "50%", "--finetune.epochs", "6", "--finetune.batch-size", "8"]
+V2 += ["--distill.student", "resnet10t", "--distill.student-width", "0.125", "--distill.epochs", "4"]
+
+
+@pytest.mark.slow
+def test_all_stages_killed_five_times_at_random_end_bit_for_bit(pictures: Path, tmp_path: Path) -> None:
+    tuned, student = "finetune-50pct", "distill-50pct-resnet10t-0.125x"
+    commands = {
+        name: [sys.executable, "-m", "fastclr", "v2", "--data", str(pictures), "--out", str(tmp_path / name), *V2]
+        for name in ("whole", "parts")
+    }
+    kill_and_repeat(commands["whole"], [], [])
+    logs = {
+        name: [tmp_path / name / stage / "metrics.jsonl" for stage in (".", f"{tuned}/seed-0", f"{student}/seed-0")]
+        for name in commands
+    }
+    counts = [log.read_text().count("\n") for log in logs["whole"]]
+    ends, draw = list(itertools.accumulate(counts)), random.Random(16)
+    in_each = [draw.randrange(end - count + 1, end) for end, count in zip(ends, counts, strict=True)]
+    moments = sorted([*in_each, *(draw.randrange(1, ends[-1]) for _ in range(2))])
+    kill_and_repeat(commands["parts"], logs["parts"], moments)
+    whole, parts = (Run.open(tmp_path / name) for name in ("whole", "parts"))
+    assert state_hash(parts.load_model()) == state_hash(whole.load_model())
+    for name in (tuned, student):
+        ours, expected = (Trained.load(run.folder / name) for run in (parts, whole))
+        assert state_hash(ours.model) == state_hash(expected.model) and ours.result == expected.result
+    records = [[without_times(log) for log in logs[name]] for name in ("parts", "whole")]
+    assert records[0] == records[1]
+
+
+def without_times(log: Path) -> list[dict[str, Any]]:
+    """The records of a log but for what is measured by a clock."""
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in records]

@@ -167,7 +167,7 @@ import torch
 begin = time.process_time()
 from fastclr.training import loop
 
-def stop(*arguments):
+def stop(*arguments, **options):
     raise ValueError(f"{time.process_time() - begin:.3f}")
 
 loop.check_model = stop

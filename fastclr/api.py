@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -43,7 +43,7 @@ AUTO = "auto"
 
 
 def pretrain(
-    data: str | os.PathLike[str] = "",
+    data: str | os.PathLike[str] | Sized = "",
     *,
     method: str | None = None,
     encoder: str | nn.Module | None = None,
@@ -60,7 +60,8 @@ def pretrain(
     the run as far as it came: `Run.resume` goes on.
 
     Args:
-        data: the images: a folder, a tar, WebDataset shards, or `shapes`, `cifar10`, `cifar100`, `stl10`.
+        data: the images: a folder, a tar, WebDataset shards, `shapes`, `cifar10`, `cifar100`, `stl10`, a map-style
+            Dataset, arrays, or a dictionary of these by split; see `fastclr.data.load_splits`.
         method: the method. Default: the preset's, which is SimCLR.
         encoder: the name of a timm model, ``module:factory``, or a module from float32 images ``[N, 3, S, S]`` to
             features ``[N, F]`` or maps ``[N, F, h, w]``, which are averaged. A module is copied: the trained one is the
@@ -86,7 +87,7 @@ def pretrain(
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}{near(preset, PRESETS)}")
     base = PretrainConfig() if preset is None else PRESETS[preset]
-    named = {"method": method, "encoder": encoder, "data": data or None}
+    named = {"method": method, "encoder": encoder, "data": None if isinstance(data, str) and not data else data}
     given = {name: value for name, value in named.items() if value is not None}
     config = configure(base, {**given, **options})
     folder = default_folder(config, preset) if out is None else Path(out)
@@ -95,7 +96,8 @@ def pretrain(
 
 def default_folder(config: PretrainConfig, preset: str | None) -> Path:
     """Return the folder of a run that none was named for."""
-    return Path("runs") / (preset or Path(config.data).name.partition(".")[0])
+    name = config.data[1:-1].rpartition(".")[2] if is_given(config.data) else Path(config.data).name.partition(".")[0]
+    return Path("runs") / (preset or name)
 
 
 def start(config: PretrainConfig, folder: Path, *, resume: str | None = None, extend: str | None = None) -> Run:
@@ -142,14 +144,25 @@ class Run:
     Args:
         folder: of the run.
         encoder: the module, or one built alike, if the run was made with an encoder that was given as a module.
+        data: the images, if they were given as a Dataset or arrays; or where they are now.
+        test_data: likewise those to test on.
 
     Raises:
         FileNotFoundError: `folder` holds no run.
         ValueError: an encoder was given to a run that can make its own.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, encoder: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        encoder: nn.Module | None = None,
+        data: str | os.PathLike[str] | Sized | None = None,
+        test_data: str | os.PathLike[str] | Sized | None = None,
+    ) -> None:
         run = Folder.open(Path(folder))
+        images = {name: value for name, value in (("data", data), ("test_data", test_data)) if value is not None}
+        run = Folder(run.folder, configure(run.config, images))
         if encoder is not None:
             if not is_given(run.config.encoder):
                 raise ValueError(f"the run in {folder} makes its encoder {run.config.encoder} itself: drop encoder")
@@ -205,6 +218,14 @@ class Run:
         """
         return self._run.load_encoder().eval()
 
+    def _with(self, options: dict[str, Any]) -> tuple[Folder, Splits | None]:
+        """Take Datasets and arrays out of `options`; return the run that has them, and its images if they are read."""
+        places = (str, os.PathLike, type(None))
+        names = [name for name in ("data", "test_data") if not isinstance(options.get(name), places)]
+        if not names:
+            return self._run, self._images
+        return Folder(self.folder, configure(self.config, {name: options.pop(name) for name in names})), None
+
     def knn(self, *, k: int | Sequence[int] = (), temperature: float | None = None, **options: Any) -> dict[str, Any]:
         """Score the frozen features by their nearest neighbours; see ``fastclr knn``.
 
@@ -217,8 +238,8 @@ class Run:
             the result, as it stands in ``results.json``.
         """
         many = (k,) if isinstance(k, int) else tuple(k)
-        common = take(KnnOptions, {"k": many, "temperature": temperature, **options})
-        return knn(self._run, common, self._images)
+        run, images = self._with(options)
+        return knn(run, take(KnnOptions, {"k": many, "temperature": temperature, **options}), images)
 
     def probe(self, protocol: Literal["lbfgs", "precomputed", "augmented"] = "lbfgs", **options: Any) -> dict[str, Any]:
         """Score a linear classifier on the frozen features; see ``fastclr probe``.
@@ -231,7 +252,8 @@ class Run:
         Returns:
             the result, as it stands in ``results.json``.
         """
-        return probe(self._run, take(ProbeOptions, {"protocol": protocol, **options}), self._images)
+        run, images = self._with(options)
+        return probe(run, take(ProbeOptions, {"protocol": protocol, **options}), images)
 
     def finetune(self, **options: Any) -> Trained:
         """Train the whole network on labels, and return it with its scores; see ``fastclr finetune``.
@@ -239,10 +261,11 @@ class Run:
         Args:
             options: those of `FinetuneConfig` and `TrainingOptions`.
         """
+        run, images = self._with(options)
         config, common = options_of(FinetuneConfig, options), take(TrainingOptions, options)
         name = common.name or config.name
         check_free(self.folder / name, common.overwrite)
-        run, images = common.open(self._run, self._images)
+        run, images = common.open(run, images)
         with told(f"the same call goes on in {self.folder / name}"):
             return finetune(run, images, config, name=name, overwrite=common.overwrite)
 
@@ -253,19 +276,20 @@ class Run:
             teacher: name of the fine-tuned network inside the run's folder. Default: the only one.
             options: those of `DistillConfig` and `TrainingOptions`.
         """
+        run, images = self._with(options)
         config, common = options_of(DistillConfig, options), take(TrainingOptions, options)
         taught = Trained.load(find_teacher(self.folder / teacher if teacher else self.folder), self.config.given)
         name = common.name or config.name(taught.settings["share"], taught.config)
         check_free(self.folder / name, common.overwrite)
         if common.labels is None and taught.config.labels != self.config.labels:  # given to the fine-tuning
             common = dataclasses.replace(common, labels=taught.config.labels)
-        run, images = common.open(self._run, self._images)
+        run, images = common.open(run, images)
         with told(f"the same call goes on in {self.folder / name}"):
             return distill(run, images, taught, config, name=name, overwrite=common.overwrite)
 
     def embed(
         self,
-        images: str | os.PathLike[str],
+        images: str | os.PathLike[str] | Sized,
         out: str | os.PathLike[str] = "features.npz",
         *,
         features: Kind = "h",
@@ -289,7 +313,7 @@ class Run:
             raise ValueError(f"dtype must be float32 or float16, got {dtype!r}")
         return embed(
             self._run,
-            os.fspath(images),
+            os.fspath(images) if isinstance(images, os.PathLike) else images,
             Path(out),
             features=features,
             split=split,
@@ -321,9 +345,9 @@ class Run:
         Args:
             options: ``data``, ``test_data``, ``labels``, ``device``.
         """
+        own, at_hand = self._with(options)
         asked = take(ImageOptions, options)
-        run = Folder(self.folder, asked.config_for(self._run))
-        images = find_images(self._run, asked, self._images)
+        run, images = Folder(self.folder, asked.config_for(own)), find_images(own, asked, at_hand)
         path = write_report(run, images, say=run.say)
         if isinstance(images, Missing):
             run.say(f"without pictures and features: {images.reason}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import tyro
 
 from fastclr.methods import METHODS
-from fastclr.training.config import SHORT_OPTIONS, PretrainConfig
+from fastclr.training.config import SHORT_OPTIONS, TRANSIENT, PretrainConfig
 from fastclr.training.presets import PRESETS, for_encoder, with_method
 
 PRESET_HELP = f"Start from the values of a preset: {', '.join(PRESETS)}."
@@ -56,9 +56,8 @@ def parse(options: type[Options], base: PretrainConfig, arguments: list[str], pr
     # no checks while parsing: the configuration is validated as a whole afterwards
     unchecked: dict[str, Any] = {"__post_init__": lambda self: None}
     asked: list[Any] = [("options", Annotated[own, tyro.conf.arg(name=method)], field(default_factory=own))]
-    asked.append(("extensions", Annotated[Any, tyro.conf.Suppress], field(default=())))  # --extend writes them
-    asked.append(("fresh", Annotated[bool, tyro.conf.Suppress], field(default=False)))
-    asked.append(("given", Annotated[Any, tyro.conf.Suppress], field(default=None)))  # modules are given in Python
+    for name in (*TRANSIENT, "extensions"):  # --extend writes the last
+        asked.append((name, Annotated[Any, tyro.conf.Suppress], field(default=None)))
     bases: tuple[type[Any], ...] = (PretrainConfig,)
     config: Any = make_dataclass("Config", asked, bases=bases, namespace=unchecked, frozen=True, kw_only=True)
     flat: list[Any] = [("config", Annotated[config, tyro.conf.OmitArgPrefixes])]

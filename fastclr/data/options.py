@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sized
+from dataclasses import dataclass, field
 from typing import get_args
 
 from fastclr.data.loader_choice import LoaderKind
@@ -16,6 +17,10 @@ class DataOptions:
     """Images: `shapes`, `cifar10`, `cifar100`, `stl10`, a folder, a tar, or WebDataset shards `x-{00..99}.tar`."""
     test_data: str | None = None
     """Labelled images to evaluate on. Default: the test split of `data`, or a held-out share of it."""
+    given_data: Sized | None = field(default=None, repr=False, compare=False)
+    """The images themselves, where a Dataset or arrays were given in Python. Never stored."""
+    given_test_data: Sized | None = field(default=None, repr=False, compare=False)
+    """Likewise those to test on."""
     holdout: float = 0.1
     """Share of `data` kept from training for evaluation when it is labelled and has no test split."""
     resize_shorter: int | None = None
@@ -40,6 +45,7 @@ class DataOptions:
     def checks(self) -> list[tuple[str, bool, str]]:
         """Return what must hold of the values: field, whether it does, what it must be."""
         return [
+            ("data", isinstance(self.data, str), "a name or a path; fastclr.pretrain(data) takes Datasets and arrays"),
             ("labels", not (self.labels or "").endswith("%"), "a CSV file; --share takes a share such as 1%"),
             ("holdout", 0.0 <= self.holdout < 1.0, "a number in [0, 1)"),
             ("resize_shorter", self.resize_shorter is None or self.resize_shorter >= 1, "a positive number or None"),

@@ -16,8 +16,6 @@ HeadKind = Literal["none", "linear", "mlp"]
 StemKind = Literal["auto", "imagenet", "cifar"]
 LastNorm = Literal["scale", "plain", "none"]
 
-# fields that hold only while networks are built, and are never stored
-TRANSIENT = ("given", "fresh")
 # field, whether its value is valid, what it must be
 Check = tuple[str, bool, str]
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
-def name_of(module: nn.Module) -> str:
-    """Return the name under which a configuration stores an encoder that was given as a module."""
-    return f"<{type(module).__module__}.{type(module).__qualname__}>"
+def name_of(value: object) -> str:
+    """Return the name under which a configuration stores an encoder, or images, that were given in Python."""
+    return f"<{type(value).__module__}.{type(value).__qualname__}>"
 
 
 def is_given(name: str) -> bool:
-    """Tell whether an encoder of this name was given as a module, so that only its owner can make it again."""
+    """Tell whether what has this name was given in Python, so that only its owner can make it again."""
     return name.startswith("<")
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from fastclr.evaluate import OnlineProbe
 from fastclr.methods import METHODS, Facts, Method
 from fastclr.methods.encoders import feature_dim
 from fastclr.methods.model import build_model
+from fastclr.methods.own_encoder import is_given
 from fastclr.methods.sync_bn import synchronise_batch_norm
 from fastclr.parallel import World
 from fastclr.training.config import PretrainConfig
@@ -241,11 +242,30 @@ def augment_device(device: torch.device) -> torch.device:
     return device if SimCLRAugment.supports(device) else torch.device("cpu")
 
 
-def find_data(config: PretrainConfig) -> None:
-    """Raise a ValueError unless there is something to read where `config` has its images; fetch it if asked to."""
+def places(config: PretrainConfig) -> tuple[str | Sized, str | Sized | None]:
+    """Return what to read the images of a run from, and those to test on: paths, names, or what was given in Python.
+
+    Raises:
+        ValueError: `config` names none, or what was given is not there.
+    """
     if not config.data:
         raise ValueError("data must be shapes, cifar10, cifar100, stl10, a folder or a tar: pass it with --data PATH")
-    found_sources(config.data, config.test_data, config.data_root, config.download)
+    found: list[str | Sized | None] = []
+    for name in ("data", "test_data"):
+        place: str | None = getattr(config, name)
+        given: Sized | None = getattr(config, f"given_{name}")
+        if place is not None and is_given(place) and given is None:
+            raise ValueError(
+                f"the images are a {place[1:-1]} that was given in Python and is stored nowhere: give it again, as in "
+                f"fastclr.Run(folder, {name}=...), or the place of the same images"
+            )
+        found.append(given if place is not None and is_given(place) else place)
+    return found[0] or "", found[1]
+
+
+def find_data(config: PretrainConfig) -> None:
+    """Raise a ValueError unless there is something to read where `config` has its images; fetch it if asked to."""
+    found_sources(*places(config), config.data_root, config.download)
 
 
 def load_data(config: PretrainConfig, batch_size: int = 0) -> Splits:
@@ -262,8 +282,7 @@ def load_data(config: PretrainConfig, batch_size: int = 0) -> Splits:
     device = augment_device(resolve_device(config.device))
     in_main_memory = device.type == "cpu"
     splits = load_splits(
-        config.data,
-        config.test_data,
+        *places(config),
         holdout=config.holdout,
         seed=config.seed,
         resize_shorter=config.resize_shorter,

@@ -12,10 +12,12 @@ from fastclr.augment import AugmentConfig
 from fastclr.data.options import DataOptions
 from fastclr.files import check_types, read_json, write_text_atomically
 from fastclr.methods import METHODS, MethodOptions, ModelOptions
-from fastclr.methods.options import TRANSIENT, Check
+from fastclr.methods.options import Check
 from fastclr.training.optim import OptimizerOptions
 
 AmpKind = Literal["auto", "bf16", "off"]
+# what a process knows of its run and no file does
+TRANSIENT = ("given", "fresh", "given_data", "given_test_data")
 # options of a method that are also known without the method's name, because nearly every method has them
 SHORT_OPTIONS = ("temperature", "learnable_temperature")
 CompileKind = Literal["off", "default", "reduce-overhead", "max-autotune"]
@@ -108,7 +110,7 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, as stored in JSON and checkpoints; the method's options go under the method's name."""
-        values = dataclasses.asdict(dataclasses.replace(self, given=None))
+        values = dataclasses.asdict(dataclasses.replace(self, given=None, given_data=None, given_test_data=None))
         for name in TRANSIENT:
             del values[name]
         values[self.method] = values.pop("options")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any, TypeVar
 
 import torch
@@ -13,9 +13,8 @@ from torch import nn
 
 from fastclr.augment import AugmentConfig
 from fastclr.methods import METHODS
-from fastclr.methods.options import TRANSIENT
 from fastclr.methods.own_encoder import is_given, name_of
-from fastclr.training.config import SHORT_OPTIONS, PretrainConfig
+from fastclr.training.config import SHORT_OPTIONS, TRANSIENT, PretrainConfig
 from fastclr.training.presets import for_encoder, with_method
 
 Options = TypeVar("Options")
@@ -29,6 +28,7 @@ def configure(base: PretrainConfig, options: dict[str, Any]) -> PretrainConfig:
         ValueError: a value has another type than its option, or is out of range.
     """
     options = {name: plain(value) for name, value in options.items()}
+    transient = {"given_data": base.given_data, "given_test_data": base.given_test_data, **take_images(options)}
     method, encoder = options.get("method", base.method), options.get("encoder", base.encoder)
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}{near(method, METHODS)}")
@@ -54,7 +54,24 @@ def configure(base: PretrainConfig, options: dict[str, Any]) -> PretrainConfig:
             raise TypeError(f"{name} must be a dictionary or {owner.__name__}, got {type(wanted).__name__}")
         check_names(wanted, known[name], f"option of {name}")
         values[method if name == family else name] |= {**wanted, **single[name]}
-    return dataclasses.replace(PretrainConfig.from_dict(values), given=given)
+    return dataclasses.replace(PretrainConfig.from_dict(values), given=given, **transient)
+
+
+def take_images(options: dict[str, Any]) -> dict[str, Any]:
+    """Put names in the place of images that are given themselves, and return these as fields of a `PretrainConfig`.
+
+    Raises:
+        TypeError: what is given holds no images.
+    """
+    found = {}
+    for name in ("data", "test_data"):
+        value = options.get(name)
+        if value is None or isinstance(value, str):
+            continue
+        if not isinstance(value, Sized) or isinstance(value, nn.Module):
+            raise TypeError(f"{name} must be a path, a Dataset with a length or arrays, got {type(value).__name__}")
+        found[f"given_{name}"], options[name] = value, name_of(value)
+    return found
 
 
 def plain(value: Any) -> Any:

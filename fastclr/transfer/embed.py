@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Set, Sized
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +62,7 @@ def load_module(run: Run, kind: Kind) -> nn.Module:
 
 def embed(
     run: Run,
-    source: str | Path,
+    source: str | Path | Sized,
     out: Path,
     *,
     features: Kind = "h",

@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastclr.compat.google_simclr import add_contrastive_loss
     from fastclr.compat.pytorch_metric_learning import MetricLearningNTXentLoss
-    from fastclr.compat.solo_learn import barlow_loss_func, simclr_loss_func, vicreg_loss_func
+    from fastclr.compat.solo_learn import (
+        barlow_loss_func,
+        mocov2plus_loss_func,
+        mocov3_loss_func,
+        simclr_loss_func,
+        vicreg_loss_func,
+    )
 
 __all__ = [
     "MetricLearningNTXentLoss",
     "add_contrastive_loss",
     "barlow_loss_func",
+    "mocov2plus_loss_func",
+    "mocov3_loss_func",
     "simclr_loss_func",
     "vicreg_loss_func",
 ]
@@ -36,6 +44,8 @@ _MODULES = {
     "MetricLearningNTXentLoss": "fastclr.compat.pytorch_metric_learning",
     "add_contrastive_loss": "fastclr.compat.google_simclr",
     "barlow_loss_func": "fastclr.compat.solo_learn",
+    "mocov2plus_loss_func": "fastclr.compat.solo_learn",
+    "mocov3_loss_func": "fastclr.compat.solo_learn",
     "simclr_loss_func": "fastclr.compat.solo_learn",
     "vicreg_loss_func": "fastclr.compat.solo_learn",
 }

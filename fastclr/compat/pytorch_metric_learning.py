@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from fastclr.compat.view_pairs import pair_rows
 from fastclr.losses import nt_xent
 from fastclr.losses.positive_pairs import nt_xent_of_pairs, pair_counts
-from fastclr.losses.row_inputs import check_ids
 from fastclr.losses.row_loss import Comparison, RowLoss
 from fastclr.losses.scalars import checked_factor
 from fastclr.losses.sup_con import number_classes, sup_con_rows
@@ -20,17 +19,35 @@ Pairs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 # its wrappers ask for its base class and for the names of its losses, so that a drop-in must be one of them
-_Original: Any = nn.Module
+_OriginalNTXent: Any = nn.Module
+_OriginalSupCon: Any = nn.Module
 try:
-    from pytorch_metric_learning import distances, reducers
-    from pytorch_metric_learning.losses import NTXentLoss as _Found
+    from pytorch_metric_learning import distances, losses, reducers
+    from pytorch_metric_learning.utils.loss_and_miner_utils import convert_to_pairs
 
-    _Original = _Found
+    _OriginalNTXent, _OriginalSupCon = losses.NTXentLoss, losses.SupConLoss
 except ModuleNotFoundError:
     pass
 
 
-class NTXentLoss(_Original):  # type: ignore[misc]
+def _check_installed() -> None:
+    if _OriginalNTXent is nn.Module:
+        raise ModuleNotFoundError("this loss extends that of pytorch-metric-learning, which is not installed")
+
+
+def _is_plain(loss: Any, reducer: type) -> bool:
+    """Whether similarities are cosines and the losses are reduced as they are by default."""
+    distance = loss.distance
+    cosine = type(distance) is distances.CosineSimilarity and distance.normalize_embeddings
+    plain = cosine and distance.p == 2 and distance.power == 1 and loss.embedding_regularizer is None
+    return plain and type(loss.reducer) is reducer
+
+
+def _reduced(loss: Tensor) -> dict[str, Any]:
+    return {"loss": {"losses": loss, "indices": None, "reduction_type": "already_reduced"}}
+
+
+class NTXentLoss(_OriginalNTXent):  # type: ignore[misc]
     """``pytorch_metric_learning.losses.NTXentLoss`` with any labels, in O(N D) memory instead of a list of all pairs.
 
     The mean over positive pairs of ``softplus(nlse_i - s_ip)``, nlse being the log-sum-exp over the rows of other
@@ -54,15 +71,15 @@ class NTXentLoss(_Original):  # type: ignore[misc]
             TypeError: the temperature is not a number.
             ValueError: it is zero or not finite.
         """
-        if _Original is nn.Module:
-            raise ModuleNotFoundError("this loss extends that of pytorch-metric-learning, which is not installed")
+        _check_installed()
         super().__init__(temperature=checked_factor("temperature", temperature), **kwargs)
 
     def compute_loss(
         self, embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
     ) -> Any:
         """What the original's ``forward`` calls, with what it reduces."""
-        if indices_tuple is not None or labels is None or ref_labels is None or not self._is_default():
+        plain = _is_plain(self, reducers.MeanReducer)
+        if indices_tuple is not None or labels is None or ref_labels is None or not plain:
             return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         skip_self = ref_labels is labels
         positive, negative = pair_counts(labels, ref_labels, skip_self)
@@ -70,14 +87,7 @@ class NTXentLoss(_Original):  # type: ignore[misc]
         if positive == 0 or negative == 0 or max(positive, negative) <= 1:
             return self.zero_losses()
         loss = nt_xent_of_pairs(embeddings, ref_emb, labels, ref_labels, self.temperature, skip_self, positive)
-        return {"loss": {"losses": loss, "indices": None, "reduction_type": "already_reduced"}}
-
-    def _is_default(self) -> bool:
-        """Whether similarities are cosines and the losses of pairs are averaged."""
-        distance = self.distance
-        cosine = type(distance) is distances.CosineSimilarity and distance.normalize_embeddings
-        plain = cosine and distance.p == 2 and distance.power == 1 and self.embedding_regularizer is None
-        return plain and type(self.reducer) is reducers.MeanReducer
+        return _reduced(loss)
 
 
 class MetricLearningNTXentLoss(nn.Module):
@@ -132,67 +142,49 @@ class MetricLearningNTXentLoss(nn.Module):
         return nt_xent(embeddings[first], embeddings[second], self.temperature)
 
 
-class SupConLoss(nn.Module):
-    """``pytorch_metric_learning.losses.SupConLoss``, cosine similarity and the default reducer.
+class SupConLoss(_OriginalSupCon):  # type: ignore[misc]
+    """``pytorch_metric_learning.losses.SupConLoss``, L_out, in O(M D) memory with labels.
 
-    L_out, the mean over the anchors whose loss is above 0; 0 if there is no positive or no negative pair. Takes the
-    place of the original in its wrappers ``SelfSupervisedLoss`` and ``CrossBatchMemory``. O(M D) memory with labels.
+    The mean over the anchors whose loss is above 0; 0 if there is no positive or no negative pair. It works inside
+    ``SelfSupervisedLoss``, ``CrossBatchMemory`` and ``DistributedLossWrapper``. With explicit pairs (`indices_tuple`)
+    memory grows as their number times D. Another distance than cosine similarity, another reducer, and labels of
+    reference embeddings without pairs are computed by the original.
+
+    Raises:
+        ModuleNotFoundError: pytorch-metric-learning is not installed.
     """
 
-    def __init__(self, temperature: float = 0.1) -> None:
-        """Take tau, a finite number but 0.
-
-        Raises:
-            TypeError, ValueError: it is another thing.
-        """
-        super().__init__()
-        self.loss = RowLoss(temperature)
-
-    @property
-    def temperature(self) -> float | Tensor:
-        """tau."""
-        return self.loss.temperature
-
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor | None = None,
-        indices_tuple: Pairs | None = None,
-        ref_emb: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-    ) -> Tensor:
-        """Loss of a batch.
+    def __init__(self, temperature: float = 0.1, **kwargs: Any) -> None:
+        """Take the original's arguments.
 
         Args:
-            embeddings: ``[M, D]`` floating-point.
-            labels: ``[M]`` integers; not used with indices_tuple.
-            indices_tuple: anchors and positives, anchors and negatives, as ``(a1, p, a2, n)``. Memory then grows as the
-                number of pairs times D.
-            ref_emb: ``[R, D]``, what p and n index; None for the embeddings.
-            ref_labels: not used, ref_emb needs indices_tuple.
-
-        Returns:
-            0-dim tensor.
+            temperature: tau, finite and not 0.
+            **kwargs: reducer, distance, embedding_regularizer and the like, see the original.
 
         Raises:
-            TypeError, ValueError: labels are no integers or have another length, or there are neither labels nor pairs.
+            TypeError: the temperature is not a number.
+            ValueError: it is zero or not finite.
         """
-        if indices_tuple is None:
-            if labels is None or ref_emb is not None:
-                raise ValueError("pass labels, or indices_tuple, which reference embeddings need")
-            check_ids("labels", labels, embeddings, len(embeddings))
-        elif len(indices_tuple) != 4:
-            raise ValueError(f"indices_tuple must be (a1, p, a2, n), got {len(indices_tuple)} tensors")
-        comparison = self.loss.compare({"embeddings": embeddings} | ({} if ref_emb is None else {"ref_emb": ref_emb}))
+        _check_installed()
+        super().__init__(temperature=checked_factor("temperature", temperature), **kwargs)
+
+    def compute_loss(
+        self, embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
+    ) -> Any:
+        """What the original's ``forward`` calls, with what it reduces."""
+        labelled = indices_tuple is None and labels is not None and ref_emb is embeddings
+        if not _is_plain(self, reducers.AvgNonZeroReducer) or not (labelled or indices_tuple is not None):
+            return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        comparison = RowLoss(self.temperature).compare({"embeddings": embeddings, "ref_emb": ref_emb})
         with torch.autocast(embeddings.device.type, enabled=False):
             z = comparison.rows(embeddings)
-            if indices_tuple is None and labels is not None:
+            if labelled and labels is not None:
                 # no label is special here, -1 neither
                 loss = self._labelled(comparison, z, labels.long() - labels.min())
-            elif indices_tuple is not None:
-                others = z if ref_emb is None else comparison.rows(ref_emb)
-                loss = self._listed(comparison, z, others, indices_tuple)
-            return loss.to(comparison.dtype)
+            else:
+                others = z if ref_emb is embeddings else comparison.rows(ref_emb)
+                loss = self._listed(comparison, z, others, convert_to_pairs(indices_tuple, labels, ref_labels))
+            return _reduced(loss.to(comparison.dtype))
 
     def _labelled(self, comparison: Comparison, z: Tensor, labels: Tensor) -> Tensor:
         rows, _ = sup_con_rows(comparison, z, number_classes(labels), "out")
@@ -209,17 +201,6 @@ class SupConLoss(nn.Module):
         rows = torch.where(count > 0, total - mean, 0.0)
         mean_loss = positive_mean(rows)
         return mean_loss if len(anchor) > 0 and len(against) > 0 else 0.0 * mean_loss
-
-
-def positive_pairs(classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Anchors and positives: all ordered pairs of two rows of a class, without an M x M mask."""
-    order, counts = classes.argsort(stable=True), classes.bincount(minlength=len(classes))
-    starts, mine = counts.cumsum(0) - counts, counts[classes]
-    anchor = torch.arange(len(classes), device=classes.device).repeat_interleave(mine)
-    within = torch.arange(len(anchor), device=classes.device) - (mine.cumsum(0) - mine)[anchor]
-    positive = order[starts[classes[anchor]] + within]
-    kept = anchor != positive
-    return anchor[kept], positive[kept]
 
 
 def similarities(comparison: Comparison, z: Tensor, others: Tensor, left: Tensor, right: Tensor) -> Tensor:

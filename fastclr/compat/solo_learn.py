@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, distributed
 
 from fastclr.compat.view_pairs import pair_rows
-from fastclr.losses import nt_xent
+from fastclr.losses import InfoNCELoss, nt_xent
 from fastclr.losses.gram import barlow_twins, vicreg
-from fastclr.losses.row_dots import share_gradient
+from fastclr.losses.row_dots import own_first, share_gradient
+from fastclr.losses.row_inputs import check_ids, check_same_rows, softplus
+from fastclr.losses.row_loss import RowLoss
+from fastclr.parallel import check_same_shape, gather_rows, resolve_group
 
 
 def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Tensor:
-    """``solo.losses.simclr.simclr_loss_func`` for two views, ``-mean_i log(pos_i / (pos_i + neg_i))``.
+    """``solo.losses.simclr.simclr_loss_func``, ``-mean_i log(pos_i / (pos_i + neg_i))`` with sums of exponentials.
 
-    With more than two views the original sums the positives inside the logarithm, which is a different loss. Like the
+    For two views this is NT-Xent; with more views or with labels it is SupCon's L_in without its ``1 / |P|``. Like the
     original, this gathers over all ranks whenever torch.distributed is initialised; unlike its unshifted exp, this does
-    not overflow in float16.
+    not overflow in float16. The value is that of the local rows.
 
     Args:
-        z: ``[2N, D]`` floating-point, in any order.
-        indexes: ``[2N]`` integers, each sample exactly twice. Ranks are assumed to hold different samples.
+        z: ``[M, D]`` floating-point, in any order.
+        indexes: ``[M]`` integers, samples or labels, each at least twice over all ranks. Checking that synchronises
+            with the device.
         temperature: tau.
 
     Returns:
@@ -27,10 +32,74 @@ def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Te
 
     Raises:
         TypeError: indexes are not an integer tensor.
-        ValueError: a sample does not occur exactly twice.
+        ValueError: a sample occurs once: it has no positive, and the original's loss is infinite.
     """
-    first, second = pair_rows(indexes, len(z))
-    return nt_xent(z[first], z[second], temperature, group=distributed.group.WORLD if _running() else None)
+    check_ids("indexes", indexes, z, len(z))
+    group = resolve_group(None) if _running() else None
+    every = indexes.long() if group is None else gather_rows(indexes.long(), group)
+    _, counts = every.unique(return_counts=True)
+    if int(counts.min()) < 2:
+        raise ValueError("every index must occur at least twice, got one that occurs once")
+    # on every rank the same answer, or some would wait for others
+    shares = every.view(-1, len(z)).sort(dim=1).values
+    if int(counts.max()) == 2 and len(z) % 2 == 0 and bool((shares[:, 0::2] == shares[:, 1::2]).all()):
+        first, second = pair_rows(indexes, len(z))
+        return nt_xent(z[first], z[second], temperature, group=group)
+    comparison = RowLoss(temperature, group is not None).compare({"z": z})
+    with torch.autocast(z.device.type, enabled=False):
+        rows = comparison.rows(z)
+        everything = comparison.lse(rows, exclude="self")
+        return comparison.reduce(everything - comparison.lse(rows, exclude="other", ids=(indexes.long(), None)))
+
+
+def mocov2plus_loss_func(query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0.1) -> Tensor:
+    """``solo.losses.mocov2plus.mocov2plus_loss_func``: InfoNCE against a queue, rows as they come.
+
+    Args:
+        query: ``[N, D]``.
+        key: ``[N, D]``, of the momentum encoder.
+        queue: ``[D, K]``, a key a column.
+        temperature: tau.
+
+    Returns:
+        0-dim tensor.
+
+    Raises:
+        TypeError, ValueError: as :class:`fastclr.InfoNCELoss`.
+    """
+    loss: Tensor = InfoNCELoss(temperature, normalize=False)(query, key, queue.T)
+    return loss
+
+
+def mocov3_loss_func(query: Tensor, key: Tensor, temperature: float = 0.2) -> Tensor:
+    """``solo.losses.mocov3.mocov3_loss_func``: queries against the keys of all ranks, times ``2 tau``.
+
+    Like the original, this takes the keys of all ranks, without gradient, whenever torch.distributed is initialised.
+
+    Args:
+        query: ``[N, D]``.
+        key: ``[N, D]``, of the momentum encoder.
+        temperature: tau.
+
+    Returns:
+        0-dim tensor, the mean of the local rows.
+
+    Raises:
+        TypeError, ValueError: as :class:`fastclr.InfoNCELoss`.
+    """
+    if not _running():
+        loss: Tensor = InfoNCELoss(temperature)(query, key)
+        return 2 * temperature * loss
+    inputs = {"query": query, "key": key}
+    check_same_rows(inputs)
+    comparison, group = RowLoss(temperature).compare(inputs), resolve_group(None)
+    if group is not None:
+        check_same_shape(key, group)
+    with torch.autocast(query.device.type, enabled=False):
+        q, keys = comparison.rows(query), own_first(comparison.rows(key.detach()), group)
+        others = comparison.lse(q, keys, "self")
+        own = comparison.dots(q, keys[: len(q)]) * comparison.scale
+        return 2 * temperature * comparison.reduce(softplus(others - own))
 
 
 def barlow_loss_func(

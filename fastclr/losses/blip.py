@@ -10,12 +10,11 @@ from torch import Tensor, distributed
 
 from fastclr.losses.lse_op import soft_means
 from fastclr.losses.options import RowOptions
-from fastclr.losses.row_dots import share_gradient
+from fastclr.losses.row_dots import own_first, share_gradient
 from fastclr.losses.row_inputs import check_ids, check_same_rows, log_add, softplus
 from fastclr.losses.row_loss import Comparison, RowLoss
 from fastclr.losses.scalars import as_number
 from fastclr.losses.sup_con import number_classes
-from fastclr.parallel import gather_rows
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -123,7 +122,7 @@ class BLIPLoss(RowLoss):
     @staticmethod
     def _classes(ids: Tensor, queue_ids: Tensor | None, group: distributed.ProcessGroup | None) -> Tensor:
         """The class of every key, numbered from 0; those of this rank's rows come first."""
-        own = _own_first(ids.long(), group)
+        own = own_first(ids.long(), group)
         return number_classes(own if queue_ids is None else torch.cat([own, queue_ids.long()]))
 
     @staticmethod
@@ -140,7 +139,7 @@ class BLIPLoss(RowLoss):
         """The loss of every row against the keys of one modality."""
         q, count = comparison.rows(rows), len(rows)
         with torch.no_grad():
-            keys = [_own_first(comparison.rows(own), group)]
+            keys = [own_first(comparison.rows(own), group)]
             keys += [] if queue is None else [comparison.rows(queue)]
             target = keys[0][:count] if classes is None else _class_means(torch.cat(keys), classes, count)
             softened = None
@@ -162,13 +161,6 @@ def _share(alpha: float) -> float:
     if not 0.0 <= number <= 1.0:
         raise ValueError(f"alpha must be in [0, 1], got {alpha}")
     return number
-
-
-def _own_first(values: Tensor, group: distributed.ProcessGroup | None) -> Tensor:
-    """The values of all ranks, in rank order from this one on."""
-    if group is None:
-        return values
-    return gather_rows(values, group).roll(-distributed.get_rank(group) * len(values), 0)
 
 
 def _class_means(keys: Tensor, classes: Tensor, count: int) -> Tensor:

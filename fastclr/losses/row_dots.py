@@ -65,3 +65,10 @@ def every(values: Tensor, group: ProcessGroup | None) -> Tensor:
         return values
     gathered, start = gather_rows(values, group), distributed.get_rank(group) * len(values)
     return torch.cat([gathered[:start], values, gathered[start + len(values) :]])
+
+
+def own_first(values: Tensor, group: ProcessGroup | None) -> Tensor:
+    """The values of all ranks, in rank order from this one on; without gradient if there is a group."""
+    if group is None:
+        return values
+    return gather_rows(values, group).roll(-distributed.get_rank(group) * values.shape[0], 0)

@@ -8,7 +8,13 @@ from loss_cases import make_views
 from pytorch_metric_learning.losses import NTXentLoss as MetricLearningLoss
 from torch import Tensor
 
-from fastclr.compat import MetricLearningNTXentLoss, add_contrastive_loss, simclr_loss_func
+from fastclr.compat import (
+    MetricLearningNTXentLoss,
+    add_contrastive_loss,
+    mocov2plus_loss_func,
+    mocov3_loss_func,
+    simclr_loss_func,
+)
 from fastclr.compat.view_pairs import pair_rows
 
 
@@ -42,6 +48,31 @@ def solo_formula(z: Tensor, indexes: Tensor, temperature: float) -> Tensor:
     same = indexes[:, None] == indexes[None, :]
     positive = (similar * (same & ~torch.eye(len(z), dtype=torch.bool))).sum(1)
     return -torch.log(positive / (positive + (similar * ~same).sum(1))).mean()
+
+
+@pytest.mark.parametrize("labels", [torch.arange(21) % 4, torch.arange(21) // 3, torch.arange(20) // 2 % 5 - 1])
+def test_solo_learn_with_labels_or_more_views(labels: Tensor) -> None:
+    rows = make_views("random", len(labels), 6, torch.float64)[0].requires_grad_()
+    ours, theirs = simclr_loss_func(rows, labels, 0.2), solo_formula(rows, labels, 0.2)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+    mine, other = (torch.autograd.grad(loss, rows)[0] for loss in (ours, theirs))
+    torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-13)
+
+
+def test_solo_learn_moco() -> None:
+    query, key = (view.requires_grad_() for view in make_views("random", 12, 6, torch.float64))
+    queue = make_views("far", 9, 6, torch.float64)[0].T
+    entropy, normal = torch.nn.functional.cross_entropy, torch.nn.functional.normalize
+    plus = torch.cat([(query * key).sum(1, keepdim=True), query @ queue], dim=1) / 0.1
+    third = normal(query, dim=1) @ normal(key, dim=1).T / 0.2
+    pairs = (
+        (mocov2plus_loss_func(query, key, queue), entropy(plus, torch.zeros(12, dtype=torch.long))),
+        (mocov3_loss_func(query, key), entropy(third, torch.arange(12)) * 0.4),
+    )
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+        for mine, other in zip(*(torch.autograd.grad(loss, (query, key)) for loss in (ours, theirs)), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-13)
 
 
 def test_solo_learn() -> None:
@@ -80,13 +111,16 @@ def test_tf_original(hidden_norm: bool) -> None:
 def test_what_is_no_two_view_loss_is_refused() -> None:
     rows = torch.randn(6, 4)
     for labels, found in (([0, 0, 1, 1, 1, 2], r"\[1, 2, 3\]"), ([0] * 6, r"\[6\]"), ([0, 1, 2, 3, 4, 5], r"\[1\]")):
-        for loss in (MetricLearningNTXentLoss(), simclr_loss_func):
-            with pytest.raises(ValueError, match=found):
-                loss(rows, torch.tensor(labels))
+        with pytest.raises(ValueError, match=found):
+            MetricLearningNTXentLoss()(rows, torch.tensor(labels))
+    with pytest.raises(ValueError, match="at least twice, got one that occurs once"):
+        simclr_loss_func(rows, torch.tensor([0, 0, 1, 1, 1, 2]))
     for labels in (torch.tensor([0, 1]), torch.zeros(6, 1, dtype=torch.int64)):
         with pytest.raises(ValueError, match="one label for each of the 6 rows"):
+            MetricLearningNTXentLoss()(rows, labels)
+        with pytest.raises(ValueError, match=r"indexes must be \[6\]"):
             simclr_loss_func(rows, labels)
-    with pytest.raises(TypeError, match="labels must be an integer tensor"):
+    with pytest.raises(TypeError, match="indexes must be integers"):
         simclr_loss_func(rows, torch.zeros(6))
     pairs = torch.tensor([0, 1, 2, 0, 1, 2])
     for kwargs in ({}, {"labels": pairs, "ref_emb": rows}, {"labels": pairs, "indices_tuple": (pairs, pairs)}):

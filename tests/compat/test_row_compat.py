@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import lightly.loss
 import pytest
@@ -12,6 +13,7 @@ import torch
 from loss_cases import make_views, relative_error
 from pytorch_metric_learning.losses import CrossBatchMemory, SelfSupervisedLoss
 from pytorch_metric_learning.miners import MultiSimilarityMiner
+from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
 from torch import Tensor
 from torch.nn import functional
 
@@ -108,11 +110,23 @@ def test_pytorch_metric_learning_wrappers(name: str) -> None:
     ours, theirs = getattr(compat.pytorch_metric_learning, name)(0.3), getattr(metric_learning, name)(0.3)
     z0, z1 = make_views("random", 16, 8, torch.float64)
     same(SelfSupervisedLoss(ours), SelfSupervisedLoss(theirs), z0, z1, tolerance=1e-9)
+    same(
+        *(lambda x, loss=loss: DistributedLossWrapper(loss)(x, torch.arange(16) % 4) for loss in (ours, theirs)),
+        z0,
+        tolerance=1e-9,
+    )
     labels = torch.arange(16) % 5
     memories = [CrossBatchMemory(loss, 8, memory_size=24) for loss in (ours, theirs)]
     for memory in memories:
         memory(z1.detach(), labels)
     same(*(lambda x, memory=memory: memory(x, labels) for memory in memories), z0, tolerance=1e-9)
+    # reference embeddings, whose labels are the same tensor or another
+    for others in (labels, labels.clone()):
+        same(
+            *(lambda x, loss=loss, ys=others: loss(x, labels, ref_emb=z1, ref_labels=ys) for loss in (ours, theirs)),
+            z0,
+            tolerance=1e-9,
+        )
     pairs = MultiSimilarityMiner()(z0, labels)
     same(lambda x: ours(x, labels, pairs), lambda x: theirs(x, labels, pairs), z0, tolerance=1e-9)
 
@@ -172,8 +186,15 @@ def test_info_nce_pytorch(shape: tuple[int, ...] | None, reduction: str) -> None
             compat.info_nce_pytorch.InfoNCE()(*inputs)
 
 
-def ranking_formula(embeddings: list[Tensor], scale: float, directions: tuple[str, ...], joint: bool) -> Tensor:
-    """The library's loss: dense matrices of cosines, -inf for what a direction leaves out."""
+def ranking_formula(
+    embeddings: list[Tensor],
+    scale: float,
+    directions: tuple[str, ...],
+    joint: bool,
+    mode: str | None = None,
+    strength: float = 0.0,
+) -> Tensor:
+    """The library's loss: dense matrices of cosines, -inf for what is left out, penalties without gradient."""
     q, p, *hard = (functional.normalize(x, dim=1) for x in embeddings)
     n, itself = len(q), torch.eye(len(q), dtype=torch.bool)
     documents = torch.cat([p, *hard])
@@ -183,7 +204,16 @@ def ranking_formula(embeddings: list[Tensor], scale: float, directions: tuple[st
         "doc_to_query": (q @ p.T).T,
         "doc_to_doc": (p @ documents.T).masked_fill(itself.repeat(1, len(documents) // n), -math.inf),
     }
-    chosen = [scale * matrices[name] for name in directions]
+    own_documents = itself.repeat(1, len(documents) // n)
+    positives = torch.arange(len(documents)) < n
+    harder = {
+        None: torch.zeros_like(own_documents),
+        "in_batch_negatives": ~own_documents,
+        "hard_negatives": own_documents & ~positives,
+        "all_negatives": ~(own_documents & positives),
+    }[mode]
+    penalty = strength * matrices["query_to_doc"].detach() * harder
+    chosen = [scale * matrices[name] + (penalty if name == "query_to_doc" else 0.0) for name in directions]
     own = scale * (q * p).sum(1)
     if joint:
         return (torch.cat(chosen, dim=1).logsumexp(1) - own).mean()
@@ -203,6 +233,10 @@ def ranking_formula(embeddings: list[Tensor], scale: float, directions: tuple[st
 def test_sentence_transformers(directions: tuple[str, ...], joint: bool, hard: int) -> None:
     embeddings = [*make_views("random", 21, 8, torch.float64), *make_views("far", 21, 8, torch.float64, 5)][: 2 + hard]
     mode = "joint" if joint else "per_direction"
+    if not joint and "query_to_query" in directions:
+        with pytest.raises(ValueError, match="positive pair"):
+            compat.sentence_transformers.MultipleNegativesRankingLoss(None, directions=directions, partition_mode=mode)
+        return
     kind = compat.sentence_transformers.MultipleNegativesRankingLoss
     loss = kind(None, directions=directions, partition_mode=mode)
     same(
@@ -210,6 +244,74 @@ def test_sentence_transformers(directions: tuple[str, ...], joint: bool, hard: i
         lambda *x: ranking_formula(list(x), 20.0, directions, joint),
         *embeddings,
     )
+
+
+@pytest.mark.parametrize("mode", ["in_batch_negatives", "hard_negatives", "all_negatives"])
+@pytest.mark.parametrize("directions", [("query_to_doc",), ("query_to_doc", "doc_to_query", "doc_to_doc")])
+@pytest.mark.parametrize("hard", [0, 2])
+def test_sentence_transformers_hardness(directions: tuple[str, ...], mode: str, hard: int) -> None:
+    embeddings = [*make_views("random", 21, 8, torch.float64), *make_views("far", 21, 8, torch.float64, 5)][: 2 + hard]
+    kind = compat.sentence_transformers.MultipleNegativesRankingLoss
+    loss = kind(None, directions=directions, hardness_mode=mode, hardness_strength=7.0)
+    same(
+        lambda *x: loss.compute_loss_from_embeddings(list(x)),
+        lambda *x: ranking_formula(list(x), 20.0, directions, True, mode, 7.0),
+        *embeddings,
+    )
+
+
+def test_sentence_transformers_cached() -> None:
+    class Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer, self.most = torch.nn.Linear(8, 5).double(), 0
+
+        def forward(self, features: dict[str, Any]) -> dict[str, Tensor]:
+            assert features["prompt"] == "query: " and len(features["mask"]) == len(features["x"])
+            self.most = max(self.most, len(features["x"]))
+            dropped = torch.nn.functional.dropout(features["x"], 0.3, self.training)
+            return {"sentence_embedding": self.layer(dropped) * features["mask"][:, None]}
+
+    columns = [
+        {"prompt": "query: ", "x": x, "mask": 1.0 + (x[:, 0] > 0)} for x in make_views("random", 13, 8, torch.float64)
+    ]
+    module = compat.sentence_transformers
+    found = []
+    for kind, options in (
+        ("MultipleNegativesRankingLoss", {}),
+        ("CachedMultipleNegativesRankingLoss", {"mini_batch_size": 4}),
+    ):
+        encoder = Encoder().eval()
+        loss = getattr(module, kind)(encoder, scale=10.0, directions=("query_to_doc", "doc_to_query"), **options)
+        value = loss(columns, None)
+        value.backward()
+        found.append((value.detach(), encoder.layer.weight.grad))
+        assert encoder.most == options.get("mini_batch_size", 13)
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-15)
+    # dropout draws the same numbers again: the gradient is that of the value
+    encoder = Encoder().train()
+    loss = module.CachedMultipleNegativesRankingLoss(encoder, mini_batch_size=4)
+
+    def value_at(weight: Tensor) -> Tensor:
+        torch.manual_seed(7)
+        encoder.layer.weight.data.copy_(weight)
+        return loss(columns, None)
+
+    weight, step = encoder.layer.weight.detach().clone(), torch.zeros(5, 8, dtype=torch.float64)
+    step[2, 3] = 1e-6
+    value_at(weight).backward()
+    slope = (value_at(weight + step) - value_at(weight - step)) / 2e-6
+    torch.testing.assert_close(encoder.layer.weight.grad[2, 3], slope.detach(), rtol=1e-6, atol=1e-9)
+    assert loss.get_config_dict()["mini_batch_size"] == 4
+    with torch.no_grad():
+        assert not loss(columns, None).requires_grad
+    for options in ({"mini_batch_size": 0}, {"mini_batch_num_tokens": 100}):
+        with pytest.raises(ValueError, match="mini_batch"):
+            module.CachedMultipleNegativesRankingLoss(encoder, **options)
+    with pytest.raises(ValueError, match="one row a text"):
+        loss([{"pixel_values": columns[0]["x"]}] * 2)
 
 
 def test_sentence_transformers_calls_its_model() -> None:
@@ -225,7 +327,14 @@ def test_sentence_transformers_calls_its_model() -> None:
     # slices of Matryoshka embeddings
     sliced = loss.compute_loss_from_embeddings([c["x"][:, :5] for c in columns])
     torch.testing.assert_close(sliced, ranking_formula([c["x"][:, :5] for c in columns], 10.0, ("query_to_doc",), True))
-    for options in ({"similarity_fct": torch.dot}, {"directions": ("doc_to_doc",)}, {"partition_mode": "both"}):
+    for options in (
+        {"similarity_fct": torch.dot},
+        {"directions": ("doc_to_doc",)},
+        {"partition_mode": "both"},
+        {"hardness_mode": "all"},
+        {"hardness_strength": -1.0},
+        {"scale": 0.0},
+    ):
         with pytest.raises(ValueError):
             compat.sentence_transformers.MultipleNegativesRankingLoss(None, **options)
     with pytest.raises(ValueError, match="at least 2"):
@@ -243,7 +352,7 @@ def test_other_losses_are_refused() -> None:
         lambda: compat.lightly.NTXentLoss(memory_bank_size=-1),
         lambda: compat.lightly.DCLLoss(weight_fn=torch.dot, gather_distributed=True),
         lambda: compat.pytorch_metric_learning.NTXentLoss()(rows),
-        lambda: compat.pytorch_metric_learning.SupConLoss()(rows, torch.arange(6), ref_emb=rows),
+        lambda: compat.pytorch_metric_learning.SupConLoss(0.0),
     ):
         with pytest.raises(ValueError):
             call()

@@ -12,10 +12,12 @@ import torch
 from lightly import loss as lightly_loss
 from ranks import collectives
 from torch import Tensor, distributed, nn
+from torch.distributed.nn import all_gather
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
-from fastclr.compat import barlow_loss_func, lightly
+from fastclr.compat import barlow_loss_func, lightly, mocov3_loss_func, simclr_loss_func
 from fastclr.losses import BarlowTwinsLoss, MarginTripletLoss, NTLogisticLoss, SigLIPLoss, VICRegLoss
 
 ROWS, WIDTH, DIM = 3, 6, 8
@@ -37,6 +39,40 @@ class SoloBarlow(nn.Module):
         correlation = correlation / distributed.get_world_size()
         identity = torch.eye(DIM, dtype=z1.dtype)
         return 0.025 * ((correlation - identity) ** 2 * (identity + 5e-3 * (1 - identity))).sum()
+
+
+class SoloSimCLR(nn.Module):
+    """solo-learn's function with labels that the ranks share, by its formula or as the drop-in."""
+
+    def __init__(self, original: bool) -> None:
+        super().__init__()
+        self.original = original
+
+    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
+        z, labels = torch.cat([z1, z2]), torch.arange(2 * len(z1)) % 3 % 2
+        if not self.original:
+            return simclr_loss_func(z, labels, 0.3)
+        z = torch.cat(all_gather(functional.normalize(z, dim=1)))
+        labels = labels.repeat(distributed.get_world_size())
+        similar, same = torch.exp(z @ z.T / 0.3), labels[:, None] == labels
+        positive = (similar * (same & ~torch.eye(len(z), dtype=torch.bool))).sum(1)
+        return -torch.log(positive / (positive + (similar * ~same).sum(1))).mean()
+
+
+class SoloMoCoV3(nn.Module):
+    """solo-learn's function, by its formula or as the drop-in."""
+
+    def __init__(self, original: bool) -> None:
+        super().__init__()
+        self.original = original
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        if not self.original:
+            return mocov3_loss_func(query, key, 0.3)
+        query, key = functional.normalize(query, dim=1), functional.normalize(key, dim=1)
+        keys = torch.cat([x.detach() for x in all_gather(key)]) if distributed.get_world_size() > 1 else key.detach()
+        target = torch.arange(len(query)) + len(query) * distributed.get_rank()
+        return 0.6 * functional.cross_entropy(query @ keys.T / 0.3, target)
 
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
@@ -61,6 +97,10 @@ PEERS: dict[str, nn.Module] = {
     "our-vicreg": lightly.VICRegLoss(gather_distributed=True),
     "solo-barlow": SoloBarlow(original=True),
     "our-solo-barlow": SoloBarlow(original=False),
+    "solo-simclr": SoloSimCLR(original=True),
+    "our-solo-simclr": SoloSimCLR(original=False),
+    "solo-mocov3": SoloMoCoV3(original=True),
+    "our-solo-mocov3": SoloMoCoV3(original=False),
 }
 
 

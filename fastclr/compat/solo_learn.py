@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, distributed
 
@@ -11,7 +13,6 @@ from fastclr.losses.gram import barlow_twins, vicreg
 from fastclr.losses.row_dots import own_first, share_gradient
 from fastclr.losses.row_inputs import check_ids, check_same_rows, softplus
 from fastclr.losses.row_loss import RowLoss
-from fastclr.parallel import check_same_shape, gather_rows, resolve_group
 
 
 def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Tensor:
@@ -35,8 +36,8 @@ def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Te
         ValueError: a sample occurs once: it has no positive, and the original's loss is infinite.
     """
     check_ids("indexes", indexes, z, len(z))
-    group = resolve_group(None) if _running() else None
-    every = indexes.long() if group is None else gather_rows(indexes.long(), group)
+    comparison = RowLoss(temperature, _running()).compare({"z": z})
+    every = comparison.every(indexes.long())
     _, counts = every.unique(return_counts=True)
     if int(counts.min()) < 2:
         raise ValueError("every index must occur at least twice, got one that occurs once")
@@ -44,8 +45,7 @@ def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Te
     shares = every.view(-1, len(z)).sort(dim=1).values
     if int(counts.max()) == 2 and len(z) % 2 == 0 and bool((shares[:, 0::2] == shares[:, 1::2]).all()):
         first, second = pair_rows(indexes, len(z))
-        return nt_xent(z[first], z[second], temperature, group=group)
-    comparison = RowLoss(temperature, group is not None).compare({"z": z})
+        return nt_xent(z[first], z[second], temperature, group=comparison.options.group)
     with torch.autocast(z.device.type, enabled=False):
         rows = comparison.rows(z)
         everything = comparison.lse(rows, exclude="self")
@@ -92,9 +92,10 @@ def mocov3_loss_func(query: Tensor, key: Tensor, temperature: float = 0.2) -> Te
         return 2 * temperature * loss
     inputs = {"query": query, "key": key}
     check_same_rows(inputs)
-    comparison, group = RowLoss(temperature).compare(inputs), resolve_group(None)
-    if group is not None:
-        check_same_shape(key, group)
+    comparison = RowLoss(temperature, gather_distributed=True).compare(inputs)
+    group = comparison.options.group
+    # the rows of a rank need nothing from the others but their keys
+    comparison = replace(comparison, options=comparison.options._replace(group=None))
     with torch.autocast(query.device.type, enabled=False):
         q, keys = comparison.rows(query), own_first(comparison.rows(key.detach()), group)
         others = comparison.lse(q, keys, "self")

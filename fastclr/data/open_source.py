@@ -51,7 +51,7 @@ def check_place(source: str | Path | Sized) -> None:
         raise ValueError(f"{source} is an address, and images are read from local and mounted disks: fetch or mount it")
     if is_pattern(str(path)) and not path.exists():
         raise ValueError(f"{source} must name archives ({', '.join(tar.SUFFIXES)}): a pattern stands for shards only")
-    state = "is neither" if path.exists() else "does not exist"
+    state = "is neither a file nor a folder" if path.exists() else "does not exist"
     if path.is_file():
         state = "is a file, but no archive of images"
     raise ValueError(

@@ -39,7 +39,7 @@ class Plan:
         if self.order.drop_last and self.count < needed:
             raise ValueError(
                 f"one step needs {needed} images (batch_size {self.order.batch_size} x {self.order.world_size} ranks), "
-                f"but {self.source} has {self.count}: choose a smaller batch_size or drop_last=False"
+                f"but {self.source} has {self.count}: choose a smaller batch_size"
             )
 
     def __len__(self) -> int:

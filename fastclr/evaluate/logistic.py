@@ -40,10 +40,18 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted classifier, and whether L-BFGS converged within its iterations."""
+    """A fitted classifier.
+
+    Args:
+        classifier: the classifier.
+        converged: whether L-BFGS stopped by its tolerances, not for want of iterations.
+        gradient: its largest entry where it stopped. Where l2 is small and the classes can be separated, the loss is so
+            flat that the minimum may still be far.
+    """
 
     classifier: LinearClassifier
     converged: bool
+    gradient: float
 
 
 @dataclass(frozen=True)
@@ -198,7 +206,10 @@ class Problem:
         best = weights(torch.from_numpy(result.x).reshape(self.shape), root).to(self.mean)
         classifier = LinearClassifier(best[:, :-1].contiguous(), best[:, -1].contiguous(), self.mean, self.std)
         # a line search that float32 cannot refine any more is as converged as it gets; only running out of steps is not
-        return Fit(finite(classifier), result.status != 1)
+        steepest = float(
+            self.evaluate(weights(torch.from_numpy(result.x).reshape(self.shape), root), l2)[1].abs().max()
+        )
+        return Fit(finite(classifier), result.status != 1, steepest)
 
     def evaluate(self, theta: Tensor, l2: float) -> tuple[float, Tensor]:
         """Return the loss and its gradient ``[C, F + 1]`` at float64 weights and bias ``[C, F + 1]``."""

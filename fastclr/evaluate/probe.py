@@ -26,7 +26,7 @@ from fastclr.evaluate.features import (
     with_progress,
 )
 from fastclr.evaluate.linear import LinearClassifier, fit_adam
-from fastclr.evaluate.logistic import GRID, VALIDATION, Say, fit_logistic, select_l2
+from fastclr.evaluate.logistic import GRID, TOLERANCE, VALIDATION, Say, fit_logistic, select_l2
 from fastclr.evaluate.scores import Scores, score
 
 
@@ -63,7 +63,7 @@ def lbfgs_probe(
     device: torch.device | str | None = None,
     say: Say | None = None,
 ) -> ProbeResult:
-    """Logistic regression on standardised features, see `fit_logistic`.
+    """Logistic regression on standardised features, to a gradient of 1e-5 at most; see `fit_logistic`.
 
     Without `l2` the regularisation is chosen by `select_l2` among 45 values, then fitted to all training images. `say`
     takes a line every few seconds.
@@ -85,7 +85,8 @@ def lbfgs_probe(
         }
         settings = {"l2": f"{len(GRID)} values, {min(GRID):g} to {max(GRID):g}", "validation": VALIDATION}
     fit = fit_logistic(features.train, features.train_labels, value, start=start, device=device, say=say)
-    chosen["converged"] = fit.converged
+    chosen |= {"converged": fit.converged, "gradient": fit.gradient}
+    settings["tolerance"] = TOLERANCE
     return tested("lbfgs", settings, seed, chosen, fit.classifier, features)
 
 

@@ -265,7 +265,12 @@ def places(config: PretrainConfig) -> tuple[str | Sized, str | Sized | None]:
 
 def find_data(config: PretrainConfig) -> None:
     """Raise a ValueError unless there is something to read where `config` has its images; fetch it if asked to."""
-    found_sources(*places(config), config.data_root, config.download)
+    for option, source in zip(("--data", "--test-data"), places(config), strict=True):
+        if source is not None:
+            try:
+                found_sources(source, None, config.data_root, config.download)
+            except ValueError as error:
+                raise ValueError(f"{option}: {error}") from error
 
 
 def load_data(config: PretrainConfig, batch_size: int = 0) -> Splits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -13,6 +14,7 @@ from fastclr.data.options import DataOptions
 from fastclr.files import check_types, read_json, write_text_atomically
 from fastclr.methods import METHODS, MethodOptions, ModelOptions
 from fastclr.methods.options import Check
+from fastclr.sources.published import PUBLISHED
 from fastclr.training.optim import OptimizerOptions
 
 AmpKind = Literal["auto", "bf16", "off"]
@@ -21,6 +23,8 @@ TRANSIENT = ("given", "fresh", "given_data", "given_test_data")
 # options of a method that are also known without the method's name, because nearly every method has them
 SHORT_OPTIONS = ("temperature", "learnable_temperature")
 CompileKind = Literal["off", "default", "reduce-overhead", "max-autotune"]
+FOLDER = "started_in"  # in the file of a configuration, not of it
+PATHS = ("data", "test_data", "labels", "data_root")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,15 +121,17 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
         return values
 
     def save(self, path: Path) -> None:
-        """Write the configuration as JSON."""
-        write_text_atomically(path, json.dumps(self.as_dict(), indent=2) + "\n")
+        """Write the configuration as JSON, with the current folder, from which relative paths are found again."""
+        values = self.as_dict() | {FOLDER: os.getcwd()}
+        write_text_atomically(path, json.dumps(values, indent=2) + "\n")
 
     @staticmethod
     def load(path: Path) -> PretrainConfig:
         """Read what `save` wrote; an unknown or ill-typed field raises ValueError, which names the file."""
         values = read_json(path)
+        folder = values.pop(FOLDER, None)
         try:
-            return PretrainConfig.from_dict(values)
+            return found_from(PretrainConfig.from_dict(values), folder)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -155,6 +161,28 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
             check_options(owner, given)
         options = METHODS[method].Options(**own)
         return PretrainConfig(**{**values, "options": options})
+
+
+def found_from(config: PretrainConfig, folder: object) -> PretrainConfig:
+    """Return a configuration whose relative paths are absolute, where they lead to something from `folder`."""
+    if not isinstance(folder, str):  # a run of before 0.1.0
+        return config
+    values = {name: getattr(config, name) for name in PATHS}
+    found: dict[str, Any] = {
+        name: str(Path(folder, value))
+        for name, value in values.items()
+        if value
+        and value not in ("shapes", *PUBLISHED)
+        and not Path(value).expanduser().is_absolute()
+        and leads(Path(folder, value))
+    }
+    return dataclasses.replace(config, **found)
+
+
+def leads(path: Path) -> bool:
+    """Tell whether there is something at a path, or where a pattern looks."""
+    fixed = str(path).partition("{")[0].partition("*")[0]
+    return path.exists() if fixed == str(path) else Path(f"{fixed}_").parent.is_dir()
 
 
 def check_options(owner: type, given: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ def test_knn_of_the_projection_is_scikit_learns(run: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("options", "name", "settings"),
     [
-        (["--l2", "0.01"], "probe-lbfgs", {"l2": 0.01}),
+        (["--l2", "0.01"], "probe-lbfgs", {"l2": 0.01, "tolerance": 1e-5}),
         (
             ["--protocol", "precomputed", "--epochs", "3", "--seeds", "2"],
             "probe-precomputed",

@@ -154,3 +154,17 @@ def test_where_classes_can_be_separated_weak_regularisation_ends_where_it_always
     monkeypatch.setattr(logistic, "WIDEST", 0)
     plain = select_l2(rows, labels, grid=(1e-1, 1e-2, 1e-3, 1e-5)).accuracies
     assert all(abs(found[l2] - plain[l2]) <= 2.01 / 100 for l2 in plain)
+
+
+def test_where_a_flat_loss_ends_is_told() -> None:
+    """Separable classes under weak l2: the fit ends by its tolerance, and says at which gradient."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    features = torch.randn(200, 5, generator=generator) + 6.0 * labels[:, None]
+    fit = fit_logistic(features, labels, 1e-6)
+    theta = logistic.packed(fit.classifier, fit.classifier.mean, fit.classifier.std)
+    _, gradient = logistic.Problem(features, labels, torch.device("cpu")).evaluate(theta, 1e-6)
+    assert fit.converged and 0 < fit.gradient <= 1e-5
+    assert fit.gradient == pytest.approx(float(gradient.abs().max()), rel=0.2)
+    probe = lbfgs_probe(Features(features, labels, features, labels), l2=1e-6)
+    assert probe.settings["tolerance"] == 1e-5 and probe.chosen["gradient"] == pytest.approx(fit.gradient)

@@ -11,6 +11,7 @@ from export_cases import OwnEncoderRun, StoredRun, features_of_lines, stored_run
 from torch import nn
 
 import fastclr.transfer.export
+from fastclr.augment import AugmentConfig
 from fastclr.cli import main
 from fastclr.training.run import Run
 from fastclr.transfer.export import export_run
@@ -215,3 +216,37 @@ def test_stored_runs_are_runs(tmp_path: Path) -> None:
     """The tests' helper differs from a real run only in the source of its weights."""
     run = stored_run(tmp_path / "run", "resnet18", 32)
     assert isinstance(run, StoredRun) and Run.open(run.folder).config == run.config
+
+
+class Amplifying(nn.Module):
+    """Features that are small differences of large numbers, so that float32 loses most of their digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.maps = nn.Conv2d(3, 8, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (self.maps(images).mean((2, 3)) + 2000.0) - 2000.0
+
+
+def test_an_encoder_that_amplifies_rounding_is_compared_by_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with the same weights may differ by as much as float32 from float64; one with others may not."""
+    encoder, inputs = Amplifying().eval(), []
+
+    def other_order(folder: Path, lines: str, kind: str) -> npt.NDArray[np.float32]:
+        inputs.append(images := torch.from_numpy(np.load(folder / "images.npy")))
+        with torch.no_grad():
+            return (encoder.maps(images).flatten(2).sum(2) / 30**2 + 2000.0 - 2000.0).numpy() + 1.2e-4
+
+    monkeypatch.setattr(fastclr.transfer.export, "features_without_fastclr", other_order)
+    error = fastclr.transfer.export.compare(encoder, b"", "x.onnx", "", "onnx", AugmentConfig.cifar(32))
+    assert fastclr.transfer.export.TOLERANCE < error < 0.01
+    # of photographs: neighbouring pixels are alike, and no two images are the same
+    assert inputs[0].shape == (4, 3, 32, 32) and float(inputs[0].diff(dim=3).abs().mean()) < 0.3 * float(
+        inputs[0].std()
+    )
+    assert len({image.sum().item() for image in inputs[0]}) == 4
+    monkeypatch.setattr(fastclr.transfer.export, "features_without_fastclr", lambda *_: other_order(*_) * 1.01)
+    with pytest.raises(ValueError, match=r"features differ by .* more than the allowed"):
+        fastclr.transfer.export.compare(encoder, b"", "x.onnx", "", "onnx", AugmentConfig.cifar(32))

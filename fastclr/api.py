@@ -301,6 +301,7 @@ class Run:
         workers: int | None = None,
         memory: float | None = None,
         data_root: str = "data",
+        follow_links: str | None = None,
     ) -> Embedded | None:
         """Write the features of images to a file; see ``fastclr embed``.
 
@@ -324,6 +325,7 @@ class Run:
             workers=workers,
             memory_limit=None if memory is None else max(int(memory * 1e9), 1),
             data_root=data_root,
+            follow_links=follow_links,
         )
 
     def export(

@@ -33,6 +33,8 @@ class DataOptions:
     """CSV file with the columns name and label that gives the classes."""
     resize_shorter: int | None = None
     """Estimate memory and speed for images shrunk to this shorter side."""
+    follow_links: str | None = None
+    """Follow symbolic links that lead into this folder. Without it, many images behind links are an error."""
     memory: float | None = None
     """GB of main memory that images may take. Default: half of what is free."""
     gpu_images_per_s: float | None = None
@@ -75,6 +77,7 @@ def main(arguments: list[str]) -> None:
         labels=options.labels,
         resize_shorter=options.resize_shorter,
         memory_limit=memory_limit,
+        follow_links=options.follow_links,
     )
     machine = measure_machine(found, samples, options.gpu_images_per_s or RESNET50_IMAGES_PER_S, memory_limit)
     if options.json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -29,6 +30,7 @@ class LoadOptions:
         decode: how images are decoded.
         loader: which loader the images are for.
         device: where the images will go.
+        follow_links: symbolic links are followed that lead into this folder.
     """
 
     holdout: float
@@ -37,6 +39,7 @@ class LoadOptions:
     decode: DecodeOptions
     loader: LoaderKind
     device: torch.device | str
+    follow_links: str | Path | None = None
 
 
 class ImageSource(Protocol):

@@ -37,6 +37,7 @@ def load_splits(
     device: torch.device | str = "cpu",
     batch_size: int = 0,
     view_bytes: int = 0,
+    follow_links: str | Path | None = None,
 ) -> Splits:
     """Decode or index a source of images, and divide it into images to train on and images to test on.
 
@@ -77,6 +78,8 @@ def load_splits(
         device: where the images will go; ``auto`` takes its free memory into account.
         batch_size: images of a training step in this process, if its batches will lie in main memory.
         view_bytes: bytes of main memory that the views of one image take.
+        follow_links: symbolic links in folders are followed if they lead into this folder; nothing is cached then.
+            Without it, more than a tenth of the images behind links is an error.
 
     Returns:
         The data sets, the loader for them, and the reason for that choice; ``test`` is None where the training images
@@ -100,12 +103,14 @@ def load_splits(
     decisive = {"resize_shorter": resize_shorter, "labels": None if mapping is None else json.dumps(mapping)}
 
     def load() -> Splits:
-        return load_source(source, test_source, LoadOptions(holdout, seed, mapping, options, loader, device))
+        return load_source(
+            source, test_source, LoadOptions(holdout, seed, mapping, options, loader, device, follow_links)
+        )
 
     given = any(not isinstance(place, (str, Path)) for place in (source, test_source) if place is not None)
     if given and loader not in ("auto", "resident"):
         raise ValueError(f"loader {loader} decodes files, and images of a program are held as pixels: use auto")
-    keep = not given and source != "shapes" and loader in ("auto", "resident")
+    keep = not given and follow_links is None and source != "shapes" and loader in ("auto", "resident")
     splits = cached(Request(tuple(sources), decisive, holdout, seed), cache_folder(cache) if keep else None, load)
     # images that were cached for main memory, or for another GPU, may be too many for this one
     return load() if loader == "auto" and not fits(splits, options, torch.device(device)) else splits
@@ -136,10 +141,10 @@ def fits(splits: Splits, options: DecodeOptions, device: torch.device) -> bool:
 
 def load_source(source: str | Path | Sized, test_source: str | Path | Sized | None, options: LoadOptions) -> Splits:
     """Load a source as :func:`load_splits` does once its arguments are checked and no cache has the result."""
-    opened = open_source(source, options.decode)
+    opened = open_source(source, options.decode, options.follow_links)
     if test_source is None:
         return opened.load_splits(options, with_test=True)
-    tests = open_source(test_source, options.decode)
+    tests = open_source(test_source, options.decode, options.follow_links)
     if options.labels is not None:
         here, there = (known_labels(each, options.labels) for each in (opened, tests))
         if unknown := set(options.labels) - set(here) - set(there):

@@ -18,9 +18,11 @@ from fastclr.data.stl import find_stl, read_stl
 from fastclr.sources import tar
 from fastclr.sources.decode import is_image_name
 from fastclr.sources.entries import Source, arrange
-from fastclr.sources.folder import index_folder
+from fastclr.sources.folder import Files, index_folder
 from fastclr.sources.shards import find_shards, index_shards, is_archive, is_pattern, is_shard_folder
 from fastclr.sources.tables import index_tables, is_table, is_table_folder
+
+LOST = 0.1  # share of images that may lie behind links
 
 # kinds of files that people have, and what to do with them
 OTHER = "which is not read: "
@@ -61,12 +63,15 @@ def check_place(source: str | Path | Sized) -> None:
     )
 
 
-def open_source(source: str | Path | Sized, options: DecodeOptions | None = None) -> ImageSource:
+def open_source(
+    source: str | Path | Sized, options: DecodeOptions | None = None, follow_links: str | Path | None = None
+) -> ImageSource:
     """Open a source; the pixels of CIFAR, STL-10, arrays and of what a program holds are read.
 
     Args:
         source: as in :func:`fastclr.data.load_splits`.
         options: how much memory pixels may take, and how large the images that a program holds are made.
+        follow_links: in a folder, symbolic links are followed that lead into this one.
 
     Raises:
         ValueError: there is no such file or folder, it is of another kind, it holds no image, or its pixels do not fit
@@ -85,7 +90,10 @@ def open_source(source: str | Path | Sized, options: DecodeOptions | None = None
         return PixelSource(name, array_file.read_arrays(path, options))
     if path.is_file() and is_table(path.name):
         return FileSource(name, index_tables({path.name: path}, str(path)))
-    files = index_folder(path) if path.is_dir() else tar.index_tar(path)
+    follow = None if follow_links is None else Path(follow_links).expanduser()
+    if follow is not None and not follow.is_dir():
+        raise ValueError(f"follow_links must be the folder into which links may lead, and {follow} is none")
+    files = index_folder(path, follow) if path.is_dir() else tar.index_tar(path)
     if variant := find_variant(files.names):
         return PixelSource(name, read_cifar(files, *variant))
     if (prefix := find_stl(files.names)) is not None:
@@ -99,4 +107,17 @@ def open_source(source: str | Path | Sized, options: DecodeOptions | None = None
     if path.is_file() and any(file.lower().endswith(".cls") for file in files.names):
         return FileSource(name, index_shards({path.name: path}, str(path)))
     images = [file for file in files.names if is_image_name(file)]
+    if follow is None:
+        check_lost(files, len(images))
     return FileSource(name, Source(files, arrange(images) if images else {}))
+
+
+def check_lost(files: Files, count: int) -> None:
+    """Raise a ValueError if more than a tenth of the images lie behind symbolic links that are not followed."""
+    if files.lost > LOST * (count + files.lost):
+        listed = ", ".join(f"{name!a}" for name in files.lost_links[:5])
+        raise ValueError(
+            f"{files.lost} of the {count + files.lost} images of {files.source} would be lost: they lie behind "
+            f"{len(files.lost_links)} symbolic link(s) that are not followed, such as {listed}. Name the folder into "
+            "which links may lead with --follow-links FOLDER (follow_links)"
+        )

@@ -33,6 +33,8 @@ class DataOptions:
     """Fetch them, and the weights that --pretrained asks for, when they are not there."""
     cache: str = "auto"
     """Where decoded images are kept for the next run: `auto` is ~/.cache/fastclr, `off` nowhere, or a folder."""
+    follow_links: str | None = None
+    """Follow symbolic links that lead into this folder. Without it, many images behind links are an error."""
     loader: LoaderKind = "auto"
     """`resident` keeps decoded images; `dali`, `torch` decode every epoch; `auto`: resident if it fits, else dali."""
     workers: int | None = None

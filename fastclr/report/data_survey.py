@@ -142,6 +142,7 @@ def survey(
     labels: str | Path | None = None,
     resize_shorter: int | None = None,
     memory_limit: int | None = None,
+    follow_links: str | Path | None = None,
 ) -> tuple[Survey, list[bytes]]:
     """Examine every image of `source`.
 
@@ -154,6 +155,7 @@ def survey(
         resize_shorter: estimate the memory that the images take after this reduction of the shorter side.
         memory_limit: bytes that images may take; None is half of the free memory. One that takes more than a quarter of
             them is unreadable here as in training.
+        follow_links: symbolic links are followed that lead into this folder.
 
     Returns:
         The survey, and up to 256 evenly spaced images as they are stored, to measure how fast they decode.
@@ -164,7 +166,7 @@ def survey(
     """
     mapping = None if labels is None else read_labels(labels, source)
     options = DecodeOptions(resize_shorter, memory_limit)
-    opened = open_source(source, options)
+    opened = open_source(source, options, follow_links)
     return survey_images(opened if mapping is None else opened.relabelled(mapping), options)
 
 

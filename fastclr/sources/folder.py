@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from fastclr.sources.byte_ranges import Encoded, Storage, admit_all
 from fastclr.sources.decode import image_size, is_image_name
+from fastclr.sources.links import Walk
 
 # the decoded size of a data set is estimated from every 64th image header
 SAMPLE_EVERY = 64
@@ -29,6 +29,8 @@ class Files:
         stream: yields the names of the files asked for and how to read each, in the order in which they are stored.
         storage: returns random access to the image files asked for, in the order asked for; raises a ValueError where
             that is impossible, as in a compressed archive.
+        lost: number of images behind symbolic links that are not followed.
+        lost_links: names of these links.
     """
 
     source: str
@@ -37,6 +39,8 @@ class Files:
     sizes: tuple[tuple[int, int], ...]
     stream: Stream
     storage: Callable[[Sequence[str]], Storage]
+    lost: int = 0
+    lost_links: tuple[str, ...] = ()
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """Yield name and content of files, in the order in which they are stored.
@@ -77,37 +81,21 @@ def unread_images(names: Collection[str]) -> tuple[tuple[str, str], ...]:
     )
 
 
-def index_folder(root: Path) -> Files:
-    """List the regular files below ``root``; nothing outside it is read.
+def index_folder(root: Path, follow: Path | None = None) -> Files:
+    """List the regular files below ``root``.
 
-    Symbolic links are not followed, so that a loop cannot hang the walk and a link cannot lead out of the folder.
-    They are reported, as are pipes, sockets, devices and folders that may not be read.
+    Symbolic links are not followed, unless they lead into ``follow``, and each folder is listed once: a loop cannot
+    hang the walk, and a link cannot lead elsewhere. The others are reported, as are pipes, sockets, devices and folders
+    that may not be read.
+
+    Args:
+        root: the folder.
+        follow: the folder into which links may lead; None is none.
     """
-    names: list[str] = []
-    skipped: list[tuple[str, str]] = []
-    pending = [""]
-    while pending:
-        folder = pending.pop()
-        try:
-            entries = list(os.scandir(root / folder))
-        except OSError as error:
-            skipped.append((folder or str(root), f"folder cannot be read: {error.strerror}"))
-            continue
-        for entry in entries:
-            name = f"{folder}/{entry.name}" if folder else entry.name
-            if is_hidden(entry.name):
-                continue
-            if entry.is_symlink():
-                skipped.append((name, "symbolic link, not followed"))
-            elif entry.is_dir(follow_symlinks=False):
-                pending.append(name)
-            elif entry.is_file(follow_symlinks=False):
-                names.append(name)
-            else:
-                skipped.append((name, "not a regular file"))
-    names.sort()
+    walk = Walk(root, follow, is_hidden, is_image_name)
+    names, places = sorted(walk.places), walk.places
     images = [name for name in names if is_image_name(name)]
-    sizes = [size for name in images[::SAMPLE_EVERY] if (size := sampled_size(root / name))]
+    sizes = [size for name in images[::SAMPLE_EVERY] if (size := sampled_size(Path(places[name])))]
 
     def stream(wanted: Collection[str]) -> Iterator[tuple[str, Encoded]]:
         ordered = sorted(wanted)
@@ -116,11 +104,12 @@ def index_folder(root: Path) -> Files:
             yield name, files.encoded(row)
 
     def storage(wanted: Sequence[str]) -> Storage:
-        # absolute, because a worker process may have another working directory
-        return Storage.of_files(f"{absolute}/{name}" for name in wanted)
+        return Storage.of_files(places[name] for name in wanted)
 
-    absolute = root.absolute()
-    return Files(str(root), tuple(names), tuple(sorted(skipped)), tuple(sizes), stream, storage)
+    skipped = tuple(sorted(walk.skipped))
+    return Files(
+        str(root), tuple(names), skipped, tuple(sizes), stream, storage, walk.lost, tuple(sorted(walk.lost_links))
+    )
 
 
 def sampled_size(path: Path) -> tuple[int, int] | None:

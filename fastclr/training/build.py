@@ -299,6 +299,7 @@ def load_data(config: PretrainConfig, batch_size: int = 0) -> Splits:
         device=device,
         workers=config.workers or None,
         memory_limit=config.memory_limit,
+        follow_links=config.follow_links,
         batch_size=batch_size if in_main_memory else 0,
         view_bytes=VIEWS * 3 * config.augment.size**2 * VIEW_BYTES if in_main_memory else 0,
     )

@@ -74,6 +74,7 @@ def embed(
     workers: int | None = None,
     memory_limit: int | None = None,
     data_root: str | Path = "data",
+    follow_links: str | Path | None = None,
 ) -> Embedded | None:
     """Write the features of all images of a source, in float32 arithmetic; a killed call goes on where it was.
 
@@ -93,6 +94,7 @@ def embed(
         workers: threads (resident, dali) or processes (torch) that decode; None is one per core.
         memory_limit: bytes that decoded images may take; None is half of the free memory.
         data_root: folder with the files of ``cifar10``, ``cifar100`` and ``stl10``.
+        follow_links: symbolic links are followed that lead into this folder.
 
     Returns:
         what was written; None if `out` was there with the same settings.
@@ -113,7 +115,7 @@ def embed(
         raise ValueError(f"--out is in a folder that does not exist: {out.absolute().parent}")
     where = resolve_device(device)
     module = load_module(run, features).to(where)
-    opened = open_source(locate(source, data_root), DecodeOptions(memory_limit=memory_limit))
+    opened = open_source(locate(source, data_root), DecodeOptions(memory_limit=memory_limit), follow_links)
     entries, classes = opened.listed(split)
     settings = describe(run, module, entries, classes, features, half)
     parts = Parts(out.with_name(f"{out.name}.parts"), settings, len(entries))

@@ -1,0 +1,88 @@
+"""Symbolic links below a folder: followed into a stated folder only, never in circles, and what is lost is told."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fastclr.cli import main
+from fastclr.data import ImageDataset, Order, load_splits, make_loader
+
+
+def pictures(folder: Path, numbers: range) -> None:
+    """Write images whose pixels are their numbers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number:03d}.png")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A class folder and images elsewhere on the disk, and links to them, to others, and in circles."""
+    store = tmp_path / "store"
+    pictures(store / "dogs", range(5))
+    pictures(store / "single", range(100, 103))
+    pictures(tmp_path / "private", range(200, 202))
+    pictures(tmp_path / "set" / "cat", range(10, 14))
+    (tmp_path / "set" / "dog").symlink_to(store / "dogs")
+    (tmp_path / "set" / "cat" / "x.png").symlink_to(store / "single" / "100.png")
+    (store / "dogs" / "circle").symlink_to(store / "dogs")
+    (store / "dogs" / "up").symlink_to(tmp_path)
+    (store / "dogs" / "private").symlink_to(tmp_path / "private")
+    (tmp_path / "set" / "dog again").symlink_to(store / "dogs")
+    (tmp_path / "set" / "broken.png").symlink_to(tmp_path / "gone.png")
+    return tmp_path / "set"
+
+
+def test_many_lost_images_are_an_error(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their number, the links, and what to do are said, by every command."""
+    message = (
+        f"11 of the 15 images of {root} would be lost: they lie behind 3 symbolic link(s) that are not followed, such "
+        "as 'cat/x.png', 'dog', 'dog again'. Name the folder into which links may lead with --follow-links FOLDER"
+    )
+    assert main(["data", str(root)]) == 2
+    assert message in capsys.readouterr().err
+    for number in range(300, 411):
+        Image.new("RGB", (8, 8)).save(root / "cat" / f"{number}.png")
+    skipped = dict(load_splits(root, cache="off").train.skipped)  # 11 of 126 are told only
+    assert skipped["dog"] == "symbolic link, not followed: 5 image(s) lie behind it"
+    assert skipped["broken.png"] == "symbolic link, not followed: it leads nowhere"
+
+
+def test_links_into_a_folder_are_followed(root: Path, tmp_path: Path) -> None:
+    """Class folders and files count as if they lay there; what leads elsewhere or in circles is left out and named."""
+    links = tmp_path / "store"
+    splits = load_splits(root, cache=tmp_path / "cache", holdout=0, follow_links=links)
+    train = splits.train
+    assert isinstance(train, ImageDataset)
+    assert train.names == (
+        *(f"cat/{i:03d}.png" for i in range(10, 14)),
+        "cat/x.png",
+        *(f"dog/{i:03d}.png" for i in range(5)),
+    )
+    assert train.images[:, 0, 0, 0].tolist() == [10, 11, 12, 13, 100, 0, 1, 2, 3, 4]  # type: ignore[index]
+    assert train.classes == ("cat", "dog")
+    circle = "symbolic link, not followed: it leads in a circle, or to a folder that is listed already"
+    skipped = dict(train.skipped)
+    assert skipped["dog/private"] == f"symbolic link, not followed: it leads out of {links}, 2 image(s) lie behind it"
+    assert skipped["dog/circle"] == skipped["dog again"] == circle and "leads out of" in skipped["dog/up"]
+    assert not (tmp_path / "cache").exists()
+    everything = load_splits(root, cache="off", holdout=0, follow_links=tmp_path).train
+    assert dict(everything.skipped)["dog/up"] == circle and "dog/private/200.png" in everything.names
+    for kind in ("torch", "dali"):
+        index = load_splits(root, holdout=0, follow_links=links, loader=kind).train  # type: ignore[arg-type]
+        with closing(make_loader(index, kind, Order(4, shuffle=False, drop_last=False), workers=1)) as loader:  # type: ignore[arg-type]
+            assert [i for batch in loader.epoch(0) for i in batch.ids.tolist()] == train.ids.tolist()
+
+
+def test_the_folder_must_exist(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"follow_links must be the folder into which links may lead, and .*nowhere"):
+        load_splits(root, follow_links=tmp_path / "nowhere")
+
+
+def test_the_command_line_follows(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", str(root), "--follow-links", str(tmp_path / "store")]) == 0
+    assert "cat 5, dog 5" in capsys.readouterr().out

@@ -27,14 +27,21 @@ def labels_of(count: int) -> Tensor:
     return labels
 
 
-def plain_clip(a: Tensor, b: Tensor, tau: Tensor, normalize: bool) -> Tensor:
-    s = unit(a, normalize) @ unit(b, normalize).T / tau
+def without_equal_ids(s: Tensor, by_ids: bool) -> Tensor:
+    """-inf where another column has the id of the row, three rows an id."""
+    own = torch.arange(len(s))
+    ids = own // 3
+    return s.masked_fill((ids[:, None] == ids) & (own[:, None] != own), -math.inf) if by_ids else s
+
+
+def plain_clip(a: Tensor, b: Tensor, tau: Tensor, normalize: bool, by_ids: bool = False) -> Tensor:
+    s = without_equal_ids(unit(a, normalize) @ unit(b, normalize).T / tau, by_ids)
     own = torch.arange(len(s))
     return sum(functional.cross_entropy(logits, own, reduction="none") for logits in (s, s.T)) / 2
 
 
-def plain_info_nce(a: Tensor, b: Tensor, tau: Tensor, normalize: bool) -> Tensor:
-    s = unit(a, normalize) @ unit(b, normalize).T / tau
+def plain_info_nce(a: Tensor, b: Tensor, tau: Tensor, normalize: bool, by_ids: bool = False) -> Tensor:
+    s = without_equal_ids(unit(a, normalize) @ unit(b, normalize).T / tau, by_ids)
     return functional.cross_entropy(s, torch.arange(len(s)), reduction="none")
 
 
@@ -180,9 +187,15 @@ def ids(inputs: list[Tensor]) -> dict[str, Tensor]:
     return {"ids": torch.arange(len(inputs[0])) // 3, "negative_ids": torch.arange(len(inputs[2])) // 2}
 
 
+def triples(inputs: list[Tensor]) -> dict[str, Tensor]:
+    return {"ids": torch.arange(len(inputs[0])) // 3}
+
+
 CASES = {
     "clip": RowCase(CLIPLoss, plain_clip),
+    "clip by id": RowCase(CLIPLoss, lambda *args: plain_clip(*args, by_ids=True), arguments=triples),
     "info_nce": RowCase(InfoNCELoss, plain_info_nce),
+    "info_nce by id": RowCase(InfoNCELoss, lambda *args: plain_info_nce(*args, by_ids=True), arguments=triples),
     "info_nce set": RowCase(InfoNCELoss, plain_info_nce_set, extra=lambda n, d: (2 * n + 3, d)),
     "info_nce own": RowCase(InfoNCELoss, plain_info_nce_own, extra=lambda n, d: (n, 4, d)),
     "blip": RowCase(BLIPLoss, plain_blip, arguments=momentum),

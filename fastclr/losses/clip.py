@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastclr.losses.row_inputs import check_same_rows, softplus
+from fastclr.losses.row_inputs import check_ids, check_same_rows, softplus
 from fastclr.losses.row_loss import RowLoss
 
 
@@ -19,7 +19,11 @@ class CLIPLoss(RowLoss):
     """
 
     def forward(
-        self, image_features: Tensor, text_features: Tensor, logit_scale: float | Tensor | None = None
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: float | Tensor | None = None,
+        ids: Tensor | None = None,
     ) -> Tensor:
         """Loss of a batch of pairs.
 
@@ -28,16 +32,21 @@ class CLIPLoss(RowLoss):
             text_features: ``[N, D]``, same dtype and device; row i belongs to image i.
             logit_scale: the factor itself (CLIP's ``exp(t)``), a finite number but 0 or a tensor of one element, with
                 or without gradient; None for 1 / temperature.
+            ids: ``[N]`` integers: pairs of one id (the same image, the same caption) are not each other's negatives.
+                None for all different.
 
         Returns:
             0-dim, or ``[N]`` for reduction "none"; float64 for float64 inputs and float32 otherwise.
 
         Raises:
-            TypeError, ValueError: as :meth:`fastclr.losses.row_loss.RowLoss.compare`, or the shapes differ.
+            TypeError, ValueError: as :meth:`fastclr.losses.row_loss.RowLoss.compare`, or shapes or ids do not fit.
         """
         inputs = {"image_features": image_features, "text_features": text_features}
         comparison = self.compare(inputs, logit_scale)
         check_same_rows(inputs)
+        if ids is not None:
+            check_ids("ids", ids, image_features, image_features.shape[0])
+            ids = ids.long()
         with torch.autocast(image_features.device.type, enabled=False):
-            positive, rows, columns = comparison.pairs(image_features, text_features)
+            positive, rows, columns = comparison.pairs(image_features, text_features, ids)
             return comparison.reduce((softplus(rows - positive) + softplus(columns - positive)) / 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastclr.losses.row_inputs import check_same_rows, softplus
+from fastclr.losses.row_inputs import check_ids, check_same_rows, softplus
 from fastclr.losses.row_loss import Comparison, RowLoss
 from fastclr.parallel import check_same_shape
 
@@ -20,7 +20,9 @@ class InfoNCELoss(RowLoss):
     al., Momentum Contrast for Unsupervised Visual Representation Learning, 2020.
     """
 
-    def forward(self, query: Tensor, positive: Tensor, negatives: Tensor | None = None) -> Tensor:
+    def forward(
+        self, query: Tensor, positive: Tensor, negatives: Tensor | None = None, *, ids: Tensor | None = None
+    ) -> Tensor:
         """Loss of every query.
 
         Args:
@@ -29,6 +31,8 @@ class InfoNCELoss(RowLoss):
             negatives: ``[K, D]`` for all queries, ``[N, K, D]`` for one set per query, or None for the positives of the
                 other queries. K may be 0; the loss is 0 then. With gather_distributed those of all ranks count, except
                 one set per query: pass a queue that is the same on every rank to a loss that does not gather.
+            ids: ``[N]`` integers, only without negatives: positives with the id of a query are not its negatives. None
+                for all different.
 
         Returns:
             0-dim, or ``[N]`` for reduction "none"; float64 for float64 inputs and float32 otherwise.
@@ -40,15 +44,22 @@ class InfoNCELoss(RowLoss):
         check_same_rows(inputs)
         if negatives is not None:
             inputs["negatives"] = self._flat(query, negatives)
+        if ids is not None:
+            if negatives is not None:
+                raise ValueError(
+                    "ids are those of the batch: pass them without negatives, or use MultipleNegativesLoss"
+                )
+            check_ids("ids", ids, query, query.shape[0])
+            ids = ids.long()
         comparison = self.compare(inputs)
         if comparison.options.group is not None and negatives is not None and negatives.dim() == 2:
             check_same_shape(negatives, comparison.options.group, may_be_empty=True)
         with torch.autocast(query.device.type, enabled=False):
-            ranked = comparison.ranking(query, positive) if negatives is None else None
+            ranked = comparison.ranking(query, positive) if negatives is None and ids is None else None
             if ranked is not None:
                 return ranked
             q, p = comparison.rows(query), comparison.rows(positive)
-            others = self._negatives(comparison, q, p, negatives)
+            others = self._negatives(comparison, q, p, negatives, ids)
             return comparison.reduce(softplus(others - comparison.similarity(q, p)))
 
     @staticmethod
@@ -65,8 +76,12 @@ class InfoNCELoss(RowLoss):
         )
 
     @staticmethod
-    def _negatives(comparison: Comparison, q: Tensor, p: Tensor, negatives: Tensor | None) -> Tensor:
+    def _negatives(
+        comparison: Comparison, q: Tensor, p: Tensor, negatives: Tensor | None, ids: Tensor | None
+    ) -> Tensor:
         """Log-sum-exp over the negatives of every query of all ranks."""
+        if ids is not None:
+            return comparison.lse(q, p, exclude="equal", ids=(ids, None))
         if negatives is None:
             return comparison.lse(q, p, exclude="self")
         if negatives.dim() == 2:

@@ -85,23 +85,21 @@ class Comparison:
         rows = rows.to(vector_dtype(q.device))
         return self.every(rows) if local else rows
 
-    def both_lse(self, q: Tensor, k: Tensor, exclude: str) -> tuple[Tensor, Tensor]:
-        """Log-sum-exps of every row and of every column of all ranks."""
-        rows, columns = lse(q, k, self.scale, self.options, exclude=exclude, both=True)
-        wide = vector_dtype(q.device)
-        return rows.to(wide), columns.to(wide)
-
-    def pairs(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def pairs(self, first: Tensor, second: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Similarities ``s_ii`` of all ranks' pairs, and log-sum-exps over all others of their rows and columns.
 
         Args:
             first, second: ``[n, D]`` of this rank, not yet normalised.
+            ids: ``[n]`` int64: pairs of equal ids do not count; None for all different.
         """
-        if self._at_once(first):
+        if ids is None and self._at_once(first):
             found: tuple[Tensor, Tensor, Tensor] = ClipFunction.apply(first, second, self.scale, self._paired())
             return found
         x, y = self.rows(first), self.rows(second)
-        return self.similarity(x, y), *self.both_lse(x, y, "self")
+        exclude, twice = ("self", None) if ids is None else ("equal", (ids, None))
+        rows, columns = lse(x, y, self.scale, self.options, exclude=exclude, ids=twice, both=True)
+        wide = vector_dtype(x.device)
+        return self.similarity(x, y), rows.to(wide), columns.to(wide)
 
     def ranking(self, first: Tensor, *columns: Tensor) -> Tensor | None:
         """The reduced ``log(1 + sum_{j != i} exp(s_ij - s_ii))``, or None where :meth:`lse` has to give its parts.

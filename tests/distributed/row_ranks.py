@@ -17,6 +17,7 @@ from fastclr import BLIPLoss, CLIPLoss, DCLLoss, DebiasedNTXentLoss, InfoNCELoss
 ROWS, HARD, WIDTH, DIM = 6, 4, 7, 5
 LOSSES: dict[str, tuple[type, dict[str, Any]]] = {
     "clip": (CLIPLoss, {}),
+    "clip by id": (CLIPLoss, {}),
     "blip": (BLIPLoss, {}),
     "blip by id": (BLIPLoss, {"alpha": 0.7}),
     "info_nce": (InfoNCELoss, {}),
@@ -62,6 +63,8 @@ class Model(nn.Module):
             queues = [torch.linspace(-2, 3, 4 * DIM, dtype=torch.float64).add(x).sin().view(4, DIM) for x in (0, 1)]
             ids = {} if self.name == "blip" else {"ids": labels.abs(), "queue_ids": torch.arange(4)}
             return self.loss(a, b, a.detach().flip(1), b.detach().roll(1, 1), *queues, **ids)
+        if self.name == "clip by id":
+            return self.loss(a, b, ids=labels.abs())
         if self.name == "info_nce set":
             return self.loss(a, b, n)
         if self.name == "info_nce own":

@@ -105,6 +105,13 @@ def test_negatives_and_ids() -> None:
     ):
         with pytest.raises(error, match=words):
             InfoNCELoss()(ROWS, ROWS, negatives)
+    for kind in (CLIPLoss, InfoNCELoss):
+        with pytest.raises(ValueError, match=r"\[6\].*\[5\]"):
+            kind()(ROWS, ROWS, ids=torch.arange(5))
+        with pytest.raises(TypeError, match="float32"):
+            kind()(ROWS, ROWS, ids=torch.arange(6.0))
+    with pytest.raises(ValueError, match="without negatives"):
+        InfoNCELoss()(ROWS, ROWS, ROWS, ids=torch.arange(6))
     loss, hard = MultipleNegativesLoss(), torch.randn(3, 4)
     with pytest.raises(ValueError, match=r"\[6\].*\[5\]"):
         loss(ROWS, ROWS, ids=torch.arange(5))

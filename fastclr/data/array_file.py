@@ -79,7 +79,7 @@ def read_array(file: IO[bytes], size: int, title: str, options: DecodeOptions) -
     try:
         version = np.lib.format.read_magic(file)
         shape, by_columns, kind = READERS[version](file, max_header_size=2**14)
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # NumPy raises many types for a damaged header, tokenize.TokenError among them
         raise ValueError(f"{title} is no array in version 1.0 or 2.0 of NumPy's format: {error}") from error
     if kind.hasobject or kind.itemsize == 0:
         raise ValueError(f"{title} holds {kind}, which is no array of numbers")

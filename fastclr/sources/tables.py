@@ -126,9 +126,10 @@ class Table:
 
     def __init__(self, file: Any, schema: Any, title: str) -> None:
         self.file, self.schema, self.title = file, schema, title
-        stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        features = stored.get("info", {}).get("features", {}) if isinstance(stored, dict) else {}
-        self.features: dict[str, Any] = features if isinstance(features, dict) else {}
+        about: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        for key in ("info", "features"):
+            about = about.get(key) if isinstance(about, dict) else None
+        self.features: dict[str, Any] = about if isinstance(about, dict) else {}
         images = [name for name in schema.names if self._kind(name) == "Image"]
         images += [name for name in IMAGES if name in schema.names and self._has_bytes(name)]
         images += [name for name in schema.names if self._has_bytes(name)]
@@ -157,6 +158,7 @@ class Table:
             return
         place = self.schema.get_field_index(column)
         for batch in self.file():
+            batch.validate(full=True)  # else offsets of a damaged file would be read through
             values = batch.column(place)
             for start in range(0, len(values), ROWS):
                 yield values.slice(start, ROWS).to_pylist()
@@ -183,7 +185,8 @@ class Table:
         if self.label is None:
             return [None for values in self.batches(self.image) for _ in values], ()
         feature = self.features.get(self.label)
-        names = tuple(map(str, feature.get("names") or ())) if isinstance(feature, dict) else ()
+        listed = feature.get("names") if isinstance(feature, dict) else None
+        names = tuple(map(str, listed)) if isinstance(listed, list) else ()
         kinds: list[str | None] = []
         for values in self.batches(self.label):
             for value in values:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from mutations import changed, damaged
-from source_cases import Case, csv, header, pickles, shards, tar
+from source_cases import Case, csv, header, pickles, shards, tables, tar
 
 SHOWN = (ValueError, TypeError, OSError, FloatingPointError, MemoryError)  # what fastclr.cli shows in one line
 LIMIT = 12 * 2**30  # bytes of address space
@@ -267,6 +267,33 @@ def operators(folder: Path) -> Case:
     return case
 
 
+def arrays(folder: Path) -> Case:
+    """Files of images as NumPy writes them."""
+    from fastclr.data.array_file import read_arrays
+    from fastclr.data.decode_many import DecodeOptions
+
+    images, labels = np.zeros((3, 4, 4, 3), np.uint8), np.arange(3)
+    odd: list[Any] = [images[0], images.astype(np.float32) + 2, images.astype(np.int64), labels - 2, labels * 2**40]
+    odd += [np.array("x"), np.zeros((0, 4, 4)), np.zeros((3, 0, 4)), images[..., :2], np.full((3, 4, 4), np.nan)]
+    names = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+    np.save(folder / "whole.npy", images)
+    np.savez(folder / "whole.npz", **names)
+    whole = {suffix: (folder / f"whole.{suffix}").read_bytes() for suffix in ("npy", "npz")}
+    options = DecodeOptions(memory_limit=10**8)
+
+    def case(rng: random.Random) -> None:
+        path = folder / f"images.{rng.choice(('npy', 'npz'))}"
+        if rng.random() < 0.6:
+            path.write_bytes(damaged(whole[path.suffix[1:]], rng))
+        elif path.suffix == ".npy":
+            np.save(path, rng.choice(odd))
+        else:
+            np.savez(path, **{**names, rng.choice(list(names)): rng.choice(odd)})
+        read_arrays(path, options)
+
+    return case
+
+
 KINDS: dict[str, Callable[[Path], Case]] = {
     "header": header,
     "tar": tar,
@@ -276,6 +303,8 @@ KINDS: dict[str, Callable[[Path], Case]] = {
     "csv": csv,
     "pickle": pickles,
     "npz": npz,
+    "arrays": arrays,
+    "table": tables,
     "config": config,
     "metrics": metrics,
     "checkpoint": checkpoint,
@@ -289,7 +318,9 @@ COUNTS = {
     "tar": 1500,
     "cls": 1500,
     "json": 1500,
-    "csv": 3000,
+    "csv": 2000,
+    "arrays": 500,
+    "table": 500,
     "stl": 500,
     "pickle": 3500,
     "npz": 600,

@@ -125,3 +125,39 @@ def pickles(folder: Path) -> Case:
                 byte_array(value)
 
     return case
+
+
+def tables(folder: Path) -> Case:
+    """Parquet and Arrow files with images, listed and read."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    from fastclr.sources.byte_ranges import admit_all
+    from fastclr.sources.tables import index_tables
+
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["a", "b"]}}
+    about: Any = {"info": {"features": features}}
+    rows = {"image": [{"bytes": image_bytes("PNG"), "path": None}] * 3, "label": [0, 1, 1]}
+
+    def written(suffix: str, metadata: Any) -> bytes:
+        table = pa.table(rows).replace_schema_metadata({"huggingface": json.dumps(metadata)})
+        file = io.BytesIO()
+        if suffix == "parquet":
+            pa.parquet.write_table(table, file)
+        else:
+            with pa.ipc.new_stream(file, table.schema) as writer:
+                writer.write_table(table)
+        return file.getvalue()
+
+    seeds = {suffix: written(suffix, about) for suffix in ("parquet", "arrow")}
+
+    def case(rng: random.Random) -> None:
+        suffix = rng.choice(("parquet", "arrow"))
+        path = folder / f"input.{suffix}"
+        data = damaged(seeds[suffix], rng) if rng.random() < 0.7 else written(suffix, changed(about, rng))
+        path.write_bytes(data)
+        found = index_tables({path.name: path}, path.name)
+        for _, image in found.files.stream({entry.path for entry in found.groups.get("train", [])}):
+            image.read(admit_all)
+
+    return case

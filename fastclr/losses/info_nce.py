@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastclr.losses.row_inputs import check_ids, check_same_rows, softplus
 from fastclr.losses.row_loss import Comparison, RowLoss
+from fastclr.losses.row_stats import dense_part
 from fastclr.parallel import check_same_shape
 
 
@@ -89,6 +90,8 @@ class InfoNCELoss(RowLoss):
         # a row's own negatives: the similarities are smaller than the negatives themselves
         sets = comparison.rows(negatives.flatten(0, 1)).view(negatives.shape)
         s = torch.linalg.vecdot(q[:, None], sets).to(comparison.scale.dtype) * comparison.scale
+        if comparison.watch is not None:
+            comparison.watch.note(dense_part(s.detach()))
         if negatives.shape[1] == 0:
             return comparison.every(s.new_full((q.shape[0],), -torch.inf))
         return comparison.every(torch.logsumexp(s, dim=1))

@@ -7,26 +7,29 @@ the vectors that :meth:`Comparison.lse` and :meth:`Comparison.similarity` return
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed
 
 from fastclr.losses.inputs import exponent_shift, select_impl, tile_precision
+from fastclr.losses.lse_blocks import Excluded
 from fastclr.losses.lse_op import LSEOptions, lse
 from fastclr.losses.options import ComparingLoss, LossOptions, is_deterministic
 from fastclr.losses.paired_blocks import stripe_rows
 from fastclr.losses.paired_op import ClipFunction, PairedOptions, RankingFunction
 from fastclr.losses.row_dots import every, row_dots, share_gradient
 from fastclr.losses.row_inputs import check_rows
+from fastclr.losses.row_stats import RowStats, Watch, tiled_part
 from fastclr.losses.scalars import factor_tensor
 from fastclr.losses.temperature import WithTemperature
 from fastclr.losses.tiles import compute_dtype, vector_dtype
 from fastclr.losses.transforms import check_transforms
 from fastclr.losses.unit_rows import comparable
-from fastclr.parallel import check_same_shape
+from fastclr.parallel import check_same_shape, gather_rows
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
     from typing_extensions import Unpack
 
 FEWEST_STRIPE_ROWS = 64  # below this a product of a stripe of rows with all columns is slow
@@ -43,6 +46,8 @@ class Comparison:
     dtype: torch.dtype
     """Of the loss: float64 for float64 inputs, else float32."""
     options: LSEOptions
+    watch: Watch | None = None
+    """Takes notes for statistics; None if nobody asks for them."""
 
     def rows(self, inputs: Tensor) -> Tensor:
         """The rows to compare: of unit length if normalised; float64 stays float64, everything else is float32."""
@@ -50,7 +55,10 @@ class Comparison:
 
     def similarity(self, first: Tensor, second: Tensor) -> Tensor:
         """``s_i = scale <a_i, b_i>`` of the rows of all ranks, in the dtype of per-row values."""
-        return self.every(self.dots(first, second) * self.scale)
+        own = self.dots(first, second) * self.scale
+        if self.watch is not None:
+            self.watch.positive = own
+        return self.every(own)
 
     def dots(self, first: Tensor, second: Tensor) -> Tensor:
         """``<a_i, b_i>`` of this rank's rows, in the dtype of per-row values."""
@@ -83,7 +91,34 @@ class Comparison:
             limit = limit.to(vector_dtype(q.device))
         rows, _ = lse(q, k, scale, options, exclude=exclude, ids=ids, limit=limit)
         rows = rows.to(vector_dtype(q.device))
+        if self.watch is not None:
+            own = rows if local else self.own(rows, q.shape[0])
+            self._note(q, q if k is None else k, scale, exclude, ids, limit, own, options.group)
         return self.every(rows) if local else rows
+
+    def _note(
+        self,
+        q: Tensor,
+        k: Tensor,
+        scale: Tensor,
+        exclude: str,
+        ids: tuple[Tensor, Tensor | None] | None,
+        limit: Tensor | None,
+        own: Tensor,
+        group: ProcessGroup | None,
+        softmax: int = 0,
+    ) -> None:
+        """Note a part of the denominator of this rank's rows for the statistics."""
+        if self.watch is None:
+            return
+        offset = 0 if group is None else distributed.get_rank(group) * q.shape[0]
+        row_ids, column_ids = (None, None) if ids is None else (ids[0], ids[0] if ids[1] is None else ids[1])
+        columns = k if group is None else gather_rows(k, group)
+        if column_ids is not None and group is not None:
+            column_ids = gather_rows(column_ids, group)
+        excluded = Excluded(exclude, offset, columns.shape[0] // 2, row_ids, column_ids, limit)
+        precision = self.options.precision if self.options.impl == "blockwise" else "ieee"
+        self.watch.note(tiled_part(q.detach(), columns.detach(), scale.detach(), excluded, own, precision), softmax)
 
     def pairs(self, first: Tensor, second: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Similarities ``s_ii`` of all ranks' pairs, and log-sum-exps over all others of their rows and columns.
@@ -93,13 +128,17 @@ class Comparison:
             ids: ``[n]`` int64: pairs of equal ids do not count; None for all different.
         """
         if ids is None and self._at_once(first):
-            found: tuple[Tensor, Tensor, Tensor] = ClipFunction.apply(first, second, self.scale, self._paired())
-            return found
+            at_once: tuple[Tensor, Tensor, Tensor] = ClipFunction.apply(first, second, self.scale, self._paired())
+            return at_once
         x, y = self.rows(first), self.rows(second)
         exclude, twice = ("self", None) if ids is None else ("equal", (ids, None))
-        rows, columns = lse(x, y, self.scale, self.options, exclude=exclude, ids=twice, both=True)
-        wide = vector_dtype(x.device)
-        return self.similarity(x, y), rows.to(wide), columns.to(wide)
+        found = lse(x, y, self.scale, self.options, exclude=exclude, ids=twice, both=True)
+        rows, columns = (values.to(vector_dtype(x.device)) for values in found)
+        if self.watch is not None:
+            for side, (left, right, values) in enumerate(((x, y, rows), (y, x, columns))):
+                own = self.own(values, x.shape[0])
+                self._note(left, right, self.scale, exclude, twice, None, own, self.options.group, side)
+        return self.similarity(x, y), rows, columns
 
     def ranking(self, first: Tensor, *columns: Tensor) -> Tensor | None:
         """The reduced ``log(1 + sum_{j != i} exp(s_ij - s_ii))``, or None where :meth:`lse` has to give its parts.
@@ -117,7 +156,8 @@ class Comparison:
 
     def _at_once(self, rows: Tensor) -> bool:
         """Whether the operators of paired_blocks.py apply: one process, blocks, a CPU."""
-        return self.options.impl == "blockwise" and self.options.group is None and rows.device.type == "cpu"
+        alone = self.options.group is None and self.watch is None
+        return self.options.impl == "blockwise" and alone and rows.device.type == "cpu"
 
     def _paired(self) -> PairedOptions:
         return PairedOptions(self.normalize, self.options.shift, self.options.precision)
@@ -194,6 +234,25 @@ class RowLoss(ComparingLoss, WithTemperature):
         super().__init__(gather_distributed, **options)
         self.own_temperature(temperature, learnable_temperature)
 
+    def stats(self, *inputs: Any, **named: Any) -> tuple[Tensor, RowStats]:
+        """The loss of a call, and the statistics of its softmaxes: :class:`fastclr.losses.row_stats.RowStats`.
+
+        They cost another pass over the similarities, and cover the rows of this rank against the columns of all.
+
+        Args:
+            *inputs, **named: what the loss itself takes.
+
+        Raises:
+            ValueError: the rows of this loss have no single positive (SupCon, or DCL and debiased NT-Xent, for which
+                ``nt_xent(..., return_stats=True)`` has them); and as the loss itself.
+        """
+        self.__dict__["watch"] = watch = Watch()
+        try:
+            loss: Tensor = self(*inputs, **named)
+        finally:
+            del self.__dict__["watch"]
+        return loss, watch.stats()
+
     def compare(self, inputs: dict[str, Tensor], scale: float | Tensor | None = None) -> Comparison:
         """Check the rows of a call, and return what compares them.
 
@@ -231,7 +290,8 @@ class RowLoss(ComparingLoss, WithTemperature):
             deterministic=is_deterministic(self.deterministic),
             group=group,
         )
-        return Comparison(made, self.normalize, self.reduction, compute_dtype(first.dtype), options)
+        watch = self.__dict__.get("watch")
+        return Comparison(made, self.normalize, self.reduction, compute_dtype(first.dtype), options, watch)
 
     def extra_repr(self) -> str:
         """The most frequently varied options."""

@@ -19,6 +19,7 @@ from fastclr.sources import tar
 from fastclr.sources.decode import is_image_name
 from fastclr.sources.entries import Source, arrange
 from fastclr.sources.folder import Files, index_folder
+from fastclr.sources.remote import is_address
 from fastclr.sources.shards import find_shards, index_shards, is_archive, is_pattern, is_shard_folder
 from fastclr.sources.tables import index_tables, is_table, is_table_folder
 
@@ -42,6 +43,13 @@ def check_place(source: str | Path | Sized) -> None:
     """Raise a ValueError unless something lies at `source` that may hold images."""
     if not isinstance(source, (str, os.PathLike)):
         return
+    if is_address(source):
+        if is_archive(str(source)) and not any(star in str(source) for star in "*?["):
+            return
+        raise ValueError(
+            f"{source} is an address, of which archives are read ({', '.join(tar.SUFFIXES)}), one or several as in "
+            "https://host/train-{000..099}.tar: pack the images, or fetch or mount them"
+        )
     path = Path(source).expanduser()
     if source == "shapes" or path.is_dir() or (is_archive(path.name) and (path.is_file() or is_pattern(str(path)))):
         return
@@ -49,8 +57,6 @@ def check_place(source: str | Path | Sized) -> None:
         return
     if kind := next((text for ends, text in UNSUPPORTED.items() if str(source).lower().endswith(ends)), None):
         raise ValueError(f"{source} is {kind}")
-    if "://" in str(source):
-        raise ValueError(f"{source} is an address, and images are read from local and mounted disks: fetch or mount it")
     if is_pattern(str(path)) and not path.exists():
         raise ValueError(f"{source} must name archives ({', '.join(tar.SUFFIXES)}): a pattern stands for shards only")
     state = "is neither a file nor a folder" if path.exists() else "does not exist"
@@ -84,6 +90,11 @@ def open_source(
     if source == "shapes":
         return PixelSource(name, make_shapes())
     check_place(source)
+    if is_address(name):
+        contents = None if "{" in name else tar.index_tar(name)
+        if contents is None or any(file.lower().endswith(".cls") for file in contents.names):
+            return FileSource(name, index_shards(find_shards(name), name))
+        return FileSource(name, Source(contents, arrange([file for file in contents.names if is_image_name(file)])))
     if not path.is_dir() and not path.is_file():
         return FileSource(name, index_shards(find_shards(str(path)), str(path)))
     if path.suffix.lower() in array_file.SUFFIXES and path.is_file():

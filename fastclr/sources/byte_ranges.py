@@ -12,6 +12,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from fastclr.sources.remote import is_address, read_range
+
 Integers = npt.NDArray[np.int64]
 MAX_FILE_BYTES = 2**30
 HEAD_BYTES = 32768  # enough for the header of nearly every file; the others are read whole
@@ -91,7 +93,7 @@ class Storage:
     """Where the bytes of each image are. It holds no open file, so threads, forked and spawned processes may share it.
 
     Args:
-        files: absolute paths.
+        files: absolute paths, or addresses of archives.
         file: int64 ``[N]``, the index into ``files`` of the file that holds an image.
         offsets: int64 ``[N]``, the image's first byte in that file.
         sizes: int64 ``[N]``, its number of bytes; -1 for the whole file.
@@ -125,10 +127,10 @@ class Storage:
                 longer than ``MAX_FILE_BYTES``.
             Exception: whatever ``admit`` raises.
         """
-        with self._opened(row) as (descriptor, start, size):
-            head = read_at(descriptor, start, min(size, HEAD_BYTES))
+        with self._opened(row) as (part, start, size):
+            head = part(start, min(size, HEAD_BYTES))
             admit(head, size)
-            return head if size == len(head) else read_at(descriptor, start, size)
+            return head if size == len(head) else part(start, size)
 
     def encoded(self, row: int) -> Encoded:
         """Return an image that is to be read later."""
@@ -140,16 +142,20 @@ class Storage:
         Raises:
             OSError: as for :meth:`read`.
         """
-        with self._opened(row) as (descriptor, start, size):
-            first = read_at(descriptor, start, min(head, size))
+        with self._opened(row) as (part, start, size):
+            first = part(start, min(head, size))
             last = min(tail, size)
-            return first, read_at(descriptor, start + size - last, last), size
+            return first, part(start + size - last, last), size
 
     @contextmanager
-    def _opened(self, row: int) -> Iterator[tuple[int, int, int]]:
-        """Open the file of an image; yield the descriptor, the first byte and the number of bytes."""
+    def _opened(self, row: int) -> Iterator[tuple[Callable[[int, int], bytes], int, int]]:
+        """Open the file of an image; yield a function that reads a part, the first byte and the number of bytes."""
         start, size = int(self.offsets[row]), int(self.sizes[row])
-        descriptor = os.open(self.files[int(self.file[row])], OPEN_FLAGS)
+        file = self.files[int(self.file[row])]
+        if is_address(file):
+            yield partial(read_range, file), start, size
+            return
+        descriptor = os.open(file, OPEN_FLAGS)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -160,7 +166,7 @@ class Storage:
                 raise OSError(f"changed since it was listed: {start + size} bytes then, {status.st_size} now")
             if size > MAX_FILE_BYTES:
                 raise OSError(f"larger than {MAX_FILE_BYTES} bytes")
-            yield descriptor, start, size
+            yield partial(read_at, descriptor), start, size
         finally:
             os.close(descriptor)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from fastclr.sources.byte_ranges import Encoded, Storage
 from fastclr.sources.decode import image_size, is_image_name
 from fastclr.sources.entries import TEST_SPLITS, Entry, Source, split_folders
 from fastclr.sources.folder import LARGEST_SAMPLE, SAMPLE_EVERY, Files
+from fastclr.sources.remote import is_address
 from fastclr.sources.tar import SUFFIXES, Place, archive_storage, member_image, members, open_tar
 
 BRACES = re.compile(r"\{([^{}]*)\}")
@@ -76,12 +77,15 @@ def expand(pattern: str) -> list[str]:
     return [path for part in parts for path in expand(pattern[: match.start()] + part + pattern[match.end() :])]
 
 
-def find_shards(pattern: str) -> dict[str, Path]:
+def find_shards(pattern: str) -> Mapping[str, Path | str]:
     """Return the shards that a pattern names, keyed by their path relative to the folder of the pattern.
 
     Raises:
         ValueError: one of them does not exist, or there is none that a star could stand for.
     """
+    if is_address(pattern):
+        folder = re.split(r"[{*?[]", pattern)[0].rpartition("/")[0] + "/"
+        return {path.removeprefix(folder): path for path in expand(pattern)}
     paths: list[Path] = []
     missing: list[str] = []
     for path in expand(pattern):
@@ -95,11 +99,11 @@ def find_shards(pattern: str) -> dict[str, Path]:
         )
     if odd := next((path for path in paths if not (path.is_file() and is_archive(path.name))), None):
         raise ValueError(f"{pattern} must name archives ({', '.join(SUFFIXES)}), and {odd} is none")
-    folder = Path(re.split(r"[{*?[]", pattern)[0] + "x").parent
-    return {path.relative_to(folder).as_posix(): path for path in paths}
+    top = Path(re.split(r"[{*?[]", pattern)[0] + "x").parent
+    return {path.relative_to(top).as_posix(): path for path in paths}
 
 
-def index_shards(shards: dict[str, Path], source: str) -> Source:
+def index_shards(shards: Mapping[str, Path | str], source: str) -> Source:
     """List the samples of WebDataset shards.
 
     A sample is a run of files whose paths agree up to the first dot of the file name. Its first file with the suffix of
@@ -110,7 +114,7 @@ def index_shards(shards: dict[str, Path], source: str) -> Source:
     splits as in a folder of images.
 
     Args:
-        shards: paths of the archives by name, with ``/`` between folders.
+        shards: paths or addresses of the archives by name, with ``/`` between folders.
         source: the folder, file or pattern they come from, for error messages.
 
     Raises:
@@ -151,7 +155,7 @@ def index_shards(shards: dict[str, Path], source: str) -> Source:
     return Source(files, {split: some for split, some in entries.items() if some}, classes)
 
 
-def read_shard(found: Found, number: int, shard: str, path: Path) -> None:
+def read_shard(found: Found, number: int, shard: str, path: Path | str) -> None:
     """Add the samples of a shard to ``found``."""
     last, first = "", ""
     with open_tar(path) as archive:

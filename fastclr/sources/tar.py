@@ -15,6 +15,7 @@ import numpy as np
 from fastclr.sources.byte_ranges import HEAD_BYTES, Admit, Encoded, Paths, Storage
 from fastclr.sources.decode import image_size, is_image_name
 from fastclr.sources.folder import LARGEST_SAMPLE, SAMPLE_EVERY, Files, is_hidden
+from fastclr.sources.remote import open_remote
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # the first bytes of gzip, bzip2 and xz files
@@ -24,7 +25,7 @@ MAX_MEMBER_BYTES = 2**30
 Place = tuple[int, int, int]
 
 
-def index_tar(path: Path) -> Files:
+def index_tar(path: Path | str) -> Files:
     """List the regular files of the tar archive at ``path``.
 
     Links, devices, names that are absolute or contain ``..``, sparse or very large members, and further members of the
@@ -69,14 +70,14 @@ def index_tar(path: Path) -> Files:
     return Files(str(path), tuple(sorted(names)), tuple(sorted(skipped)), tuple(sizes), stream, storage)
 
 
-def archive_storage(archives: Sequence[Path], places: Mapping[str, Place], wanted: Sequence[str]) -> Storage:
+def archive_storage(archives: Sequence[Path | str], places: Mapping[str, Place], wanted: Sequence[str]) -> Storage:
     """Return random access to members of uncompressed archives, in the order of ``wanted``.
 
     Raises:
         ValueError: one of the archives is compressed, so that its members can only be read in sequence.
     """
     for path in archives:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             compressed = file.read(6).startswith(COMPRESSED)
         if compressed:
             raise ValueError(
@@ -84,7 +85,9 @@ def archive_storage(archives: Sequence[Path], places: Mapping[str, Place], wante
                 "it, or keep all images in memory (loader resident)"
             )
     columns = np.array([places[name] for name in wanted], dtype=np.int64).reshape(-1, 3)
-    return Storage(Paths(str(path.absolute()) for path in archives), *columns.T.copy())
+    return Storage(
+        Paths(path if isinstance(path, str) else str(path.absolute()) for path in archives), *columns.T.copy()
+    )
 
 
 def member_image(file: IO[bytes], size: int) -> Encoded:
@@ -98,15 +101,20 @@ def member_image(file: IO[bytes], size: int) -> Encoded:
     return Encoded(read, size, in_sequence=True)
 
 
+def open_file(path: Path | str) -> IO[bytes]:
+    """Open an archive; a string is an address."""
+    return open_remote(path) if isinstance(path, str) else path.open("rb")
+
+
 @contextmanager
-def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+def open_tar(path: Path | str) -> Iterator[tarfile.TarFile]:
     """Open a tar archive of any compression; damage becomes a ValueError that names the archive.
 
     Raises:
         ValueError: the archive is damaged or truncated, or is not a tar archive.
     """
     try:
-        with tarfile.open(path, "r:*") as archive:
+        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:*") as archive:
             yield archive
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         raise ValueError(f"{path} is damaged, cut short, or no tar archive: {error}") from error

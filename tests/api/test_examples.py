@@ -1,0 +1,41 @@
+"""The examples of training run as their first lines say, and learn."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "package"),
+    [
+        ("own_network", 64, "fastclr"),
+        ("labels_later", 64, "fastclr"),
+        ("three_views", 128, "fastclr"),
+        ("with_lightning", 128, "pytorch_lightning"),
+        ("with_accelerate", 128, "accelerate"),
+    ],
+)
+def test_example_learns(name: str, batch: int, package: str) -> None:
+    pytest.importorskip(package, reason=f"the example needs {package}, of the extra dev")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(EXAMPLES / f"{name}.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    losses = [float(value) for value in re.findall(r"loss (\d+\.\d+)", done.stdout)]
+    chance = math.log(2 * batch - 1)  # NT-Xent of views that are all alike
+    assert len(losses) >= 3 and losses[-1] < losses[0] and losses[-1] < 0.92 * chance
+    if name == "own_network":
+        assert float(re.findall(r"kNN (\d\.\d+)", done.stdout)[0]) > 0.9
+    if name == "labels_later":
+        assert len(re.findall(r"accuracy \d\.\d+", done.stdout)) == 2
+        assert "the encoder has seen them in pretraining" in done.stderr

@@ -13,7 +13,8 @@ from fastclr.commands import threads
 from fastclr.sources.printable import Notices, printable, show
 
 COMMANDS = {
-    "pretrain": "pretrain an encoder with SimCLR; --resume RUN continues a run",
+    "pretrain": "pretrain an encoder without labels; --resume RUN continues a run",
+    "methods": "the methods to pretrain with; NAME: its options, presets, what to tune, when to take it",
     "knn": "kNN accuracy of a run's frozen encoder",
     "probe": "linear accuracy of a run's frozen encoder",
     "finetune": "train a run's whole network on few labels",

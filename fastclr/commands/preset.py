@@ -10,7 +10,8 @@ import tyro
 
 from fastclr.methods import METHODS
 from fastclr.training.config import SHORT_OPTIONS, TRANSIENT, PretrainConfig
-from fastclr.training.presets import PRESETS, for_encoder, with_method
+from fastclr.training.method_presets import with_method
+from fastclr.training.presets import PRESETS, for_encoder
 
 PRESET_HELP = f"Start from the values of a preset: {', '.join(PRESETS)}."
 

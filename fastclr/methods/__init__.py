@@ -5,6 +5,7 @@ from fastclr.methods.base import Facts, Method, ViewPlan, Views
 from fastclr.methods.byol import BYOL, BYOLOptions
 from fastclr.methods.dcl import DCL, DCLOptions
 from fastclr.methods.groups import Group, parameter_groups
+from fastclr.methods.lejepa import LeJEPA, LeJEPAOptions
 from fastclr.methods.moco import MoCo, MoCoOptions
 from fastclr.methods.moco_v1 import MoCoV1, MoCoV1Options
 from fastclr.methods.moco_v3 import MoCoV3, MoCoV3Options
@@ -26,6 +27,7 @@ METHODS: dict[str, type[Method]] = {
     "simsiam": SimSiam,
     "barlow": BarlowTwins,
     "vicreg": VICReg,
+    "lejepa": LeJEPA,
     "supervised": Supervised,
 }
 
@@ -39,6 +41,8 @@ __all__ = [
     "DCLOptions",
     "Facts",
     "Group",
+    "LeJEPA",
+    "LeJEPAOptions",
     "Method",
     "MethodOptions",
     "MoCo",

@@ -47,6 +47,8 @@ class BarlowTwins(OneBranch):
     Options = BarlowTwinsOptions
     # lightly's benchmark on CIFAR-10: projector of 2 x 2048, lambda 5e-3, SGD 0.06 B/128, decay 5e-4
     recipe: ClassVar[dict[str, Any]] = {
+        "head": "mlp",
+        "head_bn": True,
         "head_layers": 2,
         "head_hidden": 2048,
         "head_dim": 2048,

@@ -47,6 +47,8 @@ class BYOL(Predicting):
     Options = BYOLOptions
     # lightly's benchmark on CIFAR-10: heads of 1024 and 256, SGD 0.06 B/128, decay 5e-4
     recipe: ClassVar[dict[str, Any]] = {
+        "head": "mlp",
+        "head_bn": True,
         "head_layers": 2,
         "head_hidden": 1024,
         "head_dim": 256,

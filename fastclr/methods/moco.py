@@ -67,8 +67,12 @@ class MoCo(OneBranch):
     flags = "moco"
     # the authors' notebook for CIFAR-10: SGD 0.06 at 512 images, decay 5e-4 of everything
     recipe: ClassVar[dict[str, Any]] = {
+        "head": "mlp",
         "head_layers": 2,
+        "head_hidden": None,
+        "head_dim": 128,
         "head_bn": False,
+        "bn_per_view": False,
         "optimizer": "sgd",
         "lr": 0.03,
         "lr_scaling": "linear",

@@ -52,6 +52,8 @@ class MoCoV3(Predicting):
     flags = "moco"
     # heads of lightly's BYOL for CIFAR-10, as the networks are the same, and its SGD 0.06 B/128 with decay 5e-4
     recipe: ClassVar[dict[str, Any]] = {
+        "head": "mlp",
+        "head_bn": True,
         "head_layers": 2,
         "head_hidden": 1024,
         "head_dim": 256,

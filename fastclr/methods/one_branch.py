@@ -55,7 +55,7 @@ class OneBranch(Method):
         if not isinstance(config.options, cls.Options):
             raise TypeError(f"options must be {cls.Options.__name__}, got {type(config.options).__name__}")
         cls.check(config, facts)
-        model, plan = build_model(config), ViewPlan(config.options.pair(config.augment), 2)
+        model, plan = build_model(config), ViewPlan(config.options.pair(config.augment), config.options.view_count)
         return cls(
             model.encoder,
             model.head,

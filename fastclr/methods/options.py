@@ -14,7 +14,7 @@ from fastclr.losses.scalars import SMALLEST
 
 HeadKind = Literal["none", "linear", "mlp"]
 StemKind = Literal["auto", "imagenet", "cifar"]
-LastNorm = Literal["scale", "plain", "none"]
+LastNorm = Literal["scale", "plain", "none", "bias"]
 
 # field, whether its value is valid, what it must be
 Check = tuple[str, bool, str]
@@ -39,8 +39,13 @@ class MethodOptions:
         return []
 
     def pair(self, augment: AugmentConfig) -> AugmentConfig | tuple[AugmentConfig, AugmentConfig]:
-        """Return the augmentation of both views, or of each."""
+        """Return the augmentation of all views, or of each."""
         return augment
+
+    @property
+    def view_count(self) -> int:
+        """Number of views of an image."""
+        return 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +53,9 @@ class ViewPairOptions(MethodOptions):
     """How the second view differs from the first, as in BYOL."""
 
     second_blur_p: float | None = None
-    """Probability of a blur in the second view. Default: as in the first."""
+    """Probability of a blur in the second view; None: as in the first."""
     second_solarize_p: float | None = 0.2
-    """Probability of solarisation in the second view. Default: as in BYOL."""
+    """Probability of solarisation in the second view, BYOL's by default; None: as in the first."""
 
     def checks(self) -> list[Check]:
         """Return the constraints on the values."""
@@ -105,7 +110,7 @@ class ModelOptions:
     head_bn: bool = True
     """Batch normalisation after every layer of the head, as in the paper's code."""
     head_last_bn: LastNorm = "scale"
-    """With head_bn, batch norm after the head's last layer: with a scale, with neither scale nor shift, or none."""
+    """With head_bn, end of the head: batch norm with a `scale`, `plain` batch norm, `none`, or a `bias` instead."""
     sync_bn: bool = True
     """Synchronise batch norm over all processes; off: each process normalises separately."""
     sync_bn_group: int | None = None

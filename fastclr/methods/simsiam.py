@@ -41,6 +41,8 @@ class SimSiam(Predicting):
     predictor_end = "bias"
     # the paper's setting for CIFAR-10 (appendix D): projector of 2 layers, SGD 0.03 B/256, decay 5e-4
     recipe: ClassVar[dict[str, Any]] = {
+        "head": "mlp",
+        "head_bn": True,
         "head_layers": 2,
         "head_hidden": 2048,
         "head_dim": 2048,

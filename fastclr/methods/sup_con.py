@@ -49,7 +49,10 @@ class SupCon(OneBranch):
     Options = SupConOptions
     # the paper's SGD 0.5 at 1024 images, times the 0.1 / 0.07 by which its code multiplies the loss; decay 1e-4
     recipe: ClassVar[dict[str, Any]] = {
+        "head": "mlp",
         "head_layers": 2,
+        "head_hidden": None,
+        "head_dim": 128,
         "head_bn": False,
         "optimizer": "sgd",
         "lr": 0.18,

@@ -82,6 +82,8 @@ class Supervised(Method):
     title = "supervised training"
     uses_labels = True
     Options = SupervisedOptions
+    tune = "--lr, --epochs, the augmentation."
+    when = "The upper bound to compare with: every image needs a label."
 
     def __init__(self, classifier: Classifier, views: ViewPlan) -> None:
         super().__init__()

@@ -46,6 +46,8 @@ class VICReg(OneBranch):
     Options = VICRegOptions
     # heads and rate of lightly's benchmark of Barlow Twins on CIFAR-10, whose networks the paper shares
     recipe: ClassVar[dict[str, Any]] = {
+        "head": "mlp",
+        "head_bn": True,
         "head_layers": 3,
         "head_hidden": 2048,
         "head_dim": 2048,

@@ -15,7 +15,8 @@ from fastclr.augment import AugmentConfig
 from fastclr.methods import METHODS
 from fastclr.methods.own_encoder import is_given, name_of
 from fastclr.training.config import SHORT_OPTIONS, TRANSIENT, PretrainConfig
-from fastclr.training.presets import for_encoder, with_method
+from fastclr.training.method_presets import with_method
+from fastclr.training.presets import for_encoder
 
 Options = TypeVar("Options")
 

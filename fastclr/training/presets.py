@@ -5,21 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from fastclr.augment import AugmentConfig
-from fastclr.methods import METHODS, MethodOptions, SimCLROptions
+from fastclr.methods import SimCLROptions
 from fastclr.methods.own_encoder import is_own
 from fastclr.training.config import PretrainConfig
-
-
-def with_method(config: PretrainConfig, method: str) -> PretrainConfig:
-    """Return `config` with another method: its default options, and the values that its recipe has.
-
-    Raises:
-        ValueError: there is no such method.
-    """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    return dataclasses.replace(config, method=method, options=MethodOptions(), **METHODS[method].recipe)
-
+from fastclr.training.method_presets import method_presets
 
 # Tuned by trial on `shapes`, for two CPU cores and less than three minutes, evaluations and baselines included.
 _DEMO = PretrainConfig(
@@ -109,6 +98,7 @@ PRESETS: dict[str, PretrainConfig] = {
     "imagenet-1000ep": dataclasses.replace(_IMAGENET, epochs=1000),  # 69.3% linear
     "imagenet": _IMAGENET,
     "simclr-v2": _SIMCLR_V2,
+    **method_presets(_DEMO, _CIFAR10, _IMAGENET),
 }
 
 

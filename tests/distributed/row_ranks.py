@@ -101,9 +101,6 @@ def run_rank(rank: int, ranks: int, folder: str) -> None:
         with profile(activities=[ProfilerActivity.CPU]) as backward:
             loss.backward()
         found[name, "collectives"] = collectives(forward), collectives(backward)
-    rows = [Model("clip").encoder(x).detach() for x in batch[:2]]
-    for name, loss in (("clip", CLIPLoss(0.3, True)), ("multiple", MultipleNegativesLoss(0.3, True, margin=0.3))):
-        found["stats", name] = tuple(loss.stats(*rows, ids=batch[3].abs())[1])
     uneven = torch.randn(ROWS + rank, DIM)
     found["uneven"] = refusal(CLIPLoss(gather_distributed=True), uneven, uneven)
     some, none = torch.randn(ROWS if rank else 0, DIM), torch.randn(0, DIM)

@@ -11,8 +11,6 @@ import pytest
 import torch
 from row_ranks import LOSSES, Model, make_batch, run_rank
 
-from fastclr import CLIPLoss, MultipleNegativesLoss
-
 WORLDS = [1, 2, pytest.param(4, marks=pytest.mark.slow)]
 
 
@@ -54,19 +52,6 @@ def test_backward_communicates_nothing(ranks: int, name: str) -> None:
         forward, backward = result[name, "collectives"]
         assert (forward > 0) == (ranks > 1)
         assert backward == 0
-
-
-@pytest.mark.parametrize("ranks", WORLDS)
-def test_statistics_are_those_of_the_rows_of_a_rank_against_all(ranks: int) -> None:
-    first, second, _, labels = (x.flatten(0, 1) for x in make_batch(ranks))
-    rows, ids = [Model("clip").encoder(x).detach() for x in (first, second)], labels.abs()
-    count = len(first) // ranks
-    for name, loss in (("clip", CLIPLoss(0.3)), ("multiple", MultipleNegativesLoss(0.3, margin=0.3))):
-        _, exact = loss.stats(*rows, ids=ids)
-        for rank, result in enumerate(results(ranks)):
-            for mine, other in zip(result["stats", name], exact, strict=True):
-                own = other.view(-1, ranks, count)[:, rank].flatten()
-                torch.testing.assert_close(mine, own, rtol=1e-10, atol=1e-12)
 
 
 def test_batches_that_differ_are_refused_on_every_rank() -> None:

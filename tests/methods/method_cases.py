@@ -8,11 +8,11 @@ from typing import Any
 from tiny_run import TINY
 from torch import nn
 
-from fastclr.methods import METHODS, Facts, MoCoOptions, MoCoV1Options, SimCLROptions, ViewPlan
+from fastclr.methods import METHODS, Facts, LeJEPAOptions, MoCoOptions, MoCoV1Options, SimCLROptions, ViewPlan
 from fastclr.methods.heads import build_head
 from fastclr.methods.one_branch import OneBranch
 from fastclr.training.config import PretrainConfig
-from fastclr.training.presets import with_method
+from fastclr.training.method_presets import with_method
 
 SMALL: dict[str, Any] = {"head_hidden": 16, "head_dim": 8}
 # the losses of SimCLR, and what has another graph than the method's default
@@ -23,6 +23,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "simclr-margin": ("simclr", {"options": SimCLROptions(loss="margin", semi_hard=True)}),
     "simclr-dots": ("simclr", {"options": SimCLROptions(normalize=False, temperature=2.0)}),
     "moco-symmetric": ("moco-v2", {"options": MoCoOptions(queue=64, symmetric=True)}),
+    "lejepa-views": ("lejepa", {"options": LeJEPAOptions(views=3, slices=20)}),
     "barlow-lars": ("barlow", {"optimizer": "lars"}),
 }
 QUEUES = {"moco-v1": MoCoV1Options(queue=64), "moco-v2": MoCoOptions(queue=64)}
@@ -37,10 +38,13 @@ def config_of(variant: str, **changes: Any) -> PretrainConfig:
 
 
 def tiny_encoder(bn: bool) -> nn.Module:
-    """Return an encoder of one convolution, from images to 8 features."""
+    """Return an encoder of one convolution, from images to 8 features.
+
+    With batch norm it has no biases: their gradient is rounding, of which AdamW makes steps of full size.
+    """
     norm = nn.BatchNorm2d(8) if bn else nn.Identity()
     pool = nn.AdaptiveAvgPool2d(2), nn.Flatten()
-    return nn.Sequential(nn.Conv2d(3, 8, 5, 4), norm, nn.ReLU(), *pool, nn.Linear(32, 8))
+    return nn.Sequential(nn.Conv2d(3, 8, 5, 4, bias=not bn), norm, nn.ReLU(), *pool, nn.Linear(32, 8, bias=not bn))
 
 
 def make_tiny(config: PretrainConfig, facts: Facts) -> OneBranch:
@@ -54,7 +58,7 @@ def make_tiny(config: PretrainConfig, facts: Facts) -> OneBranch:
     return made(
         encoder,
         head,
-        ViewPlan(options.pair(config.augment), 2),
+        ViewPlan(options.pair(config.augment), options.view_count),
         options,
         per_view=config.bn_per_view,
         gathers=facts.world_size > 1,

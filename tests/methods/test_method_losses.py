@@ -118,6 +118,21 @@ def v3(p0: Tensor, p1: Tensor, t0: Tensor, t1: Tensor, tau: float) -> Tensor:
     return 2 * tau * (both[0] + both[1])
 
 
+def lejepa(views: list[Tensor], weight: float) -> Tensor:
+    """The integral over both halves by the trapezoidal rule, along the directions of step 3."""
+    z = torch.stack(views).double()
+    agreement = sum(((each - z.mean(0)) ** 2).mean() for each in z) / len(z)
+    a = torch.randn(D, 256, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    t = torch.linspace(-3, 3, 33, dtype=torch.float64)  # the same knots, on both sides
+    phi = torch.exp(-(t**2) / 2)
+    total = 0.0
+    for each in z:
+        for direction in (a / a.norm(dim=0)).T:
+            found = torch.exp(1j * t[:, None] * (each @ direction)).mean(1)
+            total += float(torch.trapezoid((found - phi).abs() ** 2 * phi, t)) * N
+    return (1 - weight) * agreement + weight * total / (256 * len(z))
+
+
 CASES: dict[str, tuple[int, Any]] = {
     "simclr": (2, lambda z: nt_xent(*z, 0.5)),
     "simclr-dots": (2, lambda z: nt_xent(*z, 2.0, normalize=False)),
@@ -130,6 +145,7 @@ CASES: dict[str, tuple[int, Any]] = {
     "vicreg": (2, lambda z: vicreg(*z)),
     "byol": (4, lambda z: bootstrap(*z)),
     "simsiam": (4, lambda z: bootstrap(*z) / 4 - 1),
+    "lejepa": (2, lambda z: lejepa(z, 0.02)),
     "moco-v3": (4, lambda z: v3(*z, 0.2)),
 }
 

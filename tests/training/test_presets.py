@@ -15,6 +15,18 @@ from fastclr.training.config import PretrainConfig
 from fastclr.training.optim import peak_lr, warmup_steps
 from fastclr.training.presets import PRESETS
 
+# found by trial, of the peak at any batch
+SHAPES_RATES = {
+    "dcl": 0.2,
+    "supcon": 0.3,
+    "moco-v2": 0.1,
+    "moco-v3": 0.3,
+    "byol": 0.3,
+    "simsiam": 0.2,
+    "barlow": 0.3,
+    "vicreg": 0.1,
+    "lejepa": 2e-3,
+}
 # peak lr as it is and with --batch-size 256, by hand; warm-up in epochs; encoder's parameters in millions (published)
 EXPECTED = {
     "demo": (0.5, 0.5, 2, None),
@@ -24,6 +36,24 @@ EXPECTED = {
     "imagenet-1000ep": (4.8, 1.2, 10, 23.5),
     "imagenet": (4.8, 1.2, 10, 23.5),
     "simclr-v2": (6.4, 1.6, 40, 23.5),  # 0.1 * 64, 0.1 * 16; 5% of 800
+    **{f"shapes-{name}": (lr, lr, 2, None) for name, lr in SHAPES_RATES.items()},
+    # the sources' rates at 256 images, times the batch
+    "cifar10-dcl": (0.24, 0.12, 0, 11.17),
+    "cifar10-supcon": (0.72, 0.18, 10, 11.17),  # 0.5 * 0.1 / 0.07 = 0.714 at 1024
+    "cifar10-moco-v1": (0.06, 0.03, 0, 11.17),
+    "cifar10-moco-v2": (0.06, 0.03, 0, 11.17),
+    "cifar10-moco-v3": (0.24, 0.12, 0, 11.17),
+    "cifar10-byol": (0.24, 0.12, 0, 11.17),
+    "cifar10-simsiam": (0.06, 0.03, 0, 11.17),
+    "cifar10-barlow": (0.24, 0.12, 0, 11.17),
+    "cifar10-vicreg": (0.24, 0.12, 0, 11.17),
+    "imagenet-moco-v1": (0.03, 0.03, 0, 23.5),
+    "imagenet-moco-v2": (0.03, 0.03, 0, 23.5),
+    "imagenet-moco-v3": (9.6, 0.6, 10, 23.5),
+    "imagenet-byol": (3.2, 0.2, 10, 23.5),
+    "imagenet-simsiam": (0.1, 0.05, 0, 23.5),
+    "imagenet-barlow": (1.6, 0.2, 10, 23.5),
+    "imagenet-vicreg": (1.6, 0.2, 10, 23.5),
 }
 
 

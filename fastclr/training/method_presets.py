@@ -1,0 +1,214 @@
+"""Presets of the methods beside SimCLR: the values of their papers and reproductions. See docs/methods.md."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fastclr.augment import AugmentConfig
+from fastclr.augment.recipes import moco_v2
+from fastclr.methods import (
+    METHODS,
+    BarlowTwinsOptions,
+    BYOLOptions,
+    DCLOptions,
+    LeJEPAOptions,
+    MethodOptions,
+    MoCoOptions,
+    MoCoV1Options,
+    MoCoV3Options,
+    SimSiamOptions,
+    SupConOptions,
+    VICRegOptions,
+)
+from fastclr.training.config import PretrainConfig
+
+
+def with_method(config: PretrainConfig, method: str, **changes: Any) -> PretrainConfig:
+    """Return `config` with another method: its default options, the values that its recipe has, and `changes`.
+
+    Raises:
+        ValueError: there is no such method, or a value is out of range.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    values = {"method": method, "options": MethodOptions(), **METHODS[method].recipe, **changes}
+    return dataclasses.replace(config, **values)
+
+
+# Tuned by trial on `shapes`: small heads, with batch norm where a few epochs are too few to leave the first state, in
+# which all embeddings are alike; a fast twin, and no solarisation.
+SHAPES: dict[str, dict[str, Any]] = {
+    "dcl": {"options": DCLOptions(temperature=0.2), "lr": 0.2},
+    "supcon": {"options": SupConOptions(temperature=0.2), "head_bn": True, "lr": 0.3},
+    "moco-v2": {
+        "options": MoCoOptions(queue=1024, momentum=0.9, temperature=0.2, bn_splits=4),
+        "head_bn": True,
+        "lr": 0.1,
+    },
+    "moco-v3": {
+        "options": MoCoV3Options(momentum=0.9, predictor_hidden=128, second_solarize_p=0.0),
+        "head_hidden": 128,
+        "lr": 0.3,
+    },
+    "byol": {
+        "options": BYOLOptions(momentum=0.9, predictor_hidden=128, second_solarize_p=0.0),
+        "head_hidden": 128,
+        "lr": 0.3,
+    },
+    "simsiam": {"options": SimSiamOptions(predictor_hidden=32), "head_hidden": 128, "head_dim": 128, "lr": 0.2},
+    "barlow": {
+        "options": BarlowTwinsOptions(redundancy=1 / 64, second_solarize_p=0.0),
+        "head_hidden": 128,
+        "lr": 0.3,
+    },
+    "vicreg": {"options": VICRegOptions(second_solarize_p=0.0), "head_hidden": 128, "lr": 0.1},
+    "lejepa": {"options": LeJEPAOptions(views=4), "head_hidden": 128, "head_dim": 16, "weight_decay": 0.05},
+}
+
+# lightly's benchmarks on CIFAR-10 (docs, cifar10_benchmark.py): SGD 0.06 B/128, decay 5e-4, no blur, kNN with 200
+# neighbours at 0.1; 800 epochs at 512 images. Where it has none, what is noted.
+_LIGHTLY: dict[str, Any] = {
+    "augment": AugmentConfig.cifar(32),
+    "epochs": 800,
+    "batch_size": 512,
+    "lr": 0.12,
+    "lr_scaling": "linear",
+    "knn_k": 200,
+    "knn_temperature": 0.1,
+}
+CIFAR10: dict[str, dict[str, Any]] = {
+    "dcl": {**_LIGHTLY, "head_hidden": 512, "head_bn": True, "options": DCLOptions(temperature=0.1)},  # 87.4 kNN
+    # SupContrast, README: 0.5 at 1024 images, warm-up of 10 epochs, decay 1e-4, its ResNet-50 96.0 linear; 0.18 as its
+    # code multiplies the loss by 0.1 / 0.07
+    "supcon": {
+        **_LIGHTLY,
+        "augment": AugmentConfig(32, crop_scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.0),
+        "epochs": 1000,
+        "batch_size": 1024,
+        "lr": 0.18,
+        "warmup_epochs": 10.0,
+    },
+    # facebookresearch/moco, notebook for CIFAR-10: 0.06 at 512 images, batch norm in 8 parts; 82.6 kNN after 200 epochs
+    "moco-v1": {
+        **_LIGHTLY,
+        "epochs": 200,
+        "lr": 0.03,
+        "options": MoCoV1Options(temperature=0.1, bn_splits=8),
+    },
+    # the same, with the head of v2 and both views as queries, with which the notebook has 85.3 kNN after 200 epochs
+    "moco-v2": {**_LIGHTLY, "epochs": 200, "lr": 0.03, "options": MoCoOptions(symmetric=True, bn_splits=8)},
+    "moco-v3": {**_LIGHTLY, "options": MoCoV3Options(second_solarize_p=0.0)},  # networks and rate of BYOL: unpublished
+    "byol": {**_LIGHTLY, "options": BYOLOptions(second_solarize_p=0.0)},  # 91.0 kNN, with a constant momentum
+    # Chen and He 2021, appendix D: 0.03 B/256, decay 5e-4, 800 epochs: 91.8 linear; lightly: 90.4 kNN
+    "simsiam": {
+        **_LIGHTLY,
+        "augment": AugmentConfig(32, crop_scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.0),
+        "lr": 0.03,
+    },
+    "barlow": {**_LIGHTLY, "options": BarlowTwinsOptions(second_solarize_p=0.0)},  # 85.9 kNN
+    # views of solo-learn's (crops of at least a fifth, solarisation 0.1), rate of Barlow Twins: unpublished
+    "vicreg": {
+        **_LIGHTLY,
+        "augment": AugmentConfig(32, crop_scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.0),
+        "options": VICRegOptions(second_solarize_p=0.1),
+    },
+}
+
+# BYOL's pair (appendix B): the first view is always blurred, the second rarely, and sometimes solarised
+_BYOL_VIEW = AugmentConfig(224, jitter=(0.4, 0.4, 0.2, 0.1), blur_p=1.0)
+_MOCO = {"augment": moco_v2(224), "epochs": 200, "batch_size": 256, "lr": 0.03, "weight_decay": 1e-4}
+_LARS: dict[str, Any] = {"optimizer": "lars", "lr_scaling": "linear", "weight_decay": 1e-6, "warmup_epochs": 10.0}
+IMAGENET: dict[str, dict[str, Any]] = {
+    # facebookresearch/moco, README: 60.6 and 67.5 linear. Cosine for both; the code of v1 divides by 10 at 120 and 160
+    "moco-v1": {
+        **_MOCO,
+        "augment": AugmentConfig(224, crop_scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, blur_p=0.0),
+        "options": MoCoV1Options(momentum=0.999, queue=65536),
+        "sync_bn": False,  # batch norm of each process alone, keys shuffled among them
+        "warmup_epochs": 0.0,
+    },
+    "moco-v2": {
+        **_MOCO,
+        "options": MoCoOptions(temperature=0.2, momentum=0.999, queue=65536),
+        "sync_bn": False,
+        "warmup_epochs": 0.0,
+    },
+    # facebookresearch/moco-v3, ResNet-50, 100 epochs: 68.9 linear
+    "moco-v3": {
+        **_LARS,
+        "augment": dataclasses.replace(_BYOL_VIEW, crop_scale=(0.2, 1.0)),
+        "options": MoCoV3Options(temperature=1.0, momentum=0.99, predictor_hidden=4096, second_blur_p=0.1),
+        "head_hidden": 4096,
+        "epochs": 100,
+        "batch_size": 4096,
+        "lr": 0.6,
+    },
+    # deepmind-research/byol, 1000 epochs: 74.4 linear
+    "byol": {
+        **_LARS,
+        "augment": _BYOL_VIEW,
+        "options": BYOLOptions(momentum=0.996, predictor_hidden=4096, second_blur_p=0.1),
+        "head_hidden": 4096,
+        "epochs": 1000,
+        "batch_size": 4096,
+        "lr": 0.2,
+        "weight_decay": 1.5e-6,
+    },
+    # facebookresearch/simsiam, README: 68.1 linear
+    "simsiam": {
+        "augment": moco_v2(224),
+        "options": SimSiamOptions(predictor_hidden=512),
+        "head_layers": 3,
+        "epochs": 100,
+        "batch_size": 512,
+        "lr": 0.05,
+        "weight_decay": 1e-4,
+        "warmup_epochs": 0.0,
+    },
+    # facebookresearch/barlowtwins, README and main.py: 73.5 linear
+    "barlow": {
+        **_LARS,
+        "augment": _BYOL_VIEW,
+        "options": BarlowTwinsOptions(redundancy=0.0051, bias_rate=0.024, second_blur_p=0.1),
+        "head_layers": 3,
+        "head_hidden": 8192,
+        "head_dim": 8192,
+        "epochs": 1000,
+        "batch_size": 2048,
+        "lr": 0.2,
+    },
+    # facebookresearch/vicreg, README: 73.2 linear
+    "vicreg": {
+        **_LARS,
+        "augment": _BYOL_VIEW,
+        "options": VICRegOptions(second_blur_p=0.1),
+        "head_hidden": 8192,
+        "head_dim": 8192,
+        "epochs": 1000,
+        "batch_size": 2048,
+        "lr": 0.2,
+    },
+}
+
+
+def method_presets(
+    shapes: PretrainConfig, cifar10: PretrainConfig, imagenet: PretrainConfig
+) -> dict[str, PretrainConfig]:
+    """Return the presets of all methods, called after images and method, such as ``cifar10-byol``.
+
+    Args:
+        shapes: SimCLR's preset for the built-in shapes; the methods share its encoder, images and evaluation.
+        cifar10: likewise for CIFAR-10.
+        imagenet: likewise for ImageNet.
+    """
+    tables: dict[str, tuple[PretrainConfig, dict[str, Any], dict[str, dict[str, Any]]]] = {
+        "shapes": (shapes, {"head_dim": 64, "lr_scaling": "none", "weight_decay": 1e-4}, SHAPES),
+        "cifar10": (cifar10, {}, CIFAR10),
+        "imagenet": (imagenet, {}, IMAGENET),
+    }
+    return {
+        f"{images}-{method}": with_method(base, method, **{**shared, **values})
+        for images, (base, shared, table) in tables.items()
+        for method, values in table.items()
+    }

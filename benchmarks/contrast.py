@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastclr.bench.ceilings import Ceilings
+from fastclr.bench.loss_gate import gated
 from fastclr.bench.loss_peers import EAGER, compiled, guard_memory, require
-from fastclr.bench.rows import Attempt, Contestant, Program, Row, WrongResultError
-from fastclr.bench.timing import Effort, contest, run
+from fastclr.bench.rows import Attempt, Contestant, Row
+from fastclr.bench.timing import Effort, contest
 from fastclr.losses import CLIPLoss, MultipleNegativesLoss, SigLIPLoss, SupConLoss
 
 Kind = Literal["clip", "siglip", "sup_con", "multiple_negatives"]
 LossFunction = Callable[..., Tensor]
-LIMIT = 1e-4  # relative error of gradients and loss in float32
 SCALE, BIAS, TAU, CLASSES = 20.0, -10.0, 0.1, 100
 
 
@@ -147,31 +147,7 @@ def contestants(case: ContrastCase) -> list[Contestant]:
 def attempt(case: ContrastCase, loss_of: LossFunction) -> Attempt:
     """Forward and backward of a loss on the inputs of `case`, and the gate."""
     leaves = case.leaves()
-
-    def forward(_: Any) -> Tensor:
-        for leaf in leaves:
-            leaf.grad = None
-        return loss_of(*leaves)
-
-    def backward(loss: Tensor) -> Tensor:
-        loss.backward()
-        return loss
-
-    program: Program = {"forward": forward, "backward": backward}
-
-    def check() -> float:
-        loss = run(program)
-        value, gradients = case.truth
-        errors = [abs(float(loss.detach()) - value) / abs(value)]
-        for leaf, exact in zip(leaves, gradients, strict=True):
-            found = torch.full_like(exact, float("nan")) if leaf.grad is None else leaf.grad.double()
-            errors.append(float((found - exact).norm() / exact.norm()))
-        for what, error in zip(("loss", *(f"gradient {i}" for i in range(len(leaves)))), errors, strict=True):
-            if not error <= LIMIT:
-                raise WrongResultError(error, LIMIT, what)
-        return max(errors[1:])
-
-    return Attempt(program, check, case.rows)
+    return gated(leaves, lambda: loss_of(*leaves), lambda: case.truth, case.rows)
 
 
 def unit(*rows: Tensor) -> list[Tensor]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fastclr.bench.ceilings import Ceilings
+from fastclr.bench.loss_gate import gated
 from fastclr.bench.loss_peers import require
-from fastclr.bench.rows import Attempt, Contestant, Program, Row, Unsuitable, WrongResultError
-from fastclr.bench.timing import Effort, contest, run
+from fastclr.bench.rows import Attempt, Contestant, Row, Unsuitable
+from fastclr.bench.timing import Effort, contest
 from fastclr.losses import BarlowTwinsLoss, VICRegLoss, gram_reference
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
-LIMIT = 1e-4  # relative error of gradients and loss in float32
 LAMBDA, WEIGHTS, EPS = 5e-3, (25.0, 25.0, 1.0), 1e-4
 
 
@@ -47,11 +47,11 @@ class GramCase:
         return [(base + 0.5 * each).requires_grad_() for each in noise]
 
     @cached_property
-    def truth(self) -> tuple[float, Tensor]:
+    def truth(self) -> tuple[float, list[Tensor]]:
         """Loss and gradients in float64, by autograd through the products of rows."""
         views = [view.detach().double().requires_grad_() for view in self.views()]
         loss = (barlow_by_rows if self.loss == "barlow_twins" else vicreg_by_rows)(*views)
-        return float(loss.detach()), torch.stack(torch.autograd.grad(loss, views))
+        return float(loss.detach()), list(torch.autograd.grad(loss, views))
 
     def floor_s(self, ceilings: Ceilings) -> float:
         """Seconds of the cheaper form's products at the machine's ceiling: 8 N^2 D operations, or 6 N D^2."""
@@ -98,30 +98,7 @@ def contestants(case: GramCase) -> list[Contestant]:
 def attempt(case: GramCase, loss_of: LossFunction) -> Attempt:
     """Forward and backward of a loss on the inputs of `case`, and the gate."""
     views = case.views()
-
-    def forward(_: Any) -> Tensor:
-        for view in views:
-            view.grad = None
-        return loss_of(*views)
-
-    def backward(loss: Tensor) -> Tensor:
-        loss.backward()
-        return loss
-
-    program: Program = {"forward": forward, "backward": backward}
-
-    def check() -> float:
-        loss = run(program)
-        value, gradient = case.truth
-        found = torch.stack([torch.full_like(view, float("nan")) if view.grad is None else view.grad for view in views])
-        error = float((found.double() - gradient).norm() / gradient.norm())
-        off = abs(float(loss.detach()) - value) / abs(value)
-        for what, size in (("gradient", error), ("loss", off)):
-            if not size <= LIMIT:
-                raise WrongResultError(size, LIMIT, what)
-        return error
-
-    return Attempt(program, check, case.rows)
+    return gated(views, lambda: loss_of(*views), lambda: case.truth, case.rows)
 
 
 def barlow_by_rows(z0: Tensor, z1: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastclr.bench.loss_cases import TEMPERATURE, Layout, LossCase, check_gradient
-from fastclr.bench.rows import Attempt, Contestant, Program, Unsuitable
+from fastclr.bench.loss_gate import forward_backward
+from fastclr.bench.rows import Attempt, Contestant, Unsuitable
 from fastclr.bench.timing import run
 from fastclr.losses import CLIPLoss, NTXentLoss
 
@@ -83,16 +84,8 @@ def attempt(case: LossCase, loss_of: LossFunction, layout: Layout) -> Attempt:
     views = case.views(layout)
     tau = torch.tensor(TEMPERATURE, device=case.device, requires_grad=True) if case.learnable else None
 
-    def forward(_: Any) -> Tensor:
-        for leaf in (*views, *([] if tau is None else [tau])):
-            leaf.grad = None
-        return loss_of(views[0], views[1], TEMPERATURE if tau is None else tau)
-
-    def backward(loss: Tensor) -> Tensor:
-        loss.backward()
-        return loss
-
-    program: Program = {"forward": forward, "backward": backward}
+    leaves = [*views, *([] if tau is None else [tau])]
+    program = forward_backward(leaves, lambda: loss_of(views[0], views[1], TEMPERATURE if tau is None else tau))
 
     def check() -> float:
         loss = run(program)

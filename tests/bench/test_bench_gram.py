@@ -20,7 +20,8 @@ def test_the_truth_is_the_specification(case: gram.GramCase) -> None:
     loss = gram.dense(case)(*views)
     value, gradient = case.truth
     assert value == pytest.approx(float(loss.detach()), rel=1e-12)
-    torch.testing.assert_close(gradient, torch.stack(torch.autograd.grad(loss, views)), rtol=1e-9, atol=1e-14)
+    for mine, exact in zip(gradient, torch.autograd.grad(loss, views), strict=True):
+        torch.testing.assert_close(mine, exact, rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("case", [case.toy() for case in gram.cases(CPU)[:2]], ids=lambda case: case.loss)

@@ -107,11 +107,10 @@ def simulate(body: list[Instruction], warps: int, programs: int, machine: Machin
     """Cycles per round of a loop for ``warps`` warps of ``programs`` programs on a quarter of a multiprocessor."""
     state = [Warp(i % programs, 701.0 * (i % programs)) for i in range(warps)]
     free: dict[str, float] = {}
-    now, tensor, last = 0.0, 0.0, 0
+    now, tensor, last = 0.0, 0.0, state[0]
     while True:
-        # the warp that issued last goes first, unless another is a round behind
-        order = sorted(state[last:] + state[:last], key=lambda w: w.round)
-        waiting = [w for w in order if not w.blocked and w.round < rounds]
+        # the warp that issued last goes first, then the oldest
+        waiting = [w for w in [last, *state] if not w.blocked and w.round < rounds]
         if not waiting:
             break
         times = [(earliest(w, body[w.place], free, now, machine), i) for i, w in enumerate(waiting)]
@@ -119,8 +118,7 @@ def simulate(body: list[Instruction], warps: int, programs: int, machine: Machin
         if chosen is None:
             now = min(times)[0]
             continue
-        warp = waiting[chosen]
-        last = next(i for i, w in enumerate(state) if w is warp)
+        warp = last = waiting[chosen]
         x = body[warp.place]
         pipe, busy = pipe_of(x)
         free[pipe] = now + busy

@@ -159,7 +159,7 @@ def one_side(
     if n == 0 or num_cols == 0:
         return torch.full((n,), -math.inf, dtype=torch.float32, device=q.device)
     if tile is None:
-        table = tiles_for(q.device, q.dtype, precision, width).forward
+        table = tiles_for(q.device, q.dtype, precision, width).heavy_forward
         tile = narrowed(table, exclude, limit_kind, dot_kind(q.dtype, precision))
     views = 2 if exclude == "pair" else 1
     row_tiles = views * triton.cdiv(n // views, tile.block_m)

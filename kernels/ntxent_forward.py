@@ -11,7 +11,7 @@ from .ntxent_stats import ntxent_stats
 from .ntxent_triangular import ntxent_triangular
 from .numerics import LOG2E, LOWEST, add_tile, fixed_shift, shift_applies, shifts_to_launch
 from .pair_masks import negatives
-from .tile_table import TRIANGULAR_FROM_ROWS, Tile, split_columns, tiles_for
+from .tile_table import TRIANGULAR_FROM_ROWS, Tile, for_rows, split_columns, tiles_for
 from .tiles import (
     count_tiles,
     device_guard,
@@ -70,8 +70,6 @@ def ntxent_fwd_kernel(
     q = load_rows(z, first_row, 0, row_end, D, BLOCK_M, BLOCK_D, True)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     row_max = row_sum + (LOWEST if IS_ONLINE else fixed_shift(num_cols))
-    # without masks, each tile is summed while the tensor cores compute the next one; the first has none to sum
-    previous = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32) + tl.where(scale > 0.0, float("-inf"), float("inf"))
     for MASKED in tl.static_range(2):
         for i in tl.range(0, count_tiles(specials, MASKED), num_stages=1 if MASKED else None):
             first_col = nth_tile(i, specials, MASKED) * BLOCK_N
@@ -82,16 +80,12 @@ def ntxent_fwd_kernel(
                 s = wide_products(
                     z, columns, first_row, row_end, first_col, num_cols, D, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION, MASKED
                 )
+            s *= scale
             if MASKED:
                 cols = first_col + tl.arange(0, BLOCK_N)
                 is_negative = negatives(cols, self_col, positive_col)
-                s = tl.where(is_negative & (cols < num_cols)[None, :], s * scale, float("-inf"))
-                row_max, row_sum = add_tile(row_max, row_sum, s, IS_ONLINE)
-            else:
-                row_max, row_sum = add_tile(row_max, row_sum, previous * scale, IS_ONLINE)
-                previous = s
-        if not MASKED:
-            row_max, row_sum = add_tile(row_max, row_sum, previous * scale, IS_ONLINE)
+                s = tl.where(is_negative & (cols < num_cols)[None, :], s, float("-inf"))
+            row_max, row_sum = add_tile(row_max, row_sum, s, IS_ONLINE)
 
     if SPLIT:
         out = tl.program_id(1).to(tl.int64) * (2 * n) + rows
@@ -197,7 +191,7 @@ def ntxent_rectangular(
     m, width = z.shape
     num_cols = columns.shape[0]
     is_online = shift == "online"
-    tile = tile or tiles_for(z.device, z.dtype, precision, width).forward
+    tile = tile or for_rows(tiles_for(z.device, z.dtype, precision, width).forward, m)
     row_tiles = 2 * triton.cdiv(m // 2, tile.block_m)
     splits, tiles_per_split = split_columns(z.device, tile, row_tiles, num_cols, splits)
     partial_sum = torch.empty((splits, m), dtype=torch.float32, device=z.device) if splits > 1 else loss

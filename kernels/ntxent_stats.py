@@ -103,7 +103,7 @@ def ntxent_stats(
         raise ValueError(
             f"stats need {m} rows on every process: expected a multiple of {m} columns, got {columns.shape[0]}"
         )
-    tile = tile or tiles_for(z.device, z.dtype, precision, width).forward
+    tile = tile or tiles_for(z.device, z.dtype, precision, width).heavy_forward
     correct = torch.empty((m,), dtype=torch.float32, device=z.device)
     entropy = torch.empty_like(correct)
     with device_guard(z):

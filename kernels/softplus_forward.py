@@ -146,7 +146,7 @@ def softplus_kernel(
 
 def pair_tile(tiles: Tiles, exclude: str, has_gradient: bool, kind: str) -> Tile:
     """The tile for the pairs that do not count and a kind of dot product, smaller than lse's where it would spill."""
-    tile = tiles.backward if has_gradient else tiles.forward
+    tile = tiles.backward if has_gradient else tiles.heavy_forward
     if kind == "ieee" and has_gradient:
         return replace(tile, block_m=max(16, tile.block_m // 2))
     if EXCLUDE[exclude] >= 3:

@@ -30,11 +30,20 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiles:
-    """The tiles of one row of the table; in ``triangular``, ``block_m`` must divide ``block_n``."""
+    """The tiles of one row of the table; in ``triangular``, ``block_m`` must divide ``block_n``.
+
+    ``stats`` and the forward of ``lse`` keep more registers than NT-Xent's forward: their tile, where it is another.
+    """
 
     forward: Tile
     triangular: Tile
     backward: Tile
+    stats: Tile | None = None
+
+    @property
+    def heavy_forward(self) -> Tile:
+        """The tile of the statistics, and of the forward of ``lse`` and ``softplus_pairs``."""
+        return self.stats or self.forward
 
 
 # the normalising and the projecting kernel hold whole rows
@@ -60,7 +69,8 @@ TABLE: dict[tuple[int, str, int], Tiles] = {
     (80, "tf32", ANY): Tiles(Tile(64, 64, 32, 4, 3, 2), Tile(64, 64, 32, 4, 3, 2), Tile(64, 32, 32, 8, 3, 1, 256)),
     (80, "tf32x3", ANY): Tiles(Tile(128, 64, 32, 8, 3, 1), Tile(32, 64, 32, 4, 3, 2), Tile(64, 32, 16, 8, 3, 1, 128)),
     (80, "ieee", ANY): Tiles(Tile(64, 64, 16, 4, 3, 2), Tile(64, 64, 16, 8, 3, 1), Tile(32, 32, 32, 8, 2, 1, 256)),
-    (90, "half", 128): Tiles(Tile(128, 128, 128, 8, 3, 1), Tile(128, 128, 128, 8, 3, 1), Tile(128, 128, 128, 8, 3, 1)),
+    (90, "half", 128): Tiles(Tile(256, 64, 128, 8, 3, 2), Tile(128, 128, 128, 8, 3, 1), Tile(128, 128, 128, 8, 3, 1),
+                             Tile(128, 128, 128, 8, 3, 1)),
     (90, "half", 256): Tiles(Tile(128, 64, 256, 8, 3, 1), Tile(64, 128, 256, 8, 3, 1), Tile(128, 64, 256, 8, 3, 1)),
     (90, "half", ANY): Tiles(Tile(128, 128, 64, 8, 4, 1), Tile(128, 128, 64, 8, 4, 1), Tile(128, 64, 64, 8, 3, 1, 128)),
     (90, "tf32", 128): Tiles(Tile(128, 64, 128, 8, 3, 1), Tile(64, 128, 128, 8, 3, 1), Tile(128, 64, 128, 8, 3, 1)),
@@ -104,7 +114,15 @@ def table_tiles(arch: int, kind: str, width: int) -> Tiles:
     def shrunk(tile: Tile) -> Tile:
         return replace(tile, block_d=min(tile.block_d, padded(width)), block_out=min(tile.block_out, padded(width)))
 
-    return Tiles(shrunk(tiles.forward), shrunk(tiles.triangular), shrunk(tiles.backward))
+    stats = None if tiles.stats is None else shrunk(tiles.stats)
+    return Tiles(shrunk(tiles.forward), shrunk(tiles.triangular), shrunk(tiles.backward), stats)
+
+
+def for_rows(tile: Tile, rows: int) -> Tile:
+    """The tile of the rectangular forward for so many rows: with few, tall tiles leave multiprocessors idle."""
+    if tile.block_m <= 128 or rows >= TRIANGULAR_FROM_ROWS:
+        return tile
+    return replace(tile, block_m=tile.block_m // 2, num_warps=tile.num_warps // 2)
 
 
 @functools.cache

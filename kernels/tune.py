@@ -24,7 +24,10 @@ from .tile_table import TABLE, Tile, device_traits, table_tiles
 
 KERNELS = ("forward", "triangular", "backward")
 DTYPES = {"half": torch.bfloat16, "tf32": torch.float32, "tf32x3": torch.float32, "ieee": torch.float32}
-BLOCKS = ((32, 32), (32, 64), (64, 32), (64, 64), (64, 128), (128, 64), (128, 128), (64, 256), (128, 256), (256, 128))
+BLOCKS = (
+    *product((32, 64), repeat=2),
+    *((64, 128), (128, 64), (128, 128), (64, 256), (256, 64), (128, 256), (256, 128)),
+)
 
 
 def candidates(shipped: Tile, triangular: bool) -> Iterator[Tile]:
@@ -159,7 +162,7 @@ def main(arguments: list[str]) -> None:
             print(f"  {time:9.3f} ms  {tile}{'  (shipped)' if tile == shipped else ''}")
         if times[name]:
             tiles = replace(tiles, **{name: times[name][0][1]})
-    row = ", ".join(f"Tile{astuple(tile)}" for tile in (tiles.forward, tiles.triangular, tiles.backward))
+    row = ", ".join(f"Tile{astuple(tile)}" for tile in vars(tiles).values() if tile)
     known = sorted({(a, k, w) for a, k, w in TABLE if k == args.kind})
     print(f"rows of this kind: {known}\n({arch}, {args.kind!r}, {args.width}): Tiles({row}),")
     if args.json:

@@ -70,7 +70,7 @@ def compiled(arch: int, dtype: str, precision: str, width: int, variant: Variant
     tiles = tile_table.table_tiles(arch, kind, width)
     forward = variant.kernel == "forward"
     kernel = lse_fwd_kernel if forward else lse_bwd_kernel
-    tile = narrowed(tiles.forward if forward else tiles.backward, variant.exclude, variant.limit, kind)
+    tile = narrowed(tiles.heavy_forward if forward else tiles.backward, variant.exclude, variant.limit, kind)
     constants: dict[str, Any] = {"D": width, "PRECISION": precision, "EXCLUDE": EXCLUDE[variant.exclude]}
     constants |= {"LIMIT": variant.limit, "IS_ONLINE": variant.online, "GUARDED": variant.guarded}
     if not forward:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,14 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 from fastclr.kernels import tune
-from fastclr.kernels.tile_table import Tile
+from fastclr.kernels.tile_table import Tile, table_tiles
 
 TILES = [Tile(32, 32, 16, 4), Tile(16, 32, 16, 4), Tile(16, 16, 16, 4), Tile(64, 64, 16, 4), Tile(32, 64, 16, 4)]
 WRONG, TOO_LARGE = TILES[3], TILES[4]
 ARGUMENTS = ["--rows", "80", "--width", "9", "--kind", "ieee"]
+
+# tiles that the model of docs/gpu-model.md replaced
+FORMER = [("forward", ("half", 128), Tile(128, 128, 128, 8, 3, 1))]
 
 
 @pytest.fixture
@@ -76,6 +80,13 @@ def test_candidates_begin_with_the_shipped_tile() -> None:
         found = list(tune.candidates(shipped, triangular))
         assert found[0] == shipped and len(set(found)) == len(found) > 20
         assert not triangular or all(tile.block_n % tile.block_m == 0 for tile in found)
+
+
+@pytest.mark.parametrize(("name", "key", "former"), FORMER)
+def test_former_tiles_stay_candidates(name: str, key: tuple[str, int], former: Tile) -> None:
+    shipped = getattr(table_tiles(90, *key), name)
+    found = tune.candidates(shipped, name == "triangular")
+    assert replace(former, programs_per_sm=shipped.programs_per_sm) in list(found)
 
 
 def test_compilation_goes_on_without_a_process_that_fails(

@@ -19,7 +19,13 @@ WRONG, TOO_LARGE = TILES[3], TILES[4]
 ARGUMENTS = ["--rows", "80", "--width", "9", "--kind", "ieee"]
 
 # tiles that the model of docs/gpu-model.md replaced
-FORMER = [("forward", ("half", 128), Tile(128, 128, 128, 8, 3, 1))]
+FORMER = [
+    ("forward", ("half", 128), Tile(128, 128, 128, 8, 3, 1)),
+    ("forward", ("half", 256), Tile(128, 64, 256, 8, 3, 1)),
+    ("triangular", ("half", 256), Tile(64, 128, 256, 8, 3, 1)),
+    ("forward", ("tf32", 128), Tile(128, 64, 128, 8, 3, 1)),
+    ("triangular", ("tf32", 128), Tile(64, 128, 128, 8, 3, 1)),
+]
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ ARGUMENTS = ["--rows", "80", "--width", "9", "--kind", "ieee"]
 # tiles that the model of docs/gpu-model.md replaced
 FORMER = [
     ("forward", ("half", 128), Tile(128, 128, 128, 8, 3, 1)),
+    ("triangular", ("half", 128), Tile(128, 128, 128, 8, 3, 1)),
     ("forward", ("half", 256), Tile(128, 64, 256, 8, 3, 1)),
     ("triangular", ("half", 256), Tile(64, 128, 256, 8, 3, 1)),
     ("forward", ("tf32", 128), Tile(128, 64, 128, 8, 3, 1)),

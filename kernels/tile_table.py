@@ -170,7 +170,11 @@ def split_columns(
 
 
 def triangular_chunk(device: torch.device, tile: Tile, num_rows: int, *, sms: int | None = None) -> int:
-    """Row tiles per program of the triangular forward: at least four, and about sixteen programs per resident slot."""
+    """Row tiles per program of the triangular forward.
+
+    About sixteen programs per resident slot; but less than 1,024 rows, where starting programs costs as much as their
+    tiles, only for fewer than four programs per slot, and never less than four tiles.
+    """
     slots = (sms or device_traits(device)[1]) * tile.programs_per_sm
     tiles = num_rows * num_rows // (2 * tile.block_m * tile.block_n)
-    return max(4, tiles // (16 * slots))
+    return max(4, min(1024 // tile.block_m, tiles // (4 * slots)), tiles // (16 * slots))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracle import TALL, TILE, check, computed, make_views
 
-from fastclr.kernels.tile_table import Tile
+from fastclr.kernels.tile_table import Tile, for_rows, table_tiles
 
 PATHS = {
     "triangular": {},
@@ -114,3 +114,13 @@ def test_deterministic_is_the_same_bits() -> None:
     first, second = (computed(views, 0.1, deterministic=True, splits=3, tile=TILE)[0] for _ in range(2))
     assert torch.equal(first.loss, second.loss)
     assert torch.equal(first.dz0, second.dz0)
+
+
+@pytest.mark.parametrize("kernel", ["forward", "triangular"])
+@pytest.mark.parametrize(("kind", "width"), [("half", 128), ("half", 256), ("tf32", 128)])
+def test_tiles_that_hopper_takes(kind: str, width: int, kernel: str) -> None:
+    """Several tiles of each, the last ones partial, with float32 rows; few rows take half a tall tile."""
+    tile = getattr(table_tiles(90, kind, width), kernel)
+    options = {"deterministic": kernel == "forward"}
+    check(make_views(1, 161, width), 0.1, 3e-6, tile=tile, **options)
+    check(make_views(1, 161, width), 0.1, 3e-6, tile=for_rows(tile, 322), **options)

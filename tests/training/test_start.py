@@ -14,6 +14,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+import fastclr
 from fastclr.cli import main
 from fastclr.methods import METHODS
 from fastclr.methods.encoders import build_encoder
@@ -211,3 +212,18 @@ def test_a_student_named_after_weights_is_refused() -> None:
     run = PretrainConfig(encoder="resnet18")
     with pytest.raises(ValueError, match="names weights of timm's resnet18"):
         DistillConfig(student="resnet18.tv_in1k").student_config(run, run)
+
+
+def test_an_own_network_starts_from_a_file(pictures: Path, tmp_path: Path) -> None:
+    """A module that was given takes weights as those of timm do, also where the file has it in a part."""
+
+    def network(seed: int) -> torch.nn.Module:
+        torch.manual_seed(seed)
+        layers = torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.BatchNorm2d(8), torch.nn.ReLU()
+        return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+
+    torch.save({"model": {f"net.{n}": t for n, t in network(7).state_dict().items()}}, tmp_path / "own.pth")
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 64, "device": "cpu", "out": tmp_path / "run", "lr": 1e-9}
+    run = fastclr.pretrain(pictures, encoder=network(1), init=tmp_path / "own.pth", **options)
+    torch.testing.assert_close(run.encoder.get_parameter("0.weight"), network(7).get_parameter("0.weight"))
+    assert run.config.init == str(tmp_path / "own.pth")

@@ -65,9 +65,9 @@ $(PEERS): benchmarks/peers-losses.txt
 	$(BIN)/pip install -q --no-deps --upgrade --target $@ -r $<
 	touch $@
 
-bench-losses: tree $(PEERS)  ## the losses beside NT-Xent on an idle CPU, at most 8 minutes; then `make publish FROM=...`
+bench-losses: tree $(PEERS)  ## the losses beside NT-Xent on an idle CPU, at most 8 minutes a call, which goes on where the last stopped
 	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(TREE):$(CURDIR)/$(PEERS) $(BIN)/python -W ignore -m fastclr.bench --device cpu \
-		--again --suites contrast,gram --name losses --budget 4 --minutes 6 --out $(or $(OUT),build/bench)
+		--suites contrast,gram --name losses --budget 4 --minutes 6 --out $(or $(OUT),build/bench)
 
 publish: $(READY)  ## take results over: make publish FROM="build/bench/*.json"; rewrites README and plots
 	$(BIN)/python benchmarks/publish/report.py --publish $(FROM)

@@ -39,18 +39,31 @@ FASTCLR_CLONES void mix_rows(
 // four floats: one pixel and a neighbour's first channel, which is discarded
 typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
 
-FASTCLR_CLONES void resample_row(const float* row, const Taps& taps, int64_t n, Planes out) {
+FASTCLR_HD Quad quad_at(const float* p) { return *reinterpret_cast<const Quad*>(p); }
+
+// output pixels x .. x + kWide - 1 of a row, whose sums do not wait for each other
+template <int kWide>
+FASTCLR_HD void resample_run(const float* row, const Taps& taps, int64_t x, Planes out) {
   const int64_t count = taps.stride;
-  for (int64_t x = 0; x < n; ++x) {
-    const float* pixel = row + 3 * static_cast<int64_t>(taps.start[x]);
-    const float* weight = taps.weight + x * count;
-    Quad sum = {0.0f, 0.0f, 0.0f, 0.0f};
-    // all pixels use the same number of taps; those beyond a pixel's own have zero weight
-    for (int64_t t = 0; t < count; ++t) sum += weight[t] * *reinterpret_cast<const Quad*>(pixel + 3 * t);
-    out.r[x] = sum[0];
-    out.g[x] = sum[1];
-    out.b[x] = sum[2];
+  const float *pixel[kWide], *weight = taps.weight + x * count;
+  Quad sum[kWide];
+  for (int i = 0; i < kWide; ++i) {
+    pixel[i] = row + 3 * static_cast<int64_t>(taps.start[x + i]);
+    sum[i] = Quad{0.0f, 0.0f, 0.0f, 0.0f};
   }
+  // all pixels use the same number of taps; those beyond a pixel's own have zero weight
+  for (int64_t t = 0; t < count; ++t) {
+    for (int i = 0; i < kWide; ++i) sum[i] += weight[i * count + t] * quad_at(pixel[i] + 3 * t);
+  }
+  for (int i = 0; i < kWide; ++i) out.r[x + i] = sum[i][0];
+  for (int i = 0; i < kWide; ++i) out.g[x + i] = sum[i][1];
+  for (int i = 0; i < kWide; ++i) out.b[x + i] = sum[i][2];
+}
+
+FASTCLR_CLONES void resample_row(const float* row, const Taps& taps, int64_t n, Planes out) {
+  int64_t x = 0;
+  for (; x + 4 <= n; x += 4) resample_run<4>(row, taps, x, out);
+  for (; x < n; ++x) resample_run<1>(row, taps, x, out);
 }
 
 // applies a per-pixel function to a run of pixels

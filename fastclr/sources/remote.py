@@ -47,8 +47,12 @@ def open_remote(address: str) -> IO[bytes]:
     system = file_system(address)
     try:
         file: IO[bytes] = system.open(address, "rb", block_size=BLOCK)
+        file.seek(1)
+        file.seek(0)
     except OSError:
         raise
+    except ValueError as error:
+        raise OSError("its server does not serve ranges of bytes: fetch the file") from error
     except Exception as error:  # each kind of address has errors of its own
         raise OSError(f"{address} cannot be opened: {type(error).__name__}: {error}") from error
     return file
@@ -66,6 +70,8 @@ def read_range(address: str, start: int, size: int) -> bytes:
         raise
     except Exception as error:
         raise OSError(f"{address} cannot be read: {type(error).__name__}: {error}") from error
-    if len(data) != size:
-        raise OSError(f"ends {size - len(data)} bytes early, or its server does not serve ranges of bytes")
+    if len(data) > size:
+        raise OSError("its server does not serve ranges of bytes: fetch the file")
+    if len(data) < size:
+        raise OSError(f"ends {size - len(data)} bytes early")
     return data

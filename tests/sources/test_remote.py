@@ -35,12 +35,12 @@ class Server(BaseHTTPRequestHandler):
         if data is None:
             self.send_error(404)
             return
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "") if "plain" not in self.path else "")
         part = data[int(asked[1]) : int(asked[2]) + 1] if asked else data
         self.send_response(206 if asked else 200)
         if asked:
             self.send_header("Content-Range", f"bytes {asked[1]}-{int(asked[1]) + len(part) - 1}/{len(data)}")
-        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Accept-Ranges", "none" if "plain" in self.path else "bytes")
         self.send_header("Content-Length", str(len(part)))
         self.end_headers()
         if send:
@@ -104,3 +104,13 @@ def test_what_is_not_there_or_damaged(address: str) -> None:
             load_splits(f"{address}/{name}")
     with pytest.raises((ValueError, ModuleNotFoundError), match="nothing"):
         load_splits("nothing://x/y.tar")
+
+
+def test_a_server_without_ranges(address: str, tmp_path: Path) -> None:
+    """It is said, whatever the loader."""
+    SERVED["/plain.tar"] = write_tar(tmp_path / "plain.tar", samples(range(6))).read_bytes()
+    for kind in ("resident", "torch"):
+        with pytest.raises(
+            ValueError, match=r"/plain\.tar .*: its server does not serve ranges of bytes: fetch the file"
+        ):
+            load_splits(f"{address}/plain.tar", loader=kind)  # type: ignore[arg-type]

@@ -68,7 +68,7 @@ def description(name: str) -> str:
         ("presets", ", ".join(presets) or "none"),
         ("to tune", method.tune),
         ("take it for", method.when),
-        ("if embeddings collapse", method.cause or "they are not watched: labels forbid it"),
+        ("if embeddings collapse", method.cause or "they are not watched: what is to be told of the images forbids it"),
     ]:
         lines += ["", title, *wrapped(text, "  ", "  ")]
     return "\n".join(lines)

@@ -1,15 +1,19 @@
 """What is trained: the networks, and one file per method that takes views to a loss."""
 
+from fastclr.methods.autoencoder import Autoencoder, AutoencoderOptions
 from fastclr.methods.barlow_twins import BarlowTwins, BarlowTwinsOptions
 from fastclr.methods.base import Facts, Method, ViewPlan, Views
 from fastclr.methods.byol import BYOL, BYOLOptions
+from fastclr.methods.context import Context, ContextOptions
 from fastclr.methods.dcl import DCL, DCLOptions
 from fastclr.methods.groups import Group, parameter_groups
+from fastclr.methods.jigsaw import Jigsaw, JigsawOptions
 from fastclr.methods.lejepa import LeJEPA, LeJEPAOptions
 from fastclr.methods.moco import MoCo, MoCoOptions
 from fastclr.methods.moco_v1 import MoCoV1, MoCoV1Options
 from fastclr.methods.moco_v3 import MoCoV3, MoCoV3Options
 from fastclr.methods.options import MethodOptions, ModelOptions
+from fastclr.methods.rotation import Rotation, RotationOptions
 from fastclr.methods.simclr import SimCLR, SimCLROptions
 from fastclr.methods.simsiam import SimSiam, SimSiamOptions
 from fastclr.methods.sup_con import SupCon, SupConOptions
@@ -28,6 +32,10 @@ METHODS: dict[str, type[Method]] = {
     "barlow": BarlowTwins,
     "vicreg": VICReg,
     "lejepa": LeJEPA,
+    "rotation": Rotation,
+    "jigsaw": Jigsaw,
+    "context": Context,
+    "autoencoder": Autoencoder,
     "supervised": Supervised,
 }
 
@@ -35,12 +43,18 @@ __all__ = [
     "BYOL",
     "DCL",
     "METHODS",
+    "Autoencoder",
+    "AutoencoderOptions",
     "BYOLOptions",
     "BarlowTwins",
     "BarlowTwinsOptions",
+    "Context",
+    "ContextOptions",
     "DCLOptions",
     "Facts",
     "Group",
+    "Jigsaw",
+    "JigsawOptions",
     "LeJEPA",
     "LeJEPAOptions",
     "Method",
@@ -52,6 +66,8 @@ __all__ = [
     "MoCoV3",
     "MoCoV3Options",
     "ModelOptions",
+    "Rotation",
+    "RotationOptions",
     "SimCLR",
     "SimCLROptions",
     "SimSiam",

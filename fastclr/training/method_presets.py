@@ -9,9 +9,12 @@ from fastclr.augment import AugmentConfig
 from fastclr.augment.recipes import moco_v2
 from fastclr.methods import (
     METHODS,
+    AutoencoderOptions,
     BarlowTwinsOptions,
     BYOLOptions,
+    ContextOptions,
     DCLOptions,
+    JigsawOptions,
     LeJEPAOptions,
     MethodOptions,
     MoCoOptions,
@@ -64,6 +67,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "vicreg": {"options": VICRegOptions(second_solarize_p=0.0), "head_hidden": 128, "lr": 0.1},
     "lejepa": {"options": LeJEPAOptions(views=4), "head_hidden": 128, "head_dim": 16, "weight_decay": 0.05},
+    # no rotation: the shapes have no up
+    "jigsaw": {"options": JigsawOptions(grid=2, permutations=24), "lr": 0.125},
+    "context": {"options": ContextOptions(hidden=256), "lr": 0.1},
+    "autoencoder": {"options": AutoencoderOptions(decoder_width=8), "lr": 2e-3, "weight_decay": 0.01},
 }
 
 # lightly's benchmarks on CIFAR-10 (docs, cifar10_benchmark.py): SGD 0.06 B/128, decay 5e-4, no blur, kNN with 200

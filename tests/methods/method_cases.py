@@ -8,7 +8,18 @@ from typing import Any
 from tiny_run import TINY
 from torch import nn
 
-from fastclr.methods import METHODS, Facts, LeJEPAOptions, MoCoOptions, MoCoV1Options, SimCLROptions, ViewPlan
+from fastclr.methods import (
+    METHODS,
+    AutoencoderOptions,
+    Facts,
+    JigsawOptions,
+    LeJEPAOptions,
+    MethodOptions,
+    MoCoOptions,
+    MoCoV1Options,
+    SimCLROptions,
+    ViewPlan,
+)
 from fastclr.methods.heads import build_head
 from fastclr.methods.one_branch import OneBranch
 from fastclr.training.config import PretrainConfig
@@ -24,16 +35,22 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "simclr-dots": ("simclr", {"options": SimCLROptions(normalize=False, temperature=2.0)}),
     "moco-symmetric": ("moco-v2", {"options": MoCoOptions(queue=64, symmetric=True)}),
     "lejepa-views": ("lejepa", {"options": LeJEPAOptions(views=3, slices=20)}),
+    "denoising": ("autoencoder", {"options": AutoencoderOptions(noise=0.25, decoder_width=2)}),
     "barlow-lars": ("barlow", {"optimizer": "lars"}),
 }
-QUEUES = {"moco-v1": MoCoV1Options(queue=64), "moco-v2": MoCoOptions(queue=64)}
+OPTIONS: dict[str, MethodOptions] = {
+    "moco-v1": MoCoV1Options(queue=64),
+    "moco-v2": MoCoOptions(queue=64),
+    "jigsaw": JigsawOptions(permutations=20),
+    "autoencoder": AutoencoderOptions(decoder_width=2),
+}
 
 
 def config_of(variant: str, **changes: Any) -> PretrainConfig:
     """Return a run of the method with its recipe, and small heads; the queue holds 64 keys."""
     name, special = VARIANTS[variant]
     base = with_method(TINY, name)
-    options = {"options": QUEUES[name]} if name in QUEUES else {}
+    options = {"options": OPTIONS[name]} if name in OPTIONS else {}
     return dataclasses.replace(base, **{**SMALL, **options, **special, **changes})
 
 

@@ -96,13 +96,14 @@ def test_bfloat16_trains_and_the_log_tells_of_the_embeddings(variant: str, tmp_p
     ended = run(tmp_path / "run", variant, amp="bf16")
     records = [r for r in log_of(ended) if r["kind"] == "train"]
     for record in records:
-        assert math.isfinite(record["loss"]) and 0 < record["embedding_std"] <= 1.0001
-        assert 1 <= record["embedding_rank"] <= 8.0001
+        assert math.isfinite(record["loss"])
+        if METHODS[VARIANTS[variant][0]].cause:
+            assert 0 < record["embedding_std"] <= 1.0001 and 1 <= record["embedding_rank"] <= 8.0001
     assert {p.dtype for p in ended.training.method.parameters()} == {torch.float32}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["simclr", "byol", "simsiam", "moco-v2", "moco-split"])
+@pytest.mark.parametrize("variant", ["simclr", "byol", "simsiam", "moco-v2", "moco-split", "jigsaw"])
 def test_compiled_methods_have_the_same_curve(variant: str, tmp_path: Path) -> None:
     name = "moco-v2" if variant == "moco-split" else variant
     changes = {"options": MoCoOptions(queue=64, bn_splits=2)} if variant == "moco-split" else {}
@@ -162,4 +163,11 @@ def test_collapse_is_low_deviation_for_a_hundred_steps() -> None:
 
 
 def test_every_method_that_compares_embeddings_names_the_usual_cause_of_collapse() -> None:
-    assert {name for name, method in METHODS.items() if not method.cause} == {"supervised"}
+    told = {
+        "supervised",
+        "rotation",
+        "jigsaw",
+        "context",
+        "autoencoder",
+    }  # from the images: one answer cannot serve all
+    assert {name for name, method in METHODS.items() if not method.cause} == told

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastclr.data import make_shapes
+from fastclr.data import Splits, make_shapes
 from fastclr.evaluate import knn_accuracy
 from fastclr.methods.model import build_model
 from fastclr.training.evaluation import run_features
 from fastclr.training.health import find_collapse
 from fastclr.training.loop import train_in
+from fastclr.training.method_presets import with_method
 from fastclr.training.presets import PRESETS
 
 # points of kNN accuracy, of 8 classes, that ten short epochs must add
@@ -28,6 +29,9 @@ MARGINS: dict[str, float] = {
     "shapes-barlow": 0.03,
     "shapes-vicreg": 0.06,
     "shapes-lejepa": 0.02,
+    "shapes-jigsaw": 0.03,
+    "shapes-context": 0.02,
+    "shapes-autoencoder": 0.01,
 }
 pytestmark = pytest.mark.slow
 
@@ -50,3 +54,20 @@ def test_a_method_learns(name: str, tmp_path: Path) -> None:
     k, tau = config.knn_k, config.knn_temperature
     before, after = (knn_accuracy(features, k=k, temperature=tau) for features in (untrained, ended.features))
     assert after > before + MARGINS[name], (before, after)
+
+
+@pytest.mark.parametrize("has_up", [True, False])
+def test_rotation_is_told_where_images_have_an_up_and_is_chance_where_they_have_none(
+    has_up: bool, tmp_path: Path
+) -> None:
+    train = make_shapes(train=600, test=8).train
+    images = train.images
+    assert isinstance(images, torch.Tensor)
+    if has_up:  # lit from above
+        images = (images * torch.linspace(1.0, 0.3, images.shape[1])[:, None, None]).to(torch.uint8)
+    data = Splits(dataclasses.replace(train, images=images), None)
+    changes = {"epochs": 6, "warmup_epochs": 1.0, "batch_size": 64, "log_every": 4, "width": 0.125}
+    config = with_method(PRESETS["demo"], "rotation", **changes, lr=0.1, device="cpu", amp="off", knn_every=0)
+    ended = train_in(tmp_path / "run", config, progress=False, data=data)
+    told = [record["task_accuracy"] for record in ended.run.metrics.read() if record["kind"] == "train"][-1]
+    assert told > 0.5 if has_up else abs(told - 0.25) < 0.05, told

@@ -41,9 +41,12 @@ def start(encoder: nn.Module, config: ModelOptions, *, download: bool = False) -
 
 def architecture(name: str) -> str:
     """Return the name of a timm model without the tag of published weights, ``resnet18`` for ``resnet18.tv_in1k``."""
+    plain, dot, _ = name.partition(".")
+    if not dot:  # timm takes two seconds to import, and a run says what it does before that
+        return name
     import timm
 
-    return name.partition(".")[0] if timm.is_model(name) else name
+    return plain if timm.is_model(name) else name
 
 
 def check_tag(name: str) -> None:

@@ -30,3 +30,8 @@ def test_a_package_says_in_its_first_line_what_it_is_for(package: Path) -> None:
 def test_no_new_module_lies_beside_the_packages() -> None:
     assert {path.stem for path in (ROOT / "fastclr").glob("*.py")} <= BESIDE
     assert len(PACKAGES) >= 11
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("*.py")]  # folders of tests are no packages
+    assert sorted(name for name in set(names) if names.count(name) > 1 and name != "conftest.py") == []

@@ -24,8 +24,8 @@ def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Te
 
     Args:
         z: ``[M, D]`` floating-point, in any order.
-        indexes: ``[M]`` integers, samples or labels, each at least twice over all ranks. Checking that synchronises
-            with the device.
+        indexes: ``[M]`` integers, samples of the data set or labels, each at least twice over all ranks: as in the
+            original, equal ones on two ranks are positives of each other. Checking that synchronises with the device.
         temperature: tau.
 
     Returns:

@@ -79,7 +79,8 @@ def run_rank(rank: int, ranks: int, folder: str) -> None:
     bank = NTXentLoss(memory_bank_size=(64, DIM), gather_distributed=True)
     bank(z0, z1)
     found["bank"] = bank.memory_bank.bank.clone()
-    found["solo"] = simclr_loss_func(torch.cat([z0, z1]), torch.arange(PAIRS).repeat(2), TEMPERATURE).detach()
+    indexes = (rank * PAIRS + torch.arange(PAIRS)).repeat(2)  # of the data set: equal ones on two ranks are one image
+    found["solo"] = simclr_loss_func(torch.cat([z0, z1]), indexes, TEMPERATURE).detach()
     if ranks == 4:
         groups = [distributed.new_group([0, 1]), distributed.new_group([2, 3])]
         found["half"] = NTXentLoss(TEMPERATURE, 0, True, process_group=groups[rank // 2])(z0, z1).detach()

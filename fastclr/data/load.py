@@ -112,6 +112,7 @@ def load_splits(
         raise ValueError(f"loader {loader} decodes files, and images of a program are held as pixels: use auto")
     keep = not given and follow_links is None and source != "shapes" and loader in ("auto", "resident")
     splits = cached(Request(tuple(sources), decisive, holdout, seed), cache_folder(cache) if keep else None, load)
+    check_step(splits, options)
     # images that were cached for main memory, or for another GPU, may be too many for this one
     return load() if loader == "auto" and not fits(splits, options, torch.device(device)) else splits
 
@@ -131,6 +132,18 @@ def found_sources(
         test_source = locate(test_source, data_root, download)
         check_place(test_source)
     return source, test_source
+
+
+def check_step(splits: Splits, options: DecodeOptions) -> None:
+    """Raise a ValueError if a training step takes too much memory even beside images that lie in a mapped file."""
+    if not isinstance(splits.train, ImageDataset) or not len(splits.train):
+        return
+    step, limit = options.step_bytes(splits.train.nbytes / len(splits.train)), options.budget()
+    if step > limit:
+        raise ValueError(
+            f"the batches and views of a training step take about {step / 1e9:.3g} GB, and {limit / 1e9:.3g} GB may be "
+            "used: choose a smaller batch_size, or more memory (--memory)"
+        )
 
 
 def fits(splits: Splits, options: DecodeOptions, device: torch.device) -> bool:

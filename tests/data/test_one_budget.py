@@ -101,6 +101,17 @@ def test_the_views_of_a_step_are_part_of_the_budget(tmp_path: Path) -> None:
         load_splits(root, memory_limit=needed - 1, loader="resident", **options)  # type: ignore[arg-type]
 
 
+def test_a_step_must_fit_beside_cached_images_too(tmp_path: Path) -> None:
+    """Cached pixels lie in a mapped file, but batches and views do not: the second run is refused as the first was."""
+    root = write_photos(tmp_path / "photos", 12)
+    for memory, batch in ((None, 0), (10**9, 8)):
+        load_splits(root, cache=tmp_path / "cache", batch_size=batch, view_bytes=10**6, memory_limit=memory)
+    with pytest.raises(
+        ValueError, match=r"step take about 0\.008\d* GB, and 0\.007 GB may be used: .*batch"
+    ):
+        load_splits(root, cache=tmp_path / "cache", batch_size=8, view_bytes=10**6, memory_limit=7 * 10**6)
+
+
 def test_pretraining_asks_for_its_views(tmp_path: Path) -> None:
     """Two views in float32 of each image of a batch; what only evaluates asks for nothing."""
     root = write_photos(tmp_path / "root", 10, "PNG", ragged=False)

@@ -106,9 +106,7 @@ def test_a_step_must_fit_beside_cached_images_too(tmp_path: Path) -> None:
     root = write_photos(tmp_path / "photos", 12)
     for memory, batch in ((None, 0), (10**9, 8)):
         load_splits(root, cache=tmp_path / "cache", batch_size=batch, view_bytes=10**6, memory_limit=memory)
-    with pytest.raises(
-        ValueError, match=r"step take about 0\.008\d* GB, and 0\.007 GB may be used: .*batch"
-    ):
+    with pytest.raises(ValueError, match=r"step take about 0\.008\d* GB, and 0\.007 GB may be used: .*batch"):
         load_splits(root, cache=tmp_path / "cache", batch_size=8, view_bytes=10**6, memory_limit=7 * 10**6)
 
 

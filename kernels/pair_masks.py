@@ -34,7 +34,9 @@ def narrowed(tile: Tile, exclude: str, limit_kind: int, kind: str) -> Tile:
     if every or kind == "tf32x3":
         tile = narrower(tile)
     if every and kind != "half":
-        tile = replace(tile, block_m=max(16, tile.block_m // 2))
+        rows = max(16, tile.block_m // 2)
+        warps = max(4, rows * tile.block_n // 64)  # two elements a thread: with one, ptxas counts on too few registers
+        tile = replace(tile, block_m=rows, num_warps=min(tile.num_warps, warps))
     return tile
 
 

@@ -14,7 +14,7 @@ from fastclr.training.evaluation import run_features
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_run import TINY
 
-import fastclr.methods.simclr
+import fastclr.methods.one_branch
 from fastclr.methods import SimCLROptions
 from fastclr.methods.model import build_model
 from fastclr.parallel import open_world
@@ -34,7 +34,7 @@ def main(folder: Path, images: str, optimizer: str, steps: int) -> None:
         head_bn=True,
     )
     # in float32 the rounding of another order of summation grows fivefold with every step of so small a batch
-    fastclr.methods.simclr.build_model = lambda config: build_model(config).double()
+    fastclr.methods.one_branch.build_model = lambda config: build_model(config).double()
     with open_world("cpu") as world:
         training = build(config, world)
         augment = training.augment

@@ -49,7 +49,8 @@ def main(folder: Path, images: str, optimizer: str, steps: int) -> None:
                     break
             training.epoch += 1
         sums = training.totals.sum_over(world)
-        totals = torch.stack([sums[name] for name in sorted(sums)])
+        # the spread is that of the images of a process, and fewer of them spread less
+        totals = torch.stack([sums[name] for name in sorted(sums) if name != "embedding_std"])
         found = {"state": training.method.state_dict(), "ids": torch.cat(seen), "totals": totals}
         features = run_features(training.method.float().encoder, training.data, config, world)
         torch.save({**found, **vars(features)}, folder / f"{world.size}-{world.rank}.pt")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -70,11 +69,6 @@ def check_fields(owner: str, images: Tensor | RaggedImages, ids: Tensor, labels:
             raise TypeError(f"{owner}.{name} must be torch.int64, got {tensor.dtype}")
         if tensor.shape != (len(images),):
             raise ValueError(f"{owner}.{name} must be [{len(images)}] like images, got {list(tensor.shape)}")
-
-
-def label_digest(classes: tuple[str, ...], labels: Tensor) -> str:
-    """Return a hexadecimal digest of the class of every image, the second part of a fingerprint."""
-    return hashlib.blake2b(ascii([classes, labels.tolist()]).encode(), digest_size=8).hexdigest()
 
 
 def check_rows(indices: Tensor, count: int) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor
 
 from fastclr.augment.images import RaggedImages
-from fastclr.data.batch import check_fields, check_label_range, check_rows, label_digest
+from fastclr.data.batch import check_fields, check_label_range, check_rows
+from fastclr.data.fingerprint import Fingerprinted
 from fastclr.data.indexed_set import ImageIndex
 
 
 @dataclass(frozen=True)
-class ImageDataset:
+class ImageDataset(Fingerprinted):
     """Decoded images in CPU memory with ids, labels and names.
 
     Args:
@@ -61,23 +61,6 @@ class ImageDataset:
     def nbytes(self) -> int:
         """Number of bytes of pixels."""
         return self.images.numel() if isinstance(self.images, Tensor) else self.images.data.numel()
-
-    @property
-    def fingerprint(self) -> str:
-        """Two hexadecimal digests, joined by ``-``: of names, ids, sizes and pixels, and of the labels.
-
-        They do not depend on where the data is stored, so a resumed run can check that it sees the same images.
-        """
-        return f"{self.image_fingerprint}-{label_digest(self.classes, self.labels)}"
-
-    @cached_property
-    def image_fingerprint(self) -> str:
-        """The first part of `fingerprint`."""
-        return self._digest([self.names, self.ids.tolist()])
-
-    def joint_fingerprint(self) -> str:
-        """Return the one digest of images and labels that runs before 0.1.0 have stored."""
-        return self._digest([self.classes, self.names, self.ids.tolist(), self.labels.tolist()])
 
     def _digest(self, header: list[Any]) -> str:
         """Return the digest of a header and all pixels."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-from fastclr.data.batch import check_label_range, check_rows, label_digest
+from fastclr.data.batch import check_label_range, check_rows
 from fastclr.data.decode_many import DecodeOptions
+from fastclr.data.fingerprint import Fingerprinted
 from fastclr.data.in_flight import check_image, work_in_order
 from fastclr.device import available_cores
 from fastclr.sources.byte_ranges import Storage
@@ -25,7 +25,7 @@ CHUNK = 256
 
 
 @dataclass(frozen=True)
-class ImageIndex:
+class ImageIndex(Fingerprinted):
     """Images in files, with ids, labels and names: an :class:`~fastclr.data.ImageDataset` before decoding.
 
     Args:
@@ -83,23 +83,6 @@ class ImageIndex:
         if self.resize_shorter is not None:
             sizes = sizes * (self.resize_shorter / sizes.amin(dim=1, keepdim=True)).clamp_max(1)
         return int(3 * sizes.prod(dim=1).sum())
-
-    @property
-    def fingerprint(self) -> str:
-        """Two hexadecimal digests, joined by ``-``: of names, ids and file sizes, and of the labels.
-
-        The files are not read, and it does not matter where they are; the fingerprint of decoded images differs.
-        """
-        return f"{self.image_fingerprint}-{label_digest(self.classes, self.labels)}"
-
-    @cached_property
-    def image_fingerprint(self) -> str:
-        """The first part of `fingerprint`."""
-        return self._digest([self.names, self.ids.tolist()])
-
-    def joint_fingerprint(self) -> str:
-        """Return the one digest of images and labels that runs before 0.1.0 have stored."""
-        return self._digest([self.classes, self.names, self.ids.tolist(), self.labels.tolist()])
 
     def _digest(self, header: list[Any]) -> str:
         """Return the digest of a header and the sizes of the files."""

@@ -55,7 +55,7 @@ class ContrastCase:
         def randn() -> Tensor:
             return torch.randn(self.rows, self.dim, generator=generator, device=self.device)
 
-        # With nearer pairs p is 1 to float32's precision, and the p - 1 of every formula that subtracts is mostly rounding.
+        # With nearer pairs p is 1 to float32's precision, and the p - 1 of a formula that subtracts is mostly rounding.
         noise = 1.0 if self.loss == "clip" else 0.5
         base = randn()
         made = [base + noise * randn() for _ in range(2)]

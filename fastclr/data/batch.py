@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,25 +13,44 @@ from fastclr.augment.images import RaggedImages
 
 @dataclass(frozen=True)
 class Batch:
-    """Decoded images with their ids and labels.
+    """Decoded images with their ids and labels, and with their captions where training has asked for them.
+
+    ``text_ids`` and ``image_ids`` say which rows must not be negatives of each other: two captions that read the same
+    to the text tower, and two copies of one picture under different ids. They are fingerprints of the content, so the
+    batches of all processes can be compared; see :mod:`fastclr.data.content_ids`.
 
     Args:
         images: uint8 ``[N, H, W, 3]`` when all images have one size, else :class:`~fastclr.RaggedImages`.
         ids: int64 ``[N]``; the id of an image keys its augmentation and never changes between epochs or loaders.
         labels: int64 ``[N]``; -1 where the class is unknown.
+        texts: int64 ``[N, L]``, the tokens of one caption of each image, padded by the tokenizer; None without.
+        text_ids: int64 ``[N]``, equal where the rows of ``texts`` are; None without captions.
+        image_ids: int64 ``[N]``, equal where size and pixels of the images are; None without captions.
 
     Raises:
-        TypeError: ``images``, ``ids`` or ``labels`` has the wrong dtype.
-        ValueError: a shape is wrong or the three lengths differ.
+        TypeError: a tensor has the wrong dtype.
+        ValueError: a shape is wrong or the lengths differ.
     """
 
     images: Tensor | RaggedImages
     ids: Tensor
     labels: Tensor
+    texts: Tensor | None = None
+    text_ids: Tensor | None = None
+    image_ids: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check dtypes, shapes and lengths."""
-        check_fields(type(self).__name__, self.images, self.ids, self.labels)
+        owner, count = type(self).__name__, len(self.ids)
+        check_fields(owner, self.images, self.ids, self.labels)
+        for name, wanted in (("texts", f"[{count}, L]"), ("text_ids", f"[{count}]"), ("image_ids", f"[{count}]")):
+            tensor: Tensor | None = getattr(self, name)
+            if tensor is None:
+                continue
+            if tensor.dtype != torch.int64:
+                raise TypeError(f"{owner}.{name} must be torch.int64, got {tensor.dtype}")
+            if tensor.dim() != (2 if name == "texts" else 1) or len(tensor) != count:
+                raise ValueError(f"{owner}.{name} must be {wanted} like images, got {list(tensor.shape)}")
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -38,18 +58,26 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return the same batch on ``device``; ``non_blocking``: copies from pinned memory are not awaited."""
-        images = self.images.to(device, non_blocking=non_blocking)
-        ids, labels = (tensor.to(device, non_blocking=non_blocking) for tensor in (self.ids, self.labels))
-        return Batch(images, ids, labels)
+        return self._each(
+            self.images.to(device, non_blocking=non_blocking),
+            lambda tensor: tensor.to(device, non_blocking=non_blocking),
+        )
 
     def select(self, rows: Tensor) -> Batch:
         """Return the images at int64 ``rows`` ``[n]``, on their device."""
         images = self.images[rows] if isinstance(self.images, Tensor) else self.images.select(rows)
-        return Batch(images, self.ids[rows], self.labels[rows])
+        return self._each(images, lambda tensor: tensor[rows])
 
     def pin_memory(self) -> Batch:
         """Return the same batch in page-locked memory of the CPU."""
-        return Batch(self.images.pin_memory(), self.ids.pin_memory(), self.labels.pin_memory())
+        return self._each(self.images.pin_memory(), Tensor.pin_memory)
+
+    def _each(self, images: Tensor | RaggedImages, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Return a batch of ``images`` and, of all other fields, what ``function`` makes of them."""
+        texts, text_ids, image_ids = (
+            None if tensor is None else function(tensor) for tensor in (self.texts, self.text_ids, self.image_ids)
+        )
+        return Batch(images, function(self.ids), function(self.labels), texts, text_ids, image_ids)
 
 
 def check_fields(owner: str, images: Tensor | RaggedImages, ids: Tensor, labels: Tensor) -> None:

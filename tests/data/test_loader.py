@@ -179,7 +179,24 @@ def test_containers_refuse() -> None:
         ImageDataset(images, ids, ids, ("one",), ("x", "y"), "test")
     with pytest.raises(ValueError, match="names must have 2 entries, got 1"):
         ImageDataset(images, ids, ids, ("one", "two"), ("x",), "test")
+    with pytest.raises(TypeError, match=r"Batch.texts must be torch.int64, got torch.int32"):
+        Batch(images, ids, ids, torch.zeros(2, 5, dtype=torch.int32))
+    with pytest.raises(ValueError, match=r"Batch.texts must be \[2, L\] like images, got \[3, 5\]"):
+        Batch(images, ids, ids, torch.zeros(3, 5, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"Batch.image_ids must be \[2\] like images, got \[2, 1\]"):
+        Batch(images, ids, ids, image_ids=ids[:, None])
     assert len(Batch(images, ids, ids).to("cpu")) == 2
+
+
+def test_texts_stay_with_their_images() -> None:
+    """A selection, or a copy to a device, takes the tokens and the ids of content along."""
+    images, ids = torch.zeros(3, 4, 4, 3, dtype=torch.uint8), torch.arange(3)
+    batch = Batch(images, ids, ids, torch.arange(6).view(3, 2), ids + 10, ids + 20)
+    chosen = batch.to("cpu").select(torch.tensor([2, 0]))
+    texts = [tensor.tolist() for tensor in (chosen.texts, chosen.text_ids, chosen.image_ids) if tensor is not None]
+    assert chosen.ids.tolist() == [2, 0] and texts == [[[4, 5], [0, 1]], [12, 10], [22, 20]]
+    without = Batch(images, ids, ids).select(ids)
+    assert without.texts is without.text_ids is without.image_ids is None
 
 
 @pytest.mark.parametrize("ragged", [False, True])

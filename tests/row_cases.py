@@ -45,6 +45,31 @@ def plain_info_nce(a: Tensor, b: Tensor, tau: Tensor, normalize: bool, by_ids: b
     return functional.cross_entropy(s, torch.arange(len(s)), reduction="none")
 
 
+def without_likely_positives(s: Tensor, tau: Tensor) -> Tensor:
+    """-inf where another column is more similar than the row's positive, its own column, by a cosine of 0.2."""
+    return s.masked_fill(s > (s.diagonal() + 0.2 / tau).detach()[:, None], -math.inf)
+
+
+def plain_clip_filtered(a: Tensor, b: Tensor, tau: Tensor, normalize: bool) -> Tensor:
+    s, own = without_equal_ids(unit(a, normalize) @ unit(b, normalize).T / tau, True), torch.arange(len(a))
+    sides = (without_likely_positives(logits, tau) for logits in (s, s.T))
+    return sum(functional.cross_entropy(logits, own, reduction="none") for logits in sides) / 2
+
+
+def plain_info_nce_filtered(a: Tensor, b: Tensor, tau: Tensor, normalize: bool) -> Tensor:
+    s = without_likely_positives(unit(a, normalize) @ unit(b, normalize).T / tau, tau)
+    return functional.cross_entropy(s, torch.arange(len(s)), reduction="none")
+
+
+def plain_info_nce_negatives_filtered(a: Tensor, b: Tensor, n: Tensor, tau: Tensor, normalize: bool) -> Tensor:
+    """Negatives ``[K, D]`` or ``[N, K, D]``."""
+    a, b, n = (unit(x, normalize) for x in (a, b, n))
+    own = (a * b).sum(1, keepdim=True) / tau
+    s = (a @ n.T if n.dim() == 2 else torch.einsum("nd,nkd->nk", a, n)) / tau
+    s = torch.cat([own, s.masked_fill(s > (own + 0.2 / tau).detach(), -math.inf)], dim=1)
+    return functional.cross_entropy(s, torch.zeros(len(s), dtype=torch.long), reduction="none")
+
+
 def plain_info_nce_set(a: Tensor, b: Tensor, n: Tensor, tau: Tensor, normalize: bool) -> Tensor:
     a, b, n = (unit(x, normalize) for x in (a, b, n))
     s = torch.cat([(a * b).sum(1, keepdim=True), a @ n.T], dim=1) / tau
@@ -198,6 +223,14 @@ CASES = {
     "info_nce by id": RowCase(InfoNCELoss, lambda *args: plain_info_nce(*args, by_ids=True), arguments=triples),
     "info_nce set": RowCase(InfoNCELoss, plain_info_nce_set, extra=lambda n, d: (2 * n + 3, d)),
     "info_nce own": RowCase(InfoNCELoss, plain_info_nce_own, extra=lambda n, d: (n, 4, d)),
+    "clip filtered": RowCase(CLIPLoss, plain_clip_filtered, {"margin": 0.2}, arguments=triples),
+    "info_nce filtered": RowCase(InfoNCELoss, plain_info_nce_filtered, {"margin": 0.2}),
+    "info_nce set filtered": RowCase(
+        InfoNCELoss, plain_info_nce_negatives_filtered, {"margin": 0.2}, extra=lambda n, d: (2 * n + 3, d)
+    ),
+    "info_nce own filtered": RowCase(
+        InfoNCELoss, plain_info_nce_negatives_filtered, {"margin": 0.2}, extra=lambda n, d: (n, 4, d)
+    ),
     "blip": RowCase(BLIPLoss, plain_blip, arguments=momentum),
     "blip by id": RowCase(BLIPLoss, lambda *args: plain_blip(*args, by_ids=True), arguments=momentum_ids),
     "sup_con out": RowCase(SupConLoss, plain_sup_con, inputs=1, smallest=3, arguments=sup_con_labels),

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from fastclr.compat.view_pairs import pair_rows
 from fastclr.losses import nt_xent
+from fastclr.losses.class_sums import number_classes
 from fastclr.losses.positive_pairs import nt_xent_of_pairs, pair_counts
 from fastclr.losses.row_loss import Comparison, RowLoss
 from fastclr.losses.scalars import checked_factor
-from fastclr.losses.sup_con import number_classes, sup_con_rows
+from fastclr.losses.sup_con import sup_con_rows
 
 Pairs = tuple[Tensor, Tensor, Tensor, Tensor]
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, distributed
 
+from fastclr.losses.class_sums import class_sizes, class_sums, number_classes
 from fastclr.losses.lse_op import soft_means
 from fastclr.losses.options import RowOptions
 from fastclr.losses.row_dots import own_first, share_gradient
 from fastclr.losses.row_inputs import check_ids, check_same_rows, log_add, softplus
 from fastclr.losses.row_loss import Comparison, RowLoss
 from fastclr.losses.scalars import as_number
-from fastclr.losses.sup_con import number_classes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -141,7 +141,7 @@ class BLIPLoss(RowLoss):
         with torch.no_grad():
             keys = [own_first(comparison.rows(own), group)]
             keys += [] if queue is None else [comparison.rows(queue)]
-            target = keys[0][:count] if classes is None else _class_means(torch.cat(keys), classes, count)
+            target = keys[0][:count] if classes is None else _class_means(torch.cat(keys), classes, count, comparison.options.deterministic)
             softened = None
             if alpha > 0:
                 means = soft_means(comparison.rows(teacher), keys, comparison.scale, comparison.options)
@@ -163,10 +163,10 @@ def _share(alpha: float) -> float:
     return number
 
 
-def _class_means(keys: Tensor, classes: Tensor, count: int) -> Tensor:
+def _class_means(keys: Tensor, classes: Tensor, count: int, deterministic: bool) -> Tensor:
     """The mean key of the class of each of the first `count` keys."""
     wide = keys.double() if keys.device.type != "mps" else keys
-    sums = torch.zeros_like(wide).index_add(0, classes, wide)
-    sizes = torch.zeros_like(wide[:, 0]).index_add(0, classes, torch.ones_like(wide[:, 0]))
+    sums = class_sums(wide, classes, deterministic)
+    sizes = class_sizes(classes).to(wide.dtype)
     own = classes[:count]
     return (sums[own] / sizes[own, None]).to(keys.dtype)

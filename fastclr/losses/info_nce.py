@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
+from fastclr.losses.options import RowOptions
 from fastclr.losses.row_inputs import check_ids, check_same_rows, softplus
 from fastclr.losses.row_loss import Comparison, RowLoss
 from fastclr.losses.row_stats import dense_part
+from fastclr.losses.scalars import as_number
 from fastclr.parallel import check_same_shape
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class InfoNCELoss(RowLoss):
@@ -20,6 +27,28 @@ class InfoNCELoss(RowLoss):
     Source: van den Oord et al., Representation Learning with Contrastive Predictive Coding, 2018; with a queue, He et
     al., Momentum Contrast for Unsupervised Visual Representation Learning, 2020.
     """
+
+    def __init__(
+        self,
+        temperature: float | Tensor = 0.1,
+        gather_distributed: bool = False,
+        *,
+        margin: float | None = None,
+        **options: Unpack[RowOptions],
+    ) -> None:
+        """Check and store the options.
+
+        Args:
+            margin: leave out negatives with ``<q_i, n_k> > <q_i, p_i> + margin``, likely positives; None for none. The
+                choice has no gradient. For a positive temperature.
+            temperature, gather_distributed: as in :class:`fastclr.losses.row_loss.RowLoss`.
+            **options: its other options.
+
+        Raises:
+            TypeError, ValueError: as there, or the margin is not a number.
+        """
+        super().__init__(temperature, gather_distributed, **options)
+        self.margin = None if margin is None else as_number("margin", margin)
 
     def forward(
         self, query: Tensor, positive: Tensor, negatives: Tensor | None = None, *, ids: Tensor | None = None
@@ -56,12 +85,15 @@ class InfoNCELoss(RowLoss):
         if comparison.options.group is not None and negatives is not None and negatives.dim() == 2:
             check_same_shape(negatives, comparison.options.group, may_be_empty=True)
         with torch.autocast(query.device.type, enabled=False):
-            ranked = comparison.ranking(query, positive) if negatives is None and ids is None else None
+            plain = negatives is None and ids is None and self.margin is None
+            ranked = comparison.ranking(query, positive) if plain else None
             if ranked is not None:
                 return ranked
             q, p = comparison.rows(query), comparison.rows(positive)
-            others = self._negatives(comparison, q, p, negatives, ids)
-            return comparison.reduce(softplus(others - comparison.similarity(q, p)))
+            similarity = comparison.similarity(q, p)
+            limit = comparison.limit(similarity, q.shape[0], self.margin)
+            others = self._negatives(comparison, q, p, negatives, ids, limit)
+            return comparison.reduce(softplus(others - similarity))
 
     @staticmethod
     def _flat(query: Tensor, negatives: Tensor) -> Tensor:
@@ -78,18 +110,25 @@ class InfoNCELoss(RowLoss):
 
     @staticmethod
     def _negatives(
-        comparison: Comparison, q: Tensor, p: Tensor, negatives: Tensor | None, ids: Tensor | None
+        comparison: Comparison,
+        q: Tensor,
+        p: Tensor,
+        negatives: Tensor | None,
+        ids: Tensor | None,
+        limit: Tensor | None,
     ) -> Tensor:
         """Log-sum-exp over the negatives of every query of all ranks."""
         if ids is not None:
-            return comparison.lse(q, p, exclude="equal", ids=(ids, None))
+            return comparison.lse(q, p, exclude="equal", ids=(ids, None), limit=limit)
         if negatives is None:
-            return comparison.lse(q, p, exclude="self")
+            return comparison.lse(q, p, exclude="self", limit=limit)
         if negatives.dim() == 2:
-            return comparison.lse(q, comparison.rows(negatives))
+            return comparison.lse(q, comparison.rows(negatives), limit=limit)
         # a row's own negatives: the similarities are smaller than the negatives themselves
         sets = comparison.rows(negatives.flatten(0, 1)).view(negatives.shape)
         s = torch.linalg.vecdot(q[:, None], sets).to(comparison.scale.dtype) * comparison.scale
+        if limit is not None:
+            s = s.masked_fill(s > limit[:, None], -torch.inf)
         if comparison.watch is not None:
             comparison.watch.note(dense_part(s.detach()))
         if negatives.shape[1] == 0:

@@ -100,13 +100,9 @@ class MultipleNegativesLoss(RowLoss):
             q, p = comparison.rows(query), comparison.rows(positive)
             hard = None if negatives is None else comparison.rows(negatives)
             similarity = comparison.similarity(q, p)
-            limit = None if self.margin is None else self._limit(comparison, similarity, q.shape[0], self.margin)
+            limit = comparison.limit(similarity, q.shape[0], self.margin)
             parts = self._parts(comparison, q, p, hard, ids, negative_ids, limit)
             return comparison.reduce(softplus((log_add(*parts) if len(parts) > 1 else parts[0]) - similarity))
-
-    @staticmethod
-    def _limit(comparison: Comparison, similarity: Tensor, count: int, margin: float) -> Tensor:
-        return comparison.own(similarity.detach(), count) + margin * comparison.scale.detach()
 
     def _parts(
         self,

@@ -74,6 +74,7 @@ class Comparison:
         limit: Tensor | None = None,
         factor: float = 1.0,
         local: bool = False,
+        softmax: int = 0,
     ) -> Tensor:
         """Log-sum-exp of every row of all ranks, see :func:`fastclr.losses.lse_op.lse`.
 
@@ -81,6 +82,7 @@ class Comparison:
             q, k, exclude, ids, limit: as there.
             factor: multiplies the scale.
             local: the columns are this rank's own affair (a queue): they are not gathered.
+            softmax: 1 if the rows are the second side of pairs, for the statistics.
 
         Returns:
             ``[W n]`` in the dtype of per-row values.
@@ -93,8 +95,20 @@ class Comparison:
         rows = rows.to(vector_dtype(q.device))
         if self.watch is not None:
             own = rows if local else self.own(rows, q.shape[0])
-            self._note(q, q if k is None else k, scale, exclude, ids, limit, own, options.group)
+            self._note(q, q if k is None else k, scale, exclude, ids, limit, own, options.group, softmax)
         return self.every(rows) if local else rows
+
+    def limit(self, positive: Tensor, count: int, margin: float | None) -> Tensor | None:
+        """``[count]``: similarities of this rank's rows above these are left out as likely positives; None for none.
+
+        Args:
+            positive: ``s_ii`` of the rows of all ranks, see :meth:`similarity`.
+            count: rows of this rank.
+            margin: how much more similar than its positive another may be to count as a negative, as a cosine.
+        """
+        if margin is None:
+            return None
+        return self.own(positive.detach(), count) + margin * self.scale.detach()
 
     def _note(
         self,
@@ -120,18 +134,26 @@ class Comparison:
         precision = self.options.precision if self.options.impl == "blockwise" else "ieee"
         self.watch.note(tiled_part(q.detach(), columns.detach(), scale.detach(), excluded, own, precision), softmax)
 
-    def pairs(self, first: Tensor, second: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def pairs(
+        self, first: Tensor, second: Tensor, ids: Tensor | None, margin: float | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Similarities ``s_ii`` of all ranks' pairs, and log-sum-exps over all others of their rows and columns.
 
         Args:
             first, second: ``[n, D]`` of this rank, not yet normalised.
             ids: ``[n]`` int64: pairs of equal ids do not count; None for all different.
+            margin: see :meth:`limit`. With it each side has its own pairs, and the tiles are computed for either.
         """
-        if ids is None and self._at_once(first):
+        if ids is None and margin is None and self._at_once(first):
             at_once: tuple[Tensor, Tensor, Tensor] = ClipFunction.apply(first, second, self.scale, self._paired())
             return at_once
         x, y = self.rows(first), self.rows(second)
         exclude, twice = ("self", None) if ids is None else ("equal", (ids, None))
+        if margin is not None:
+            positive = self.similarity(x, y)
+            limit = self.limit(positive, x.shape[0], margin)
+            rows = self.lse(x, y, exclude, ids=twice, limit=limit)
+            return positive, rows, self.lse(y, x, exclude, ids=twice, limit=limit, softmax=1)
         found = lse(x, y, self.scale, self.options, exclude=exclude, ids=twice, both=True)
         rows, columns = (values.to(vector_dtype(x.device)) for values in found)
         if self.watch is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from fastclr.losses.class_sums import class_sizes, class_sums, number_classes
 from fastclr.losses.inputs import check_option
 from fastclr.losses.options import RowOptions
 from fastclr.losses.row_inputs import check_ids
@@ -94,16 +95,6 @@ def check_features(features: Tensor, labels: Tensor | None, group: ProcessGroup 
         raise ValueError("features [M, D] need labels; without labels, pass the views of every image as [N, V, D]")
 
 
-def number_classes(labels: Tensor) -> Tensor:
-    """Number the labels from 0 up, each -1 by a number of its own; shapes do not depend on the data, unlike unique."""
-    values, order = labels.sort(stable=True)
-    starts = torch.ones_like(values, dtype=torch.bool)
-    starts[1:] = (values[1:] != values[:-1]) | (values[1:] == -1)
-    numbers = torch.empty_like(labels)
-    numbers[order] = starts.cumsum(0) - 1
-    return numbers
-
-
 def sup_con_rows(comparison: Comparison, z: Tensor, classes: Tensor, form: str) -> tuple[Tensor, Tensor]:
     """The loss of every row of all ranks, 0 without a positive, and 1.0 for those that have one.
 
@@ -115,7 +106,7 @@ def sup_con_rows(comparison: Comparison, z: Tensor, classes: Tensor, form: str) 
     """
     wide = vector_dtype(z.device)
     total = classes.shape[0]
-    count = torch.zeros(total, dtype=wide, device=z.device).index_add(0, classes, classes.new_ones(total).to(wide))
+    count = class_sizes(classes).to(wide)
     positives = count[classes] - 1.0
     has_positive = (positives > 0).to(wide)
     positives = positives.clamp_min(1.0)
@@ -126,7 +117,7 @@ def sup_con_rows(comparison: Comparison, z: Tensor, classes: Tensor, form: str) 
         loss = everything - same + positives.log()
     else:
         every = comparison.every(z).to(wide)
-        sums = torch.zeros_like(every).index_add(0, classes, every)
+        sums = class_sums(every, classes, comparison.options.deterministic)
         mean = torch.linalg.vecdot(every, sums[classes] - every) / positives
         loss = everything - mean * comparison.replicated_scale()
     # a row alone in its world has lse -inf; where, since 0 * inf would be NaN

@@ -18,11 +18,13 @@ ROWS, HARD, WIDTH, DIM = 6, 4, 7, 5
 LOSSES: dict[str, tuple[type, dict[str, Any]]] = {
     "clip": (CLIPLoss, {}),
     "clip by id": (CLIPLoss, {}),
+    "clip filtered": (CLIPLoss, {"margin": 0.1}),
     "blip": (BLIPLoss, {}),
     "blip by id": (BLIPLoss, {"alpha": 0.7}),
     "info_nce": (InfoNCELoss, {}),
     "info_nce set": (InfoNCELoss, {}),
     "info_nce own": (InfoNCELoss, {}),
+    "info_nce filtered": (InfoNCELoss, {"margin": 0.1}),
     "sup_con out": (SupConLoss, {}),
     "sup_con in": (SupConLoss, {"form": "in"}),
     "dcl": (DCLLoss, {}),
@@ -63,7 +65,7 @@ class Model(nn.Module):
             queues = [torch.linspace(-2, 3, 4 * DIM, dtype=torch.float64).add(x).sin().view(4, DIM) for x in (0, 1)]
             ids = {} if self.name == "blip" else {"ids": labels.abs(), "queue_ids": torch.arange(4)}
             return self.loss(a, b, a.detach().flip(1), b.detach().roll(1, 1), *queues, **ids)
-        if self.name == "clip by id":
+        if self.name in ("clip by id", "clip filtered"):
             return self.loss(a, b, ids=labels.abs())
         if self.name == "info_nce set":
             return self.loss(a, b, n)

@@ -15,7 +15,7 @@ from fastclr.losses import row_loss, tiles
 
 TEMPERATURES = (0.001, 0.01, 0.07, 0.5, 10.0)
 # of these the gradient jumps, so that a rounded similarity on the edge decides about it
-EDGES = ("debiased", "hard", "multiple filtered")
+EDGES = ("debiased", "hard", *(name for name in CASES if name.endswith("filtered")))
 
 
 def results(loss: Callable[..., Tensor], inputs: list[Tensor], tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -74,6 +74,16 @@ def test_multiple_negatives_with_everything() -> None:
     check(found, torch.cat(parts, dim=1), torch.zeros(37, dtype=torch.long), loss(a, b, n, ids=ids))
 
 
+def test_likely_positives_left_out() -> None:
+    a, b, _ = data()
+    s = normalize(a, dim=1) @ normalize(b, dim=1).T / TAU
+    sides = [x.masked_fill(x > x.diagonal()[:, None] + 0.3 / TAU, -torch.inf) for x in (s, s.T)]
+    loss = CLIPLoss(TAU, margin=0.3)
+    check(loss.stats(a, b), torch.cat(sides), torch.arange(37).repeat(2), loss(a, b))
+    loss = InfoNCELoss(TAU, margin=0.3)
+    check(loss.stats(a, b), sides[0], torch.arange(37), loss(a, b))
+
+
 def test_losses_without_a_single_positive_say_so() -> None:
     a, b, _ = data(6)
     for loss, inputs in ((SupConLoss(), (torch.stack([a, b], 1),)), (DCLLoss(), (a, b))):

@@ -141,7 +141,10 @@ class BLIPLoss(RowLoss):
         with torch.no_grad():
             keys = [own_first(comparison.rows(own), group)]
             keys += [] if queue is None else [comparison.rows(queue)]
-            target = keys[0][:count] if classes is None else _class_means(torch.cat(keys), classes, count, comparison.options.deterministic)
+            if classes is None:
+                target = keys[0][:count]
+            else:
+                target = _class_means(torch.cat(keys), classes, count, comparison.options.deterministic)
             softened = None
             if alpha > 0:
                 means = soft_means(comparison.rows(teacher), keys, comparison.scale, comparison.options)

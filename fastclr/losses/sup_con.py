@@ -105,7 +105,6 @@ def sup_con_rows(comparison: Comparison, z: Tensor, classes: Tensor, form: str) 
         form: "out" or "in".
     """
     wide = vector_dtype(z.device)
-    total = classes.shape[0]
     count = class_sizes(classes).to(wide)
     positives = count[classes] - 1.0
     has_positive = (positives > 0).to(wide)

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastclr.api import Run, pretrain
+    from fastclr.api import FewLabels, Run, compare, pretrain, search, survey, v2
     from fastclr.augment import AugmentConfig, AugmentParams, RaggedImages, SimCLRAugment
     from fastclr.losses import (
         BarlowTwinsLoss,
@@ -34,6 +34,7 @@ __all__ = [
     "CLIPLoss",
     "DCLLoss",
     "DebiasedNTXentLoss",
+    "FewLabels",
     "InfoNCELoss",
     "MarginTripletLoss",
     "MultipleNegativesLoss",
@@ -46,14 +47,18 @@ __all__ = [
     "SupConLoss",
     "VICRegLoss",
     "cached_step",
+    "compare",
     "nt_xent",
     "pretrain",
+    "search",
+    "survey",
+    "v2",
 ]
 __version__ = "0.1.0"
 
 # loaded at first use (PEP 562), because torch takes seconds to import and `fastclr --help` needs none of it
 _PLACES = {
-    "fastclr.api": ("Run", "pretrain"),
+    "fastclr.api": ("FewLabels", "Run", "compare", "pretrain", "search", "survey", "v2"),
     "fastclr.augment": ("AugmentConfig", "AugmentParams", "RaggedImages", "SimCLRAugment"),
 }
 _PACKAGES = dict.fromkeys(__all__, "fastclr.losses") | {

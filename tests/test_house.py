@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BESIDE = {"__init__", "__main__", "_build_plan", "api", "cli", "device", "environment", "files", "parallel"}
+BESIDE = {"__init__", "__main__", "_build_plan", "cli", "device", "environment", "files", "parallel"}
 FOLDERS = ("fastclr", "kernels", "benchmarks", "tests")
 PACKAGES = sorted(path.parent for path in (ROOT / "fastclr").glob("*/__init__.py"))
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from fastclr.report import write_comparison
+from fastclr.api import compare
 from fastclr.sources.printable import one_line, show
-from fastclr.training.run import Run
 
 
 @dataclass
@@ -26,15 +26,15 @@ class CompareOptions:
 def main(arguments: list[str]) -> None:
     """Write the page and print the table."""
     options = tyro.cli(CompareOptions, args=arguments, prog="fastclr compare")
-    compare([Run.open(folder) for folder in options.runs], options.out)
+    show_comparison(options.runs, options.out)
 
 
-def compare(runs: list[Run], out: Path) -> None:
+def show_comparison(runs: Sequence[Path], out: Path) -> None:
     """Write the page and print its first table, with the first two columns on the left."""
-    table = write_comparison(runs, out)
-    rows = [[one_line(str(cell)) for cell in row] for row in (table.head, *table.rows)]
+    found = compare(runs, out).runs
+    rows = [[one_line(cell) for cell in row] for row in (list(found[0]), *(each.values() for each in found))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [cell.rjust(w) if i > 1 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
         show("  ".join(cells).rstrip())
-    show(f"\n{out}: {len(runs)} runs")
+    show(f"\n{out}: {len(found)} runs")

@@ -11,6 +11,7 @@ import tyro
 
 from fastclr.data.cache import cache_folder, clear
 from fastclr.data.decode_many import DecodeOptions
+from fastclr.data.options import memory_bytes
 from fastclr.device import available_cores, available_memory
 from fastclr.report.data_survey import Copies, SplitSurvey, Spread, Survey, survey
 from fastclr.report.decode_rate import cores_for, dali_rate, pillow_rate
@@ -67,10 +68,10 @@ def main(arguments: list[str]) -> None:
         return
     if options.path is None:
         raise ValueError("what to look at must be given: fastclr data PATH")
-    for name in ("resize_shorter", "memory", "gpu_images_per_s"):
+    for name in ("resize_shorter", "gpu_images_per_s"):
         if (value := getattr(options, name)) is not None and not 0 < value < float("inf"):
             raise ValueError(f"{name} must be a positive number, got {value}")
-    memory_limit = None if options.memory is None else max(int(options.memory * 1e9), 1)
+    memory_limit = memory_bytes(options.memory)
     source = locate(options.path, options.data_root, options.download)
     found, samples = survey(
         source,

@@ -42,6 +42,8 @@ class EmbedOptions:
     """`resident` decodes as many images at a time as fit; `dali`, `torch` stream; `auto`: resident if all fit."""
     workers: int | None = None
     """Threads (resident, dali) or processes (torch) that decode. Default: one per core."""
+    labels: Path | None = None
+    """CSV file with the columns name (or file_name) and label that gives the classes; without it, folders do."""
     follow_links: str | None = None
     """Follow symbolic links that lead into this folder. Without it, many images behind links are an error."""
     memory: float | None = None

@@ -8,13 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from fastclr.api import AUTO, default_folder, start
+from fastclr.api.starting import AUTO, default_folder, start
 from fastclr.commands.preset import PRESET_HELP, base_config, early_option, parse
-from fastclr.methods import METHODS
 from fastclr.parallel import speaks
 from fastclr.sources.printable import show
 from fastclr.training.config import PretrainConfig
-from fastclr.training.health import find_collapse
+from fastclr.training.evaluation import can_evaluate
 from fastclr.training.phases import ExtensionKind
 from fastclr.training.run import Run
 
@@ -48,10 +47,8 @@ def main(arguments: list[str]) -> None:
         if options.out not in (None, Path(options.resume)):
             raise ValueError(f"--resume continues in {options.resume}: drop --out {options.out}")
         folder = Path(options.resume)
-    run = start(options.config, folder, resume=options.resume, extend=options.extend)
+    run, images = start(options.config, folder, resume=options.resume, extend=options.extend)
     if speaks():
-        if warning := find_collapse(run.metrics, METHODS[run.config.method].cause):
-            show(f"warning: {warning}")
-        labels = "" if run.can_evaluate else " --labels LABELS.csv"
+        labels = "" if can_evaluate(images) else " --labels LABELS.csv"
         evaluate = f"fastclr knn {run.folder}{labels}; fastclr probe {run.folder}{labels}"
         show(f"done: {run.folder} (evaluate it with: {evaluate})")

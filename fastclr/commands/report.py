@@ -9,11 +9,10 @@ from typing import Annotated
 import tyro
 
 from fastclr.api import Run
-from fastclr.commands.compare import compare
+from fastclr.commands.compare import show_comparison
 from fastclr.commands.preset import shallow
 from fastclr.sources.printable import show
 from fastclr.training.images import ImageOptions
-from fastclr.training.run import Run as Folder
 
 
 @dataclass
@@ -33,6 +32,6 @@ def main(arguments: list[str]) -> None:
     if not options.runs:
         raise ValueError("expected the folder of at least one run, got none")
     if len(options.runs) > 1:
-        return compare([Folder.open(folder) for folder in options.runs], options.out)
+        return show_comparison(options.runs, options.out)
     path = Run(options.runs[0]).report(**shallow(options.common))
     show(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")

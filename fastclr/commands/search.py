@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 
-from fastclr.data.decode_many import pack
-from fastclr.device import resolve_device
-from fastclr.evaluate import extract_features, state_hash
-from fastclr.sources.decode import decode_named
+from fastclr.api import search
+from fastclr.commands.preset import shallow
 from fastclr.sources.printable import one_line, show
-from fastclr.training.run import Run
-from fastclr.transfer.embed import load_module
-from fastclr.transfer.feature_file import Array, FeatureFile, nearest, read_features
+from fastclr.transfer.search import Neighbour
 
 
 @dataclass
@@ -38,41 +34,14 @@ class SearchOptions:
 def main(arguments: list[str]) -> None:
     """Search, and print a table."""
     options = tyro.cli(SearchOptions, args=arguments, prog="fastclr search")
-    table = read_features(options.features)
-    path = Path(options.query)
-    if not options.query.isdigit() and options.query not in table.names and path.is_file():
-        vector, without = features_of_file(options, table, path), None
-    else:
-        without = table.row_of(options.query)
-        vector = table.features[without]
-    cosines, rows = nearest(table.features, vector, options.k, without=without)
-    show(format_neighbours(table, cosines, rows))
+    show(format_neighbours(search(**shallow(options))))
 
 
-def features_of_file(options: SearchOptions, table: FeatureFile, path: Path) -> Array:
-    """Return the features of an image file under the encoder that produced the table.
-
-    Raises:
-        ValueError: --run is missing, or its encoder is a different one.
-    """
-    if options.run is None:
-        raise ValueError(f"{path} is an image file: pass the run that made the features with --run")
-    run = Run.open(options.run)
-    device = resolve_device(options.device)
-    module = load_module(run, table.settings.get("features", "")).to(device)
-    if state_hash(module) != table.settings.get("weights"):
-        raise ValueError(f"the features in {options.features} were not made by the current encoder of {options.run}")
-    pixels = decode_named(path, run.config.resize_shorter)
-    vector: Array = extract_features(module, pack([pixels]), run.config.augment).features[0].cpu().numpy()
-    return vector
-
-
-def format_neighbours(table: FeatureFile, cosines: Array, rows: Array) -> str:
+def format_neighbours(neighbours: Sequence[Neighbour]) -> str:
     """Format the neighbours as a text table."""
-    known = bool(np.any(table.labels >= 0))
+    known = any(each.label is not None for each in neighbours)
     lines = [f"{'rank':>4}  {'cosine':>7}  {'id':>8}  {'class  ' if known else ''}name"]
-    for rank, (cosine, row) in enumerate(zip(cosines.tolist(), rows.tolist(), strict=True), start=1):
-        label = int(table.labels[row])
-        kind = f"{one_line(table.classes[label]) if label >= 0 else '?'}  " if known else ""
-        lines.append(f"{rank:>4}  {cosine:7.4f}  {table.ids[row]:>8}  {kind}{one_line(str(table.names[row]))}")
+    for rank, (cosine, row, name, label) in enumerate(neighbours, start=1):
+        kind = f"{'?' if label is None else one_line(label)}  " if known else ""
+        lines.append(f"{rank:>4}  {cosine:7.4f}  {row:>8}  {kind}{one_line(name)}")
     return "\n".join(lines)

@@ -9,18 +9,14 @@ from typing import Annotated
 
 import tyro
 
+from fastclr.api.few_labels import HEAD_LAYERS, run_stages, v2_folder
 from fastclr.commands.preset import PRESET_HELP, base_config, parse
-from fastclr.environment import use_stored_threads
 from fastclr.parallel import speaks
-from fastclr.report import write_report
 from fastclr.sources.printable import show
 from fastclr.training.config import PretrainConfig
-from fastclr.training.stopping import Interrupted
 from fastclr.transfer.distill import DistillConfig
 from fastclr.transfer.finetune import FinetuneConfig
-from fastclr.transfer.simclr_v2 import Plan, format_stages, run_v2
-
-HEAD_LAYERS = 3  # Chen et al. 2020b; v1 and its presets have 2
+from fastclr.transfer.simclr_v2 import Plan, format_stages
 
 
 @dataclass
@@ -45,24 +41,23 @@ class V2Options:
 
 def main(arguments: list[str]) -> None:
     """Run the remaining stages, and print a table."""
+    for stage in ("finetune", "distill"):
+        if any(argument.partition("=")[0] == f"--{stage}.labels" for argument in arguments):
+            raise ValueError(
+                f"--{stage}.labels is no option: the share of the labels is --{stage}.share, as in "
+                f"--{stage}.share 1%, and --labels FILE.csv gives the classes of all stages"
+            )
     base = dataclasses.replace(base_config(arguments), head_layers=HEAD_LAYERS)
     options = parse(V2Options, base, arguments, "fastclr v2")
-    name = options.preset or Path(options.config.data).name.partition(".")[0]
-    folder = options.out or Path("runs") / f"v2-{name}"
+    folder = options.out or v2_folder(options.config, options.preset)
     plan = Plan(
         finetune=options.finetune,
         distill=options.distill,
         self_first=options.self_first,
         controls=options.controls,
     )
-    use_stored_threads(folder)
-    try:
-        run, data, stages = run_v2(folder, options.config, plan)
-    except Interrupted as interrupt:
-        interrupt.args = (f"{interrupt}; run the same command again to continue in {folder}",)
-        raise
+    done = run_stages(options.config, folder, plan)
     if not speaks():
         return
-    write_report(run, data)
-    show(format_stages(stages))
-    show(f"\n{folder}: {', '.join(stage.result['name'] for stage in stages)}")
+    show(format_stages(done.stages))
+    show(f"\n{folder}: {', '.join(stage.result['name'] for stage in done.stages)}")

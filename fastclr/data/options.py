@@ -60,4 +60,15 @@ class DataOptions:
     @property
     def memory_limit(self) -> int | None:
         """`memory` in bytes."""
-        return None if self.memory is None else max(int(self.memory * 1e9), 1)
+        return memory_bytes(self.memory)
+
+
+def memory_bytes(memory: float | None) -> int | None:
+    """Return GB in bytes; None is no limit of one's own.
+
+    Raises:
+        ValueError: it is not positive.
+    """
+    if memory is not None and not 0 < memory < float("inf"):
+        raise ValueError(f"memory must be a positive number, got {memory}")
+    return None if memory is None else max(int(memory * 1e9), 1)

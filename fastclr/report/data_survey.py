@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sized
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from pathlib import Path
@@ -137,7 +137,7 @@ class Facts:
 
 
 def survey(
-    source: str | Path,
+    source: str | Path | Sized,
     *,
     labels: str | Path | None = None,
     resize_shorter: int | None = None,
@@ -164,7 +164,7 @@ def survey(
         ValueError: there is no such source, it has no image, or none that can be read.
         ModuleNotFoundError: Pillow or tqdm is not installed.
     """
-    mapping = None if labels is None else read_labels(labels, source)
+    mapping = None if labels is None else read_labels(labels, source if isinstance(source, (str, Path)) else None)
     options = DecodeOptions(resize_shorter, memory_limit)
     opened = open_source(source, options, follow_links)
     return survey_images(opened if mapping is None else opened.relabelled(mapping), options)

@@ -260,7 +260,7 @@ def places(config: PretrainConfig) -> tuple[str | Sized, str | Sized | None]:
                 f"fastclr.Run(folder, {name}=...), or the place of the same images"
             )
         found.append(given if place is not None and is_given(place) else place)
-    return found[0] or "", found[1]
+    return "" if found[0] is None else found[0], found[1]
 
 
 def find_data(config: PretrainConfig) -> None:

@@ -38,7 +38,7 @@ def configure(base: PretrainConfig, options: dict[str, Any]) -> PretrainConfig:
         given, options["encoder"] = encoder, name_of(encoder)
     elif not isinstance(encoder, str) or (is_given(encoder) and given is None and "encoder" in options):
         raise TypeError(f"encoder must be a torch.nn.Module, or the name of one, got {encoder!r}")
-    family = METHODS[method].flags or method
+    family = (METHODS[method].flags or method).replace("-", "_")
     owners: dict[str, type[Any]] = {family: METHODS[method].Options, "augment": AugmentConfig}
     nested = {name: options.pop(name, {}) for name in owners}
     known = {name: names_of(owner) for name, owner in owners.items()}

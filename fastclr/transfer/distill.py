@@ -21,6 +21,7 @@ from fastclr.methods.model import build_model
 from fastclr.methods.supervised import Classifier, build_classifier
 from fastclr.parallel import open_world
 from fastclr.training.config import PretrainConfig
+from fastclr.training.images import is_seen
 from fastclr.training.run import Run
 from fastclr.transfer.classifier import (
     Trained,
@@ -263,6 +264,7 @@ def distill(
             "teacher_accuracy": teacher.result["accuracies"][0],
             "encoder": settings.encoder,
             "width": settings.width,
+            "test_images_seen": is_seen(Run.open(run.folder), data, run.config),
         }
         stored = Trained(
             kind="distill",

@@ -26,6 +26,7 @@ from fastclr.evaluate import frozen, state_hash
 from fastclr.evaluate.features import collect
 from fastclr.files import refuse_other
 from fastclr.sources.entries import Entry
+from fastclr.sources.label_file import read_labels
 from fastclr.sources.printable import progress_bar
 from fastclr.sources.published import locate
 from fastclr.training.run import Run
@@ -75,6 +76,7 @@ def embed(
     memory_limit: int | None = None,
     data_root: str | Path = "data",
     follow_links: str | Path | None = None,
+    labels: str | Path | None = None,
 ) -> Embedded | None:
     """Write the features of all images of a source, in float32 arithmetic; a killed call goes on where it was.
 
@@ -95,6 +97,7 @@ def embed(
         memory_limit: bytes that decoded images may take; None is half of the free memory.
         data_root: folder with the files of ``cifar10``, ``cifar100`` and ``stl10``.
         follow_links: symbolic links are followed that lead into this folder.
+        labels: CSV file that gives the classes in place of the folders; see `fastclr.sources.label_file`.
 
     Returns:
         what was written; None if `out` was there with the same settings.
@@ -115,7 +118,10 @@ def embed(
         raise ValueError(f"--out is in a folder that does not exist: {out.absolute().parent}")
     where = resolve_device(device)
     module = load_module(run, features).to(where)
-    opened = open_source(locate(source, data_root), DecodeOptions(memory_limit=memory_limit), follow_links)
+    place = locate(source, data_root)
+    opened = open_source(place, DecodeOptions(memory_limit=memory_limit), follow_links)
+    if labels is not None:
+        opened = opened.relabelled(read_labels(labels, place if isinstance(place, (str, Path)) else None))
     entries, classes = opened.listed(split)
     settings = describe(run, module, entries, classes, features, half)
     parts = Parts(out.with_name(f"{out.name}.parts"), settings, len(entries))

@@ -17,6 +17,7 @@ from fastclr.methods.model import build_model
 from fastclr.methods.supervised import Classifier, build_classifier, check_labels
 from fastclr.parallel import open_world, speaks
 from fastclr.training.config import PretrainConfig
+from fastclr.training.images import is_seen
 from fastclr.training.run import Run
 from fastclr.transfer.classifier import (
     Trained,
@@ -154,6 +155,7 @@ def finetune(
         make_room(folder, config.settings(), images.fingerprint, overwrite, world)
         first, settings, scores = train_seeds(run, data, train, range(config.seed, config.seed + config.seeds))
         result = {**summarise_seeds(scores), "from_layer": layer, "recipe": config.recipe, "share": config.share}
+        result["test_images_seen"] = is_seen(Run.open(run.folder), data, run.config)
         stored = Trained(
             kind="finetune",
             config=dataclasses.replace(settings, seed=run.config.seed),

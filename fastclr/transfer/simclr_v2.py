@@ -20,7 +20,7 @@ from fastclr.training.build import load_data
 from fastclr.training.config import PretrainConfig
 from fastclr.training.loop import pretrain_in
 from fastclr.training.run import Run
-from fastclr.transfer.classifier import Trained, check_test, is_pretrained, is_trained
+from fastclr.transfer.classifier import Trained, check_fresh, check_test, is_pretrained, is_trained
 from fastclr.transfer.distill import DistillConfig, distill
 from fastclr.transfer.finetune import FinetuneConfig, finetune
 
@@ -92,6 +92,7 @@ def check_plan(config: PretrainConfig, plan: Plan, data: Splits) -> None:
     if plan.distill.share is not None:
         labelled_rows(data.train, plan.distill.share, plan.finetune.seed)
     student = plan.distill.student_config(config, config)
+    check_fresh(student)
     if plan.self_first and (student.encoder, student.width) == (config.encoder, config.width):
         raise ValueError(f"--self-first needs a student other than the teacher's {config.encoder} x{config.width:g}")
     with torch.random.fork_rng():
@@ -137,7 +138,7 @@ def load_or_train(run: Run, name: str, settings: dict[str, Any], train: Callable
     folder = run.folder / name
     if not is_trained(folder):
         return train()
-    stored = Trained.load(folder)
+    stored = Trained.load(folder, run.config.given)
     there = {name: stored.settings.get(name) for name in settings}
     refuse_other(there, settings, folder, "remove it, or give another --out")
     if speaks():

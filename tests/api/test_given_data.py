@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from given_run import Shapes, train
 from my_nets import Maps
+from test_api import interrupt_at
 
 import fastclr
 from fastclr import Run
@@ -78,3 +81,13 @@ def test_two_processes_train_one_model_on_a_dataset_of_ones_own(run: Run, tmp_pa
     assert [r["loss"] for r in two] == pytest.approx([r["loss"] for r in one], rel=1e-3)  # up to rounding, as it grows
     weights, alone = both.encoder.state_dict()["stem.weight"], run.encoder.state_dict()["stem.weight"]
     torch.testing.assert_close(weights, alone, rtol=1e-2, atol=1e-3)
+
+
+def test_an_interrupted_run_keeps_what_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a notebook the stop button returns the run, and it goes on without being told again."""
+    images = torch.randint(0, 256, (64, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with monkeypatch.context() as patch:
+        interrupt_at(2, signal.SIGINT, patch)
+        options: dict[str, Any] = {"epochs": 2, "batch_size": 32, "device": "cpu", "size": 16}
+        stopped = fastclr.pretrain(images.permute(0, 3, 1, 2), encoder=Maps(), out=tmp_path / "run", **options)
+    assert not stopped.finished and stopped.resume().finished

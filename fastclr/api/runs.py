@@ -1,33 +1,39 @@
-"""The Python door: `pretrain` starts a run, and a `Run` is what can be done with it; every command calls these."""
+"""A run in Python: what its folder holds, and what can be done with it."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import os
-import signal
 from collections.abc import Iterator, Sequence, Sized
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
+from typing_extensions import Unpack
 
+from fastclr.api.option_types import (
+    DistillKeywords,
+    EvaluateKeywords,
+    FinetuneKeywords,
+    ImageKeywords,
+    ProbeKeywords,
+    Protocol,
+    ResumeKeywords,
+)
+from fastclr.api.starting import start_or_return
 from fastclr.data import Splits
 from fastclr.data.image_source import Split
 from fastclr.data.loader_choice import LoaderKind
-from fastclr.environment import use_stored_threads
+from fastclr.data.options import memory_bytes
 from fastclr.methods.own_encoder import is_given
-from fastclr.parallel import speaks
 from fastclr.report import Missing, write_report
 from fastclr.training.config import PretrainConfig
 from fastclr.training.evaluation import can_evaluate
-from fastclr.training.extend import longer
 from fastclr.training.images import ImageOptions
-from fastclr.training.keywords import configure, near, options_of, take
-from fastclr.training.loop import pretrain_in
+from fastclr.training.keywords import configure, options_of, take
 from fastclr.training.phases import ExtensionKind
-from fastclr.training.presets import PRESETS
 from fastclr.training.results import read_results
 from fastclr.training.run import Run as Folder
 from fastclr.training.scoring import KnnOptions, ProbeOptions, knn, probe
@@ -38,104 +44,6 @@ from fastclr.transfer.embed import Embedded, Kind, embed
 from fastclr.transfer.export import Exported, Format, export_run
 from fastclr.transfer.finetune import FinetuneConfig, finetune
 from fastclr.transfer.training_options import TrainingOptions
-
-AUTO = "auto"
-
-
-def pretrain(
-    data: str | os.PathLike[str] | Sized = "",
-    *,
-    method: str | None = None,
-    encoder: str | nn.Module | None = None,
-    preset: str | None = None,
-    out: str | os.PathLike[str] | None = None,
-    resume: Literal["auto"] | None = None,
-    extend: ExtensionKind | None = None,
-    **options: Any,
-) -> Run:
-    """Pretrain an encoder, write its run to a folder with the report, and return the run.
-
-    Under torchrun, or with an initialised process group, all processes train one model; each calls this function. In a
-    notebook an interrupt (Ctrl-C, the stop button) ends the training between two steps, with a checkpoint, and returns
-    the run as far as it came: `Run.resume` goes on.
-
-    Args:
-        data: the images: a folder, a tar, WebDataset shards, `shapes`, `cifar10`, `cifar100`, `stl10`, a map-style
-            Dataset, arrays, or a dictionary of these by split; see `fastclr.data.load_splits`.
-        method: the method. Default: the preset's, which is SimCLR.
-        encoder: the name of a timm model, ``module:factory``, or a module from float32 images ``[N, 3, S, S]`` to
-            features ``[N, F]`` or maps ``[N, F, h, w]``, which are averaged. A module is copied: the trained one is the
-            run's. Default: the preset's, ``resnet18``.
-        preset: start from the values of a preset, such as ``cifar10``; see docs/recipes.md.
-        out: the folder. Default: ``runs/`` followed by the name of the preset, otherwise of the data.
-        resume: ``auto`` goes on with the run in `out`, if there is one, so that one script serves a job that restarts.
-        extend: as for `Run.resume`.
-        options: every other option of ``fastclr pretrain``, with ``_`` for ``-``; see `PretrainConfig`. Those of the
-            method are a dictionary, such as ``simclr={"temperature": 0.2}``, or the method's options; those of the
-            augmentation, such as ``size``, stand among the others, or in ``augment``: a dictionary or `AugmentConfig`.
-
-    Raises:
-        TypeError: there is no such option.
-        ValueError: a value does not fit, or the data are unsuitable.
-        FileExistsError: the folder exists.
-        Interrupted: a signal other than Ctrl-C came, or came under torchrun.
-    """
-    if resume not in (None, AUTO):
-        raise ValueError(
-            f"resume must be 'auto' or None, got {resume!r}: fastclr.Run(folder).resume() goes on with a run"
-        )
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}{near(preset, PRESETS)}")
-    base = PretrainConfig() if preset is None else PRESETS[preset]
-    named = {"method": method, "encoder": encoder, "data": None if isinstance(data, str) and not data else data}
-    given = {name: value for name, value in named.items() if value is not None}
-    config = configure(base, {**given, **options})
-    folder = default_folder(config, preset) if out is None else Path(out)
-    return start_or_return(config, folder, resume, extend)
-
-
-def default_folder(config: PretrainConfig, preset: str | None) -> Path:
-    """Return the folder of a run that none was named for."""
-    name = config.data[1:-1].rpartition(".")[2] if is_given(config.data) else Path(config.data).name.partition(".")[0]
-    return Path("runs") / (preset or name)
-
-
-def start(config: PretrainConfig, folder: Path, *, resume: str | None = None, extend: str | None = None) -> Run:
-    """Pretrain in `folder`, or go on there, and write the report; errors are those of `pretrain_in` and `longer`.
-
-    Args:
-        config: the run.
-        folder: new, or that of a run to go on with.
-        resume: None starts a run; ``auto`` goes on if there is one; anything else goes on.
-        extend: the rates from the last checkpoint on, where the run had other epochs.
-    """
-    goes_on = (folder / "config.json").is_file() if resume == AUTO else resume is not None
-    if goes_on:
-        config = longer(folder, config, extend)
-        use_stored_threads(folder)
-    elif extend is not None and resume is None:
-        raise ValueError(f"extend is for a run that goes on, got {extend!r} for a new one: resume it, or drop extend")
-    try:
-        run, images, features = pretrain_in(folder, config, resume=goes_on)
-    except Interrupted as interrupt:
-        interrupt.args = (f"{interrupt}; continue with: fastclr pretrain --resume {folder}",)
-        raise
-    if speaks():
-        write_report(run, images, features, run.say)
-    return Run._of(run, images)
-
-
-def start_or_return(config: PretrainConfig, folder: Path, resume: str | None, extend: str | None) -> Run:
-    """Do what `start` does, but let Ctrl-C end it with the run as far as it came, if there is a checkpoint."""
-    try:
-        return start(config, folder, resume=resume, extend=extend)
-    except KeyboardInterrupt as interrupt:
-        number = getattr(interrupt, "number", signal.SIGINT)
-        run = Folder(folder, config)
-        if number != signal.SIGINT or "WORLD_SIZE" in os.environ or run.latest_checkpoint() is None:
-            raise
-        run.say(str(interrupt) or f"interrupted; continue with: fastclr pretrain --resume {folder}")
-        return Run._of(Folder(folder, dataclasses.replace(Folder.open(folder).config, given=config.given)))
 
 
 class Run:
@@ -226,8 +134,10 @@ class Run:
             return self._run, self._images
         return Folder(self.folder, configure(self.config, {name: options.pop(name) for name in names})), None
 
-    def knn(self, *, k: int | Sequence[int] = (), temperature: float | None = None, **options: Any) -> dict[str, Any]:
-        """Score the frozen features by their nearest neighbours; see ``fastclr knn``.
+    def knn(
+        self, *, k: int | Sequence[int] = (), temperature: float | None = None, **options: Unpack[EvaluateKeywords]
+    ) -> dict[str, Any]:
+        """Score the frozen features by their nearest neighbours; see ``fastclr knn``. On one process alone.
 
         Args:
             k: number of neighbours that vote; several are scored in one search. Default: as in the run.
@@ -238,11 +148,12 @@ class Run:
             the result, as it stands in ``results.json``.
         """
         many = (k,) if isinstance(k, int) else tuple(k)
-        run, images = self._with(options)
-        return knn(run, take(KnnOptions, {"k": many, "temperature": temperature, **options}), images)
+        asked = {"k": many, "temperature": temperature, **options}
+        run, images = self._with(asked)
+        return knn(run, take(KnnOptions, asked), images)
 
-    def probe(self, protocol: Literal["lbfgs", "precomputed", "augmented"] = "lbfgs", **options: Any) -> dict[str, Any]:
-        """Score a linear classifier on the frozen features; see ``fastclr probe``.
+    def probe(self, protocol: Protocol = "lbfgs", **options: Unpack[ProbeKeywords]) -> dict[str, Any]:
+        """Score a linear classifier on the frozen features; see ``fastclr probe``. On one process alone.
 
         Args:
             protocol: how it is fitted.
@@ -252,32 +163,35 @@ class Run:
         Returns:
             the result, as it stands in ``results.json``.
         """
-        run, images = self._with(options)
-        return probe(run, take(ProbeOptions, {"protocol": protocol, **options}), images)
+        asked = {"protocol": protocol, **options}
+        run, images = self._with(asked)
+        return probe(run, take(ProbeOptions, asked), images)
 
-    def finetune(self, **options: Any) -> Trained:
+    def finetune(self, **options: Unpack[FinetuneKeywords]) -> Trained:
         """Train the whole network on labels, and return it with its scores; see ``fastclr finetune``.
 
         Args:
             options: those of `FinetuneConfig` and `TrainingOptions`.
         """
-        run, images = self._with(options)
-        config, common = options_of(FinetuneConfig, options), take(TrainingOptions, options)
+        asked = dict(options)
+        run, images = self._with(asked)
+        config, common = options_of(FinetuneConfig, asked), take(TrainingOptions, asked)
         name = common.name or config.name
         check_free(self.folder / name, common.overwrite)
         run, images = common.open(run, images)
         with told(f"the same call goes on in {self.folder / name}"):
             return finetune(run, images, config, name=name, overwrite=common.overwrite)
 
-    def distill(self, teacher: str | None = None, **options: Any) -> Trained:
+    def distill(self, teacher: str | None = None, **options: Unpack[DistillKeywords]) -> Trained:
         """Train a student on the predictions of a fine-tuned network, and return it; see ``fastclr distill``.
 
         Args:
             teacher: name of the fine-tuned network inside the run's folder. Default: the only one.
             options: those of `DistillConfig` and `TrainingOptions`.
         """
-        run, images = self._with(options)
-        config, common = options_of(DistillConfig, options), take(TrainingOptions, options)
+        asked = dict(options)
+        run, images = self._with(asked)
+        config, common = options_of(DistillConfig, asked), take(TrainingOptions, asked)
         taught = Trained.load(find_teacher(self.folder / teacher if teacher else self.folder), self.config.given)
         name = common.name or config.name(taught.settings["share"], taught.config)
         check_free(self.folder / name, common.overwrite)
@@ -302,14 +216,14 @@ class Run:
         memory: float | None = None,
         data_root: str = "data",
         follow_links: str | None = None,
+        labels: str | os.PathLike[str] | None = None,
     ) -> Embedded | None:
         """Write the features of images to a file; see ``fastclr embed``.
 
         Returns:
             what was written; None if the file was there, made with the same settings.
         """
-        if memory is not None and not 0 < memory < float("inf"):
-            raise ValueError(f"memory must be a positive number, got {memory}")
+        limit = memory_bytes(memory)
         if dtype not in ("float32", "float16"):
             raise ValueError(f"dtype must be float32 or float16, got {dtype!r}")
         return embed(
@@ -323,9 +237,10 @@ class Run:
             device=device,
             loader=loader,
             workers=workers,
-            memory_limit=None if memory is None else max(int(memory * 1e9), 1),
+            memory_limit=limit,
             data_root=data_root,
             follow_links=follow_links,
+            labels=None if labels is None else Path(labels),
         )
 
     def export(
@@ -341,21 +256,22 @@ class Run:
         path = None if out is None else Path(out)
         return export_run(self._run, format, path, check=check, licence=licence, overwrite=overwrite)
 
-    def report(self, **options: Any) -> Path:
+    def report(self, **options: Unpack[ImageKeywords]) -> Path:
         """Write ``report.html`` into the folder and return its path; without images it says why they are missing.
 
         Args:
             options: ``data``, ``test_data``, ``labels``, ``device``.
         """
-        own, at_hand = self._with(options)
-        asked = take(ImageOptions, options)
+        given = dict(options)
+        own, at_hand = self._with(given)
+        asked = take(ImageOptions, given)
         run, images = Folder(self.folder, asked.config_for(own)), find_images(own, asked, at_hand)
         path = write_report(run, images, say=run.say)
         if isinstance(images, Missing):
             run.say(f"without pictures and features: {images.reason}")
         return path
 
-    def resume(self, *, extend: ExtensionKind | None = None, **options: Any) -> Run:
+    def resume(self, *, extend: ExtensionKind | None = None, **options: Unpack[ResumeKeywords]) -> Run:
         """Go on from the last checkpoint to the last epoch, and return the run.
 
         Args:
@@ -364,9 +280,9 @@ class Run:
                 ``cosine-restart`` for a run that has done its epochs, before that an error.
             options: as for `pretrain`; only those may differ that do not change what was done already.
         """
-        config = configure(self.config, options)
+        config = configure(self.config, dict(options))
         self.__dict__.pop("encoder", None)
-        return start_or_return(config, self.folder, str(self.folder), extend)
+        return Run._of(*start_or_return(config, self.folder, str(self.folder), extend))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,68 @@
+"""The images of a file of features that are most similar to one of them, or to an image file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from fastclr.data.decode_many import pack
+from fastclr.device import resolve_device
+from fastclr.evaluate import extract_features, state_hash
+from fastclr.sources.decode import decode_named
+from fastclr.training.run import Run
+from fastclr.transfer.embed import load_module
+from fastclr.transfer.feature_file import Array, FeatureFile, nearest, read_features
+
+
+class Neighbour(NamedTuple):
+    """An image near a query: the cosine of the two, its id and name in the file, and its class, None if unknown."""
+
+    cosine: float
+    id: int
+    name: str
+    label: str | None
+
+
+def search(features: Path, query: str, run: Run | None = None, *, k: int = 10, device: str = "auto") -> list[Neighbour]:
+    """Return the images whose features have the highest cosine with those of an image, nearest first.
+
+    Args:
+        features: a file that `embed` wrote.
+        query: the id or name of an image in it, which is then left out, or else the path of an image file.
+        run: the run that made the features; needed for an image file.
+        k: number of neighbours.
+        device: ``auto`` or a torch device; for an image file.
+
+    Raises:
+        ValueError: there is no such file or image, `k` is out of range, or the run is missing or another one.
+    """
+    table = read_features(features)
+    path = Path(query)
+    if not query.isdigit() and query not in table.names and path.is_file():
+        vector, without = features_of_file(features, table, path, run, device), None
+    else:
+        without = table.row_of(query)
+        vector = table.features[without]
+    cosines, rows = nearest(table.features, vector, k, without=without)
+    classes = (*table.classes, None)  # label -1 selects the last: unknown
+    return [
+        Neighbour(cosine, int(table.ids[row]), str(table.names[row]), classes[int(table.labels[row])])
+        for cosine, row in zip(cosines.tolist(), rows.tolist(), strict=True)
+    ]
+
+
+def features_of_file(features: Path, table: FeatureFile, path: Path, run: Run | None, device: str) -> Array:
+    """Return the features of an image file under the encoder that produced the table.
+
+    Raises:
+        ValueError: the run is missing, or its encoder is a different one.
+    """
+    if run is None:
+        raise ValueError(f"{path} is an image file: pass the run that made the features with --run")
+    where = resolve_device(device)
+    module = load_module(run, table.settings.get("features", "")).to(where)
+    if state_hash(module) != table.settings.get("weights"):
+        raise ValueError(f"the features in {features} were not made by the current encoder of {run.folder}")
+    pixels = decode_named(path, run.config.resize_shorter)
+    vector: Array = extract_features(module, pack([pixels]), run.config.augment).features[0].cpu().numpy()
+    return vector

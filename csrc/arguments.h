@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "math/pixel.h"
+#include "math/planes.h"
 #include "math/sampler.h"
 #include "math/view.h"
 
@@ -75,11 +76,19 @@ inline void check_apply_arguments(
   check_output_size(size);
 }
 
-inline Normalize make_normalize(const std::vector<double>& mean, const std::vector<double>& std) {
-  Normalize normalize;
+inline void check_channels(int64_t channels) {
   STD_TORCH_CHECK(
-      mean.size() == std.size() && (mean.empty() || mean.size() == 3),
-      "mean and std must both have 0 or 3 values, got ", mean.size(), " and ", std.size());
+      channels >= 1 && channels <= kMaxChannels, "channels must be 1 to ", kMaxChannels, ", got ", channels);
+}
+
+// mean 0 and scale 1 without a normalisation
+template <typename Normalization>
+Normalization make_normalize(const std::vector<double>& mean, const std::vector<double>& std, int64_t channels) {
+  Normalization normalize;
+  STD_TORCH_CHECK(
+      mean.size() == std.size() && (mean.empty() || static_cast<int64_t>(mean.size()) == channels),
+      "mean and std must both have 0 or ", channels, " values, got ", mean.size(), " and ", std.size());
+  for (int64_t c = 0; c < channels; ++c) normalize.scale[c] = 1.0f;
   for (size_t c = 0; c < mean.size(); ++c) {
     STD_TORCH_CHECK(std::isfinite(mean[c]), "mean must be finite, got ", mean[c]);
     STD_TORCH_CHECK(std[c] > 0.0 && std::isfinite(std[c]), "std must be positive, got ", std[c]);
@@ -90,12 +99,13 @@ inline Normalize make_normalize(const std::vector<double>& mean, const std::vect
 }
 
 // the values that locate one image in data
-inline void check_source(int64_t offset, int64_t height, int64_t width, int64_t bytes, int64_t sample) {
+inline void check_source(
+    int64_t offset, int64_t height, int64_t width, int64_t bytes, int64_t sample, int64_t channels) {
   check_side(height, sample);
   check_side(width, sample);
   STD_TORCH_CHECK(
-      valid_place(offset, height, width, bytes), "image ", sample, " takes ", 3 * height * width, " bytes from ",
-      offset, " on, but data has ", bytes);
+      valid_place(offset, height, width, bytes, channels), "image ", sample, " takes ", channels * height * width,
+      " bytes from ", offset, " on, but data has ", bytes);
 }
 
 // the values of one packed row
@@ -125,14 +135,15 @@ inline Element make_element(ScalarType dtype, const std::vector<double>& mean) {
   return dtype == ScalarType::BFloat16 ? kBFloat16 : dtype == ScalarType::Half ? kFloat16 : kUint8;
 }
 
-// memory of the views: [views, samples, 3, size, size], or [views, samples, size, size, 3] for in_channel_order
+// memory of the views: [views, samples, channels, size, size], or with the channels last for in_channel_order
 inline Tensor new_views(
-    const Tensor& data, int64_t views, int64_t samples, int64_t size, ScalarType dtype, bool channels_last) {
-  return channels_last ? torch::stable::new_empty(data, {views, samples, size, size, 3}, dtype)
-                       : torch::stable::new_empty(data, {views, samples, 3, size, size}, dtype);
+    const Tensor& data, int64_t views, int64_t samples, int64_t channels, int64_t size, ScalarType dtype,
+    bool channels_last) {
+  return channels_last ? torch::stable::new_empty(data, {views, samples, size, size, channels}, dtype)
+                       : torch::stable::new_empty(data, {views, samples, channels, size, size}, dtype);
 }
 
-// that memory as [views, samples, 3, size, size]; the stable ABI of torch 2.11 has transpose, but no permute
+// that memory as [views, samples, channels, size, size]; the stable ABI of torch 2.11 has transpose, but no permute
 inline Tensor in_channel_order(const Tensor& views, bool channels_last) {
   return channels_last ? torch::stable::transpose(torch::stable::transpose(views, 2, 4), 3, 4) : views;
 }

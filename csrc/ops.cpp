@@ -11,4 +11,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastclr, m) {
   m.def(
       "augment_apply(Tensor data, Tensor offsets, Tensor sizes, Tensor params, int size, int style, bool planar, "
       "float[] mean, float[] std, ScalarType dtype, bool channels_last) -> Tensor");
+  m.def(
+      "augment_planes(Tensor data, Tensor offsets, Tensor sizes, Tensor params, int channels, int size, int style, "
+      "bool planar, float[] mean, float[] std, ScalarType dtype, bool channels_last) -> Tensor");
 }

@@ -6,6 +6,7 @@
 #include <atomic>
 
 #include "../arguments.h"
+#include "planes.h"
 #include "view.h"
 
 namespace fastclr::cpu {
@@ -65,13 +66,11 @@ Tensor augment_params(
   return out;
 }
 
-Tensor augment_apply(
-    const Tensor& data, const Tensor& offsets_in, const Tensor& sizes_in, const Tensor& params_in, int64_t size,
-    int64_t style_in, bool planar, const std::vector<double>& mean, const std::vector<double>& std, ScalarType dtype,
-    bool channels_last) {
-  check_apply_arguments(data, offsets_in, sizes_in, params_in, size);
-  const Style style = make_style(style_in);
-  const Output output = {make_element(dtype, mean), channels_last, make_normalize(mean, std)};
+// checks the values, and computes every view with render(source, packed row, workspace, where to write)
+template <typename Render>
+Tensor render_all(
+    const Tensor& data, const Tensor& offsets_in, const Tensor& sizes_in, const Tensor& params_in, int64_t channels,
+    int64_t size, Style style, ScalarType dtype, bool channels_last, Render render) {
   const Tensor offsets = torch::stable::contiguous(offsets_in), sizes = torch::stable::contiguous(sizes_in);
   const Tensor params = torch::stable::contiguous(params_in);
   const int64_t views = params.size(0), samples = params.size(1), bytes = data.numel();
@@ -80,13 +79,13 @@ Tensor augment_apply(
   const int64_t* side = sizes.const_data_ptr<int64_t>();
   const float* rows = params.const_data_ptr<float>();
   for (int64_t n = 0; n < samples; ++n) {
-    check_source(offset[n], side[2 * n], side[2 * n + 1], bytes, n);
+    check_source(offset[n], side[2 * n], side[2 * n + 1], bytes, n, channels);
     for (int64_t v = 0; v < views; ++v)
       check_row(style, rows + (v * samples + n) * kParams, side[2 * n], side[2 * n + 1], v, n);
   }
 
-  Tensor out = new_views(data, views, samples, size, dtype, channels_last);
-  const int64_t view_bytes = 3 * size * size * static_cast<int64_t>(out.element_size());
+  Tensor out = new_views(data, views, samples, channels, size, dtype, channels_last);
+  const int64_t view_bytes = channels * size * size * static_cast<int64_t>(out.element_size());
   char* pixels = static_cast<char*>(out.mutable_data_ptr());
   advise_huge_pages(pixels, static_cast<size_t>(view_bytes * views * samples));
   std::atomic<int64_t> next{0};
@@ -96,10 +95,38 @@ Tensor augment_apply(
     for (int64_t i = next++; i < views * samples; i = next++) {
       const int64_t n = i / views, slot = i % views * samples + n;
       const Source source = {first + offset[n], side[2 * n], side[2 * n + 1]};
-      render_view(source, planar, style, rows + slot * kParams, size, output, work, pixels + slot * view_bytes);
+      render(source, rows + slot * kParams, work, pixels + slot * view_bytes);
     }
   });
   return in_channel_order(out, channels_last);
+}
+
+Tensor augment_apply(
+    const Tensor& data, const Tensor& offsets, const Tensor& sizes, const Tensor& params, int64_t size,
+    int64_t style_in, bool planar, const std::vector<double>& mean, const std::vector<double>& std, ScalarType dtype,
+    bool channels_last) {
+  check_apply_arguments(data, offsets, sizes, params, size);
+  const Style style = make_style(style_in);
+  const Output output = {make_element(dtype, mean), channels_last, make_normalize<Normalize>(mean, std, 3)};
+  const auto render = [&](const Source& source, const float* row, Workspace& work, void* out) {
+    render_view(source, planar, style, row, size, output, work, out);
+  };
+  return render_all(data, offsets, sizes, params, 3, size, style, dtype, channels_last, render);
+}
+
+Tensor augment_planes(
+    const Tensor& data, const Tensor& offsets, const Tensor& sizes, const Tensor& params, int64_t channels,
+    int64_t size, int64_t style_in, bool planar, const std::vector<double>& mean, const std::vector<double>& std,
+    ScalarType dtype, bool channels_last) {
+  check_apply_arguments(data, offsets, sizes, params, size);
+  check_channels(channels);
+  const Style style = make_style(style_in);
+  const PlaneOutput output = {
+      channels, make_element(dtype, mean), channels_last, make_normalize<PlaneNormalize>(mean, std, channels)};
+  const auto render = [&](const Source& source, const float* row, Workspace& work, void* out) {
+    render_planes(source, planar, style, row, size, output, work, out);
+  };
+  return render_all(data, offsets, sizes, params, channels, size, style, dtype, channels_last, render);
 }
 
 }  // namespace
@@ -109,4 +136,5 @@ Tensor augment_apply(
 STABLE_TORCH_LIBRARY_IMPL(fastclr, CPU, m) {
   m.impl("augment_params", TORCH_BOX(&fastclr::cpu::augment_params));
   m.impl("augment_apply", TORCH_BOX(&fastclr::cpu::augment_apply));
+  m.impl("augment_planes", TORCH_BOX(&fastclr::cpu::augment_planes));
 }

@@ -1,5 +1,7 @@
 #include "rows.h"
 
+#include <algorithm>
+
 // one library for every x86-64 processor: the loader picks the widest version, and all of them round alike
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && !defined(FASTCLR_NO_CLONES)
 #define FASTCLR_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -58,6 +60,16 @@ FASTCLR_HD void resample_run(const float* row, const Taps& taps, int64_t x, Plan
   for (int i = 0; i < kWide; ++i) out.r[x + i] = sum[i][0];
   for (int i = 0; i < kWide; ++i) out.g[x + i] = sum[i][1];
   for (int i = 0; i < kWide; ++i) out.b[x + i] = sum[i][2];
+}
+
+FASTCLR_CLONES void resample_plane(const float* row, int64_t step, const Taps& taps, int64_t n, float* __restrict out) {
+  for (int64_t x = 0; x < n; ++x) {
+    const float* pixel = row + step * static_cast<int64_t>(taps.start[x]);
+    const float* weight = taps.weight + x * taps.stride;
+    float sum = 0.0f;
+    for (int t = 0; t < taps.count[x]; ++t) sum += weight[t] * pixel[t * step];
+    out[x] = sum;
+  }
 }
 
 FASTCLR_CLONES void resample_row(const float* row, const Taps& taps, int64_t n, Planes out) {
@@ -145,6 +157,14 @@ FASTCLR_CLONES void blur_rows(
   }
 }
 
+FASTCLR_CLONES void blend_row(float* row, int64_t n, float factor, float offset) {
+  for (int64_t i = 0; i < n; ++i) row[i] = blend(row[i], factor, offset);
+}
+
+FASTCLR_CLONES void solarize_plane(float* row, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) row[i] = solarize(row[i]);
+}
+
 FASTCLR_CLONES void normalize_row(float* row, int64_t n, float mean, float scale) {
   for (int64_t i = 0; i < n; ++i) row[i] = (row[i] - mean) * scale;
 }
@@ -155,6 +175,18 @@ FASTCLR_CLONES void interleave_row(Planes p, int64_t n, float* __restrict out) {
     out[3 * i] = r[i];
     out[3 * i + 1] = g[i];
     out[3 * i + 2] = b[i];
+  }
+}
+
+void store_row(const float* in, int64_t n, Element element, char* out) {
+  if (element == kFloat32) {
+    std::copy_n(in, n, reinterpret_cast<float*>(out));
+  } else if (element == kBFloat16) {
+    bfloat16_row(in, n, reinterpret_cast<uint16_t*>(out));
+  } else if (element == kUint8) {
+    byte_row(in, n, reinterpret_cast<uint8_t*>(out));
+  } else {
+    half_row(in, n, reinterpret_cast<uint16_t*>(out));
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "../math/pixel.h"
+#include "../math/view.h"
 
 namespace fastclr::cpu {
 
@@ -26,6 +27,9 @@ void mix_rows(const uint8_t* source, int64_t pitch, const float* weight, int tap
 // row: interleaved pixels, with taps.stride more readable pixels after the last
 void resample_row(const float* row, const Taps& taps, int64_t n, Planes out);
 
+// the same for one channel, whose pixels are `step` apart
+void resample_plane(const float* row, int64_t step, const Taps& taps, int64_t n, float* out);
+
 void brightness_row(Planes p, int64_t n, float factor, float summand);
 void contrast_row(Planes p, int64_t n, float factor, Pixel offset);
 void saturation_row(Planes p, int64_t n, float factor);
@@ -40,10 +44,14 @@ int64_t channel_sum(const float* row, int64_t n);
 // out[x] = weight[0] * up[0][x] + sum_i weight[i] * (up[i][x] + down[i][x]) for i = 1..reach
 void blur_rows(const float* const* up, const float* const* down, const float* weight, int reach, int64_t n, float* out);
 
+// clamped factor * x + offset: brightness, or contrast, of one channel
+void blend_row(float* row, int64_t n, float factor, float offset);
+void solarize_plane(float* row, int64_t n);
 void normalize_row(float* row, int64_t n, float mean, float scale);
 void interleave_row(Planes p, int64_t n, float* out);
 void bfloat16_row(const float* in, int64_t n, uint16_t* out);
 void half_row(const float* in, int64_t n, uint16_t* out);
 void byte_row(const float* in, int64_t n, uint8_t* out);
+void store_row(const float* in, int64_t n, Element element, char* out);
 
 }  // namespace fastclr::cpu

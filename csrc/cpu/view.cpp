@@ -13,12 +13,6 @@ namespace {
 // colour operations run on a few thousand pixels at a time, so that these stay in the L1 cache
 constexpr int64_t kChunk = 2048;
 
-template <typename T>
-T* reserve(std::vector<T>& buffer, int64_t n) {
-  if (buffer.size() < static_cast<size_t>(n)) buffer.resize(static_cast<size_t>(n));
-  return buffer.data();
-}
-
 struct Canvas {
   Planes planes;
   int64_t size;
@@ -92,18 +86,6 @@ Sums resize(const Source& source, bool planar, const Box& box, const Jitter& jit
   return sums;
 }
 
-void store_row(const float* in, int64_t n, Element element, char* out) {
-  if (element == kFloat32) {
-    std::copy_n(in, n, reinterpret_cast<float*>(out));
-  } else if (element == kBFloat16) {
-    bfloat16_row(in, n, reinterpret_cast<uint16_t*>(out));
-  } else if (element == kUint8) {
-    byte_row(in, n, reinterpret_cast<uint8_t*>(out));
-  } else {
-    half_row(in, n, reinterpret_cast<uint16_t*>(out));
-  }
-}
-
 // solarises and normalises n pixels in place, and writes them from pixel `position` on
 void finish(
     Planes p, int64_t n, int64_t position, int64_t pixels, const float* row, const Output& output, Workspace& work,
@@ -132,41 +114,11 @@ void finish(
 // blurs the canvas row by row, and finishes each row at once
 void blur_and_finish(Canvas canvas, Style style, const float* row, const Output& output, Workspace& work, void* out) {
   const int n = static_cast<int>(canvas.size);
-  const int reach = blur_reach(row[kSigma], blur_radius(n));
-  float* weight = reserve(work.weight, reach + 1);
-  double total = 0.0;
-  for (int d = reach; d >= 0; --d) total += blur_weight(row[kSigma], d) * (d > 0 ? 2.0 : 1.0);
-  for (int d = 0; d <= reach; ++d) weight[d] = static_cast<float>(blur_weight(row[kSigma], d) / total);
-
-  const float** up = reserve(work.up, 2 * (reach + 1));
-  const float** down = reserve(work.down, 2 * (reach + 1));
-  const float **left = up + reach + 1, **right = down + reach + 1;
-  float* middle = reserve(work.blurred, 4 * n + 2 * reach) + reach;
-  float* done = middle + n + reach;
-  for (int d = 0; d <= reach; ++d) {
-    left[d] = middle - d;
-    right[d] = middle + d;
-  }
+  const Blur blur(style, row[kSigma], n, work);
+  float* done = reserve(work.done, 3 * n);
   const float* planes[3] = {canvas.planes.r, canvas.planes.g, canvas.planes.b};
-  const bool mirrored = style == kTorchvision;  // TensorFlow pads with zeros
-  const float* zeros = reserve(work.zeros, n);
-  const auto row_of = [&](const float* plane, int y) {
-    if (!mirrored && (y < 0 || y >= n)) return zeros;
-    return plane + static_cast<int64_t>(reflect(y, n)) * n;
-  };
   for (int y = 0; y < n; ++y) {
-    for (int c = 0; c < 3; ++c) {
-      for (int d = 0; d <= reach; ++d) {
-        up[d] = row_of(planes[c], y - d);
-        down[d] = row_of(planes[c], y + d);
-      }
-      blur_rows(up, down, weight, reach, n, middle);
-      for (int d = 1; d <= reach; ++d) {
-        middle[-d] = mirrored ? middle[reflect(-d, n)] : 0.0f;
-        middle[n - 1 + d] = mirrored ? middle[reflect(n - 1 + d, n)] : 0.0f;
-      }
-      blur_rows(left, right, weight, reach, n, done + c * n);
-    }
+    for (int c = 0; c < 3; ++c) blur.row(planes[c], y, done + c * n);
     finish({done, done + n, done + 2 * n}, n, static_cast<int64_t>(y) * n, canvas.pixels(), row, output, work, out);
   }
 }
@@ -192,6 +144,39 @@ void Workspace::Axis::build(Style style, int64_t in, int64_t size, bool mirrored
     for (int t = 0; t < tap[i].count; ++t) w[t] = tap_weight(tap[i], t);
     std::fill(w + tap[i].count, w + stride, 0.0f);
   }
+}
+
+Blur::Blur(Style style, float sigma, int size, Workspace& work)
+    : n_(size), reach_(blur_reach(sigma, blur_radius(size))), mirrored_(style == kTorchvision) {
+  weight_ = reserve(work.weight, reach_ + 1);
+  double total = 0.0;
+  for (int d = reach_; d >= 0; --d) total += blur_weight(sigma, d) * (d > 0 ? 2.0 : 1.0);
+  for (int d = 0; d <= reach_; ++d) weight_[d] = static_cast<float>(blur_weight(sigma, d) / total);
+  up_ = reserve(work.up, 2 * (reach_ + 1));
+  down_ = reserve(work.down, 2 * (reach_ + 1));
+  middle_ = reserve(work.blurred, n_ + 2 * reach_) + reach_;
+  zeros_ = reserve(work.zeros, n_);
+  for (int d = 0; d <= reach_; ++d) {
+    up_[reach_ + 1 + d] = middle_ - d;
+    down_[reach_ + 1 + d] = middle_ + d;
+  }
+}
+
+void Blur::row(const float* plane, int y, float* out) const {
+  const auto row_of = [&](int i) {
+    if (!mirrored_ && (i < 0 || i >= n_)) return zeros_;
+    return plane + static_cast<int64_t>(reflect(i, n_)) * n_;
+  };
+  for (int d = 0; d <= reach_; ++d) {
+    up_[d] = row_of(y - d);
+    down_[d] = row_of(y + d);
+  }
+  blur_rows(up_, down_, weight_, reach_, n_, middle_);
+  for (int d = 1; d <= reach_; ++d) {
+    middle_[-d] = mirrored_ ? middle_[reflect(-d, n_)] : 0.0f;
+    middle_[n_ - 1 + d] = mirrored_ ? middle_[reflect(n_ - 1 + d, n_)] : 0.0f;
+  }
+  blur_rows(up_ + reach_ + 1, down_ + reach_ + 1, weight_, reach_, n_, out);
 }
 
 void render_view(

@@ -39,12 +39,12 @@ struct View {
 };
 
 // an image's views are neighbours in the grid, so that they share its bytes in the cache
-__device__ inline View load_view(const Batch& batch, int64_t index) {
+__device__ inline View load_view(const Batch& batch, int64_t index, int64_t channels = 3) {
   const int64_t sample = index / batch.views, slot = index % batch.views * batch.samples + sample;
   const int64_t offset = batch.offsets[sample];
   const int64_t height = batch.sizes[2 * sample], width = batch.sizes[2 * sample + 1];
   const float* row = batch.params + slot * kParams;
-  bool valid = valid_side(height) && valid_side(width) && valid_place(offset, height, width, batch.bytes);
+  bool valid = valid_side(height) && valid_side(width) && valid_place(offset, height, width, batch.bytes, channels);
   valid = valid && valid_box(row, height, width) && valid_order(row) && valid_hue(row);
   for (const int field : {kBrightness, kContrast, kSaturation, kSigma})
     valid = valid && valid_factor(batch.style, row, field);
@@ -56,12 +56,8 @@ __device__ inline int64_t element_index(const Batch& batch, int64_t slot, int ch
   return slot * 3 * batch.pixels() + inside;
 }
 
-// solarises, normalises and writes one value
-__device__ inline void store(const Batch& batch, const View& view, int channel, int pixel, float x) {
-  if (view.row[kSolarize] != 0.0f) x = solarize(x);
-  const float mean = batch.normalize.mean[channel], scale = batch.normalize.scale[channel];
-  if (mean != 0.0f || scale != 1.0f) x = (x - mean) * scale;
-  const int64_t index = element_index(batch, view.slot, channel, pixel);
+// converts and writes one value
+__device__ inline void write_element(const Batch& batch, int64_t index, float x) {
   if (batch.element == kFloat32) {
     static_cast<float*>(batch.out)[index] = x;
   } else if (batch.element == kUint8) {
@@ -71,17 +67,29 @@ __device__ inline void store(const Batch& batch, const View& view, int channel, 
   }
 }
 
+// writes NaN (bytes: 0)
+__device__ inline void write_invalid(const Batch& batch, int64_t index) {
+  if (batch.element == kFloat32) {
+    static_cast<float*>(batch.out)[index] = NAN;
+  } else if (batch.element == kUint8) {
+    static_cast<uint8_t*>(batch.out)[index] = 0;
+  } else {
+    static_cast<uint16_t*>(batch.out)[index] = batch.element == kBFloat16 ? 0x7FC0 : 0x7E00;
+  }
+}
+
+// solarises, normalises and writes one value
+__device__ inline void store(const Batch& batch, const View& view, int channel, int pixel, float x) {
+  if (view.row[kSolarize] != 0.0f) x = solarize(x);
+  const float mean = batch.normalize.mean[channel], scale = batch.normalize.scale[channel];
+  if (mean != 0.0f || scale != 1.0f) x = (x - mean) * scale;
+  write_element(batch, element_index(batch, view.slot, channel, pixel), x);
+}
+
 // fills pixels first..last-1 of a view that cannot be computed
 __device__ inline void store_invalid(const Batch& batch, const View& view, int first, int last) {
   for (int i = 3 * first + threadIdx.x; i < 3 * last; i += blockDim.x) {
-    const int64_t index = element_index(batch, view.slot, i % 3, i / 3);
-    if (batch.element == kFloat32) {
-      static_cast<float*>(batch.out)[index] = NAN;
-    } else if (batch.element == kUint8) {
-      static_cast<uint8_t*>(batch.out)[index] = 0;
-    } else {
-      static_cast<uint16_t*>(batch.out)[index] = batch.element == kBFloat16 ? 0x7FC0 : 0x7E00;
-    }
+    write_invalid(batch, element_index(batch, view.slot, i % 3, i / 3));
   }
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels.cuh"
+#include "planes.cuh"
 
 namespace fastclr::cuda {
 
@@ -56,11 +57,11 @@ struct Plan {
   int bands, band_rows;
 };
 
-inline Plan plan_large(int64_t views, int size) {
+inline Plan plan_large(int64_t views, int size, int channels = 3) {
   // as many rows of the blur as fit in 48 KiB, at least one
   const int rows = static_cast<int>(std::clamp<int64_t>(40 * 1024 / (int64_t{4} * size), 1, kBandRows));
   const int bands = (size + rows - 1) / rows;
-  const int64_t fit = std::max<int64_t>(1, kCanvasBytes / (int64_t{12} * size * size));
+  const int64_t fit = std::max<int64_t>(1, kCanvasBytes / (int64_t{4} * channels * size * size));
   return {std::max<int64_t>(1, std::min({views, fit, kMaxBlocks / bands})), bands, rows};
 }
 
@@ -78,6 +79,26 @@ inline cudaError_t launch_large(const Batch& batch, const Plan& plan, float* can
     if (error != cudaSuccess || blur_radius(size) == 0) continue;
     const int64_t shared = 8 * (blur_radius(size) + 1) + blur_bytes(size, rows);
     error = launch(augment_blur_kernel, blocks, kBandThreads, shared, stream, batch, pass);
+  }
+  return error;
+}
+
+// planes of any number of channels; plan.views counts planes, each of them a view of one channel
+inline cudaError_t launch_planes(
+    const PlaneBatch& planes, const Plan& plan, float* canvas, int64_t* sums, cudaStream_t stream) {
+  const int size = planes.batch.size, rows = plan.band_rows;
+  const int64_t count = planes.batch.views * planes.batch.samples * planes.channels;
+  cudaError_t error = cudaSuccess;
+  for (int64_t first = 0; first < count && error == cudaSuccess; first += plan.views) {
+    const PlanePass pass = {first, plan.bands, rows, canvas, sums};
+    const int64_t blocks = std::min(plan.views, count - first) * plan.bands;
+    const int64_t taps = 8 * kBandThreads + tap_bytes(size, rows);
+    error = launch(augment_plane_resize_kernel, blocks, kBandThreads, taps, stream, planes, pass);
+    if (error == cudaSuccess)
+      error = launch(augment_plane_colour_kernel, blocks, kBandThreads, 8 * kBandThreads, stream, planes, pass);
+    if (error != cudaSuccess || blur_radius(size) == 0) continue;
+    const int64_t shared = 8 * (blur_radius(size) + 1) + blur_bytes(size, rows);
+    error = launch(augment_plane_blur_kernel, blocks, kBandThreads, shared, stream, planes, pass);
   }
   return error;
 }

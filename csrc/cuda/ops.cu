@@ -62,6 +62,27 @@ Tensor augment_params(
   return out;
 }
 
+// what the kernels read; offsets, sizes and params are contiguous
+Batch make_batch(
+    const Tensor& data, const Tensor& offsets, const Tensor& sizes, const Tensor& params, int64_t size, Style style,
+    bool planar, Tensor& out, Element element, bool channels_last) {
+  return {
+      data.const_data_ptr<uint8_t>(),
+      data.numel(),
+      offsets.const_data_ptr<int64_t>(),
+      sizes.const_data_ptr<int64_t>(),
+      params.const_data_ptr<float>(),
+      params.size(0),
+      params.size(1),
+      static_cast<int>(size),
+      style,
+      planar,
+      out.mutable_data_ptr(),
+      element,
+      channels_last,
+      {}};
+}
+
 Tensor augment_apply(
     const Tensor& data, const Tensor& offsets_in, const Tensor& sizes_in, const Tensor& params_in, int64_t size,
     int64_t style_in, bool planar, const std::vector<double>& mean, const std::vector<double>& std, ScalarType dtype,
@@ -69,28 +90,15 @@ Tensor augment_apply(
   check_apply_arguments(data, offsets_in, sizes_in, params_in, size);
   const Style style = make_style(style_in);
   const Element element = make_element(dtype, mean);
-  const Normalize normalize = make_normalize(mean, std);
+  const Normalize normalize = make_normalize<Normalize>(mean, std, 3);
   const int32_t device = data.get_device_index();
   const DeviceGuard guard(device);
   const Tensor offsets = torch::stable::contiguous(offsets_in), sizes = torch::stable::contiguous(sizes_in);
   const Tensor params = torch::stable::contiguous(params_in);
   const int64_t views = params.size(0), samples = params.size(1);
-  Tensor out = new_views(data, views, samples, size, dtype, channels_last);
-  const Batch batch = {
-      data.const_data_ptr<uint8_t>(),
-      data.numel(),
-      offsets.const_data_ptr<int64_t>(),
-      sizes.const_data_ptr<int64_t>(),
-      params.const_data_ptr<float>(),
-      views,
-      samples,
-      static_cast<int>(size),
-      style,
-      planar,
-      out.mutable_data_ptr(),
-      element,
-      channels_last,
-      normalize};
+  Tensor out = new_views(data, views, samples, 3, size, dtype, channels_last);
+  Batch batch = make_batch(data, offsets, sizes, params, size, style, planar, out, element, channels_last);
+  batch.normalize = normalize;
   const cudaStream_t stream = current_stream(device);
   if (is_small(batch.size, shared_limit(device))) {
     STD_CUDA_CHECK(launch_small(batch, stream));
@@ -105,6 +113,31 @@ Tensor augment_apply(
   return in_channel_order(out, channels_last);
 }
 
+Tensor augment_planes(
+    const Tensor& data, const Tensor& offsets_in, const Tensor& sizes_in, const Tensor& params_in, int64_t channels,
+    int64_t size, int64_t style_in, bool planar, const std::vector<double>& mean, const std::vector<double>& std,
+    ScalarType dtype, bool channels_last) {
+  check_apply_arguments(data, offsets_in, sizes_in, params_in, size);
+  check_channels(channels);
+  const Style style = make_style(style_in);
+  const Element element = make_element(dtype, mean);
+  const PlaneNormalize normalize = make_normalize<PlaneNormalize>(mean, std, channels);
+  const int32_t device = data.get_device_index();
+  const DeviceGuard guard(device);
+  const Tensor offsets = torch::stable::contiguous(offsets_in), sizes = torch::stable::contiguous(sizes_in);
+  const Tensor params = torch::stable::contiguous(params_in);
+  const int64_t views = params.size(0), samples = params.size(1);
+  Tensor out = new_views(data, views, samples, channels, size, dtype, channels_last);
+  const Batch batch = make_batch(data, offsets, sizes, params, size, style, planar, out, element, channels_last);
+  const PlaneBatch planes = {batch, static_cast<int>(channels), normalize};
+  const Plan plan = plan_large(views * samples * channels, batch.size, 1);
+  Tensor canvas = torch::stable::new_empty(data, {plan.views, size, size}, ScalarType::Float);
+  Tensor sums = torch::stable::new_empty(data, {plan.views, plan.bands}, ScalarType::Long);
+  STD_CUDA_CHECK(launch_planes(
+      planes, plan, canvas.mutable_data_ptr<float>(), sums.mutable_data_ptr<int64_t>(), current_stream(device)));
+  return in_channel_order(out, channels_last);
+}
+
 }  // namespace
 
 }  // namespace fastclr::cuda
@@ -112,4 +145,5 @@ Tensor augment_apply(
 STABLE_TORCH_LIBRARY_IMPL(fastclr, CUDA, m) {
   m.impl("augment_params", TORCH_BOX(&fastclr::cuda::augment_params));
   m.impl("augment_apply", TORCH_BOX(&fastclr::cuda::augment_apply));
+  m.impl("augment_planes", TORCH_BOX(&fastclr::cuda::augment_planes));
 }

@@ -62,6 +62,21 @@ __device__ inline Pixel resample(const uint8_t* box, const Strides& stride, cons
   return sum;
 }
 
+// the taps of `rows` rows from `top` on, then those of `columns` columns from `left` on; synchronises before and after
+__device__ inline void fill_taps(
+    const Batch& batch, const View& view, const Box& box, int top, int rows, int left, int columns, Tap* taps) {
+  const int size = batch.size;
+  const bool flip = view.row[kFlip] != 0.0f;
+  __syncthreads();  // all threads have finished with the previous columns' taps
+  for (int i = threadIdx.x; i < rows + columns; i += blockDim.x) {
+    const int x = left + i - rows;
+    taps[i] = i < rows
+                  ? resize_tap(batch.style, static_cast<int>(box.height), size, top + i, 1.0f)
+                  : resize_tap(batch.style, static_cast<int>(box.width), size, flip ? size - 1 - x : x, 1.0f / 255.0f);
+  }
+  __syncthreads();
+}
+
 // crop, resize, flip and the operations before the contrast, for `rows` rows from `top` on; returns this
 // thread's sums for the contrast. taps has room for rows + min(size, kTapColumns).
 __device__ inline Sums resize_rows(
@@ -71,19 +86,11 @@ __device__ inline Sums resize_rows(
   const Strides stride = batch.planar ? Strides{width, 1, height * width} : Strides{3 * width, 3, 1};
   const uint8_t* first = view.source.bytes + box.top * stride.row + box.left * stride.column;
   const int size = batch.size, plane = batch.pixels();
-  const bool flip = view.row[kFlip] != 0.0f;
   Tap* across = taps + rows;
   Sums sums = {0, 0, 0};
   for (int left = 0; left < size; left += kTapColumns) {
     const int columns = size - left < kTapColumns ? size - left : kTapColumns;
-    __syncthreads();  // all threads have finished with the previous columns' taps
-    for (int i = threadIdx.x; i < rows + columns; i += blockDim.x) {
-      const int x = left + i - rows;
-      taps[i] =
-          i < rows ? resize_tap(batch.style, static_cast<int>(box.height), size, top + i, 1.0f)
-                   : resize_tap(batch.style, static_cast<int>(box.width), size, flip ? size - 1 - x : x, 1.0f / 255.0f);
-    }
-    __syncthreads();
+    fill_taps(batch, view, box, top, rows, left, columns, taps);
     for (int i = threadIdx.x; i < rows * columns; i += blockDim.x) {
       const int y = i / columns, x = i % columns, position = (top + y) * size + left + x;
       const Pixel resized = resample(first, stride, taps[y], across[x]);
@@ -145,6 +152,14 @@ __device__ inline float at(const Batch& batch, const float* line, int i, int str
   return line[reflect(i, batch.size) * stride];
 }
 
+// element i of a line, blurred along it
+__device__ inline float blurred_value(
+    const Batch& batch, const float* line, int i, int stride, const float* weight, int reach) {
+  float sum = weight[0] * line[i * stride];
+  for (int d = 1; d <= reach; ++d) sum += weight[d] * (at(batch, line, i - d, stride) + at(batch, line, i + d, stride));
+  return sum;
+}
+
 // blurs and stores `rows` rows from `top` on; middle has room for rows * size
 __device__ inline void blur_rows(
     const Batch& batch, const View& view, const float* weight, int reach, int top, int rows, const float* canvas,
@@ -153,19 +168,11 @@ __device__ inline void blur_rows(
   for (int c = 0; c < 3; ++c) {
     const float* plane = canvas + int64_t{c} * batch.pixels();
     for (int i = threadIdx.x; i < rows * size; i += blockDim.x) {
-      const int y = top + i / size, x = i % size;
-      float sum = weight[0] * plane[y * size + x];
-      for (int d = 1; d <= reach; ++d) {
-        sum += weight[d] * (at(batch, plane + x, y - d, size) + at(batch, plane + x, y + d, size));
-      }
-      middle[i] = sum;
+      middle[i] = blurred_value(batch, plane + i % size, top + i / size, size, weight, reach);
     }
     __syncthreads();
     for (int i = threadIdx.x; i < rows * size; i += blockDim.x) {
-      const float* row = middle + i / size * size;
-      const int x = i % size;
-      float sum = weight[0] * row[x];
-      for (int d = 1; d <= reach; ++d) sum += weight[d] * (at(batch, row, x - d, 1) + at(batch, row, x + d, 1));
+      const float sum = blurred_value(batch, middle + i / size * size, i % size, 1, weight, reach);
       store(batch, view, c, top * size + i, sum);
     }
     __syncthreads();  // before the next channel overwrites middle

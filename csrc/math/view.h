@@ -9,7 +9,7 @@
 
 namespace fastclr {
 
-// one source image: interleaved [height, width, 3] or planar [3, height, width] bytes
+// one source image: interleaved [height, width, channels] or planar [channels, height, width] bytes
 struct Source {
   const uint8_t* bytes;
   int64_t height, width;
@@ -26,9 +26,9 @@ FASTCLR_HD int64_t element_size(Element element) { return element == kFloat32 ? 
 
 FASTCLR_HD bool valid_side(int64_t side) { return side >= 1 && side <= kMaxSide; }
 
-// both sides are at most 2^24, so 3 * height * width fits
-FASTCLR_HD bool valid_place(int64_t offset, int64_t height, int64_t width, int64_t bytes) {
-  return offset >= 0 && offset <= bytes && 3 * height * width <= bytes - offset;
+// both sides are at most 2^24, so channels * height * width fits
+FASTCLR_HD bool valid_place(int64_t offset, int64_t height, int64_t width, int64_t bytes, int64_t channels = 3) {
+  return offset >= 0 && offset <= bytes && channels * height * width <= bytes - offset;
 }
 
 // the checks of packed rows are written so that NaN fails them

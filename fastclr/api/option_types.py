@@ -11,7 +11,7 @@ from torch import nn
 from typing_extensions import TypedDict
 
 from fastclr.augment import AugmentConfig
-from fastclr.augment.config import Pair, Quad, Triple
+from fastclr.augment.config import Numbers, Pair, Quad
 from fastclr.data.loader_choice import LoaderKind
 from fastclr.methods import MethodOptions
 from fastclr.methods.options import HeadKind, LastNorm, StemKind
@@ -37,12 +37,13 @@ class AugmentKeywords(TypedDict, total=False):
     blur_p: float
     blur_sigma: Pair
     solarize_p: float
-    mean: Triple | None
-    std: Triple | None
+    mean: Numbers | None
+    std: Numbers | None
     style: str
     brightness: str
     min_object_covered: float
     blur_sigma_per_batch: bool
+    channels: int
 
 
 class MethodKeywords(TypedDict, total=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from dataclasses import KW_ONLY, dataclass
@@ -9,12 +10,13 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
+from fastclr.augment.images import MAX_CHANNELS
 from fastclr.augment.op import PARAMS
 from fastclr.augment.reference import ORDERS, SIMCLR_TF, SIMCLR_TF_ADDITIVE, TORCHVISION
 
 Pair = tuple[float, float]
-Triple = tuple[float, float, float]
 Quad = tuple[float, float, float, float]
+Numbers = tuple[float, ...]
 
 
 # (style, brightness) -> the style code that the operators take
@@ -57,8 +59,8 @@ class AugmentConfig:
         blur_p: probability of a Gaussian blur, with a window of ``2 * (size // 10 // 2) + 1``; none below 20 px.
         blur_sigma: standard deviation of the blur in pixels, uniform.
         solarize_p: probability of inverting the values that are at least 0.5.
-        mean: subtracted from the three channels, on the scale [0, 1]; None skips the normalisation.
-        std: divides the three channels; required with `mean`.
+        mean: subtracted from the channels, one number each, on the scale [0, 1]; None skips the normalisation.
+        std: divides the channels; required with `mean`.
         style: ``"torchvision"``: equal to replaying the parameters through torchvision's float functional API.
             ``"simclr_tf"``: what the paper's TensorFlow code does. The crop's ratio is uniform and its height a uniform
             integer; bicubic resize without antialiasing; contrast about the mean of each channel, saturation in HSV;
@@ -67,6 +69,9 @@ class AugmentConfig:
             uniform in ``[-b, b]``).
         min_object_covered: in ``"simclr_tf"``: crops that cover a smaller fraction of the image are redrawn.
         blur_sigma_per_batch: one sigma for all images, as in that code; drawn from (seed, epoch, view).
+        channels: of the images, 1 to 16. Three are colours. Of any other number each is an image of its own, to which
+            brightness and contrast apply as to a grey image, by the same factors; saturation, hue and grey must be 0,
+            since they need colours: `with_channels` sets them so.
 
     Raises:
         ValueError: a field is out of range; the message names it, what is expected and what was given.
@@ -85,17 +90,20 @@ class AugmentConfig:
     blur_p: float = 0.5
     blur_sigma: Pair = (0.1, 2.0)
     solarize_p: float = 0.0
-    mean: Triple | None = None
-    std: Triple | None = None
+    mean: Numbers | None = None
+    std: Numbers | None = None
     style: str = "torchvision"
     brightness: str = "multiplicative"
     min_object_covered: float = 0.1
     blur_sigma_per_batch: bool = False
+    channels: int = 3
 
     def __post_init__(self) -> None:
         """Check every field."""
         if not isinstance(self.size, int) or isinstance(self.size, bool) or not 1 <= self.size <= 16384:
             raise ValueError(f"size must be an integer from 1 to 16384, got {self.size!r}")
+        if not isinstance(self.channels, int) or not 1 <= self.channels <= MAX_CHANNELS:
+            raise ValueError(f"channels must be an integer from 1 to {MAX_CHANNELS}, got {self.channels!r}")
         _check_interval("crop_scale", self.crop_scale, 1e-6, 1.0)
         _check_interval("crop_ratio", self.crop_ratio, 1e-3, 1e3)
         _check_interval("blur_sigma", self.blur_sigma, 1e-3, 1e3)
@@ -109,8 +117,8 @@ class AugmentConfig:
         if (self.mean is None) != (self.std is None):
             raise ValueError(f"mean and std must be given together, got mean={self.mean!r}, std={self.std!r}")
         if self.mean is not None and self.std is not None:
-            _check_numbers("mean", self.mean, 3)
-            _check_numbers("std", self.std, 3)
+            _check_numbers("mean", self.mean, self.channels)
+            _check_numbers("std", self.std, self.channels)
             if min(self.std) <= 0.0:
                 raise ValueError(f"std must be positive, got {self.std!r}")
         if self.style not in ("torchvision", "simclr_tf"):
@@ -120,6 +128,11 @@ class AugmentConfig:
             raise ValueError(f"brightness must be {allowed} in style {self.style!r}, got {self.brightness!r}")
         if self.style == "simclr_tf" and max(self.jitter[1:3]) > 1.0:
             raise ValueError(f"contrast and saturation must be at most 1 in style 'simclr_tf', got {self.jitter!r}")
+        if self.channels != 3 and (self.jitter[2] or self.jitter[3] or self.gray_p):
+            raise ValueError(
+                f"saturation, hue and grey need 3 channels, got channels={self.channels} with jitter={self.jitter} and "
+                f"gray_p={self.gray_p}: set jitter=({self.jitter[0]}, {self.jitter[1]}, 0, 0) and gray_p=0"
+            )
         if not isinstance(self.blur_sigma_per_batch, bool):
             raise ValueError(f"blur_sigma_per_batch must be True or False, got {self.blur_sigma_per_batch!r}")
 
@@ -132,6 +145,21 @@ class AugmentConfig:
     def imagenet(cls, size: int = 224) -> AugmentConfig:
         """SimCLR's settings for ImageNet: colour strength 1, blur."""
         return cls(size)
+
+    def with_channels(self, channels: int) -> AugmentConfig:
+        """Return the same for images of so many channels: without saturation, hue and grey unless there are three.
+
+        A normalisation of another number of channels is left out too.
+        """
+        colour, same = channels == 3, channels == self.channels
+        return dataclasses.replace(
+            self,
+            channels=channels,
+            jitter=self.jitter if colour else (*self.jitter[:2], 0.0, 0.0),
+            gray_p=self.gray_p if colour else 0.0,
+            mean=self.mean if same else None,
+            std=self.std if same else None,
+        )
 
     @property
     def style_code(self) -> int:

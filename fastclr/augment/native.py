@@ -31,6 +31,10 @@ SCHEMAS = {
         "(Tensor data, Tensor offsets, Tensor sizes, Tensor params, int size, int style, bool planar, "
         "float[] mean, float[] std, ScalarType dtype, bool channels_last) -> Tensor"
     ),
+    "augment_planes": (
+        "(Tensor data, Tensor offsets, Tensor sizes, Tensor params, int channels, int size, int style, bool planar, "
+        "float[] mean, float[] std, ScalarType dtype, bool channels_last) -> Tensor"
+    ),
 }
 
 
@@ -107,8 +111,8 @@ def _load_cuda(cpu: LibraryStatus) -> LibraryStatus:
 
 _CPU = _load("cpu", "_C.so")
 _CUDA = _load_cuda(_CPU)
-if not _CPU.loaded:
-    for _name, _schema in SCHEMAS.items():
+for _name, _schema in SCHEMAS.items():
+    if not hasattr(torch.ops.fastclr, _name):  # no library, or one that was built before the operator was added
         torch.library.define(f"fastclr::{_name}", _schema)
 
 

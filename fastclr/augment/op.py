@@ -1,8 +1,9 @@
 """The augmentation operators in Python: fakes and typed entry points.
 
-``fastclr::augment_params`` draws packed parameters, ``fastclr::augment_apply`` computes views from them; the kernels
-are in csrc/ and raise a RuntimeError for invalid shapes, dtypes or values before they read a byte. The checks that
-explain themselves are in `fastclr.augment.simclr`.
+``fastclr::augment_params`` draws packed parameters. ``fastclr::augment_apply`` computes the views of colour images, and
+``fastclr::augment_planes`` those of images of any number of channels; the kernels are in csrc/ and raise a RuntimeError
+for invalid shapes, dtypes or values before they read a byte. The checks that explain themselves are in
+`fastclr.augment.simclr`.
 """
 
 from __future__ import annotations
@@ -60,8 +61,12 @@ def augment_apply(
     std: Sequence[float],
     dtype: torch.dtype,
     channels_last: bool,
+    channels: int = 3,
 ) -> Tensor:
     """Compute views from packed parameters.
+
+    Three channels are colours. Of any other number, each is an image of its own: brightness and contrast apply to it as
+    to a grey image; saturation, hue and the conversion to grey do nothing.
 
     Args:
         data: uint8 ``[bytes]``, contiguous.
@@ -70,18 +75,21 @@ def augment_apply(
         params: float32 ``[V, N, 16]``.
         size: side S of the views.
         style: 0 torchvision, 1 SimCLR's TensorFlow code, 2 the same with additive brightness.
-        planar: whether an image is ``[3, height, width]`` instead of ``[height, width, 3]``.
-        mean: three values, or none to skip the normalisation.
+        planar: whether an image is ``[C, height, width]`` instead of ``[height, width, C]``.
+        mean: a value for each channel, or none to skip the normalisation.
         std: as many values as `mean`.
         dtype: float32, bfloat16, float16, or uint8 (without normalisation).
-        channels_last: whether a view is stored as ``[S, S, 3]``.
+        channels_last: whether a view is stored as ``[S, S, C]``.
+        channels: number of channels C, 1 to 16.
 
     Returns:
-        ``[V, N, 3, S, S]`` of `dtype`, contiguous, or with every ``[N, 3, S, S]`` in channels_last format.
+        ``[V, N, C, S, S]`` of `dtype`, contiguous, or with every ``[N, C, S, S]`` in channels_last format.
     """
-    views: Tensor = torch.ops.fastclr.augment_apply(
-        data, offsets, sizes, params, size, style, planar, mean, std, dtype, channels_last
-    )
+    rest = (size, style, planar, mean, std, dtype, channels_last)
+    if channels == 3:
+        views: Tensor = torch.ops.fastclr.augment_apply(data, offsets, sizes, params, *rest)
+    else:
+        views = torch.ops.fastclr.augment_planes(data, offsets, sizes, params, channels, *rest)
     return views
 
 
@@ -113,12 +121,37 @@ def _augment_apply_fake(
     dtype: torch.dtype,
     channels_last: bool,
 ) -> Tensor:
-    """Shape, dtype and memory format of the views."""
+    """Shape, dtype and memory format of the views of colour images."""
+    return _views_fake(data, params, 3, size, dtype, channels_last)
+
+
+def _augment_planes_fake(
+    data: Tensor,
+    offsets: Tensor,
+    sizes: Tensor,
+    params: Tensor,
+    channels: int,
+    size: int,
+    style: int,
+    planar: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> Tensor:
+    """Likewise of images of any number of channels."""
+    return _views_fake(data, params, channels, size, dtype, channels_last)
+
+
+def _views_fake(
+    data: Tensor, params: Tensor, channels: int, size: int, dtype: torch.dtype, channels_last: bool
+) -> Tensor:
     views, samples = params.shape[0], params.shape[1]
     if channels_last:
-        return data.new_empty((views, samples, size, size, 3), dtype=dtype).permute(0, 1, 4, 2, 3)
-    return data.new_empty((views, samples, 3, size, size), dtype=dtype)
+        return data.new_empty((views, samples, size, size, channels), dtype=dtype).permute(0, 1, 4, 2, 3)
+    return data.new_empty((views, samples, channels, size, size), dtype=dtype)
 
 
 torch.library.register_fake("fastclr::augment_params", _augment_params_fake)
 torch.library.register_fake("fastclr::augment_apply", _augment_apply_fake)
+torch.library.register_fake("fastclr::augment_planes", _augment_planes_fake)

@@ -157,7 +157,7 @@ def augment_params(
 
 
 def _replay(image: Tensor, row: list[float], size: int) -> Tensor:
-    """One view of a float image [3, H, W] in [0, 1], operation by operation."""
+    """One view of a float image [C, H, W] in [0, 1], operation by operation; C is 3, or 1 for a grey image."""
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as F
 
@@ -168,7 +168,7 @@ def _replay(image: Tensor, row: list[float], size: int) -> Tensor:
     adjust = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
     for operation in ORDERS[int(row[9])] if row[9] >= 0 else ():
         x = adjust[operation](x, row[5 + operation])
-    if row[10]:
+    if row[10] and len(x) == 3:
         x = F.rgb_to_grayscale(x, num_output_channels=3)
     radius = size // 10 // 2
     if row[11] > 0 and radius > 0:
@@ -192,22 +192,29 @@ def augment_apply(
     std: Sequence[float],
     dtype: torch.dtype,
     channels_last: bool,
+    channels: int = 3,
 ) -> Tensor:
     """Compute views one by one, operation by operation; the arguments are those of `fastclr.augment.op.augment_apply`.
 
-    `dtype` may also be float64; the 16-bit types and uint8 are computed in float32 and rounded at the end.
+    `dtype` may also be float64; the 16-bit types and uint8 are computed in float32 and rounded at the end. Unless there
+    are three channels, each is replayed as a grey image.
     """
     compute = dtype if dtype == torch.float64 else torch.float32
-    views = torch.empty((*params.shape[:2], 3, size, size), dtype=dtype, device=data.device)
+    views = torch.empty((*params.shape[:2], channels, size, size), dtype=dtype, device=data.device)
     for n, (offset, (height, width)) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
-        pixels = data[offset : offset + 3 * height * width]
-        image = pixels.view(3, height, width) if planar else pixels.view(height, width, 3).permute(2, 0, 1)
+        pixels = data[offset : offset + channels * height * width]
+        image = (
+            pixels.view(channels, height, width) if planar else pixels.view(height, width, channels).permute(2, 0, 1)
+        )
         image = image.to(compute).contiguous() / 255
         for v, row in enumerate(params[:, n].tolist()):
-            if style == TORCHVISION:
-                view = _replay(image, row, size)
-            else:
-                view = reference_tf.replay(image, row, size, style == SIMCLR_TF_ADDITIVE)
+            parts = []
+            for part in [image] if channels == 3 else image.split(1):
+                if style == TORCHVISION:
+                    parts.append(_replay(part, row, size))
+                else:
+                    parts.append(reference_tf.replay(part, row, size, style == SIMCLR_TF_ADDITIVE))
+            view = torch.cat(parts)
             if mean:
                 view = (view - view.new_tensor(mean)[:, None, None]) / view.new_tensor(std)[:, None, None]
             views[v, n] = (view.clamp(0, 1) * 255 + 0.5).floor() if dtype == torch.uint8 else view

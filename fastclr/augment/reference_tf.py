@@ -111,7 +111,7 @@ def _blur(x: Tensor, sigma: float, radius: int) -> Tensor:
 
 
 def replay(image: Tensor, row: list[float], size: int, additive: bool) -> Tensor:
-    """One view of a float image [3, H, W] in [0, 1], operation by operation.
+    """One view of a float image [C, H, W] in [0, 1], operation by operation; C is 3, or 1 for a grey image.
 
     Source: data_util.py of google-research/simclr; `additive` selects its version 1 of the brightness.
     """
@@ -121,6 +121,8 @@ def replay(image: Tensor, row: list[float], size: int, additive: bool) -> Tensor
     if row[4]:
         x = x.flip(-1)
     for operation in tuple(permutations(range(4)))[int(row[9])] if row[9] >= 0 else ():
+        if operation > 1 and len(x) != 3:  # saturation and hue
+            continue
         value = row[5 + operation]
         if operation == 0:
             x = x + value if additive else x * value
@@ -130,7 +132,7 @@ def replay(image: Tensor, row: list[float], size: int, additive: bool) -> Tensor
         else:
             x = _saturate(x, value) if operation == 2 else _rotate_hue(x, value)
         x = x.clamp(0, 1)
-    if row[10]:
+    if row[10] and len(x) == 3:
         x = (x * x.new_tensor([0.2989, 0.587, 0.114])[:, None, None]).sum(0).expand(3, -1, -1)
     x = x.clamp(0, 1)
     if row[11] > 0 and size // 10 // 2 > 0:

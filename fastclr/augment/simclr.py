@@ -29,6 +29,7 @@ class _Sources:
     offsets: Tensor
     sizes: Tensor
     planar: bool
+    channels: int
 
 
 def _check_integers(name: str, value: Tensor, device: torch.device) -> None:
@@ -81,24 +82,27 @@ def _filled_sizes(like: Tensor, height: int, width: int) -> Tensor:
     return sizes
 
 
-def _dense(images: Tensor, indices: Tensor | None) -> _Sources:
+def _dense(images: Tensor, indices: Tensor | None, channels: int) -> _Sources:
     """Describe rows of a dense batch or dataset, without copying contiguous or channels_last batches."""
     if images.dtype != torch.uint8:
         raise TypeError(f"images must be uint8, got {images.dtype}")
-    if images.dim() != 4 or (images.shape[3] != 3 and images.shape[1] != 3):
-        raise ValueError(f"images must be [N, H, W, 3] or [N, 3, H, W], got shape {tuple(images.shape)}")
+    if images.dim() != 4 or channels not in (images.shape[3], images.shape[1]):
+        raise ValueError(
+            f"images must be [N, H, W, {channels}] or [N, {channels}, H, W], as the configuration's channels={channels}"
+            f" says, got shape {tuple(images.shape)}"
+        )
     if images.numel() == 0:
         raise ValueError(f"images is empty: shape {tuple(images.shape)}")
-    planar = images.shape[3] != 3
+    planar = images.shape[3] != channels
     if planar and images.permute(0, 2, 3, 1).is_contiguous():
         images, planar = images.permute(0, 2, 3, 1), False
     height, width = (images.shape[2], images.shape[3]) if planar else (images.shape[1], images.shape[2])
     rows = torch.arange(images.shape[0], device=images.device) if indices is None else indices
     sizes = _filled_sizes(rows, height, width)
-    return _Sources(images.contiguous().view(-1), rows * (3 * height * width), sizes, planar)
+    return _Sources(images.contiguous().view(-1), rows * (channels * height * width), sizes, planar, channels)
 
 
-def _sources(images: object, indices: Tensor | None) -> _Sources:
+def _sources(images: object, indices: Tensor | None, channels: int) -> _Sources:
     """Describe the selected images for the operator, without copying them together."""
     if not isinstance(images, (Tensor, RaggedImages)):
         raise TypeError(f"images must be a uint8 tensor or RaggedImages, got {type(images).__name__}")
@@ -106,13 +110,15 @@ def _sources(images: object, indices: Tensor | None) -> _Sources:
         _check_integers("indices", indices, images.device)
         _check_range("indices", indices, len(images))
     if isinstance(images, Tensor):
-        return _dense(images, indices)
+        return _dense(images, indices, channels)
+    if images.channels != channels:
+        raise ValueError(f"images must have the configuration's channels={channels}, got {images.channels}")
     if len(images) == 0:
         raise ValueError("images is empty: a batch needs at least one image")
     chosen = images if indices is None else images.select(indices)
-    sources = _Sources(chosen.data.contiguous(), chosen.offsets, chosen.sizes, False)
+    sources = _Sources(chosen.data.contiguous(), chosen.offsets, chosen.sizes, False, channels)
     if _can_look(chosen.sizes):
-        ends = chosen.offsets + 3 * chosen.sizes[:, 0] * chosen.sizes[:, 1]
+        ends = chosen.offsets + channels * chosen.sizes[:, 0] * chosen.sizes[:, 1]
         bad = (chosen.offsets < 0) | (chosen.sizes < 1).any(1) | (ends > chosen.data.numel())
         if bool(bad.any()):
             n = int(bad.nonzero()[0])
@@ -137,7 +143,7 @@ def _one_per_view(
     for each in config:
         if not isinstance(each, AugmentConfig):
             raise TypeError(f"config must have an AugmentConfig per view, got {type(each).__name__}")
-        for name in ("size", "style", "brightness", "mean", "std"):
+        for name in ("size", "style", "brightness", "mean", "std", "channels"):
             ours, first = getattr(each, name), getattr(config[0], name)
             if ours != first:
                 raise ValueError(f"all views must have the same {name}, got {first!r} and {ours!r}")
@@ -159,7 +165,7 @@ class SimCLRAugment(nn.Module):
         seed: 0 to 2^63 - 1.
         dtype: of the views: float32, bfloat16, float16, uint8 (values times 255, rounded; no normalisation), or float64
             with ``impl="reference"``.
-        channels_last: store every ``[N, 3, S, S]`` in channels_last format.
+        channels_last: store every ``[N, C, S, S]`` in channels_last format.
         first_view: index of the first view in the random streams, 0 to 65535: a module with ``first_view=2`` continues
             the views of a module with two views.
         impl: ``"native"``: the C++ or CUDA operator. ``"reference"``: torchvision, image by image. ``"auto"``: native
@@ -269,6 +275,7 @@ class SimCLRAugment(nn.Module):
             std=self.config.std or (),
             dtype=self.dtype,
             channels_last=self.channels_last,
+            channels=sources.channels,
         )
 
     def params(self, ids: Tensor, epoch: int, sizes: Tensor | tuple[int, int]) -> AugmentParams:
@@ -311,13 +318,13 @@ class SimCLRAugment(nn.Module):
         """Compute the views that `params` describes.
 
         Args:
-            images: uint8 ``[N, H, W, 3]`` or ``[N, 3, H, W]``, or `RaggedImages`. An ambiguous tensor
-                (``[N, 3, W, 3]``) is read as ``[N, H, W, 3]``.
+            images: uint8 ``[N, H, W, C]`` or ``[N, C, H, W]`` with the configuration's number of channels C, or
+                `RaggedImages`. An ambiguous tensor (``[N, C, W, C]``) is read as ``[N, H, W, C]``.
             params: of N images; any number of views.
             indices: int64 ``[N]``: use these rows of `images`, which can be a whole dataset; no copy is made.
 
         Returns:
-            ``[V, N, 3, S, S]``, not differentiable.
+            ``[V, N, C, S, S]``, not differentiable.
 
         Raises:
             TypeError: an argument has the wrong type or dtype.
@@ -329,7 +336,7 @@ class SimCLRAugment(nn.Module):
             return super().apply(images)
         if not isinstance(params, AugmentParams):
             raise TypeError(f"params must be AugmentParams, got {type(params).__name__}")
-        sources = _sources(images, indices)
+        sources = _sources(images, indices, self.config.channels)
         if len(params) != len(sources.offsets):
             raise ValueError(f"params are for {len(params)} images, got {len(sources.offsets)} images")
         if params.packed.device != sources.data.device:
@@ -347,13 +354,13 @@ class SimCLRAugment(nn.Module):
             indices: as for `apply`.
 
         Returns:
-            ``[V, N, 3, S, S]`` of `dtype`, on the device of `images`, not differentiable.
+            ``[V, N, C, S, S]`` of `dtype`, on the device of `images`, not differentiable.
 
         Raises:
             TypeError: an argument has the wrong type or dtype.
             ValueError: a shape, a device or a value is wrong.
         """
-        sources = _sources(images, indices)
+        sources = _sources(images, indices, self.config.channels)
         return self._compute(sources, self._draw(ids, epoch, sources.sizes))
 
     def extra_repr(self) -> str:

@@ -76,6 +76,7 @@ def write_splits(path: Path, splits: Splits, origin: Origin) -> None:
             "source": dataset.source,
             "skipped": dataset.skipped,
             "fingerprint": dataset.image_fingerprint,
+            "channels": dataset.images.channels if isinstance(dataset.images, RaggedImages) else 0,
         }
         tensors |= {f"{name}.{field}": tensor for field, tensor in fields(dataset).items()}
     text = json.dumps(about).encode()  # not in the header, whose size is limited: a million names exceed it
@@ -207,8 +208,9 @@ def build(name: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor], mo
     if f"{name}.pixels" in tensors:
         images: Tensor | RaggedImages = tensors[f"{name}.pixels"]
     else:
-        images = RaggedImages(*(tensors[f"{name}.{field}"] for field in ("data", "offsets", "sizes")))
-        ends = images.offsets + images.sizes.clamp(0, 2**20).prod(1) * 3
+        data, offsets, sizes = (tensors[f"{name}.{field}"] for field in ("data", "offsets", "sizes"))
+        images = RaggedImages(data, offsets, sizes, about.get("channels", 3))
+        ends = images.offsets + images.sizes.clamp(0, 2**20).prod(1) * images.channels
         inside = (images.offsets >= 0) & (ends <= len(images.data))
         if not bool((inside & (images.sizes >= 1).all(1) & (images.sizes <= 2**20).all(1)).all()):
             raise ValueError(f"images of {name} lie outside of their pixels")

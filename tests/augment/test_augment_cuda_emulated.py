@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(not native.kernels("cpu").loaded, reason="the native library is not built"),
 ]
 ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
-SMALL, LARGE = 1, 2
+SMALL, LARGE, PLANES = 1, 2, 3
 TYPES = {"style": ctypes.c_int64, "blur_sigma_per_batch": ctypes.c_bool}
 
 
@@ -51,6 +51,17 @@ class Batch(ctypes.Structure):
         ("interleaved", ctypes.c_bool),
         ("mean", ctypes.c_float * 3),
         ("scale", ctypes.c_float * 3),
+    )
+
+
+class PlaneBatch(ctypes.Structure):
+    """fastclr::cuda::PlaneBatch."""
+
+    _fields_ = (
+        ("batch", Batch),
+        ("channels", ctypes.c_int),
+        ("mean", ctypes.c_float * 16),
+        ("scale", ctypes.c_float * 16),
     )
 
 
@@ -96,8 +107,8 @@ def render(
         offsets, data = torch.arange(len(images)) * images[0].numel(), images.reshape(-1)
     else:
         data, offsets, sizes = images.data, images.offsets, images.sizes
-    size = config.size
-    shape = (*packed.shape[:2], *((size, size, 3) if channels_last else (3, size, size)))
+    size, channels = config.size, config.channels
+    shape = (*packed.shape[:2], *((size, size, channels) if channels_last else (channels, size, size)))
     out = torch.full(shape, 77.0, dtype=dtype)
     batch = Batch(
         data.data_ptr(),
@@ -112,20 +123,28 @@ def render(
         out.data_ptr(),
         ELEMENTS[dtype],
         channels_last,
-        config.mean or (0.0, 0.0, 0.0),
-        tuple(1 / value for value in config.std or (1.0, 1.0, 1.0)),
+        *(
+            []
+            if path == PLANES
+            else [config.mean or (0.0,) * 3, tuple(1 / value for value in config.std or (1.0,) * 3)]
+        ),
     )
-    assert kernels.emulate_apply(ctypes.byref(batch), path, ctypes.c_int64(fit)) == 0
+    if path == PLANES:
+        scale = tuple(1 / value for value in config.std or (1.0,) * channels)
+        planes = PlaneBatch(batch, channels, config.mean or (0.0,) * channels, scale)
+        assert kernels.emulate_planes(ctypes.byref(planes), ctypes.c_int64(fit)) == 0
+    else:
+        assert kernels.emulate_apply(ctypes.byref(batch), path, ctypes.c_int64(fit)) == 0
     return out.permute(0, 1, 4, 2, 3) if channels_last else out
 
 
-def pictures(shapes: list[tuple[int, int]]) -> RaggedImages:
+def pictures(shapes: list[tuple[int, int]], channels: int = 3) -> RaggedImages:
     """Random images of several sizes."""
     generator = torch.Generator().manual_seed(len(shapes))
     sizes = torch.tensor(shapes)
-    counts = 3 * sizes.prod(1)
+    counts = channels * sizes.prod(1)
     data = torch.randint(0, 256, (int(counts.sum()),), dtype=torch.uint8, generator=generator)
-    return RaggedImages(data, counts.cumsum(0) - counts, sizes)
+    return RaggedImages(data, counts.cumsum(0) - counts, sizes, channels)
 
 
 SHAPES = [(32, 32), (1, 9), (60, 200), (13, 1), (2, 3), (90, 41)]
@@ -165,6 +184,24 @@ def test_augment_apply_kernels(
         assert torch.equal(ours, augment.apply(images, params))
 
 
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(("channels", "dtype"), list(zip((1, 2, 4, 16), ELEMENTS, strict=True)))
+def test_planes(kernels: ctypes.CDLL, channels: int, dtype: torch.dtype, style: dict[str, str]) -> None:
+    """Any number of channels: bitwise equal to the CPU operator, in several passes, planar too."""
+    plain = AugmentConfig(50, jitter_p=0.9, blur_p=0.6, solarize_p=0.3, **style).with_channels(channels)
+    normal = {} if dtype == torch.uint8 else {"mean": (0.4,) * channels, "std": (0.3,) * channels}
+    config = AugmentConfig(**{**vars(plain), **normal})
+    images = pictures(SHAPES, channels)
+    for channels_last in (False, True):
+        augment = SimCLRAugment(config, views=2, seed=9, dtype=dtype, channels_last=channels_last, impl="native")
+        params = augment.params(torch.arange(len(images)), 1, images.sizes)
+        ours = render(kernels, images, params.packed, config, PLANES, dtype, channels_last, fit=7)
+        assert torch.equal(ours, augment.apply(images, params))
+    dense = torch.randint(0, 256, (2, channels, 50, 40), dtype=torch.uint8)
+    params = augment.params(torch.arange(2), 0, (50, 40))
+    assert torch.equal(render(kernels, dense, params.packed, config, PLANES, dtype, True), augment.apply(dense, params))
+
+
 def test_large_views(kernels: ctypes.CDLL) -> None:
     """More columns than there are taps in shared memory, bands with fewer rows, and planar images."""
     config = AugmentConfig(1040, blur_p=1.0, jitter_p=1.0, blur_sigma=(3.0, 3.0))
@@ -200,19 +237,19 @@ BAD = [
 BAD += [(8, 0.6), (5, -1.0), (6, float("inf")), (11, 2e6), (11, float("nan"))]
 
 
-@pytest.mark.parametrize("path", [SMALL, LARGE])
+@pytest.mark.parametrize(("path", "channels"), [(SMALL, 3), (LARGE, 3), (PLANES, 2)])
 @pytest.mark.parametrize("dtype", ELEMENTS)
-def test_invalid_views_are_nan(kernels: ctypes.CDLL, path: int, dtype: torch.dtype) -> None:
+def test_invalid_views_are_nan(kernels: ctypes.CDLL, path: int, channels: int, dtype: torch.dtype) -> None:
     """A bad row, offset or size gives a view of NaN, reads nothing outside the data and does not affect other views."""
-    config = AugmentConfig(32, blur_p=1.0)
-    images = pictures([(30, 40)] * (len(BAD) + 5))
+    config = AugmentConfig(32, blur_p=1.0).with_channels(channels)
+    images = pictures([(30, 40)] * (len(BAD) + 5), channels)
     augment = SimCLRAugment(config, views=2, dtype=dtype, channels_last=False, impl="native")
     params = augment.params(torch.arange(len(images)), 0, images.sizes)
     expected = augment.apply(images, params)
     packed, offsets, sizes = params.packed.clone(), images.offsets.clone(), images.sizes.clone()
     for n, (column, value) in enumerate(BAD):
         packed[1, n, column] = value
-    offsets[-4], offsets[-3], sizes[-2], sizes[-1, 0] = -1, images.data.numel() - 3599, 2**62, 0
+    offsets[-4], offsets[-3], sizes[-2], sizes[-1, 0] = -1, images.data.numel() - 1200 * channels + 1, 2**62, 0
     views = render(kernels, RaggedImages(images.data, offsets, sizes), packed, config, path, dtype)
     bad = torch.zeros(2, len(images), dtype=torch.bool)
     bad[1, : len(BAD)] = bad[:, -4:] = True

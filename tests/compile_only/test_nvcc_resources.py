@@ -27,6 +27,9 @@ LIMITS = {
     "augment_resize_kernel": 80,
     "augment_colour_kernel": 64,
     "augment_blur_kernel": 64,
+    "augment_plane_resize_kernel": 80,
+    "augment_plane_colour_kernel": 64,
+    "augment_plane_blur_kernel": 64,
 }
 PROPERTIES = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for '(?P<arch>\w+)'.*?"

@@ -37,4 +37,16 @@ extern "C" int emulate_apply(const Batch* batch, int path, int64_t fit) {
   return launch_large(*batch, plan, canvas.get(), sums.get(), nullptr);
 }
 
+// any number of channels, with `fit` planes in one pass
+extern "C" int emulate_planes(const PlaneBatch* planes, int64_t fit) {
+  const Batch& batch = planes->batch;
+  Plan plan = plan_large(batch.views * batch.samples * planes->channels, batch.size, 1);
+  plan.views = std::min(plan.views, fit);
+  const int64_t pixels = int64_t{batch.size} * batch.size;
+  const auto canvas = std::make_unique<float[]>(plan.views * pixels);
+  const auto sums = std::make_unique<int64_t[]>(plan.views * plan.bands);
+  std::fill_n(canvas.get(), plan.views * pixels, NAN);
+  return launch_planes(*planes, plan, canvas.get(), sums.get(), nullptr);
+}
+
 extern "C" int emulate_is_small(int size, int64_t limit) { return is_small(size, limit); }

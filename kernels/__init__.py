@@ -5,9 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-if __name__ == "kernels":  # the repository root on sys.path would shadow another distribution of this name
-    raise ImportError("these are fastclr's kernels: install the package and import `fastclr.kernels`")
-
 # launcher -> module; a module with the name of a launcher would shadow it
 _LAUNCHERS = {
     "lse_bwd": "lse_backward",
@@ -24,4 +21,8 @@ def __getattr__(name: str) -> Any:
     """Import a launcher, and Triton with it, on first use."""
     if name not in _LAUNCHERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if __name__ == "kernels":
+        # the repository root on sys.path shadows another distribution of this name. Whoever looks whether it is
+        # installed, as transformers does, finds a module without a version
+        raise ImportError("these are fastclr's kernels: install the package and import `fastclr.kernels`")
     return getattr(importlib.import_module(f".{_LAUNCHERS[name]}", __name__), name)

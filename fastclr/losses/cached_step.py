@@ -89,7 +89,8 @@ def cached_step(
             once, in the last micro-batch; every rank needs the same number of images, and only the module inside may
             be compiled. A model without trainable parameters is not run again.
         views: ``[V, N, ...]``, or V tensors ``[N, ...]`` of one shape: V views of N images, on the model's device,
-            not requiring gradients.
+            not requiring gradients. With an `embed` of one's own they may differ in all but N, as images and the token
+            ids of their captions do.
         loss: takes V embeddings ``[N, ...]``, returns a 0-dim loss, or ``(loss, extra)``. It is called once, and its
             own parameters get their gradient. It may gather over ranks, as `fastclr.NTXentLoss` does.
         micro_batch: images per forward, at least 1. Their views go through the model together, view after view:
@@ -114,7 +115,7 @@ def cached_step(
 
     Source: Gao, Zhang, Han and Callan, Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, 2021.
     """
-    batch = _check(model, views, micro_batch)
+    batch = _check(model, views, micro_batch, alike=embed is rows_of_views)
     parts = [slice(start, start + micro_batch) for start in range(0, len(batch[0]), micro_batch)]
     devices = sorted({t.get_device() for t in (*model.parameters(), *batch) if t.is_cuda})
     embeddings, states = _embed(model, batch, parts, devices, embed)
@@ -211,8 +212,8 @@ def _set_random_state(state: list[Tensor], devices: list[int]) -> None:
         torch.cuda.set_rng_state(cuda_state, device)
 
 
-def _check(model: nn.Module, views: Tensor | Sequence[Tensor], micro_batch: int) -> tuple[Tensor, ...]:
-    """Return the views as a tuple, or raise."""
+def _check(model: nn.Module, views: Tensor | Sequence[Tensor], micro_batch: int, *, alike: bool) -> tuple[Tensor, ...]:
+    """Return the views as a tuple, or raise; if they need not be alike, only their number of rows must agree."""
     if not isinstance(micro_batch, int):
         raise TypeError(f"micro_batch must be an integer, got {micro_batch!r}")
     if micro_batch < 1:
@@ -224,8 +225,10 @@ def _check(model: nn.Module, views: Tensor | Sequence[Tensor], micro_batch: int)
         if not isinstance(view, Tensor):
             raise TypeError(f"views must be tensors, got {type(view).__name__}")
     shapes = [list(view.shape) for view in batch]
-    if not batch or len(shapes[0]) < 2 or 0 in shapes[0] or any(shape != shapes[0] for shape in shapes):
-        raise ValueError(f"views must be [V, N, ...] or V tensors [N, ...] of one non-empty shape, got {shapes}")
+    compared = shapes if alike else [shape[:1] for shape in shapes if len(shape) > 1 and 0 not in shape]
+    if not batch or len(shapes[0]) < 2 or 0 in shapes[0] or compared != compared[:1] * len(shapes):
+        wanted = "shape" if alike else "number of rows N"
+        raise ValueError(f"views must be [V, N, ...] or V tensors [N, ...] of one non-empty {wanted}, got {shapes}")
     if any(view.requires_grad for view in batch):
         raise ValueError("views must not require gradients, only the model's parameters get them: detach the views")
     wrapped = getattr(model, "_orig_mod", model)  # the module inside torch.compile

@@ -4,6 +4,7 @@ from fastclr.methods.autoencoder import Autoencoder, AutoencoderOptions
 from fastclr.methods.barlow_twins import BarlowTwins, BarlowTwinsOptions
 from fastclr.methods.base import Facts, Method, ViewPlan, Views
 from fastclr.methods.byol import BYOL, BYOLOptions
+from fastclr.methods.clip import CLIP, CLIPOptions
 from fastclr.methods.context import Context, ContextOptions
 from fastclr.methods.dcl import DCL, DCLOptions
 from fastclr.methods.groups import Group, parameter_groups
@@ -32,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
     "barlow": BarlowTwins,
     "vicreg": VICReg,
     "lejepa": LeJEPA,
+    "clip": CLIP,
     "rotation": Rotation,
     "jigsaw": Jigsaw,
     "context": Context,
@@ -41,6 +43,7 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "BYOL",
+    "CLIP",
     "DCL",
     "METHODS",
     "Autoencoder",
@@ -48,6 +51,7 @@ __all__ = [
     "BYOLOptions",
     "BarlowTwins",
     "BarlowTwinsOptions",
+    "CLIPOptions",
     "Context",
     "ContextOptions",
     "DCLOptions",

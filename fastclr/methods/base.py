@@ -3,7 +3,8 @@
 The training loop uses methods only through this class. A step of the loop is
 
     views = augment(batch.images, batch.ids, epoch)             as specified by the method's ``views``
-    h, embeddings = method(views)                               wrapped by DDP, repeated by cached gradients
+    h, embeddings = method(views)                               wrapped by DDP, repeated by cached gradients; where
+                                                                the method uses texts: method(views, batch.texts)
     loss, sums = method.loss(embeddings, batch, step, total)    outside DDP; gathers over the ranks itself
     loss.backward(), optimizer.step(), method.after_step(step, total)
 """
@@ -22,6 +23,7 @@ from fastclr.augment import AugmentConfig
 from fastclr.data.batch import Batch
 from fastclr.methods.groups import Group, parameter_groups
 from fastclr.methods.options import MethodOptions, ModelOptions
+from fastclr.methods.tokenizers import Vocabulary
 
 # V views of N images: one tensor [V, N, 3, S, S], or V tensors [n, 3, S, S] for a subset of the images
 Views = Tensor | Sequence[Tensor]
@@ -39,6 +41,7 @@ class Facts:
         batch_size: images per step over all processes.
         optimizer: its name.
         lr: the peak of its rate.
+        vocabulary: the tokens of the captions; None without captions.
     """
 
     images: int
@@ -48,6 +51,7 @@ class Facts:
     batch_size: int = 256
     optimizer: str = "sgd"
     lr: float = 0.06
+    vocabulary: Vocabulary | None = None
 
 
 class KeptEqual(nn.Module):
@@ -68,6 +72,7 @@ class Method(nn.Module, ABC):
     Attributes:
         title: human-readable name of the method.
         uses_labels: whether the loss depends on labels, so that a run must keep them.
+        uses_texts: whether forward takes the captions of the images too, as token ids.
         Options: the method's own options.
         recipe: values of the run's configuration that suit the method better than the defaults.
         flags: prefix of the options' flags on the command line; empty: the method's name.
@@ -82,6 +87,7 @@ class Method(nn.Module, ABC):
 
     title: ClassVar[str]
     uses_labels: ClassVar[bool] = False
+    uses_texts: ClassVar[bool] = False
     Options: ClassVar[type[MethodOptions]]
     recipe: ClassVar[Mapping[str, Any]] = {}
     flags: ClassVar[str] = ""

@@ -200,9 +200,10 @@ class Uncompiled(nn.Module):
         super().__init__()
         self.method = method
 
-    def forward(self, views: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(self, views: Tensor, *texts: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return features and embeddings."""
-        return self.method.forward(views)
+        forward: Callable[..., tuple[Tensor, tuple[Tensor, ...]]] = self.method.forward
+        return forward(views, *texts)
 
 
 def profile_training(config: PretrainConfig, steps: int = 20) -> Profile:

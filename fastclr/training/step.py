@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,15 +38,16 @@ def train_step(training: Training, batch: Batch, mark: Callable[[str], None] = n
     views = training.augment(batch.images, batch.ids, training.epoch)
     mark("augmentation")
     views = views.to(training.device)
+    texts = texts_of(training, batch)
     mark("copy to device")
     training.optimizer.zero_grad(set_to_none=True)
     with torch.autocast(training.device.type, torch.bfloat16, enabled=training.autocast):
         if config.micro_batch is not None:
-            loss, sums = cached_step(
-                training.forward, views, training.loss_of(batch), config.micro_batch, embed=embed_views
-            )
+            parts = (*views, *texts)
+            embed = partial(embed_views, len(views))
+            loss, sums = cached_step(training.forward, parts, training.loss_of(batch), config.micro_batch, embed=embed)
         else:
-            h, embeddings = training.forward(views)
+            h, embeddings = training.forward(views, *texts)
     if config.micro_batch is None:
         mark("head forward")
         loss, sums = training.loss_of(batch)(*embeddings)
@@ -73,10 +75,23 @@ def train_step(training: Training, batch: Batch, mark: Callable[[str], None] = n
     mark("optimiser")
 
 
-def embed_views(forward: nn.Module, views: tuple[Tensor, ...]) -> Sequence[Tensor]:
-    """Return the embeddings of a micro-batch, for cached gradients."""
-    embeddings: Sequence[Tensor] = forward(views)[1]
+def embed_views(count: int, forward: nn.Module, parts: tuple[Tensor, ...]) -> Sequence[Tensor]:
+    """Return the embeddings of a micro-batch, for cached gradients: of `count` views, and the texts behind them."""
+    embeddings: Sequence[Tensor] = forward(parts[:count], *parts[count:])[1]
     return embeddings
+
+
+def texts_of(training: Training, batch: Batch) -> tuple[Tensor, ...]:
+    """Return what the method's forward takes beside the views: the token ids of a batch, or nothing.
+
+    Raises:
+        ValueError: the method takes texts, and the batch has none.
+    """
+    if not training.method.uses_texts:
+        return ()
+    if batch.texts is None:
+        raise ValueError(f"{training.method.title} needs captions of all images, and the batch has none")
+    return (batch.texts.to(training.device),)
 
 
 def read_totals(training: Training) -> dict[str, Any]:
@@ -112,7 +127,7 @@ def explain_step(training: Training, batch: Batch, run: Run) -> str:
     method = training.method
     views = training.augment(batch.images, batch.ids, training.epoch).to(training.device)
     with torch.no_grad(), torch.autocast(training.device.type, torch.bfloat16, enabled=training.autocast):
-        h, embeddings = method(views)
+        h, embeddings = method(views, *texts_of(training, batch))
     networks = method.network_parameters()
     names = {id(parameter): name for name, parameter in method.named_parameters()}
     stages: dict[str, Any] = {

@@ -12,7 +12,7 @@ QUICK := $(PARALLEL) -m "not slow"
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help install demo test test-slow test-long test-unit test-interpret test-compile test-wheel test-bench \
-	test-oldest test-asan bench bench-losses bench-compare publish \
+	test-oldest test-asan bench bench-losses bench-methods bench-compare publish \
 	site test-gpu bench-gpu record ladder imagenet tune tree lint types format wheel clean
 
 help:  ## list the targets
@@ -68,6 +68,10 @@ $(PEERS): benchmarks/peers-losses.txt
 bench-losses: tree $(PEERS)  ## the losses beside NT-Xent on an idle CPU, at most 8 minutes a call, which goes on where the last stopped
 	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(TREE):$(CURDIR)/$(PEERS) $(BIN)/python -W ignore -m fastclr.bench --device cpu \
 		--suites contrast,gram --name losses --budget 4 --minutes 6 --out $(or $(OUT),build/bench)
+
+METHODS_OPTIONS = $(and $(DATA),--data "$(DATA)") $(and $(ONLY),--only $(ONLY)) $(and $(BUDGET),--budget $(BUDGET)) $(and $(REPORT),--report)
+bench-methods: $(READY)  ## every method on 10,000 images of CIFAR-10 (DATA=PATH, ONLY="byol dino", BUDGET=minutes, REPORT=1), in hours, resumable
+	$(BIN)/python -W ignore benchmarks/publish/methods.py $(METHODS_OPTIONS) --out $(or $(OUT),build/bench)
 
 publish: $(READY)  ## take results over: make publish FROM="build/bench/*.json"; rewrites README and plots
 	$(BIN)/python benchmarks/publish/report.py --publish $(FROM)

@@ -1,6 +1,6 @@
-"""Writes the README's results and plots, or a page, from the JSON files in benchmarks/results.
+"""Writes the README's results and plots, the table of methods, or a page, from the JSON files in benchmarks/results.
 
-python benchmarks/publish/report.py                     rewrite the README's tables and the plots in docs/
+python benchmarks/publish/report.py                     rewrite the tables of README and docs/methods.md, and the plots
 python benchmarks/publish/report.py --check             exit status 1 if they do not match the files
 python benchmarks/publish/report.py --page OUT.html     one page with everything, of --results FOLDER
 python benchmarks/publish/report.py --publish FILE...   copy files into benchmarks/results, then rewrite
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from methods_table import block, load_tables, missing
 from report_data import Result, in_order, load, load_all, load_records
 from report_page import TITLES, page
 from report_plots import augment_plot, augment_shown, digest_of, loss_plot, loss_shown, stored_digest
@@ -23,6 +24,7 @@ from fastclr.bench.machine import DEFAULT_MALLOC
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+METHODS_PAGE = "docs/methods.md"
 BEGIN, END = "<!-- written by benchmarks/publish/report.py -->", "<!-- end -->"
 PLOTS = {"loss": ("docs/bench-loss.svg", loss_plot, loss_shown)}
 PLOTS["augment"] = ("docs/bench-augment.svg", augment_plot, augment_shown)  # type: ignore[assignment]
@@ -97,6 +99,8 @@ def link(result: Result) -> str:
 def stale(results: Sequence[Result], readme: str) -> list[str]:
     """Return the documents that do not match the files."""
     found = [] if split(readme)[1] == readme_block(results) else ["README.md"]
+    if split((ROOT / METHODS_PAGE).read_text())[1] != block(load_tables(RESULTS)):
+        found.append(METHODS_PAGE)
     for suite, (name, _, shown) in PLOTS.items():
         path = ROOT / name
         rows = best(results, suite).suite(suite)
@@ -113,10 +117,13 @@ def split(readme: str) -> tuple[str, str, str]:
 
 
 def rewrite(results: Sequence[Result]) -> None:
-    """Write the README's block and the plots."""
-    readme = ROOT / "README.md"
-    before, _, after = split(readme.read_text())
-    readme.write_text(f"{before}{BEGIN}\n{readme_block(results)}\n{END}{after}")
+    """Write the blocks of README and the page of methods, and the plots."""
+    for path, inside in (
+        (ROOT / "README.md", readme_block(results)),
+        (ROOT / METHODS_PAGE, block(load_tables(RESULTS))),
+    ):
+        before, _, after = split(path.read_text())
+        path.write_text(f"{before}{BEGIN}\n{inside}\n{END}{after}")
     for suite, (name, draw, _) in PLOTS.items():
         (ROOT / name).write_text(draw(best(results, suite).suite(suite)))
 
@@ -135,7 +142,8 @@ def publish(files: Sequence[Path]) -> None:
         ValueError: a file is a rehearsal, has cases to go, or would replace one that has more suites.
     """
     records = [file for file in files if file in load_records(file.parent)]
-    new = [load(file) for file in files if file not in records]
+    tables = [file for file in files if file in load_tables(file.parent)]
+    new = [load(file) for file in files if file not in (*records, *tables)]
     for file in files:
         if file.parent.resolve() == RESULTS.resolve():
             raise ValueError(f"{file} exists already")
@@ -152,11 +160,29 @@ def publish(files: Sequence[Path]) -> None:
                 gone.append(old)
             elif old.path.name == result.path.name:
                 raise ValueError(f"{result.path} lacks {', '.join(lost) or 'the machine'} of the file that it replaces")
+    older = replaced(tables)
     readme_block(in_order([*(old for old in there if old not in gone), *new]))
-    for old in gone:
-        old.path.unlink(missing_ok=True)
+    for path in (*(old.path for old in gone), *older):
+        path.unlink(missing_ok=True)
     for file in files:
         shutil.copyfile(file, RESULTS / file.name)
+
+
+def replaced(tables: Sequence[Path]) -> list[Path]:
+    """Return the published tables of methods, all of which a new one replaces.
+
+    Raises:
+        ValueError: there is more than one new table, or it lacks a method that a published one has.
+    """
+    if not tables:
+        return []
+    if len(tables) > 1:
+        raise ValueError(f"there is one table of methods, got {', '.join(map(str, tables))}")
+    there, new = load_tables(RESULTS), load_tables(tables[0].parent)[tables[0]]
+    for path, stored in there.items():
+        if lost := sorted(set(stored["methods"]) - set(missing(stored)) - (set(new["methods"]) - set(missing(new)))):
+            raise ValueError(f"{tables[0]} lacks {', '.join(lost)} of {path.name}")
+    return list(there)
 
 
 def main(arguments: list[str]) -> int:

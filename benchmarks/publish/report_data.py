@@ -68,9 +68,10 @@ def contents(path: Path) -> dict[str, Any]:
 
 
 def load_all(folder: Path) -> list[Result]:
-    """Read the results of a folder, in order, skipping records, test outcomes and tile timings."""
+    """Read the results of a folder, in order, skipping records, test outcomes, tile timings, tables."""
     found = {path: contents(path) for path in sorted(folder.glob("*.json"))}
-    return in_order([load(path) for path, stored in found.items() if not {"curve", "tests", "tune"} & stored.keys()])
+    others = {"curve", "tests", "tune", "trainings"}
+    return in_order([load(path) for path, stored in found.items() if not others & stored.keys()])
 
 
 def in_order(results: Sequence[Result]) -> list[Result]:

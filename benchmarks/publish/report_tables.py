@@ -168,6 +168,13 @@ def record_text(record: dict[str, Any]) -> str:
 
 
 def machine_text(machine: dict[str, Any]) -> str:
+    """A one-line description of the machine and the source tree."""
+    commit = f"commit {machine['commit'][:10]}" if machine.get("commit") else "commit unknown"
+    dirty = " with uncommitted changes" if machine.get("dirty") else ""
+    return f"{hardware_text(machine)}, {commit}{dirty}"
+
+
+def hardware_text(machine: dict[str, Any]) -> str:
     """A one-line description of the machine."""
     if machine["device"] == "cuda":
         parts = [machine["gpu"], f"{machine['power_limit']} limit" if machine.get("power_limit") else ""]
@@ -177,9 +184,7 @@ def machine_text(machine: dict[str, Any]) -> str:
         parts = [f"{machine['threads']} threads of {machine['cpu']}", malloc]
     known = machine["versions"]
     parts += [f"PyTorch {known['torch']}", f"Triton {known['triton']}" if "triton" in known else ""]
-    commit = f"commit {machine['commit'][:10]}" if machine.get("commit") else "commit unknown"
-    dirty = " with uncommitted changes" if machine.get("dirty") else ""
-    return ", ".join(filter(None, [*parts, commit + dirty]))
+    return ", ".join(filter(None, parts))
 
 
 def caption(what: str, result: Result, rows: Sequence[Row], link: str, shown: str = "median [p20, p80]") -> str:

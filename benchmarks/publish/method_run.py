@@ -1,0 +1,236 @@
+"""One training of the table of methods: a method, a factor on its rate and a seed, from images to a file of scores.
+
+The training is one process with one thread. Its times are those of the processor, which other processes change little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastclr.augment import AugmentConfig
+from fastclr.bench import machine
+from fastclr.data import ImageDataset, Splits, load_splits
+from fastclr.data.label_subsets import label_subset
+from fastclr.evaluate import Features, knn_accuracy, lbfgs_probe
+from fastclr.files import write_text_atomically
+from fastclr.methods import METHODS
+from fastclr.methods.model import build_model
+from fastclr.training.config import PretrainConfig
+from fastclr.training.evaluation import run_features
+from fastclr.training.health import find_collapse
+from fastclr.training.loop import train_in
+from fastclr.training.method_presets import with_method
+from fastclr.training.optim import peak_lr
+from fastclr.training.presets import PRESETS
+
+FACTORS = (1.0, 0.3, 3.0)  # of the rate of the method's preset
+TUNING_SEED, SEEDS = 0, (1, 2)
+UNTRAINED = "untrained"
+IMAGES = 10_000
+# alike for all methods; everything else is that of the preset for CIFAR-10, or of the method's recipe
+SHARED: dict[str, Any] = {
+    "width": 0.25,
+    "stem": "imagenet",  # a sixteenth of the work of the 3x3 stem
+    "augment": AugmentConfig.cifar(32),
+    "epochs": 40,
+    "batch_size": 256,
+    "warmup_epochs": 2.0,
+    "warmup_share": None,
+    "knn_k": 20,
+    "knn_temperature": 0.1,
+    "knn_every": 0,
+    "device": "cpu",
+    "amp": "off",
+    "loader": "resident",
+}
+TOY: dict[str, Any] = {"width": 0.125, "epochs": 2, "batch_size": 32, "warmup_epochs": 0.0}
+TOY_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A training.
+
+    Args:
+        method: its name; `UNTRAINED` is the network as it starts.
+        factor: of the rate of its preset.
+        seed: `TUNING_SEED` chooses the rate, on images to choose by; the `SEEDS` are scored on the test images.
+    """
+
+    method: str
+    factor: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return f"{self.method}-x{self.factor:g}-seed{self.seed}"
+
+    @property
+    def said(self) -> str:
+        """How it is called in progress."""
+        rate = "" if self.method == UNTRAINED else f", {self.factor:g} times the rate"
+        return f"{self.method}{rate}, seed {self.seed}"
+
+    @property
+    def tunes(self) -> bool:
+        """Whether it chooses the rate."""
+        return self.seed == TUNING_SEED
+
+    def config(self, rehearse: bool) -> PretrainConfig:
+        """Return its configuration, but for the place of the images."""
+        method = "simclr" if self.method == UNTRAINED else self.method
+        preset = PRESETS.get("cifar10" if method == "simclr" else f"cifar10-{method}")
+        base = with_method(PRESETS["cifar10"], method) if preset is None else preset
+        changes = SHARED | (TOY if rehearse else {})
+        return dataclasses.replace(base, **changes, lr=base.lr * self.factor, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images to train on, as many others to choose rates by, and the test images."""
+
+    train: ImageDataset
+    chosen_by: ImageDataset
+    test: ImageDataset
+
+    @staticmethod
+    def load(data: str, work: Path, count: int) -> Images:
+        """Read the images, or the copy that the first reading left in `work`.
+
+        Raises:
+            ValueError: there are fewer than twice `count` training images, or no test images.
+        """
+        splits = load_splits(data, loader="resident", workers=1, cache=work / "images")
+        train, test = splits.train, splits.test
+        if not isinstance(train, ImageDataset) or not isinstance(test, ImageDataset) or splits.held_out:
+            raise ValueError(f"{data} must have training and test images with labels")
+        if len(train) < 2 * count:
+            raise ValueError(f"{data} must have at least {2 * count} training images, got {len(train)}")
+        rows, twice = (label_subset(train.labels, factor * count / len(train), 0) for factor in (1, 2))
+        rest = twice[~torch.isin(twice, rows)]  # a smaller share is part of a larger one
+        return Images(train.select(rows), train.select(rest), test)
+
+
+def measure(planned: Planned, images: Images, rehearse: bool, work: Path) -> dict[str, Any]:
+    """Train and score, and return what the table is made of.
+
+    A rate at which the loss breaks, or a configuration that the method refuses, are results too.
+    """
+    config = planned.config(rehearse)
+    found = {
+        **dataclasses.asdict(planned),
+        "config": config.as_dict(),
+        "lr": peak_lr(config),
+        "images": {part.name: getattr(images, part.name).fingerprint for part in dataclasses.fields(images)},
+        "train_images": len(images.train),
+        "commit": machine.commit(),
+        "rehearsal": rehearse,
+    }
+    begin = time.monotonic()
+    if planned.method == UNTRAINED:
+        torch.manual_seed(planned.seed)
+        found |= scores(build_model(config).encoder, planned, images, config)
+    else:
+        try:
+            found |= trained(planned, images, config, work)
+        except FloatingPointError as error:
+            found |= {"status": "diverged", "note": str(error).splitlines()[0]}
+        except ValueError as error:
+            found |= {"status": "refused", "note": str(error)}
+    return {**found, "wall_s": time.monotonic() - begin}
+
+
+def trained(planned: Planned, images: Images, config: PretrainConfig, work: Path) -> dict[str, Any]:
+    """Train, and return cost and scores."""
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        begin = time.process_time()
+        splits = Splits(images.train, None)  # without test images nothing is evaluated during the training
+        config = dataclasses.replace(config, checkpoint_epochs=config.epochs)
+        ended = train_in(Path(folder) / "run", config, progress=False, data=splits)
+        spent = time.process_time() - begin
+        peak, method, records = peak_bytes(), ended.training.method, ended.run.metrics.read()
+    cost = {
+        "processor_s": spent,
+        "peak_bytes": peak,
+        "views": method.views.count,
+        "images_drawn": ended.training.step * config.batch_size,
+        "collapsed": find_collapse(records, method.cause) is not None,
+    }
+    return cost | scores(method.encoder, planned, images, config)
+
+
+def scores(encoder: torch.nn.Module, planned: Planned, images: Images, config: PretrainConfig) -> dict[str, Any]:
+    """Return kNN and linear accuracy of frozen features; the tuning seed never sees the test images."""
+    held = images.chosen_by if planned.tunes else images.test
+    features: Features = run_features(encoder, Splits(images.train, held), config)
+    return {
+        "status": "ok",
+        "scored_on": "images to choose by" if planned.tunes else "test images",
+        "scored_images": len(held),
+        "knn": knn_accuracy(features, k=config.knn_k, temperature=config.knn_temperature),
+        "linear": lbfgs_probe(features, seed=planned.seed).scores.top1,
+    }
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held, Python and PyTorch included.
+
+    The kernel's other counter, getrusage's, would start from that of the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    from fastclr.training.profile import peak_memory
+
+    return peak_memory(torch.device("cpu"))
+
+
+def end_with(parent: int) -> None:
+    """End this process when the one that started it has ended, so that two never do the same work."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(arguments: list[str]) -> int:
+    """Train once, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", choices=[UNTRAINED, *METHODS])
+    parser.add_argument("factor", type=float)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--images", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--rehearse", action="store_true")
+    options = parser.parse_args(arguments)
+    end_with(options.parent)
+    torch.set_num_threads(1)
+    planned = Planned(options.method, options.factor, options.seed)
+    images = Images.load(options.data, options.work, options.images)
+    found = measure(planned, images, options.rehearse, options.work)
+    write_text_atomically(options.out, json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,196 @@
+"""The table of methods: what is trained in which order, killed, gone on with, told and published."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import method_run
+import methods
+import methods_table
+import pytest
+import report
+import torch
+from method_run import FACTORS, SEEDS, UNTRAINED, Images, Planned
+
+from fastclr.methods import METHODS, BYOLOptions
+from fastclr.training.optim import peak_lr
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, "-W", "ignore", "benchmarks/publish/methods.py", "--rehearse", "--jobs", "1"]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def stored(planned: Planned, **changes: Any) -> dict[str, Any]:
+    """What a training leaves, with scores that can be told apart."""
+    config = planned.config(rehearse=False)
+    found = {**dataclasses.asdict(planned), "status": "ok", "config": json.loads(json.dumps(config.as_dict()))}
+    found |= {"lr": peak_lr(config), "images": {"train": "a"}, "train_images": 10_000, "scored_images": 10_000}
+    found |= {"commit": {"commit": "0123456789abcdef", "dirty": False}, "collapsed": False, "wall_s": 100.0}
+    found |= {"processor_s": 80.0, "peak_bytes": 2**29, "views": 2, "knn": 0.4, "linear": 0.5}
+    return found | changes
+
+
+def fill(folder: Path, name: str, linear: dict[float, float], **reported: Any) -> None:
+    """Write the trainings of a method whose rates reach `linear`, and the reported ones of the best."""
+    best = max(linear, key=lambda factor: linear[factor])
+    trainings = [stored(Planned(name, factor, 0), linear=share) for factor, share in linear.items()]
+    trainings += [stored(Planned(name, best, seed), knn=0.3 + seed / 10, **reported) for seed in SEEDS]
+    for each in trainings:
+        planned = Planned(name, each["factor"], each["seed"])
+        (folder / f"{planned.name}.json").write_text(json.dumps(each))
+
+
+def test_all_methods_are_trained_alike_but_for_what_is_their_own() -> None:
+    configs = {name: Planned(name, 1.0, 1).config(rehearse=False) for name in METHODS}
+    for name, config in configs.items():
+        assert config.method == name and (config.width, config.epochs, config.batch_size) == (0.25, 40, 256)
+        assert config.augment == configs["simclr"].augment
+        lower = Planned(name, 0.3, 1).config(rehearse=False)
+        assert peak_lr(lower) == pytest.approx(0.3 * peak_lr(config)) and lower.weight_decay == config.weight_decay
+    assert configs["byol"].options == BYOLOptions(second_solarize_p=0.0)  # of cifar10-byol
+    assert configs["rotation"].optimizer == METHODS["rotation"].recipe.get("optimizer", "sgd")
+    assert (UNTRAINED, *METHODS) == methods.NAMES  # methods come from the registry
+
+
+def test_rates_are_chosen_on_images_that_are_neither_trained_on_nor_tested_on(pictures: Path, tmp_path: Path) -> None:
+    images = Images.load(str(pictures), tmp_path, 48)
+    names = [set(part.names) for part in (images.train, images.chosen_by)]
+    assert len(names[0]) == len(images.train) == 48 and len(names[1]) == 48 and not names[0] & names[1]
+    assert len(images.test) == 64
+    counts = [part.labels.bincount(minlength=8) for part in (images.train, images.chosen_by)]
+    assert all(int(count.max() - count.min()) <= 1 for count in counts)
+    again = Images.load(str(pictures), tmp_path, 48)  # from the copy
+    assert torch.equal(again.train.ids, images.train.ids) and again.train.fingerprint == images.train.fingerprint
+    with pytest.raises(ValueError, match="at least 130 training images, got 128"):
+        Images.load(str(pictures), tmp_path, 65)
+
+
+def test_the_reported_seeds_are_trained_at_the_best_rate_and_methods_go_one_after_another(tmp_path: Path) -> None:
+    plan = methods.Plan([UNTRAINED, "byol", "dcl"], tmp_path, rehearse=False)
+    seen: list[Planned] = []
+    while (planned := plan.next([])) is not None:
+        expected = 1 if planned.method == "byol" and planned.factor == 3.0 else 0
+        seen.append(planned)
+        share = 0.5 + expected / 10
+        (tmp_path / f"{planned.name}.json").write_text(json.dumps(stored(planned, linear=share)))
+        assert plan.read(planned)
+    assert [each.method for each in seen] == [UNTRAINED] * 2 + ["byol"] * 5 + ["dcl"] * 5
+    assert {each.factor for each in seen[5:7]} == {3.0} and [each.seed for each in seen[5:7]] == list(SEEDS)
+    assert plan.left() == []
+    running = [Planned(UNTRAINED, 1.0, seed) for seed in SEEDS] + [Planned("byol", f, 0) for f in FACTORS]
+    plan.done.clear()
+    following = plan.next(running)  # the seeds of BYOL wait for its rates: the next method starts
+    assert following == Planned("dcl", FACTORS[0], 0)
+
+
+def test_a_result_of_another_configuration_is_not_taken_up_and_time_left_follows_the_method(tmp_path: Path) -> None:
+    fill(tmp_path, "byol", {1.0: 0.5, 0.3: 0.4, 3.0: 0.3})
+    plan = methods.Plan(["byol", "dcl"], tmp_path, rehearse=False)
+    plan.refresh()
+    assert plan.left() == ["dcl"] * 5 and plan.remaining(2) == "about 0 h 05 min left"  # 5 * 100 s / 2
+    path = tmp_path / f"{Planned('byol', 1.0, 0).name}.json"
+    other = json.loads(path.read_text())
+    other["config"]["byol"]["momentum"] = 0.5
+    path.write_text(json.dumps(other))
+    again = methods.Plan(["byol"], tmp_path, rehearse=False)
+    again.refresh()
+    assert "byol-x1-seed0" not in again.done and again.next([]) == Planned("byol", 1.0, 0)
+    assert methods.Plan(["byol"], tmp_path, rehearse=True).read(Planned("byol", 0.3, 0)) is False
+    assert methods.Plan(["dcl"], tmp_path / "empty", rehearse=False).remaining(1) == "time left unknown"
+
+
+def test_a_rate_that_breaks_and_a_method_that_refuses_are_results(tmp_path: Path) -> None:
+    trainings = [stored(Planned("byol", factor, 0), status="diverged", note="the loss became nan") for factor in (1, 3)]
+    trainings += [stored(Planned("byol", f, s), linear=0.4) for f, s in ((0.3, 0), (0.3, 1), (0.3, 2))]
+    trainings += [stored(Planned("dcl", factor, 0), status="refused", note="too small") for factor in FACTORS]
+    contents = {"trainings": trainings, "methods": ["byol", "dcl", "simclr"]}
+    assert methods_table.missing(contents) == ["simclr"]
+    rows = methods_table.table(contents).splitlines()
+    assert len(rows) == 4 and "BYOL" in rows[2] and "DCL" in rows[3] and "refused: too small" in rows[3]
+    assert f"sgd {0.3 * peak_lr(Planned('byol', 1, 0).config(False)):.3g}" in rows[2]
+
+
+def test_the_page_has_the_table_of_the_published_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "benchmarks" / "results")
+    shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")
+    for old in (tmp_path / "benchmarks" / "results").glob("methods-*.json"):
+        old.unlink()
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", report.METHODS_PAGE):
+        shutil.copy(ROOT / name, tmp_path / name)
+    assert report.main([]) == 0 and "Not measured yet" in (tmp_path / report.METHODS_PAGE).read_text()
+    out = tmp_path / "out"
+    folder = out / "methods" / "runs"
+    folder.mkdir(parents=True)
+    fill(folder, "byol", {1.0: 0.5, 0.3: 0.4, 3.0: 0.6})
+    fill(folder, "dcl", {1.0: 0.5, 0.3: 0.6, 3.0: 0.4}, collapsed=True)
+    assert methods.main(["--report", "--out", str(out)]) == 0
+    (path,) = out.glob("methods-*.json")
+    capsys.readouterr()
+    assert report.main(["--publish", str(path)]) == 0 and report.main(["--check"]) == 0
+    page = (tmp_path / report.METHODS_PAGE).read_text()
+    assert "| BYOL (`byol`) | sgd 0.36 | 2 | 45.0 ± 5.0 | 50.0 ± 0.0 | 2.0 | 512 MiB |" in page
+    assert "| DCL (`dcl`)* |" in page and "collapsed" in page and path.name in page
+    assert "400,000 images drawn" in page and "not measured yet: untrained, simclr, supcon" in page
+    lacking = json.loads(path.read_text())
+    lacking["trainings"] = [each for each in lacking["trainings"] if each["method"] == "byol"]
+    path.write_text(json.dumps(lacking))
+    assert report.main(["--publish", str(path)]) == 2 and "lacks dcl" in capsys.readouterr().err
+    path.write_text(json.dumps({**lacking, "machine": lacking["machine"] | {"rehearsal": True}}))
+    assert report.main(["--publish", str(path)]) == 2
+    assert methods.main(["--report", "--out", str(out)]) == 2 and "rehearsal True" in capsys.readouterr().err
+    path.unlink()
+    (folder / "byol-x1-seed0.json").write_text(json.dumps(stored(Planned("byol", 1.0, 0), images={"train": "b"})))
+    assert methods.main(["--report", "--out", str(out)]) == 2 and "other images" in capsys.readouterr().err
+
+
+def test_bad_input_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert methods.main(["--out", str(tmp_path)]) == 2 and "--data" in capsys.readouterr().err
+    assert methods.main(["--data", "x", "--jobs", "0", "--out", str(tmp_path)]) == 2
+    assert "--jobs" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    make = ["make", "-n", "bench-methods", "DATA=x", "ONLY=byol dcl", "BUDGET=9"]
+    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert '--data "x" --only byol dcl --budget 9' in done.stdout
+
+
+@pytest.mark.slow
+def test_a_killed_measurement_is_repeated_and_finished_ones_are_not(tmp_path: Path, pictures: Path) -> None:
+    command = [*COMMAND, "--data", str(pictures), "--images", "32", "--only", UNTRAINED, "--out", str(tmp_path)]
+    runs, work = tmp_path / "methods" / "runs", tmp_path / "methods" / "work"
+    first, second = (f"{Planned(UNTRAINED, 1.0, seed).name}" for seed in SEEDS)
+    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as parent:
+        while not (work / f"{second}.log").exists():
+            assert parent.poll() is None
+            time.sleep(0.05)
+        parent.kill()
+    assert [path.stem for path in runs.glob("*.json")] == [first]
+    before = (runs / f"{first}.json").stat().st_mtime_ns
+    (work / "tmp-left").mkdir()
+    time.sleep(2.0)  # the other training ends by itself as its parent has gone
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[2/2]" in done.stdout and "[1/2]" not in done.stdout and "| untrained network |" in done.stdout
+    assert (runs / f"{first}.json").stat().st_mtime_ns == before and not list(work.glob("tmp*"))
+
+
+def test_a_training_tells_cost_and_scores_and_one_that_breaks_is_a_result(pictures: Path, tmp_path: Path) -> None:
+    images = Images.load(str(pictures), tmp_path, 32)
+    found = method_run.measure(Planned("byol", 1.0, 0), images, True, tmp_path)
+    assert found["status"] == "ok" and found["scored_on"] == "images to choose by" and found["scored_images"] == 32
+    assert found["images_drawn"] == 64 and found["views"] == 2 and found["rehearsal"] is True
+    assert found["processor_s"] > 0 and found["peak_bytes"] > 2**27 and not list(tmp_path.glob("tmp*"))
+    broken = method_run.measure(Planned("simclr", 1e30, 1), images, True, tmp_path)
+    assert broken["status"] == "diverged" and "the loss became" in broken["note"]
+    start = method_run.measure(Planned(UNTRAINED, 1.0, 1), images, True, tmp_path)
+    assert start["status"] == "ok" and start["scored_on"] == "test images" and "processor_s" not in start

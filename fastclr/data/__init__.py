@@ -1,6 +1,7 @@
 """From sources to sets of images, and from sets to batches in an order that depends on seed and position alone."""
 
 from fastclr.data.batch import Batch
+from fastclr.data.captioned import CaptionedLoader, Tokenize
 from fastclr.data.dali_loader import DaliLoader
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.indexed_set import ImageIndex
@@ -13,9 +14,12 @@ from fastclr.data.order import Order
 from fastclr.data.resident import ResidentLoader
 from fastclr.data.shapes import make_shapes
 from fastclr.data.torch_loader import TorchLoader
+from fastclr.sources.captions import CaptionOptions
 
 __all__ = [
     "Batch",
+    "CaptionOptions",
+    "CaptionedLoader",
     "DaliLoader",
     "ImageDataset",
     "ImageIndex",
@@ -24,6 +28,7 @@ __all__ = [
     "Order",
     "ResidentLoader",
     "Splits",
+    "Tokenize",
     "TorchLoader",
     "decoded",
     "load_dataset",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fastclr.augment.images import RaggedImages
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -113,3 +116,20 @@ def check_label_range(labels: Tensor, classes: tuple[str, ...]) -> None:
         low, high = int(labels.min()), int(labels.max())
         if low < -1 or high >= len(classes):
             raise ValueError(f"labels must be in -1 .. {len(classes) - 1}, got {low} .. {high}")
+
+
+def check_captions(owner: str, captions: tuple[tuple[str, ...], ...] | None, count: int) -> None:
+    """Raise a ValueError unless there are no captions, or at least one for each of ``count`` images."""
+    if captions is None:
+        return
+    if len(captions) != count:
+        raise ValueError(f"{owner}.captions must have {count} entries, got {len(captions)}")
+    if not all(captions):
+        raise ValueError(
+            f"{owner}.captions must hold at least one for each image, got none for row {captions.index(())}"
+        )
+
+
+def chosen(items: tuple[Item, ...], indices: Tensor) -> tuple[Item, ...]:
+    """Return the items at int64 ``indices`` ``[n]``."""
+    return tuple(items[index] for index in indices.tolist())

@@ -32,6 +32,7 @@ ABOUT: dict[str, Any] = {
     "source": str,
     "skipped": list[tuple[str, str]],
     "fingerprint": str,
+    "captions": list[list[str]] | None,
 }
 FREE_SHARE = 0.9  # largest share of the free disk space that a file may take
 
@@ -77,6 +78,7 @@ def write_splits(path: Path, splits: Splits, origin: Origin) -> None:
             "skipped": dataset.skipped,
             "fingerprint": dataset.image_fingerprint,
             "channels": dataset.images.channels if isinstance(dataset.images, RaggedImages) else 0,
+            "captions": dataset.captions,
         }
         tensors |= {f"{name}.{field}": tensor for field, tensor in fields(dataset).items()}
     text = json.dumps(about).encode()  # not in the header, whose size is limited: a million names exceed it
@@ -204,6 +206,7 @@ def read_splits(path: Path, origin: Origin) -> Splits:
 
 def build(name: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor], moved: Mapping[str, str]) -> ImageDataset:
     """Rebuild a data set from its stored parts."""
+    about = {"captions": None, **about}  # of before there were captions
     check_types(about, ABOUT, name)
     if f"{name}.pixels" in tensors:
         images: Tensor | RaggedImages = tensors[f"{name}.pixels"]
@@ -227,6 +230,7 @@ def build(name: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor], mo
         names=tuple(about["names"]),
         source=source,
         skipped=tuple((file, reason) for file, reason in about["skipped"]),
+        captions=None if about["captions"] is None else tuple(map(tuple, about["captions"])),
     )
     # fills the cached property, whose computation would read every page
     vars(dataset)["image_fingerprint"] = about["fingerprint"]

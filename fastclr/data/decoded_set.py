@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from fastclr.augment.images import RaggedImages
-from fastclr.data.batch import check_fields, check_label_range, check_rows
+from fastclr.data.batch import check_captions, check_fields, check_label_range, check_rows, chosen
 from fastclr.data.fingerprint import Fingerprinted
 from fastclr.data.indexed_set import ImageIndex
 
@@ -27,10 +27,12 @@ class ImageDataset(Fingerprinted):
         names: path of each image relative to the folder of its split, with ``/`` between folders.
         source: where the images came from, for messages.
         skipped: ``(name, reason)`` of each file that was left out.
+        captions: of each image, at least one; None if captions were not asked for.
 
     Raises:
         TypeError: a tensor has the wrong dtype.
-        ValueError: a shape is wrong, the lengths differ, or a label is outside ``-1 .. len(classes) - 1``.
+        ValueError: a shape is wrong, the lengths differ, an image has no caption where others do, or a label is outside
+            ``-1 .. len(classes) - 1``.
     """
 
     images: Tensor | RaggedImages
@@ -40,6 +42,7 @@ class ImageDataset(Fingerprinted):
     names: tuple[str, ...]
     source: str
     skipped: tuple[tuple[str, str], ...] = ()
+    captions: tuple[tuple[str, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         """Check dtypes, shapes, lengths and the range of the labels."""
@@ -47,6 +50,7 @@ class ImageDataset(Fingerprinted):
         if len(self.names) != len(self.ids):
             raise ValueError(f"ImageDataset.names must have {len(self.ids)} entries, got {len(self.names)}")
         check_label_range(self.labels, self.classes)
+        check_captions(type(self).__name__, self.captions, len(self))
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -83,8 +87,14 @@ class ImageDataset(Fingerprinted):
         """
         check_rows(indices, len(self))
         images = self.images[indices] if isinstance(self.images, Tensor) else self.images.select(indices)
-        names = tuple(self.names[i] for i in indices.tolist())
-        return replace(self, images=images, ids=self.ids[indices], labels=self.labels[indices], names=names)
+        return replace(
+            self,
+            images=images,
+            ids=self.ids[indices],
+            labels=self.labels[indices],
+            names=chosen(self.names, indices),
+            captions=None if self.captions is None else chosen(self.captions, indices),
+        )
 
 
 @dataclass(frozen=True)

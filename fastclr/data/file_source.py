@@ -12,7 +12,7 @@ from fastclr.data.decode_many import DecodeOptions, estimated_bytes
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.image_source import LoadOptions, Split
 from fastclr.data.indexed_set import ImageIndex
-from fastclr.data.label_subsets import stratified
+from fastclr.data.label_subsets import strata, stratified
 from fastclr.data.loader_choice import ChosenKind, LoaderKind, choose_loader
 from fastclr.data.make_sets import Groups, class_labels, class_names, decode_entries, index_entries
 from fastclr.sources.decode import SUFFIXES
@@ -58,8 +58,8 @@ class FileSource:
         """Decode or index the images; where nothing else is there to test on, hold out a part of every class."""
         source = self if options.labels is None else self.relabelled(options.labels)
         train, test, held_out = source.groups["train"], [], False
-        if with_test and labelled(train):
-            test = source._labelled_entries(TEST_SPLITS)
+        if with_test and source._testable(train):
+            test = source._test_entries(TEST_SPLITS, source.contents.classes or class_names(train))
             if not test and options.holdout > 0:
                 train, test = hold_out(train, options.holdout, options.seed)
                 held_out = bool(test)
@@ -83,8 +83,8 @@ class FileSource:
     def load_test(
         self, classes: tuple[str, ...], kind: ChosenKind, options: DecodeOptions
     ) -> ImageDataset | ImageIndex:
-        """Decode or index the labelled images of the test split, or of the training split."""
-        entries = self._labelled_entries((*TEST_SPLITS, "train"))
+        """Decode or index the images of the test split, or of the training split, that have a label or a caption."""
+        entries = self._test_entries((*TEST_SPLITS, "train"), classes)
         if not entries:
             raise ValueError(f"the test images in {self.name} are unlabelled: they need a folder for each class")
         return self._make_sets(kind, [("test", entries)], classes, options)[0]
@@ -115,9 +115,14 @@ class FileSource:
         for start in range(0, len(entries), step):
             yield self._make_sets(kind, [(split, entries[start : start + step])], classes, options)[0], kind
 
-    def _labelled_entries(self, splits: Collection[str]) -> list[Entry]:
-        """Return the labelled images of the first of ``splits`` that has some."""
-        return next((found for name in splits if (found := labelled(self.groups.get(name, [])))), [])
+    def _test_entries(self, splits: Collection[str], classes: tuple[str, ...]) -> list[Entry]:
+        """Return the images of the first of ``splits`` that has some to test on; without ``classes``, unlabelled."""
+        entries = next((found for name in splits if (found := self._testable(self.groups.get(name, [])))), [])
+        return entries if classes else [replace(entry, kind=None) for entry in entries]
+
+    def _testable(self, entries: list[Entry]) -> list[Entry]:
+        """Return the entries with something to compare predictions with: a caption or a class."""
+        return entries if self.contents.captioned else labelled(entries)
 
     def _make_sets(
         self, kind: ChosenKind, groups: Groups, classes: tuple[str, ...], options: DecodeOptions
@@ -133,7 +138,7 @@ def labelled(entries: list[Entry]) -> list[Entry]:
 
 
 def hold_out(entries: list[Entry], fraction: float, seed: int) -> tuple[list[Entry], list[Entry]]:
-    """Divide entries into those to keep and a random ``fraction`` of every class."""
-    rows = set(stratified(class_labels(entries, class_names(entries)), fraction, seed).tolist())
+    """Divide entries into those to keep and a random ``fraction`` of every class, or of all if there are no classes."""
+    rows = set(stratified(strata(class_labels(entries, class_names(entries))), fraction, seed).tolist())
     kept = [entry for row, entry in enumerate(entries) if row not in rows]
     return kept, [entry for row, entry in enumerate(entries) if row in rows]

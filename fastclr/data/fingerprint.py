@@ -17,6 +17,7 @@ class Fingerprinted(ABC):
     labels: Tensor
     classes: tuple[str, ...]
     names: tuple[str, ...]
+    captions: tuple[tuple[str, ...], ...] | None
 
     @abstractmethod
     def _digest(self, header: list[Any]) -> str:
@@ -24,12 +25,12 @@ class Fingerprinted(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """Two hexadecimal digests, joined by ``-``: of names, ids and images, and of the labels.
+        """Hexadecimal digests, joined by ``-``: of names, ids and images, of the labels, and of captions if it has any.
 
         Decoded images are digested by their pixels, files by their sizes, so the two differ.
         """
-        labels = hashlib.blake2b(ascii([self.classes, self.labels.tolist()]).encode(), digest_size=8)
-        return f"{self.image_fingerprint}-{labels.hexdigest()}"
+        parts = [self.image_fingerprint, short_digest([self.classes, self.labels.tolist()])]
+        return "-".join(parts if self.captions is None else [*parts, short_digest(list(self.captions))])
 
     @cached_property
     def image_fingerprint(self) -> str:
@@ -39,3 +40,8 @@ class Fingerprinted(ABC):
     def joint_fingerprint(self) -> str:
         """Return the one digest of images and labels that runs before 0.1.0 have stored."""
         return self._digest([self.classes, self.names, self.ids.tolist(), self.labels.tolist()])
+
+
+def short_digest(values: list[Any]) -> str:
+    """Return the digest of values that Python can write down."""
+    return hashlib.blake2b(ascii(values).encode(), digest_size=8).hexdigest()

@@ -13,6 +13,7 @@ from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.indexed_set import ImageIndex
 from fastclr.data.loader_choice import ChosenKind, LoaderKind
+from fastclr.sources.captions import CaptionOptions
 from fastclr.sources.entries import Entry
 from fastclr.sources.label_file import Labels
 
@@ -31,6 +32,7 @@ class LoadOptions:
         loader: which loader the images are for.
         device: where the images will go.
         follow_links: symbolic links are followed that lead into this folder.
+        captions: where the captions are, if they are asked for.
     """
 
     holdout: float
@@ -40,6 +42,7 @@ class LoadOptions:
     loader: LoaderKind
     device: torch.device | str
     follow_links: str | Path | None = None
+    captions: CaptionOptions | None = None
 
 
 class ImageSource(Protocol):

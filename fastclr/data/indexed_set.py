@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastclr.data.batch import check_label_range, check_rows
+from fastclr.data.batch import check_captions, check_label_range, check_rows, chosen
 from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.fingerprint import Fingerprinted
 from fastclr.data.in_flight import check_image, work_in_order
@@ -42,9 +42,11 @@ class ImageIndex(Fingerprinted):
         resize_shorter: loaders reduce the shorter side of larger images to this many pixels; None keeps every size.
         memory_limit: bytes that images and their views may take in loaders; None is half of the free memory.
         view_bytes: bytes of main memory that a step of training takes for the views of one image.
+        captions: of each image, at least one; None if captions were not asked for.
 
     Raises:
-        ValueError: the lengths differ, or a label is outside ``-1 .. len(classes) - 1``.
+        ValueError: the lengths differ, an image has no caption where others do, or a label is outside
+            ``-1 .. len(classes) - 1``.
     """
 
     storage: Storage
@@ -59,6 +61,7 @@ class ImageIndex(Fingerprinted):
     resize_shorter: int | None = None
     memory_limit: int | None = None
     view_bytes: int = 0
+    captions: tuple[tuple[str, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         """Check the lengths and the range of the labels."""
@@ -66,6 +69,7 @@ class ImageIndex(Fingerprinted):
             if len(getattr(self, name)) != len(self.ids):
                 raise ValueError(f"ImageIndex.{name} must have {len(self.ids)} entries, got {len(getattr(self, name))}")
         check_label_range(self.labels, self.classes)
+        check_captions(type(self).__name__, self.captions, len(self))
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -117,7 +121,8 @@ class ImageIndex(Fingerprinted):
             plain=self.plain[indices],
             ids=self.ids[indices],
             labels=self.labels[indices],
-            names=tuple(self.names[i] for i in indices.tolist()),
+            names=chosen(self.names, indices),
+            captions=None if self.captions is None else chosen(self.captions, indices),
         )
 
 

@@ -39,6 +39,11 @@ def stratified(labels: Tensor, fraction: float, seed: int) -> Tensor:
     return torch.cat(taken).sort().values if taken else torch.empty(0, dtype=torch.int64)
 
 
+def strata(labels: Tensor) -> Tensor:
+    """Return the labels, or one class of all images, int64 ``[N]``, where none is known."""
+    return labels if bool((labels >= 0).any()) else torch.zeros_like(labels)
+
+
 STREAM = UINT64_MAX - 3  # Philox stream; those above it hold out test images and draw `shapes`
 SHOWN = 5
 

@@ -10,12 +10,14 @@ from typing import Literal
 
 import torch
 
-from fastclr.data.cache import Request, cache_folder, cached
+from fastclr.data.cache import Request, cache_folder, cached, content_of
 from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.image_source import ImageSource, LoadOptions
 from fastclr.data.loader_choice import LoaderKind, check_kind, device_budget
 from fastclr.data.open_source import check_place, open_source
+from fastclr.sources.caption_table import is_caption_table
+from fastclr.sources.captions import CaptionOptions
 from fastclr.sources.label_file import Labels, UnknownNames, read_labels
 from fastclr.sources.published import locate
 
@@ -38,6 +40,7 @@ def load_splits(
     batch_size: int = 0,
     view_bytes: int = 0,
     follow_links: str | Path | None = None,
+    captions: str | CaptionOptions | None = None,
 ) -> Splits:
     """Decode or index a source of images, and divide it into images to train on and images to test on.
 
@@ -45,7 +48,8 @@ def load_splits(
     name), a folder of images, a tar archive (also .gz, .bz2, .xz) of such a folder, WebDataset shards (a folder of tar
     archives, a pattern as in ``train-{000..099}.tar``, or a tar archive with ``.cls`` files), the published files of
     CIFAR-10, CIFAR-100 (python version) or STL-10 (binary version), packed or unpacked, a ``.npz`` or ``.npy`` file of
-    arrays (:func:`fastclr.data.array_file.read_arrays`), or what a program holds: a map-style dataset, arrays, or a
+    arrays (:func:`fastclr.data.array_file.read_arrays`), a CSV or TSV file that names images and their captions
+    (:mod:`fastclr.sources.caption_table`), or what a program holds: a map-style dataset, arrays, or a
     dictionary of these by split (:func:`fastclr.data.given_images.open_given`).
 
     - A folder may hold images at any depth; its first-level folders are the classes. A flat folder, or one with a
@@ -80,10 +84,13 @@ def load_splits(
         view_bytes: bytes of main memory that the views of one image take.
         follow_links: symbolic links in folders are followed if they lead into this folder; nothing is cached then.
             Without it, more than a tenth of the images behind links is an error.
+        captions: where the captions of the images are, a :class:`~fastclr.data.CaptionOptions` or its ``place``:
+            ``auto``, ``txt``, ``json`` or a table. Images without one are left out. None: none are read. A table is for
+            ``source``, and for a ``test_source`` that is no table itself.
 
     Returns:
         The data sets, the loader for them, and the reason for that choice; ``test`` is None where the training images
-        are unlabelled or nothing was held out.
+        have neither labels nor captions, or nothing was held out.
 
     Raises:
         ValueError: there is no such source, it holds no or mostly unreadable images, it does not fit into memory, it is
@@ -96,21 +103,27 @@ def load_splits(
         raise ValueError(f"holdout must be at least 0 and below 1, got {holdout}")
     check_kind(loader)
     options = DecodeOptions(resize_shorter, memory_limit, workers, batch_size, view_bytes)
+    where = CaptionOptions(captions) if isinstance(captions, str) else captions
     source, test_source = found_sources(source, test_source, data_root, download)
     sources = [place for place in (source, test_source) if isinstance(place, (str, Path))]
     place = source if isinstance(source, (str, Path)) else None
     mapping = None if labels is None else read_labels(labels, place)
     decisive = {"resize_shorter": resize_shorter, "labels": None if mapping is None else json.dumps(mapping)}
+    if where is not None:
+        table = content_of(Path(where.place)) if where.is_table else None
+        decisive["captions"] = json.dumps([where.place, where.key, where.columns, table])
 
     def load() -> Splits:
         return load_source(
-            source, test_source, LoadOptions(holdout, seed, mapping, options, loader, device, follow_links)
+            source, test_source, LoadOptions(holdout, seed, mapping, options, loader, device, follow_links, where)
         )
 
     given = any(not isinstance(place, (str, Path)) for place in (source, test_source) if place is not None)
     if given and loader not in ("auto", "resident"):
         raise ValueError(f"loader {loader} decodes files, and images of a program are held as pixels: use auto")
-    keep = not given and follow_links is None and source != "shapes" and loader in ("auto", "resident")
+    # the digest of a table does not cover the images that it names
+    elsewhere = any(is_caption_table(str(place)) for place in sources)
+    keep = not (given or elsewhere or follow_links or source == "shapes") and loader in ("auto", "resident")
     splits = cached(Request(tuple(sources), decisive, holdout, seed), cache_folder(cache) if keep else None, load)
     check_step(splits, options)
     # images that were cached for main memory, or for another GPU, may be too many for this one
@@ -154,17 +167,20 @@ def fits(splits: Splits, options: DecodeOptions, device: torch.device) -> bool:
 
 def load_source(source: str | Path | Sized, test_source: str | Path | Sized | None, options: LoadOptions) -> Splits:
     """Load a source as :func:`load_splits` does once its arguments are checked and no cache has the result."""
-    opened = open_source(source, options.decode, options.follow_links)
+    captions = options.captions
+    opened = open_source(source, options.decode, options.follow_links, captions)
     if test_source is None:
         return opened.load_splits(options, with_test=True)
-    tests = open_source(test_source, options.decode, options.follow_links)
+    if captions is not None and captions.is_table and is_caption_table(str(test_source)):
+        captions = CaptionOptions(columns=captions.columns)
+    tests = open_source(test_source, options.decode, options.follow_links, captions)
     if options.labels is not None:
         here, there = (known_labels(each, options.labels) for each in (opened, tests))
         if unknown := set(options.labels) - set(here) - set(there):
             raise UnknownNames(unknown, f"{source} or {test_source}")
         options, tests = replace(options, labels=here), tests.relabelled(there) if there else tests
     splits = opened.load_splits(options, with_test=False)
-    if not splits.train.classes:
+    if not splits.train.classes and captions is None:
         return splits
     return replace(splits, test=tests.load_test(splits.train.classes, splits.loader, options.decode))
 
@@ -187,6 +203,7 @@ def load_dataset(
     workers: int | None = None,
     data_root: str | Path = "data",
     download: bool = False,
+    captions: str | CaptionOptions | None = None,
 ) -> ImageDataset:
     """Decode one split of a source into memory, without holding anything out.
 
@@ -199,4 +216,5 @@ def load_dataset(
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     options = DecodeOptions(resize_shorter, memory_limit, workers)
-    return open_source(locate(source, data_root, download), options).load_dataset(split, options)
+    where = CaptionOptions(captions) if isinstance(captions, str) else captions
+    return open_source(locate(source, data_root, download), options, captions=where).load_dataset(split, options)

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from fastclr.data.batch import Batch
+from fastclr.data.captioned import CaptionDraw, CaptionedLoader, Tokenize
 from fastclr.data.dali_loader import DaliLoader
 from fastclr.data.decoded_set import ImageDataset
 from fastclr.data.indexed_set import ImageIndex
@@ -45,6 +46,7 @@ def make_loader(
     workers: int | None = None,
     prefetch: int = 2,
     resize_shorter: int | None = None,
+    tokenize: Tokenize | None = None,
 ) -> Loader:
     """Return a loader for ``images``: :class:`ResidentLoader` for decoded ones, else the one that ``kind`` names.
 
@@ -56,16 +58,23 @@ def make_loader(
         workers: threads (DALI) or processes (torch) that decode; None is one per core.
         prefetch: batches decoded ahead of the consumer (torch: by each worker).
         resize_shorter: reduce the shorter side of larger images to this many pixels; None: as the index says.
+        tokenize: from texts to tokens; batches then hold a caption of each image. None: no captions.
 
     Raises:
         TypeError: ``order`` is not an :class:`Order`.
-        ValueError: there is no such kind, ``resident`` is asked for an index, or an argument is out of range.
+        ValueError: there is no such kind, ``resident`` is asked for an index, ``tokenize`` is given for images without
+            captions, or an argument is out of range.
         ModuleNotFoundError: a package that the loader needs is not installed.
     """
     check_kind(kind)
+    if tokenize is not None:
+        CaptionDraw(images, 0)  # fails before threads and processes start
+    made: Loader
     if isinstance(images, ImageDataset):
-        return ResidentLoader(images, order, device=device)
-    if kind == "resident":
+        made = ResidentLoader(images, order, device=device)
+    elif kind == "resident":
         raise ValueError(f"{images.source} is not decoded: load it with load_splits(..., loader='resident')")
-    loader = DaliLoader if kind == "dali" or (kind == "auto" and has_dali()) else TorchLoader
-    return loader(images, order, device=device, workers=workers, prefetch=prefetch, resize_shorter=resize_shorter)
+    else:
+        loader = DaliLoader if kind == "dali" or (kind == "auto" and has_dali()) else TorchLoader
+        made = loader(images, order, device=device, workers=workers, prefetch=prefetch, resize_shorter=resize_shorter)
+    return made if tokenize is None else CaptionedLoader(made, images, tokenize)

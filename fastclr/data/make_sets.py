@@ -128,6 +128,7 @@ def decoded(images: ImageDataset | ImageIndex) -> ImageDataset:
         names=tuple(images.names[row] for row in rows),
         source=images.source,
         skipped=(*images.skipped, *skipped),
+        captions=None if images.captions is None else tuple(images.captions[row] for row in rows),
     )
 
 
@@ -140,6 +141,7 @@ def readable(
         ValueError: a group has no such entry.
     """
     parts = []
+    captioned = all(entry.captions for _, entries in groups for entry in entries)
     refused = files.skipped + unread_images(files.names)
     for name, entries in groups:
         good = [entry for entry in entries if entry.path not in failed]
@@ -153,6 +155,7 @@ def readable(
             "names": tuple(entry.name for entry in good),
             "source": f"{files.source} ({name})",
             "skipped": bad + refused,
+            "captions": tuple(entry.captions for entry in good) if captioned else None,
         }
         parts.append((good, fields))
         refused = ()

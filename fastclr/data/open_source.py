@@ -16,6 +16,8 @@ from fastclr.data.pixel_source import PixelSource
 from fastclr.data.shapes import make_shapes
 from fastclr.data.stl import find_stl, read_stl
 from fastclr.sources import tar
+from fastclr.sources.caption_table import caption_by_table, index_caption_table, is_caption_table, read_table
+from fastclr.sources.captions import CaptionOptions, caption_beside
 from fastclr.sources.decode import is_image_name
 from fastclr.sources.entries import Source, arrange
 from fastclr.sources.folder import Files, index_folder
@@ -53,7 +55,8 @@ def check_place(source: str | Path | Sized) -> None:
     path = Path(source).expanduser()
     if source == "shapes" or path.is_dir() or (is_archive(path.name) and (path.is_file() or is_pattern(str(path)))):
         return
-    if path.is_file() and (path.suffix.lower() in array_file.SUFFIXES or is_table(path.name)):
+    known = is_table(path.name) or is_caption_table(path.name) or path.suffix.lower() in array_file.SUFFIXES
+    if path.is_file() and known:
         return
     if kind := next((text for ends, text in UNSUPPORTED.items() if str(source).lower().endswith(ends)), None):
         raise ValueError(f"{source} is {kind}")
@@ -64,13 +67,17 @@ def check_place(source: str | Path | Sized) -> None:
         state = "is a file, but no archive of images"
     raise ValueError(
         f"{path} {state}: give a folder of images, an archive ({', '.join(tar.SUFFIXES)}), a pattern of shards as in "
-        f"train-{{000..099}}.tar or train-*.tar, tables (.parquet, .arrow), arrays ({', '.join(array_file.SUFFIXES)}), "
+        f"train-{{000..099}}.tar or train-*.tar, tables (.parquet, .arrow; .csv with paths and captions), arrays "
+        f"({', '.join(array_file.SUFFIXES)}), "
         "or the name of a data set: shapes, cifar10, cifar100 or stl10"
     )
 
 
 def open_source(
-    source: str | Path | Sized, options: DecodeOptions | None = None, follow_links: str | Path | None = None
+    source: str | Path | Sized,
+    options: DecodeOptions | None = None,
+    follow_links: str | Path | None = None,
+    captions: CaptionOptions | None = None,
 ) -> ImageSource:
     """Open a source; the pixels of CIFAR, STL-10, arrays and of what a program holds are read.
 
@@ -78,29 +85,53 @@ def open_source(
         source: as in :func:`fastclr.data.load_splits`.
         options: how much memory pixels may take, and how large the images that a program holds are made.
         follow_links: in a folder, symbolic links are followed that lead into this one.
+        captions: where the captions are, if they are asked for; images without one are left out and named.
 
     Raises:
-        ValueError: there is no such file or folder, it is of another kind, it holds no image, or its pixels do not fit
-            into memory.
+        OSError: the table of captions cannot be read.
+        ValueError: there is no such file or folder, it is of another kind, it holds no image, its pixels do not fit
+            into memory, or more than half of the images have no caption.
     """
-    options = options or DecodeOptions()
+    table = None if captions is None or not captions.is_table else captions
+    opened = open_images(source, options or DecodeOptions(), follow_links, None if table else captions)
+    if captions is None:
+        return opened
+    if isinstance(opened, PixelSource):
+        return opened.captioned(captions)
+    contents = opened.contents
+    if table:
+        contents = caption_by_table(contents, read_table(Path(captions.place).expanduser(), captions))
+    elif not contents.captioned:
+        contents = caption_beside(contents, captions)
+    return FileSource(opened.name, contents)
+
+
+def open_images(
+    source: str | Path | Sized,
+    options: DecodeOptions,
+    follow_links: str | Path | None,
+    captions: CaptionOptions | None,
+) -> PixelSource | FileSource:
+    """Open a source as `open_source` does, with captions only if they are in the samples or rows of the source."""
     if not isinstance(source, (str, os.PathLike)):
         return PixelSource(type(source).__name__, open_given(source, options))
     name, path = str(source), Path(source).expanduser()
     if source == "shapes":
-        return PixelSource(name, make_shapes())
+        return PixelSource(name, make_shapes() if captions is None else make_shapes(captions=True))
     check_place(source)
     if is_address(name):
         contents = None if "{" in name else tar.index_tar(name)
         if contents is None or any(file.lower().endswith(".cls") for file in contents.names):
-            return FileSource(name, index_shards(find_shards(name), name))
+            return FileSource(name, index_shards(find_shards(name), name, captions))
         return FileSource(name, Source(contents, arrange([file for file in contents.names if is_image_name(file)])))
     if not path.is_dir() and not path.is_file():
-        return FileSource(name, index_shards(find_shards(str(path)), str(path)))
+        return FileSource(name, index_shards(find_shards(str(path)), str(path), captions))
     if path.suffix.lower() in array_file.SUFFIXES and path.is_file():
         return PixelSource(name, array_file.read_arrays(path, options))
     if path.is_file() and is_table(path.name):
         return FileSource(name, index_tables({path.name: path}, str(path)))
+    if path.is_file() and is_caption_table(path.name):
+        return FileSource(name, index_caption_table(path, captions))
     follow = None if follow_links is None else Path(follow_links).expanduser()
     if follow is not None and not follow.is_dir():
         raise ValueError(f"follow_links must be the folder into which links may lead, and {follow} is none")
@@ -111,12 +142,12 @@ def open_source(
         return PixelSource(name, read_stl(files, prefix, options.memory_limit))
     if path.is_dir() and is_shard_folder(files):
         shards = {file: path / file for file in files.names if is_archive(file)}
-        return FileSource(name, index_shards(shards, str(path)))
+        return FileSource(name, index_shards(shards, str(path), captions))
     if path.is_dir() and is_table_folder(files):
         tables = {file: path / file for file in files.names if is_table(file)}
         return FileSource(name, index_tables(tables, str(path)))
     if path.is_file() and any(file.lower().endswith(".cls") for file in files.names):
-        return FileSource(name, index_shards({path.name: path}, str(path)))
+        return FileSource(name, index_shards({path.name: path}, str(path), captions))
     images = [file for file in files.names if is_image_name(file)]
     if follow is None:
         check_lost(files, len(images))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from fastclr.data.loader_choice import LoaderKind
+from fastclr.sources.captions import CaptionOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +15,7 @@ class DataOptions:
     """The images: where they lie, what is tested on, how they are read."""
 
     data: str = ""
-    """Images: `shapes`, `cifar10`, `cifar100`, `stl10`, a folder, a tar, or WebDataset shards `x-{00..99}.tar`."""
+    """Images: `shapes`, `cifar10`, `cifar100`, `stl10`, a folder, a tar, shards `x-{00..99}.tar`, a .csv of paths."""
     test_data: str | None = None
     """Labelled images to evaluate on. Default: the test split of `data`, or a held-out share of it."""
     given_data: Sized | None = field(default=None, repr=False, compare=False)
@@ -27,6 +28,12 @@ class DataOptions:
     """Shrink larger images to this shorter side while loading, so that the set fits into memory."""
     labels: str | None = None
     """CSV file with the columns name (or file_name) and label that gives the classes; without it, folders do."""
+    captions: str | None = None
+    """Captions: `auto` (.txt, else .json, beside images or in samples; columns of a .csv), `txt`, `json` or a .csv."""
+    caption_columns: tuple[str, str] | None = None
+    """Header of the images and of the captions in a .csv or .tsv. Default: filepath title, and other usual names."""
+    caption_key: str = ""
+    """Key of the caption in a .json. Default: caption, captions or text."""
     data_root: str = "data"
     """Folder with the files of `cifar10`, `cifar100` and `stl10`."""
     download: bool = False
@@ -49,6 +56,8 @@ class DataOptions:
         return [
             ("data", isinstance(self.data, str), "a name or a path; fastclr.pretrain(data) takes Datasets and arrays"),
             ("labels", not (self.labels or "").endswith("%"), "a CSV file; --share takes a share such as 1%"),
+            ("captions", self.captions != "", "auto, txt, json, a .csv or .tsv file, or None"),
+            ("caption_columns", self.caption_columns is None or all(self.caption_columns), "two names or None"),
             ("holdout", 0.0 <= self.holdout < 1.0, "a number in [0, 1)"),
             ("resize_shorter", self.resize_shorter is None or self.resize_shorter >= 1, "a positive number or None"),
             ("loader", self.loader in get_args(LoaderKind), f"one of {get_args(LoaderKind)}"),
@@ -56,6 +65,13 @@ class DataOptions:
             ("memory", self.memory is None or 0 < self.memory < float("inf"), "a positive number or None"),
             ("prefetch", self.prefetch >= 1, "at least 1"),
         ]
+
+    @property
+    def caption_options(self) -> CaptionOptions | None:
+        """Where the captions are; None if there is no need for them."""
+        if self.captions is None:
+            return None
+        return CaptionOptions(self.captions, self.caption_key, self.caption_columns)
 
     @property
     def memory_limit(self) -> int | None:

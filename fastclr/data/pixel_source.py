@@ -13,9 +13,10 @@ from fastclr.augment.images import RaggedImages
 from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.image_source import LoadOptions, Split
-from fastclr.data.label_subsets import stratified
+from fastclr.data.label_subsets import strata, stratified
 from fastclr.data.loader_choice import ChosenKind, LoaderKind
 from fastclr.data.make_sets import label_splits, renumbered
+from fastclr.sources.captions import CaptionOptions
 from fastclr.sources.entries import Entry
 from fastclr.sources.label_file import Labels
 
@@ -41,6 +42,19 @@ class PixelSource:
     def relabelled(self, mapping: Labels) -> PixelSource:
         """Return the source with the classes of ``mapping``."""
         return replace(self, decoded=label_splits(self.decoded, mapping))
+
+    def captioned(self, options: CaptionOptions) -> PixelSource:
+        """Return the source if its images have captions.
+
+        Raises:
+            ValueError: they have none.
+        """
+        if options.is_table or any(dataset.captions is None for dataset in self.datasets.values()):
+            raise ValueError(
+                f"captions={options.place!r} is for image files and shapes, and {self.name} holds pixels without "
+                "captions: store the images as files, with captions beside them or in a table"
+            )
+        return self
 
     def load_splits(self, options: LoadOptions, with_test: bool) -> Splits:
         """Return the splits; where there is nothing to test on, hold out a part of every class."""
@@ -98,7 +112,8 @@ class PixelSource:
 
 def held_out(splits: Splits, fraction: float, seed: int) -> Splits:
     """Return the splits with a random ``fraction`` of every class of the training images to test on."""
-    rows = stratified(splits.train.labels, fraction, seed)
+    train = splits.train
+    rows = stratified(train.labels if train.captions is None else strata(train.labels), fraction, seed)
     if len(rows) == 0:
         return splits
     keep = torch.ones(len(splits.train), dtype=torch.bool)

@@ -11,6 +11,7 @@ import torch
 
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.order import UINT64_MAX, raw_bits
+from fastclr.data.shape_captions import describe
 
 Array = npt.NDArray[np.float64]
 
@@ -81,7 +82,9 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-def make_shapes(train: int = 4000, test: int = 1000, size: int = 32, seed: int = 0) -> Splits:
+def make_shapes(
+    train: int = 4000, test: int = 1000, size: int = 32, seed: int = 0, *, captions: bool = False
+) -> Splits:
     """Draw images of eight shapes with random position, size, rotation, colours and textures.
 
     The classes are equally frequent. Everything but the outline is drawn independently of the class, so colour says
@@ -92,6 +95,7 @@ def make_shapes(train: int = 4000, test: int = 1000, size: int = 32, seed: int =
         test: number of test images, drawn independently.
         size: height and width in pixels, at least 8.
         seed: key of the random numbers.
+        captions: also say what is there, as in "small red star, top left".
 
     Raises:
         ValueError: a number is out of range.
@@ -99,10 +103,13 @@ def make_shapes(train: int = 4000, test: int = 1000, size: int = 32, seed: int =
     for name, value, least in (("train", train, 1), ("test", test, 1), ("size", size, MIN_SIZE)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-    return Splits(draw_split("train", train, size, seed), draw_split("test", test, size, seed))
+    return Splits(
+        draw_split("train", train, size, seed, captions=captions),
+        draw_split("test", test, size, seed, captions=captions),
+    )
 
 
-def draw_split(split: str, count: int, size: int, seed: int) -> ImageDataset:
+def draw_split(split: str, count: int, size: int, seed: int, *, captions: bool) -> ImageDataset:
     """Draw the images of one split, a chunk at a time to limit the use of memory."""
     stream = UINT64_MAX - (1 if split == "train" else 2)
     # a float64 between 0 and 1 holds 53 random bits
@@ -120,7 +127,17 @@ def draw_split(split: str, count: int, size: int, seed: int) -> ImageDataset:
         classes=tuple(SHAPES),
         names=tuple(f"{split}/{index:06d}" for index in range(count)),
         source=f"shapes ({split})",
+        captions=tuple((text,) for text in captions_of(labels, Draws(columns))) if captions else None,
     )
+
+
+def captions_of(labels: npt.NDArray[np.int64], draws: Draws) -> tuple[str, ...]:
+    """Return a caption for each image that `draw` makes of the same numbers."""
+    kinds = list(SHAPES)
+    radius, x, y, _ = (column[:, 0, 0] for column in place(draws))
+    _, figure = paint(draws)
+    rgb = np.clip(figure[:, 0, 0], 0, 1)
+    return describe([kinds[label] for label in labels], radius, RADIUS, x, y, rgb)
 
 
 class Draws:
@@ -144,15 +161,8 @@ def draw(labels: npt.NDArray[np.int64], draws: Draws, size: int) -> npt.NDArray[
     """Return one image for each label, uint8 ``[n, size, size, 3]``."""
     grid = (np.arange(size) + 0.5) / size
     grid_x, grid_y = grid[None, None, :], grid[None, :, None]
-    cover = coverage(labels, draws, grid_x, grid_y)[..., None]
-
-    ground = draws.colour(0.25, 0.75)
-    luma = (ground @ LUMA)[..., None]
-    step = draws.between(*CONTRAST)[..., None] * np.sign(draws.between(-1, 1))[..., None]
-    # where the shape would be too dark or too bright, its contrast is reversed
-    step = np.where((luma + step < 0.1) | (luma + step > 0.9), -step, step)
-    tint = draws.colour(-0.3, 0.3)
-    figure = luma + step + tint - (tint @ LUMA)[..., None]
+    cover = coverage(labels, place(draws), grid_x, grid_y)[..., None]
+    ground, figure = paint(draws)
 
     ground = ground + TEXTURE * texture(draws, grid_x, grid_y)[..., None] * draws.colour(0.5, 1.5)
     figure = figure + 0.5 * TEXTURE * texture(draws, grid_x, grid_y)[..., None]
@@ -161,12 +171,30 @@ def draw(labels: npt.NDArray[np.int64], draws: Draws, size: int) -> npt.NDArray[
     return images
 
 
-def coverage(labels: npt.NDArray[np.int64], draws: Draws, grid_x: Array, grid_y: Array) -> Array:
-    """Return how much of each pixel the shape covers, ``[n, size, size]`` between 0 and 1."""
+def paint(draws: Draws) -> tuple[Array, Array]:
+    """Return the colours of the ground and of the shape, each ``[n, 1, 1, 3]``; the latter may leave [0, 1]."""
+    ground = draws.colour(0.25, 0.75)
+    luma = (ground @ LUMA)[..., None]
+    step = draws.between(*CONTRAST)[..., None] * np.sign(draws.between(-1, 1))[..., None]
+    # where the shape would be too dark or too bright, its contrast is reversed
+    step = np.where((luma + step < 0.1) | (luma + step > 0.9), -step, step)
+    tint = draws.colour(-0.3, 0.3)
+    return ground, luma + step + tint - (tint @ LUMA)[..., None]
+
+
+def place(draws: Draws) -> tuple[Array, Array, Array, Array]:
+    """Return radius, x and y of the middle, and angle of each shape, ``[n, 1, 1]``; the image has sides of 1."""
     radius = draws.between(*RADIUS)
     margin = 0.9 * radius
     center_x, center_y = (margin + draws.between(0, 1) * (1 - 2 * margin) for _ in range(2))
-    angle = draws.between(0, 2 * math.pi)
+    return radius, center_x, center_y, draws.between(0, 2 * math.pi)
+
+
+def coverage(
+    labels: npt.NDArray[np.int64], placed: tuple[Array, Array, Array, Array], grid_x: Array, grid_y: Array
+) -> Array:
+    """Return how much of each pixel the shape covers, ``[n, size, size]`` between 0 and 1."""
+    radius, center_x, center_y, angle = placed
     right, down = (grid_x - center_x) / radius, (grid_y - center_y) / radius
     x = right * np.cos(angle) + down * np.sin(angle)
     y = down * np.cos(angle) - right * np.sin(angle)

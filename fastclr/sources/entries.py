@@ -22,12 +22,14 @@ class Entry:
         name: its path within the folder of its split, without folders that wrap everything.
         id: its rank among the files of its split, sorted by name.
         kind: name of its class; None if unknown.
+        captions: its captions, if they were asked for.
     """
 
     path: str
     name: str
     id: int
     kind: str | None
+    captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,18 @@ class Source:
         files: all files.
         groups: the images of each split; there is always ``train``.
         classes: names of the classes, where the source numbers them itself; None means those of the training images.
+        uncaptioned: ``(path, reason)`` of the images left out for want of a caption; None: captions are not asked for.
     """
 
     files: Files
     groups: dict[str, list[Entry]]
     classes: tuple[str, ...] | None = None
+    uncaptioned: tuple[tuple[str, str], ...] | None = None
+
+    @property
+    def captioned(self) -> bool:
+        """Whether captions were asked for, so that every image has one."""
+        return self.uncaptioned is not None
 
 
 def arrange(paths: Iterable[str]) -> dict[str, list[Entry]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastclr.sources.byte_ranges import Encoded, Storage
+from fastclr.sources.captions import CaptionOptions, attach, read_captions
 from fastclr.sources.decode import image_size, is_image_name
 from fastclr.sources.entries import TEST_SPLITS, Entry, Source, split_folders
 from fastclr.sources.folder import LARGEST_SAMPLE, SAMPLE_EVERY, Files
@@ -38,6 +39,7 @@ class Found:
         seconds: further images of a sample, and the one before them.
         sizes: height and width of some images.
         skipped: name and reason of what is left out.
+        captions: by sample: the rank of the file with its captions, and these or why they cannot be used.
     """
 
     images: dict[str, tuple[Key, Place]] = field(default_factory=dict)
@@ -46,6 +48,7 @@ class Found:
     seconds: list[tuple[str, str]] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    captions: dict[Key, tuple[int, tuple[str, ...] | str]] = field(default_factory=dict)
 
 
 def is_pattern(path: str) -> bool:
@@ -103,7 +106,7 @@ def find_shards(pattern: str) -> Mapping[str, Path | str]:
     return {path.relative_to(top).as_posix(): path for path in paths}
 
 
-def index_shards(shards: Mapping[str, Path | str], source: str) -> Source:
+def index_shards(shards: Mapping[str, Path | str], source: str, captions: CaptionOptions | None = None) -> Source:
     """List the samples of WebDataset shards.
 
     A sample is a run of files whose paths agree up to the first dot of the file name. Its first file with the suffix of
@@ -116,15 +119,16 @@ def index_shards(shards: Mapping[str, Path | str], source: str) -> Source:
     Args:
         shards: paths or addresses of the archives by name, with ``/`` between folders.
         source: the folder, file or pattern they come from, for error messages.
+        captions: which files of a sample have its captions; samples without are left out and named.
 
     Raises:
-        ValueError: a shard is damaged, more than half of the labels cannot be used, or more than a tenth of the images
-            are further images of their sample.
+        ValueError: a shard is damaged, more than half of the labels or of the captions cannot be used, or more than a
+            tenth of the images are further images of their sample.
     """
     names = sorted(shards)
     found = Found()
     for number, name in enumerate(names):
-        read_shard(found, number, name, shards[name])
+        read_shard(found, number, name, shards[name], captions)
     check_keys(found, source)
     classes = number_classes(found)
     check_labels(found, source)
@@ -152,12 +156,18 @@ def index_shards(shards: Mapping[str, Path | str], source: str) -> Source:
 
     files = Files(source, tuple(found.images), tuple(found.skipped), tuple(found.sizes), stream, storage)
     entries = {split: make_entries(found, folders.get(split), chosen) for split, chosen in groups.items()}
-    return Source(files, {split: some for split, some in entries.items() if some}, classes)
+    listed = Source(files, {split: some for split, some in entries.items() if some}, classes)
+    if captions is None:
+        return listed
+    none = f"its sample has no {' or '.join('.' + end for end in captions.suffixes)}"
+    told = {path: found.captions.get(key, (0, none))[1] for path, (key, _) in found.images.items()}
+    return attach(listed, told)
 
 
-def read_shard(found: Found, number: int, shard: str, path: Path | str) -> None:
+def read_shard(found: Found, number: int, shard: str, path: Path | str, captions: CaptionOptions | None = None) -> None:
     """Add the samples of a shard to ``found``."""
     last, first = "", ""
+    texts = () if captions is None else captions.suffixes
     with open_tar(path) as archive:
         for member, name, refusal in members(archive):
             full = f"{shard}/{name}"
@@ -167,9 +177,13 @@ def read_shard(found: Found, number: int, shard: str, path: Path | str) -> None:
             folder, _, base = name.rpartition("/")
             stem, _, suffix = base.partition(".")
             key = f"{folder}/{stem}"
-            if suffix.lower() in ("cls", "json") and (file := archive.extractfile(member)):
+            kind = suffix.lower()
+            if kind in ("cls", "json", *texts) and (file := archive.extractfile(member)):
                 content = file.read(MAX_LABEL_BYTES + 1)
-                take_label(found, (shard, key), content, suffix.lower(), full)
+                if kind in ("cls", "json"):
+                    take_label(found, (shard, key), content, kind, full)
+                if captions is not None and kind in texts:
+                    take_captions(found, (shard, key), content, kind, full, captions)
             elif is_image_name(name):
                 if key == last:
                     found.skipped.append((full, "second image of its sample"))
@@ -197,6 +211,17 @@ def take_label(found: Found, sample: Key, content: bytes, suffix: str, name: str
     if label is not None and (suffix == "cls" or (sample not in found.labels and sample not in found.unusable)):
         found.labels[sample] = label
         found.unusable.pop(sample, None)
+
+
+def take_captions(found: Found, sample: Key, content: bytes, suffix: str, name: str, options: CaptionOptions) -> None:
+    """Add the captions in a file of a sample to ``found``, unless it has some in a file that counts before this one."""
+    rank = options.suffixes.index(suffix)
+    if sample in found.captions and found.captions[sample][0] <= rank:
+        return
+    try:
+        found.captions[sample] = rank, read_captions(content, suffix, options.key)
+    except ValueError as error:
+        found.captions[sample] = rank, f"{name!a}: {error}"
 
 
 def read_label(content: bytes, suffix: str) -> int | str | None:

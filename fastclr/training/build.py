@@ -300,13 +300,14 @@ def load_data(config: PretrainConfig, batch_size: int = 0) -> Splits:
         workers=config.workers or None,
         memory_limit=config.memory_limit,
         follow_links=config.follow_links,
+        captions=config.caption_options,
         batch_size=batch_size if in_main_memory else 0,
         view_bytes=VIEWS * 3 * config.augment.size**2 * VIEW_BYTES if in_main_memory else 0,
     )
     if config.test_data is not None and splits.test is None:
         raise ValueError(
             f"test_data={config.test_data!r} cannot be used: the training images in {config.data!r} have no classes to "
-            "compare with. Omit it, or give the training images classes, by folder or with --labels"
+            "compare with, and no captions. Omit it, or give the training images classes, by folder or with --labels"
         )
     return splits
 

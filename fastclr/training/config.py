@@ -14,6 +14,7 @@ from fastclr.data.options import DataOptions
 from fastclr.files import check_types, read_json, write_text_atomically
 from fastclr.methods import METHODS, MethodOptions, ModelOptions
 from fastclr.methods.options import Check
+from fastclr.sources.captions import KINDS
 from fastclr.sources.published import PUBLISHED
 from fastclr.training.optim import OptimizerOptions
 
@@ -24,7 +25,7 @@ TRANSIENT = ("given", "fresh", "given_data", "given_test_data")
 SHORT_OPTIONS = ("temperature", "learnable_temperature")
 CompileKind = Literal["off", "default", "reduce-overhead", "max-autotune"]
 FOLDER = "started_in"  # in the file of a configuration, not of it
-PATHS = ("data", "test_data", "labels", "data_root")
+PATHS = ("data", "test_data", "labels", "captions", "data_root")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +150,9 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
             check_types(values, {name: dict[str, Any]}, "the configuration")
         own: dict[str, Any] = dict(values.pop(method, {}))
         own |= {name: values.pop(name) for name in SHORT_OPTIONS if name in values}
-        if isinstance(values.get("extensions"), list):  # JSON has no tuples
+        if isinstance(values.get("caption_columns"), list):  # JSON has no tuples
+            values["caption_columns"] = tuple(values["caption_columns"])
+        if isinstance(values.get("extensions"), list):
             values["extensions"] = tuple(tuple(e) if isinstance(e, list) else e for e in values["extensions"])
         if "augment" in values:
             drawn: dict[str, Any] = {
@@ -172,7 +175,7 @@ def found_from(config: PretrainConfig, folder: object) -> PretrainConfig:
         name: str(Path(folder, value))
         for name, value in values.items()
         if value
-        and value not in ("shapes", *PUBLISHED)
+        and value not in ("shapes", *PUBLISHED, *KINDS)
         and not Path(value).expanduser().is_absolute()
         and leads(Path(folder, value))
     }

@@ -31,6 +31,8 @@ class ImageOptions:
         """Return the configuration of a run with these options in place of its own."""
         given: dict[str, Any] = {name: getattr(self, name) for name in ("data", "test_data", "labels")}
         chosen = {name: value for name, value in given.items() if value is not None}
+        if {"data", "test_data"} & set(chosen):  # other images need no captions to be classified
+            chosen["captions"] = None
         return dataclasses.replace(run.config, device=self.device, **chosen)
 
     def load(self, run: Run, at_hand: Splits | None = None) -> Splits:

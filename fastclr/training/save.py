@@ -43,12 +43,13 @@ def write_checkpoint(training: Training, writer: CheckpointWriter | None) -> Non
 
 
 def check_data(training: Training, checkpoint: Checkpoint, folder: Path) -> None:
-    """Raise a ValueError if the images are others than those of a checkpoint, or labels that are learnt from.
+    """Raise a ValueError if the images are others than those of a checkpoint, or labels and captions that are learnt.
 
     A checkpoint of before 0.1.0 does not tell images from labels.
     """
     config, train = training.config, training.data.train
-    images, apart, labels = checkpoint.fingerprint.partition("-")
+    images, apart, rest = checkpoint.fingerprint.partition("-")
+    labels, _, captions = rest.partition("-")
     now = train.image_fingerprint if apart else train.joint_fingerprint()
     if images != now:
         given = PretrainConfig.from_dict(checkpoint.config).labels if config.labels else None
@@ -61,11 +62,16 @@ def check_data(training: Training, checkpoint: Checkpoint, folder: Path) -> None
             f"{folder} was trained on other images than {config.data!r} holds now (fingerprint {images[:12]}, now "
             f"{now[:12]}): restore the originals, or start a new run{hint}"
         )
-    if apart and train.fingerprint != checkpoint.fingerprint and (training.method.uses_labels or training.probe):
-        raise ValueError(
-            f"{folder} was trained on other labels than those of {config.data!r} now (fingerprint {labels}, now "
-            f"{train.fingerprint.partition('-')[2]}): restore the originals, or start a new run"
-        )
+    if not apart:
+        return
+    labels_now, _, captions_now = train.fingerprint.partition("-")[2].partition("-")
+    learnt = {"labels": (labels, labels_now)} if training.method.uses_labels or training.probe else {}
+    for what, (there, here) in {**learnt, "captions": (captions, captions_now)}.items():
+        if there != here:
+            raise ValueError(
+                f"{folder} was trained on other {what} than those of {config.data!r} now (fingerprint "
+                f"{there or 'none'}, now {here or 'none'}): restore the originals, or start a new run"
+            )
 
 
 def restore(training: Training, checkpoint: Checkpoint, folder: Path) -> None:

@@ -49,6 +49,31 @@ def compile_kernel(kernel: Any, constants: dict[str, Any], row_type: str, arch: 
 
     ``row_type`` is Triton's name for the dtype of the rows, and the tile tells the numbers of warps and stages.
     """
+    signature, attributes = describe_arguments(kernel, constants, row_type)
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+
+
+def compile_gluon(kernel: Any, constants: dict[str, Any], row_type: str, tile: Tile, registers: int) -> Any:
+    """The same for a kernel in Gluon, whose rows are tensor descriptors, for sm_90."""
+    from triton.experimental.gluon._runtime import GluonASTSource
+    from triton.experimental.gluon.language import NVMMASharedLayout
+
+    layout = NVMMASharedLayout(swizzle_byte_width=min(128, 2 * tile.block_d), element_bitwidth=16, rank=2)
+    signature, attributes = describe_arguments(kernel, constants, row_type)
+    for index, (name, rows) in enumerate((("z", tile.block_m), ("columns", tile.block_n))):
+        signature[name] = f"tensordesc<{row_type}[{rows},{tile.block_d}],{layout!r}>"
+        del attributes[index,]
+    source = GluonASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    options = {"num_warps": tile.num_warps, "maxnreg": registers}
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+
+
+def describe_arguments(
+    kernel: Any, constants: dict[str, Any], row_type: str
+) -> tuple[dict[str, str], dict[tuple[int], list[list[Any]]]]:
+    """Types of a kernel's arguments, and which are aligned."""
     signature: dict[str, str] = {}
     attributes: dict[tuple[int], list[list[Any]]] = {}
     for index, name in enumerate(kernel.arg_names):
@@ -61,9 +86,7 @@ def compile_kernel(kernel: Any, constants: dict[str, Any], row_type: str, arch: 
         else:
             kind = row_type if name in ROWS else "i64" if name.endswith("_ids") else "fp32"
             signature[name], attributes[index,] = "*" + kind, [["tt.divisibility", 16]]
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    return signature, attributes
 
 
 def run_tool(name: str, *arguments: str) -> str:

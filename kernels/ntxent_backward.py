@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -144,6 +147,60 @@ def ntxent_bwd_kernel(
     tl.store(partial + first + offsets, acc, mask=in_rows[:, None] & (d < D)[None, :])
 
 
+@dataclass(frozen=True)
+class Launch:
+    """The arguments of one launch of `ntxent_bwd_kernel`, or of a kernel that does the same."""
+
+    z: torch.Tensor
+    columns: torch.Tensor
+    lse: torch.Tensor
+    factor: torch.Tensor
+    weight: torch.Tensor | None
+    temperature: torch.Tensor
+    partial: torch.Tensor
+    offset: int
+    tiles_per_split: int
+    tile: Tile
+    block_out: int
+    precision: str
+    is_online: bool
+    guarded: bool
+
+    @property
+    def row_tiles(self) -> int:
+        """Row tiles of both views."""
+        return 2 * -(-(self.z.shape[0] // 2) // self.tile.block_m)
+
+
+def launch_triton(a: Launch) -> None:
+    """Launch `ntxent_bwd_kernel`."""
+    width = a.z.shape[1]
+    ntxent_bwd_kernel[(a.row_tiles, a.partial.shape[0], triton.cdiv(width, a.block_out))](
+        a.z,
+        a.columns,
+        a.lse,
+        a.factor,
+        a.lse if a.weight is None else a.weight,
+        a.temperature,
+        a.partial,
+        a.z.shape[0] // 2,
+        a.columns.shape[0],
+        a.offset,
+        a.tiles_per_split,
+        D=width,
+        BLOCK_M=a.tile.block_m,
+        BLOCK_N=a.tile.block_n,
+        BLOCK_D=a.tile.block_d,
+        BLOCK_OUT=a.block_out,
+        PRECISION=dot_precision(a.z, a.precision),
+        IS_ONLINE=a.is_online,
+        GUARDED=a.guarded,
+        HAS_WEIGHT=a.is_online and a.weight is not None,
+        num_warps=a.tile.num_warps,
+        num_stages=a.tile.num_stages,
+    )
+
+
 def ntxent_bwd(
     z0: torch.Tensor,
     z1: torch.Tensor,
@@ -163,6 +220,7 @@ def ntxent_bwd(
     *,
     tile: Tile | None = None,
     splits: int | None = None,
+    launch: Callable[[Launch], None] = launch_triton,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradient of ``scale * sum_j weight_j loss_j`` with respect to the rows of this process, and ``g_i . z_i``.
 
@@ -180,6 +238,7 @@ def ntxent_bwd(
         normalize: as in `ntxent_prologue`.
         tile: overrides the tile table.
         splits: overrides the number of column splits.
+        launch: launches the kernel that sums over the negatives.
 
     Returns:
         ``dz0``, ``dz1`` ``[n, D]``, contiguous, in the dtype of the inputs (zero for zero vectors if ``normalize``),
@@ -196,31 +255,25 @@ def ntxent_bwd(
     partial = torch.empty((splits, *z.shape), dtype=torch.float32, device=z.device)
     launches = shifts_to_launch(shift)
     with device_guard(z):
-        for launch in launches:
-            is_online = launch == "online"
+        for kind in launches:
+            is_online = kind == "online"
             factor = lse if is_online else ntxent_factor(lse, weight)
-            ntxent_bwd_kernel[(row_tiles, splits, chunks)](
-                z,
-                columns,
-                lse,
-                factor,
-                lse if weight is None else weight,
-                temperature,
-                partial,
-                z.shape[0] // 2,
-                num_cols,
-                offset,
-                tiles_per_split,
-                D=width,
-                BLOCK_M=tile.block_m,
-                BLOCK_N=tile.block_n,
-                BLOCK_D=tile.block_d,
-                BLOCK_OUT=block_out,
-                PRECISION=dot_precision(z, precision),
-                IS_ONLINE=is_online,
-                GUARDED=len(launches) > 1,
-                HAS_WEIGHT=is_online and weight is not None,
-                num_warps=tile.num_warps,
-                num_stages=tile.num_stages,
+            launch(
+                Launch(
+                    z,
+                    columns,
+                    lse,
+                    factor,
+                    weight,
+                    temperature,
+                    partial,
+                    offset,
+                    tiles_per_split,
+                    tile,
+                    block_out,
+                    precision,
+                    is_online,
+                    guarded=len(launches) > 1,
+                )
             )
     return ntxent_project(partial, z0, z1, inv_norm, loss, weight, scale, temperature, offset, normalize)

@@ -89,6 +89,36 @@ TABLE: dict[tuple[int, str, int], Tiles] = {
 }
 # fmt: on
 
+# the warp-specialised backward, which only impl="gluon" chooses: the warps are those of one of its two groups, the
+# stages those of its ring of column tiles. with 256 features the model sees no gain
+GLUON_ARCH = 90
+GLUON_TILE = Tile(128, 128, 128, 4, 4)
+
+
+def gluon_tile(arch: int, dtype: torch.dtype, width: int) -> Tile:
+    """The tile of the warp-specialised backward; ValueError for what it does not compute.
+
+    Args:
+        arch: compute capability, such as 90.
+        dtype: of the rows in the products.
+        width: features per row.
+    """
+    if arch != GLUON_ARCH:
+        raise ValueError(
+            f"impl='gluon' is compiled for compute capability 9.0 (H100, H200), got {arch // 10}.{arch % 10}: "
+            f"use impl='triton'"
+        )
+    if dtype not in (torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"impl='gluon' multiplies bfloat16 or float16, or float32 with precision='bf16', got {dtype}: "
+            f"use impl='triton'"
+        )
+    if width % 8 != 0 or width > GLUON_TILE.block_d:
+        raise ValueError(
+            f"impl='gluon' takes a multiple of 8 features, at most {GLUON_TILE.block_d}, got {width}: use impl='triton'"
+        )
+    return replace(GLUON_TILE, block_d=padded(width))
+
 
 def dot_kind(dtype: torch.dtype, precision: str) -> str:
     """The table's kind for tiles of ``dtype``; TypeError or ValueError for a dtype or precision without a kernel."""

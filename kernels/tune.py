@@ -20,9 +20,11 @@ from pathlib import Path
 
 import torch
 
-from .tile_table import TABLE, Tile, device_traits, table_tiles
+from .tile_table import TABLE, Tile, device_traits, gluon_tile, table_tiles
 
 KERNELS = ("forward", "triangular", "backward")
+# the warp-specialised backward, only when asked for: it has never run. its result must be that of the backward
+GLUON = "gluon"
 DTYPES = {"half": torch.bfloat16, "tf32": torch.float32, "tf32x3": torch.float32, "ieee": torch.float32}
 BLOCKS = (
     *product((32, 64), repeat=2),
@@ -36,6 +38,14 @@ def candidates(shipped: Tile, triangular: bool) -> Iterator[Tile]:
     for (block_m, block_n), num_warps, num_stages in product(BLOCKS, (4, 8), (2, 3, 4)):
         tile = replace(shipped, block_m=block_m, block_n=block_n, num_warps=num_warps, num_stages=num_stages)
         if tile != shipped and not (triangular and block_n % block_m != 0):
+            yield tile
+
+
+def gluon_candidates(shipped: Tile) -> Iterator[Tile]:
+    """Tiles of the warp-specialised backward, whose groups take 64 rows each."""
+    yield shipped
+    for block_n, stages in product((64, 128), (2, 3, 4, 6)):
+        if (tile := replace(shipped, block_n=block_n, num_stages=stages)) != shipped:
             yield tile
 
 
@@ -68,10 +78,11 @@ def attempt(run: Callable[[Tile], torch.Tensor], tile: Tile) -> torch.Tensor | s
         return f"cannot run ({type(error).__name__})"
 
 
-def rank(run: Callable[[Tile], torch.Tensor], tiles: Iterable[Tile]) -> list[tuple[float, Tile]]:
-    """Times of the tiles that run here and agree with the first, fastest first."""
+def rank(
+    run: Callable[[Tile], torch.Tensor], tiles: Iterable[Tile], expected: torch.Tensor | None = None
+) -> list[tuple[float, Tile]]:
+    """Times of the tiles that run here and agree with what is expected, or with the first, fastest first."""
     times: list[tuple[float, Tile]] = []
-    expected: torch.Tensor | None = None
     for tile in tiles:
         result = attempt(run, tile)
         if isinstance(result, str):
@@ -105,14 +116,18 @@ def launchers(rows: int, width: int, kind: str, device: torch.device) -> dict[st
             z, z, positive, tau, 0, "fixed", kind, deterministic, False, tile=tile, triangular=triangular
         )[0]
 
-    def backward(tile: Tile) -> torch.Tensor:
-        saved = (z0, z1, z, z, inv_norm, positive, loss, lse)
-        return ntxent_bwd(*saved, None, scale, tau, 0, True, "fixed", kind, tile=tile)[0]
+    saved = (z0, z1, z, z, inv_norm, positive, loss, lse, None, scale, tau, 0, True, "fixed", kind)
+
+    def gluon(tile: Tile) -> torch.Tensor:
+        from . import ntxent_gluon
+
+        return ntxent_gluon.ntxent_bwd(*saved, tile=tile)[0]
 
     return {
         "forward": lambda tile: forward(tile, True),
         "triangular": lambda tile: forward(tile, False),
-        "backward": backward,
+        "backward": lambda tile: ntxent_bwd(*saved, tile=tile)[0],
+        GLUON: gluon,
     }
 
 
@@ -135,7 +150,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--width", type=int, default=128, help="features per row (default 128)")
     parser.add_argument("--rows", type=int, default=65536, help="rows of both views together (default 65536)")
-    parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=KERNELS)
+    parser.add_argument("--kernels", nargs="+", choices=(*KERNELS, GLUON), default=KERNELS)
     parser.add_argument("--show", type=int, default=5, help="candidates to print per kernel (default 5)")
     parser.add_argument("--json", type=Path, help="also write all times to this file")
     parser.add_argument("--share", help=argparse.SUPPRESS)  # i/n: only compile every n-th candidate, starting at i
@@ -146,7 +161,18 @@ def main(arguments: list[str]) -> None:
     runs = launchers(args.rows, args.width, args.kind, device)
     arch, _ = device_traits(device)
     tiles = table_tiles(arch, args.kind, args.width)
-    plan = [(name, tile) for name in args.kernels for tile in candidates(getattr(tiles, name), name == "triangular")]
+    shipped_tiles = {name: getattr(tiles, name) for name in KERNELS}
+    if GLUON in args.kernels:
+        shipped_tiles[GLUON] = gluon_tile(arch, DTYPES[args.kind], args.width)
+    plan = [
+        (name, tile)
+        for name in args.kernels
+        for tile in (
+            gluon_candidates(shipped_tiles[name])
+            if name == GLUON
+            else candidates(shipped_tiles[name], name == "triangular")
+        )
+    ]
     if args.share:
         index, count = map(int, args.share.split("/"))
         for name, tile in plan[index::count]:
@@ -155,12 +181,13 @@ def main(arguments: list[str]) -> None:
     compile_beforehand(arguments, min(len(plan), len(os.sched_getaffinity(0))))
     times: dict[str, list[tuple[float, Tile]]] = {}
     for name in args.kernels:
-        shipped = getattr(tiles, name)
+        shipped = shipped_tiles[name]
         print(f"{name}: {args.rows} rows of {args.width} features, {args.kind}; shipped {shipped}")
-        times[name] = rank(runs[name], [tile for kernel, tile in plan if kernel == name])
+        expected = runs["backward"](shipped_tiles["backward"]).float() if name == GLUON else None
+        times[name] = rank(runs[name], [tile for kernel, tile in plan if kernel == name], expected)
         for time, tile in times[name][: args.show]:
             print(f"  {time:9.3f} ms  {tile}{'  (shipped)' if tile == shipped else ''}")
-        if times[name]:
+        if times[name] and name != GLUON:
             tiles = replace(tiles, **{name: times[name][0][1]})
     row = ", ".join(f"Tile{astuple(tile)}" for tile in vars(tiles).values() if tile)
     known = sorted({(a, k, w) for a, k, w in TABLE if k == args.kind})

@@ -1,8 +1,8 @@
 """The contrastive operators and ``NTXentFunction``, the autograd function around them, which nt_xent.py applies.
 
 Each operator calls the function of its name in the back end that ``impl`` names: "triton" is fastclr.kernels, which
-imports Triton at the first call, and "blockwise" is contrast_blocks.py. The operators themselves have no autograd:
-:class:`NTXentFunction` costs less per call.
+imports Triton at the first call, "gluon" its ntxent_gluon.py, and "blockwise" is contrast_blocks.py. The operators
+themselves have no autograd: :class:`NTXentFunction` costs less per call.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ SCHEMAS = {
     ),
 }
 
+KERNELS = {"triton": "fastclr.kernels", "gluon": "fastclr.kernels.ntxent_gluon"}
+
 
 def _dispatch(name: str) -> Callable[..., Any]:
     """Return an operator's implementation: it calls the back end named by the last argument with the others."""
 
     def call(first: Tensor, *args: Any) -> Any:
         *rest, impl = args
-        backend = getattr(import_module("fastclr.kernels") if impl == "triton" else contrast_blocks, name)
+        backend = getattr(import_module(KERNELS[impl]) if impl in KERNELS else contrast_blocks, name)
         device = first.device.type
         if not torch.is_autocast_enabled(device):
             return backend(first, *rest)
@@ -58,8 +60,8 @@ def _fake_prologue(z0: Tensor, z1: Tensor, normalize: bool, precision: str, impl
     pairs, dim = z0.shape
     compute = tiles.compute_dtype(z0.dtype)
     rows = torch.bfloat16 if precision == "bf16" and z0.dtype == torch.float32 else z0.dtype
-    z = z0.new_empty((2 * pairs, dim), dtype=rows if impl == "triton" else compute)
-    per_row = torch.float32 if impl == "triton" else tiles.vector_dtype(z0.device)
+    z = z0.new_empty((2 * pairs, dim), dtype=rows if impl in KERNELS else compute)
+    per_row = torch.float32 if impl in KERNELS else tiles.vector_dtype(z0.device)
     return z, z0.new_empty(2 * pairs, dtype=per_row), z0.new_empty(pairs, dtype=per_row)
 
 
@@ -94,7 +96,7 @@ class NTXentOptions(NamedTuple):
     """Everything but the tensors, with "auto" resolved; checked by the caller, :func:`fastclr.nt_xent`."""
 
     impl: str
-    """"triton" or "blockwise"."""
+    """"triton", "gluon" or "blockwise"."""
     normalize: bool
     reduction: str
     """"mean", "sum" or "none"."""

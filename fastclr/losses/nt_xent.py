@@ -7,18 +7,18 @@ and a memory bank to the operator of lse_op.py instead.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, overload
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args, overload
 
 import torch
 from torch import Tensor
 
 from fastclr.losses import contrast_reference as reference
-from fastclr.losses.contrast_op import NTXentFunction, NTXentOptions
+from fastclr.losses.contrast_op import KERNELS, NTXentFunction, NTXentOptions
 from fastclr.losses.inputs import (
-    IMPLS,
     PRECISIONS,
     REDUCTIONS,
-    Impl,
+    TRITON_FOUND,
     Precision,
     Reduction,
     bank_shape,
@@ -42,6 +42,9 @@ from fastclr.parallel import check_same_shape, gather_rows, resolve_group
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+Impl = Literal["auto", "triton", "blockwise", "reference", "gluon"]
+IMPLS = get_args(Impl)
 
 
 class NTXentStats(NamedTuple):
@@ -114,7 +117,8 @@ def nt_xent(
             multiplied as they are and accumulated in float32. On a CPU this is the lowest precision allowed.
         impl: "triton" (CUDA; CPU tensors under TRITON_INTERPRET=1), "blockwise" (plain PyTorch, any device),
             "reference" (dense, differentiable twice), or "auto": triton for CUDA tensors except float64, else
-            blockwise.
+            blockwise. "gluon" is "triton" with a warp-specialised backward for an H100 or H200, which was compiled and
+            emulated but has never run on a GPU: check its gradients before you train with it (docs/gpu-model.md).
         deterministic: bitwise reproducible; None follows ``torch.are_deterministic_algorithms_enabled()``.
         return_stats: also return :class:`NTXentStats`.
         group: gather the rows of all ranks of this process group (``torch.distributed.group.WORLD`` for all). The value
@@ -136,9 +140,10 @@ def nt_xent(
     check_views(z0, z1, group)
     check_option("reduction", reduction, REDUCTIONS)
     check_option("precision", precision, PRECISIONS)
-    chosen = select_impl(impl, z0)
+    check_option("impl", impl, IMPLS)
+    chosen = _check_gluon(z0, precision) if impl == "gluon" else select_impl(impl, z0)
     check_transforms(chosen, z0, z1, temperature)
-    tau = temperature_tensor(temperature, z0, on_cpu=chosen != "triton")
+    tau = temperature_tensor(temperature, z0, on_cpu=chosen not in KERNELS)
     if group is not None:
         if chosen == "reference" or reduction == "none":
             raise ValueError(
@@ -152,7 +157,7 @@ def nt_xent(
         impl=chosen,
         normalize=normalize,
         reduction=reduction,
-        precision=matmul_precision(precision, z0.dtype) if chosen == "triton" else precision,
+        precision=matmul_precision(precision, z0.dtype) if chosen in KERNELS else precision,
         shift=exponent_shift(temperature, normalize),
         deterministic=is_deterministic(deterministic),
         stats=return_stats,
@@ -160,6 +165,19 @@ def nt_xent(
     )
     loss, accuracy, entropy = NTXentFunction.apply(z0, z1, tau, options)
     return (loss, NTXentStats(accuracy, entropy)) if return_stats else loss
+
+
+def _check_gluon(z0: Tensor, precision: str) -> str:
+    """Raise a ValueError unless the warp-specialised backward computes such rows on their device."""
+    from fastclr.kernels.tile_table import device_traits, gluon_tile
+
+    if not z0.is_cuda:
+        raise ValueError(f"impl='gluon' needs CUDA tensors on an H100 or H200, got {z0.device}; use impl='auto'")
+    if not TRITON_FOUND or find_spec("triton.experimental.gluon") is None:
+        raise ValueError("impl='gluon' needs Triton 3.6 or newer (pip install -U triton), or use impl='auto'")
+    rounded = z0.dtype == torch.float32 and matmul_precision(precision, z0.dtype) == "bf16"
+    gluon_tile(device_traits(z0.device)[0], torch.bfloat16 if rounded else z0.dtype, z0.shape[1])
+    return "gluon"
 
 
 def _run_reference(

@@ -12,7 +12,7 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 from fastclr.kernels import tune
-from fastclr.kernels.tile_table import Tile, table_tiles
+from fastclr.kernels.tile_table import GLUON_TILE, Tile, table_tiles
 
 TILES = [Tile(32, 32, 16, 4), Tile(16, 32, 16, 4), Tile(16, 16, 16, 4), Tile(64, 64, 16, 4), Tile(32, 64, 16, 4)]
 WRONG, TOO_LARGE = TILES[3], TILES[4]
@@ -87,6 +87,13 @@ def test_candidates_begin_with_the_shipped_tile() -> None:
         found = list(tune.candidates(shipped, triangular))
         assert found[0] == shipped and len(set(found)) == len(found) > 20
         assert not triangular or all(tile.block_n % tile.block_m == 0 for tile in found)
+
+
+def test_the_warp_specialised_backward_must_be_asked_for() -> None:
+    found = list(tune.gluon_candidates(GLUON_TILE))
+    assert found[0] == GLUON_TILE and len(set(found)) == len(found) == 8
+    assert all(tile.block_m == 2 * 64 and tile.num_warps == 4 for tile in found)
+    assert tune.GLUON not in tune.KERNELS
 
 
 @pytest.mark.parametrize(("name", "key", "former"), FORMER)

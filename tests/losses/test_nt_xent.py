@@ -9,9 +9,10 @@ from loss_cases import KINDS, TEMPERATURES, make_views, plain_nt_xent, relative_
 from torch import Tensor
 
 from fastclr import NTXentLoss, nt_xent
-from fastclr.losses import NTXentStats
+from fastclr.losses import InfoNCELoss, NTXentStats
 from fastclr.losses.contrast_reference import nt_xent as reference_nt_xent
 from fastclr.losses.contrast_reference import nt_xent_stats
+from fastclr.losses.inputs import IMPLS
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -186,3 +187,15 @@ def test_gradient_accumulation_and_repeated_backward() -> None:
     once = z0.grad.clone()
     loss.backward()
     torch.testing.assert_close(z0.grad, 2 * once)
+
+
+def test_a_kernel_that_never_ran_must_be_asked_for() -> None:
+    """Nothing chooses the warp-specialised backward, and no other loss has it."""
+    z0, z1 = make_views("random", 8, 16, torch.float16)
+    assert "gluon" not in IMPLS
+    with pytest.raises(ValueError, match="impl='gluon' needs CUDA tensors on an H100 or H200, got cpu"):
+        nt_xent(z0, z1, 0.5, impl="gluon")
+    with pytest.raises(ValueError, match="needs CUDA tensors"):
+        NTXentLoss(0.5, impl="gluon")(z0, z1)
+    with pytest.raises(ValueError, match=r"impl must be one of .*'reference', got 'gluon'"):
+        InfoNCELoss(0.5, impl="gluon")  # type: ignore[arg-type]

@@ -6,7 +6,9 @@ from fastclr.methods.base import Facts, Method, ViewPlan, Views
 from fastclr.methods.byol import BYOL, BYOLOptions
 from fastclr.methods.clip import CLIP, CLIPOptions
 from fastclr.methods.context import Context, ContextOptions
+from fastclr.methods.cpc import CPC, CPCOptions
 from fastclr.methods.dcl import DCL, DCLOptions
+from fastclr.methods.gan import GAN, GANOptions
 from fastclr.methods.groups import Group, parameter_groups
 from fastclr.methods.jigsaw import Jigsaw, JigsawOptions
 from fastclr.methods.lejepa import LeJEPA, LeJEPAOptions
@@ -14,6 +16,7 @@ from fastclr.methods.moco import MoCo, MoCoOptions
 from fastclr.methods.moco_v1 import MoCoV1, MoCoV1Options
 from fastclr.methods.moco_v3 import MoCoV3, MoCoV3Options
 from fastclr.methods.options import MethodOptions, ModelOptions
+from fastclr.methods.pirl import PIRL, PIRLOptions
 from fastclr.methods.rotation import Rotation, RotationOptions
 from fastclr.methods.simclr import SimCLR, SimCLROptions
 from fastclr.methods.simsiam import SimSiam, SimSiamOptions
@@ -28,6 +31,8 @@ METHODS: dict[str, type[Method]] = {
     "moco-v1": MoCoV1,
     "moco-v2": MoCo,
     "moco-v3": MoCoV3,
+    "cpc": CPC,
+    "pirl": PIRL,
     "byol": BYOL,
     "simsiam": SimSiam,
     "barlow": BarlowTwins,
@@ -38,24 +43,30 @@ METHODS: dict[str, type[Method]] = {
     "jigsaw": Jigsaw,
     "context": Context,
     "autoencoder": Autoencoder,
+    "gan": GAN,
     "supervised": Supervised,
 }
 
 __all__ = [
     "BYOL",
     "CLIP",
+    "CPC",
     "DCL",
+    "GAN",
     "METHODS",
+    "PIRL",
     "Autoencoder",
     "AutoencoderOptions",
     "BYOLOptions",
     "BarlowTwins",
     "BarlowTwinsOptions",
     "CLIPOptions",
+    "CPCOptions",
     "Context",
     "ContextOptions",
     "DCLOptions",
     "Facts",
+    "GANOptions",
     "Group",
     "Jigsaw",
     "JigsawOptions",
@@ -70,6 +81,7 @@ __all__ = [
     "MoCoV3",
     "MoCoV3Options",
     "ModelOptions",
+    "PIRLOptions",
     "Rotation",
     "RotationOptions",
     "SimCLR",

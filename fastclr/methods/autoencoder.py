@@ -38,7 +38,7 @@ class AutoencoderOptions(OneViewOptions):
 
     def pair(self, augment: AugmentConfig) -> AugmentConfig:
         """Return the augmentation of the views: crops and flips, with the colours as they are."""
-        return dataclasses.replace(augment, jitter_p=0.0, gray_p=0.0, blur_p=0.0, solarize_p=0.0)
+        return plain_colours(augment)
 
 
 class Autoencoder(OneView):
@@ -87,6 +87,11 @@ class Autoencoder(OneView):
         drawn, images = (widened(each) for each in embeddings)
         loss = F.mse_loss(drawn, images)
         return loss, {"unexplained": loss.detach() / images.var(correction=0).clamp_min(1e-12)}
+
+
+def plain_colours(augment: AugmentConfig) -> AugmentConfig:
+    """Return an augmentation that crops and flips alone."""
+    return dataclasses.replace(augment, jitter_p=0.0, gray_p=0.0, blur_p=0.0, solarize_p=0.0)
 
 
 def make_decoder(inputs: int, size: int, width: int) -> nn.Sequential:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -42,6 +42,7 @@ class Facts:
         optimizer: its name.
         lr: the peak of its rate.
         vocabulary: the tokens of the captions; None without captions.
+        ids: int64 ``[images]``, of the training images; None for ``0 .. images - 1``.
     """
 
     images: int
@@ -52,6 +53,11 @@ class Facts:
     optimizer: str = "sgd"
     lr: float = 0.06
     vocabulary: Vocabulary | None = None
+    ids: Tensor | None = field(default=None, repr=False, compare=False)
+
+    def image_ids(self) -> Tensor:
+        """Return the ids of the training images."""
+        return torch.arange(self.images) if self.ids is None else self.ids
 
 
 class KeptEqual(nn.Module):

@@ -18,6 +18,7 @@ def build_encoder(
     stem: str = "auto",
     size: int = 224,
     patch_size: int | None = None,
+    norm: str = "batch",
     given: nn.Module | None = None,
 ) -> nn.Module:
     """Create an encoder without a classifier; batch norms have momentum 0.1 and eps 1e-5, as in the paper's code.
@@ -31,12 +32,28 @@ def build_encoder(
             (ResNets only); ``auto`` uses ``cifar`` for ResNets up to 64 px.
         size: side of the input in pixels; models with a fixed input size are built for it.
         patch_size: side of a ViT's patches in pixels; None: the model's default.
+        norm: ``batch`` keeps the model's; ``layer`` normalises every image over channels and positions instead
+            (ResNets, and encoders without batch norm, which stay as they are).
         given: the encoder itself, if `name` says that it was given as a module.
 
     Raises:
-        ValueError: the name is unknown, the model does not support the given width, stem or patch_size, or the
+        ValueError: the name is unknown, the model does not support the given width, stem, patch_size or norm, or the
             patches do not tile the input.
     """
+    encoder = _build(name, width, stem, size, patch_size, norm, given)
+    if norm == "layer" and batch_norms(encoder):
+        raise ValueError(f"norm must be batch for {name!r}, got 'layer': take a ResNet without selective kernels")
+    return encoder
+
+
+def batch_norms(encoder: nn.Module) -> list[nn.Module]:
+    """Return the batch norms of an encoder."""
+    return [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+def _build(
+    name: str, width: float, stem: str, size: int, patch_size: int | None, norm: str, given: nn.Module | None
+) -> nn.Module:
     import timm
 
     from fastclr.methods.resnets import SIMCLR_SK, build_resnet, is_resnet
@@ -51,7 +68,7 @@ def build_encoder(
     if is_resnet(name):
         if patch_size is not None:
             raise ValueError(f"patch_size must be None for {name!r}, which has no patches, got {patch_size}")
-        return build_resnet(name, width=width, stem=stem, size=size)
+        return build_resnet(name, width=width, stem=stem, size=size, norm=norm)
     if not timm.is_model(name):
         near = timm.list_models(f"*{name}*")[:5] or difflib.get_close_matches(name, [*timm.list_models(), *SIMCLR_SK])
         similar = f"; similar names: {', '.join(near)}" if near else ""

@@ -98,5 +98,6 @@ def encoder_from(config: ModelOptions) -> nn.Module:
         stem=config.stem,
         size=config.augment.size,
         patch_size=config.patch_size,
+        norm=config.norm,
         given=config.given,
     )

@@ -24,6 +24,7 @@ class OneBranch(Method):
         per_view: run the views through the networks separately, so that batch norm sees one view at a time.
         gathers: whether several processes share the loss.
         synced: whether they share the statistics of batch norm.
+        facts: the run; needed by methods that remember its images.
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class OneBranch(Method):
         per_view: bool = False,
         gathers: bool = False,
         synced: bool = True,
+        facts: Facts | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
         self.options, self.views, self.per_view = options, views, per_view
         self.gathers, self.synced = gathers, synced
+        self.facts = facts or Facts(images=0, labelled=0, classes=0, world_size=1)
         self.criterion = self.make_criterion()
         self.extend()
 
@@ -64,6 +67,7 @@ class OneBranch(Method):
             per_view=config.bn_per_view,
             gathers=facts.world_size > 1,
             synced=config.sync_bn,
+            facts=facts,
         )
 
     @classmethod

@@ -14,6 +14,7 @@ from fastclr.losses.scalars import SMALLEST
 
 HeadKind = Literal["none", "linear", "mlp"]
 StemKind = Literal["auto", "imagenet", "cifar"]
+NormKind = Literal["batch", "layer"]
 LastNorm = Literal["scale", "plain", "none", "bias"]
 
 # field, whether its value is valid, what it must be
@@ -99,6 +100,8 @@ class ModelOptions:
     """First layers of a ResNet: `cifar` is a 3x3 convolution without pooling; `auto` uses it up to 64 px."""
     patch_size: int | None = None
     """Side of a ViT's patches in pixels. Default: the model's, meant for 224 px; 4 is usual at 32 px."""
+    norm: NormKind = "batch"
+    """Normalisation in a ResNet: over the batch, or over channels and positions of each image (`layer`)."""
     head: HeadKind = "mlp"
     """Type of projection head."""
     head_layers: int = 2
@@ -130,6 +133,7 @@ class ModelOptions:
             ("encoder", isinstance(self.encoder, str), "a name; fastclr.pretrain(encoder=...) takes modules"),
             ("width", 0 < self.width <= 16, "a positive number up to 16"),
             ("stem", self.stem in get_args(StemKind), f"one of {get_args(StemKind)}"),
+            ("norm", self.norm in get_args(NormKind), f"one of {get_args(NormKind)}"),
             ("patch_size", self.patch_size is None or self.patch_size >= 1, "a positive number or None"),
             ("head", self.head in get_args(HeadKind), f"one of {get_args(HeadKind)}"),
             ("head_layers", 1 <= self.head_layers <= 3, "1, 2 or 3"),

@@ -1,4 +1,4 @@
-"""Patches of a view, which jigsaw and relative patch location show to the encoder one by one."""
+"""Patches of a view, which jigsaw, relative patch location and PIRL show to the encoder one by one."""
 
 from __future__ import annotations
 
@@ -58,6 +58,34 @@ def cut_patches(images: Tensor, grid: int, side: int) -> Tensor:
     return found.permute(0, 1, 4, 2, 3)
 
 
+def shuffled_patches(patches: Tensor) -> Tensor:
+    """Return the patches ``[n, cells, 3, side, side]`` of each image in an order drawn from their pixels."""
+    order = uniforms(patches.flatten(0, 1), 1).view(patches.shape[:2]).argsort(dim=1)
+    return patches[torch.arange(len(patches), device=patches.device)[:, None], order]
+
+
+def overlapping_patches(images: Tensor, grid: int, side: int) -> Tensor:
+    """Return patches that overlap by half, row by row: ``[n, grid, grid, 3, side, side]``.
+
+    Args:
+        images: ``[n, 3, S, S]``.
+        grid: patches per side.
+        side: of a patch in pixels, even; rows and columns beyond ``(grid + 1) side / 2`` are left out.
+    """
+    step, used = side // 2, (grid + 1) * side // 2
+    found = images[:, :, :used, :used].unfold(2, side, step).unfold(3, side, step)
+    return found.permute(0, 2, 3, 1, 4, 5)
+
+
+def overlapping_side(size: int, grid: int, encoder: nn.Module, title: str) -> int:
+    """Return the side of patches that overlap by half, in pixels; errors are those of `patch_side`."""
+    step = size // (grid + 1)
+    if step < 2:
+        raise ValueError(f"{title} needs views of at least {2 * (grid + 1)} px, for patches of 4 px, got {size}")
+    check_takes(encoder, 2 * step, size, title)
+    return 2 * step
+
+
 def patch_side(size: int, grid: int, share: float, encoder: nn.Module, title: str) -> int:
     """Return the side of the patches in pixels: a share of the side of a cell.
 
@@ -67,6 +95,12 @@ def patch_side(size: int, grid: int, share: float, encoder: nn.Module, title: st
     if size // grid < 4:
         raise ValueError(f"{title} needs views of at least {4 * grid} px, for cells of 4 px, got {size}")
     side = max(1, round(size // grid * share))
+    check_takes(encoder, side, size, title)
+    return side
+
+
+def check_takes(encoder: nn.Module, side: int, size: int, title: str) -> None:
+    """Raise a ValueError unless the encoder takes images of `side` px, cut from views of `size` px."""
     try:
         feature_dim(encoder, side)
     except (AssertionError, RuntimeError, ValueError) as error:
@@ -74,4 +108,3 @@ def patch_side(size: int, grid: int, share: float, encoder: nn.Module, title: st
             f"{title} shows patches of {side} px to the encoder, which does not take them ({error}): take a ResNet or "
             f"larger views (now {size} px)"
         ) from error
-    return side

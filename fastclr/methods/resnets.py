@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import GroupNorm1
 from timm.models.resnet import ResNet
 from timm.models.sknet import SelectiveKernelBottleneck
 from torch import nn
@@ -37,34 +38,41 @@ def is_resnet(name: str) -> bool:
     return name in SIMCLR_SK or (timm.is_model(name) and timm.models.model_entrypoint(name).__module__ in FAMILIES)
 
 
+def has_selective_kernels(name: str) -> bool:
+    """Tell whether a ResNet is one of those with selective kernels."""
+    return name in SIMCLR_SK or timm.models.model_entrypoint(name).__module__ == "timm.models.sknet"
+
+
 def has_cifar_stem(stem: str, size: int) -> bool:
     """Tell whether a ResNet's stem is a 3x3 stride-1 convolution without pooling."""
     return stem == "cifar" or (stem == "auto" and size <= CIFAR_STEM_UP_TO)
 
 
-def build_resnet(name: str, *, width: float, stem: str, size: int) -> nn.Module:
+def build_resnet(name: str, *, width: float, stem: str, size: int, norm: str = "batch") -> nn.Module:
     """Create a ResNet without a classifier; see `fastclr.methods.encoders.build_encoder`."""
-    options = timm_options(name, width)
+    options = timm_options(name, width, norm)
     kernel, stride = (3, 1) if has_cifar_stem(stem, size) else (7, 2)
     encoder = _create(name, {"num_classes": 0, "zero_init_last": True, **options})  # residual branches start at zero
     if has_cifar_stem(stem, size):
         encoder.maxpool = nn.Identity()
     if has_cifar_stem(stem, size) or "stem_type" in options:
-        encoder.conv1 = nn.Conv2d(3, encoder.bn1.num_features, kernel, stride, kernel // 2, bias=False)
+        encoder.conv1 = nn.Conv2d(3, len(encoder.bn1.weight), kernel, stride, kernel // 2, bias=False)
         nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
     return encoder  # type: ignore[no-any-return]
 
 
-def timm_options(name: str, width: float) -> dict[str, Any]:
+def timm_options(name: str, width: float, norm: str = "batch") -> dict[str, Any]:
     """Return the options for which timm builds a ResNet of a width, but for a stem of a single convolution.
 
     timm can only widen a stem of three: ``stem_type`` asks for it where the model has one, to be replaced.
     """
+    layer = norm == "layer" and not has_selective_kernels(name)  # whose blocks are written for batch norm
+    norms: dict[str, Any] = {"norm_layer": GroupNorm1} if layer else {}
     if width == 1.0:
-        return {}
+        return norms
     with torch.device("meta"):
         plan = _create(name, {"num_classes": 0})
-    options: dict[str, Any] = {"channels": tuple(max(1, round(c * width)) for c in STAGES)}
+    options: dict[str, Any] = {**norms, "channels": tuple(max(1, round(c * width)) for c in STAGES)}
     options["stem_width"] = max(1, round(plan.bn1.num_features * width / 2))
     return {**options, "stem_type": "deep"} if isinstance(plan.conv1, nn.Conv2d) else options
 

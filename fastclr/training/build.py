@@ -169,6 +169,7 @@ def build(
         batch_size=config.batch_size,
         optimizer=config.optimizer,
         lr=peak_lr(config),
+        ids=data.train.ids,
     )
     method = (make or METHODS[config.method].build)(dataclasses.replace(config, fresh=fresh), facts)
     if config.sync_bn:

@@ -13,13 +13,16 @@ from fastclr.methods import (
     BarlowTwinsOptions,
     BYOLOptions,
     ContextOptions,
+    CPCOptions,
     DCLOptions,
+    GANOptions,
     JigsawOptions,
     LeJEPAOptions,
     MethodOptions,
     MoCoOptions,
     MoCoV1Options,
     MoCoV3Options,
+    PIRLOptions,
     SimSiamOptions,
     SupConOptions,
     VICRegOptions,
@@ -54,6 +57,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "head_hidden": 128,
         "lr": 0.3,
     },
+    # the softmax: in so few epochs noise-contrastive estimation still follows the bank, which fills with similar rows
+    "cpc": {
+        "options": CPCOptions(grid=5, steps=2, context=64, directions=1, temperature=0.1, normalize=True),
+        "lr": 2e-3,
+        "weight_decay": 0.01,
+    },
+    "pirl": {"options": PIRLOptions(loss="info-nce", negatives=512, temperature=0.2, grid=2), "lr": 0.3},
     "byol": {
         "options": BYOLOptions(momentum=0.9, predictor_hidden=128, second_solarize_p=0.0),
         "head_hidden": 128,
@@ -71,6 +81,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "jigsaw": {"options": JigsawOptions(grid=2, permutations=24), "lr": 0.125},
     "context": {"options": ContextOptions(hidden=256), "lr": 0.1},
     "autoencoder": {"options": AutoencoderOptions(decoder_width=8), "lr": 2e-3, "weight_decay": 0.01},
+    "gan": {"options": GANOptions(generator_width=8, discriminator_width=8, hidden=64), "lr": 1e-3},
 }
 
 # lightly's benchmarks on CIFAR-10 (docs, cifar10_benchmark.py): SGD 0.06 B/128, decay 5e-4, no blur, kNN with 200
@@ -106,6 +117,10 @@ CIFAR10: dict[str, dict[str, Any]] = {
     # the same, with the head of v2 and both views as queries, with which the notebook has 85.3 kNN after 200 epochs
     "moco-v2": {**_LIGHTLY, "epochs": 200, "lr": 0.03, "options": MoCoOptions(symmetric=True, bn_splits=8)},
     "moco-v3": {**_LIGHTLY, "options": MoCoV3Options(second_solarize_p=0.0)},  # networks and rate of BYOL: unpublished
+    # Lightning Bolts, cpc_module.py: 100 epochs, 2e-4 at 128 images; its encoder is a ResNet-101 and no score is published
+    "cpc": {**_LIGHTLY, "epochs": 100, "batch_size": 128, "lr": 2e-4, "lr_scaling": "none", "weight_decay": 1e-6},
+    # constants and rate of ImageNet with patches of 12 px: unpublished
+    "pirl": {**_LIGHTLY, "lr": 0.03, "weight_decay": 1e-4, "options": PIRLOptions(negatives=8192, grid=2)},
     "byol": {**_LIGHTLY, "options": BYOLOptions(second_solarize_p=0.0)},  # 91.0 kNN, with a constant momentum
     # Chen and He 2021, appendix D: 0.03 B/256, decay 5e-4, 800 epochs: 91.8 linear; lightly: 90.4 kNN
     "simsiam": {
@@ -150,6 +165,15 @@ IMAGENET: dict[str, dict[str, Any]] = {
         "epochs": 100,
         "batch_size": 4096,
         "lr": 0.6,
+    },
+    # facebookresearch/vissl, pirl_jigsaw_4node_resnet50.yaml without its photometric step: 64.3 linear (paper: 63.6)
+    "pirl": {
+        "augment": AugmentConfig(224, jitter=(0.4, 0.4, 0.4, 0.2), jitter_p=1.0, blur_p=0.0),
+        "options": PIRLOptions(negatives=32000),
+        "epochs": 800,
+        "batch_size": 1024,
+        "lr": 0.03,
+        "warmup_epochs": 0.0,
     },
     # deepmind-research/byol, 1000 epochs: 74.4 linear
     "byol": {

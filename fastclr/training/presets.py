@@ -103,5 +103,5 @@ PRESETS: dict[str, PretrainConfig] = {
 
 
 def for_encoder(base: PretrainConfig, encoder: str) -> PretrainConfig:
-    """Return `base` without the width, stem and patches of its encoder if `encoder` is the user's own."""
-    return dataclasses.replace(base, width=1.0, stem="auto", patch_size=None) if is_own(encoder) else base
+    """Return `base` without the width, stem, norm and patches of its encoder if `encoder` is the user's own."""
+    return dataclasses.replace(base, width=1.0, stem="auto", patch_size=None, norm="batch") if is_own(encoder) else base

@@ -152,7 +152,7 @@ class Run:
         from safetensors.torch import save
 
         state = {name: tensor.contiguous() for name, tensor in encoder_state(checkpoint).items()}
-        about = {name: getattr(self.config, name) for name in ("encoder", "width", "stem", "patch_size")}
+        about = {name: getattr(self.config, name) for name in ("encoder", "width", "stem", "patch_size", "norm")}
         metadata = {"fastclr": json.dumps({**about, "size": self.config.augment.size, "step": checkpoint.step})}
         contents = save(state, metadata)
         write_atomically(self.folder / "encoder.safetensors", lambda file: file.write(contents))

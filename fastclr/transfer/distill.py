@@ -95,6 +95,7 @@ class DistillConfig:
             width=self.student_width or (teacher.width if same else 1.0),
             stem=teacher.stem if is_resnet(encoder) else "auto",
             patch_size=teacher.patch_size if same else None,
+            norm=teacher.norm if same else "batch",
         )
 
     def name(self, labels: str, teacher: PretrainConfig) -> str:

@@ -141,8 +141,9 @@ def loading_lines(encoder: nn.Module, run: Run, kind: str) -> str | None:
     if kind == "torchvision":
         return torchvision_lines(encoder, run.config.encoder)
     if kind == "safetensors":
-        size, width, patch_size = run.config.augment.size, run.config.width, run.config.patch_size
-        return timm_lines(encoder, run.config.encoder, size, width=width, patch_size=patch_size)
+        config = run.config
+        options: dict[str, Any] = {"width": config.width, "patch_size": config.patch_size, "norm": config.norm}
+        return timm_lines(encoder, config.encoder, config.augment.size, **options)
     return COMPUTATIONS[kind]
 
 
@@ -164,6 +165,7 @@ def file_metadata(run: Run, inputs: dict[str, Any], lines: str | None) -> dict[s
     """Return the metadata embedded in the file."""
     config = run.config
     encoder = {"encoder": config.encoder, "width": config.width, "stem": config.stem, "size": config.augment.size}
+    encoder |= {} if config.norm == "batch" else {"norm": config.norm}
     described = {"fastclr": json.dumps(encoder), "preprocessing": json.dumps(inputs)}
     return described if lines is None else {**described, "load": lines}
 

@@ -23,7 +23,13 @@ def fill_path(lines: str, path: Path) -> str:
 
 
 def timm_lines(
-    encoder: nn.Module, name: str, size: int, *, width: float = 1.0, patch_size: int | None = None
+    encoder: nn.Module,
+    name: str,
+    size: int,
+    *,
+    width: float = 1.0,
+    patch_size: int | None = None,
+    norm: str = "batch",
 ) -> str | None:
     """Return lines that build a timm encoder and load its safetensors file; one line if timm can build it by name.
 
@@ -33,6 +39,7 @@ def timm_lines(
         size: side of its input in pixels.
         width: multiplier of a ResNet's channels, as in `fastclr.methods.encoders.build_encoder`.
         patch_size: side of a ViT's patches, likewise.
+        norm: of a ResNet, likewise.
 
     Returns:
         None unless they give an encoder of the same structure.
@@ -46,7 +53,7 @@ def timm_lines(
     options: dict[str, Any] = {"img_size": size} if patch_size is None else {"img_size": size, "patch_size": patch_size}
     with torch.device("meta"):
         try:
-            options = timm_options(name, width) if is_resnet(name) else options
+            options = timm_options(name, width, norm) if is_resnet(name) else options
             plain = timm.create_model(name, num_classes=0, **options)
         except TypeError:  # convolutional models accept any size and have no img_size argument
             options = {}
@@ -54,7 +61,10 @@ def timm_lines(
     stem = stem_lines(encoder, plain)
     if repr(plain) != repr(encoder) or shapes(plain) != shapes(encoder):
         return None
-    arguments = "".join(f", {key}={value!r}" for key, value in options.items())
+    arguments = "".join(
+        f", {key}={f'timm.layers.{value.__name__}' if isinstance(value, type) else repr(value)}"
+        for key, value in options.items()
+    )
     if not stem:
         made = f"timm.create_model({name!r}, num_classes=0{arguments}, checkpoint_path={FILE})"
         return f"import timm; encoder = {made}.eval()"

@@ -11,12 +11,15 @@ from torch import nn
 from fastclr.methods import (
     METHODS,
     AutoencoderOptions,
+    CPCOptions,
     Facts,
+    GANOptions,
     JigsawOptions,
     LeJEPAOptions,
     MethodOptions,
     MoCoOptions,
     MoCoV1Options,
+    PIRLOptions,
     SimCLROptions,
     ViewPlan,
 )
@@ -34,6 +37,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "simclr-margin": ("simclr", {"options": SimCLROptions(loss="margin", semi_hard=True)}),
     "simclr-dots": ("simclr", {"options": SimCLROptions(normalize=False, temperature=2.0)}),
     "moco-symmetric": ("moco-v2", {"options": MoCoOptions(queue=64, symmetric=True)}),
+    "pirl-info-nce": ("pirl", {"options": PIRLOptions(loss="info-nce", negatives=32, grid=2, weight=0.25)}),
     "lejepa-views": ("lejepa", {"options": LeJEPAOptions(views=3, slices=20)}),
     "denoising": ("autoencoder", {"options": AutoencoderOptions(noise=0.25, decoder_width=2)}),
     "barlow-lars": ("barlow", {"optimizer": "lars"}),
@@ -41,8 +45,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 OPTIONS: dict[str, MethodOptions] = {
     "moco-v1": MoCoV1Options(queue=64),
     "moco-v2": MoCoOptions(queue=64),
+    "cpc": CPCOptions(grid=5, steps=2, context=8, depth=1, temperature=1.0),
+    "pirl": PIRLOptions(negatives=32, grid=2),
     "jigsaw": JigsawOptions(permutations=20),
     "autoencoder": AutoencoderOptions(decoder_width=2),
+    "gan": GANOptions(generator_width=2, discriminator_width=2, hidden=8),
 }
 
 
@@ -80,4 +87,5 @@ def make_tiny(config: PretrainConfig, facts: Facts) -> OneBranch:
         per_view=config.bn_per_view,
         gathers=facts.world_size > 1,
         synced=config.sync_bn,
+        facts=facts,
     )

@@ -182,12 +182,13 @@ def test_features_are_of_whole_views_and_targets_have_no_gradient(variant: str) 
     h, embeddings = method(torch.randn(method.views.count, 16, 3, 32, 32))
     assert h.shape[1] == 8 and len(h) in (16, 16 * method.views.count)
     targets = {"moco-symmetric": [1, 3], "byol": [2, 3], "simsiam": [2, 3], "moco-v3": [2, 3]}
-    targets |= {"autoencoder": [1], "denoising": [1]}
+    targets |= {"autoencoder": [1], "denoising": [1], "cpc": [2]}
     fixed = targets.get(variant, [1] if variant.startswith("moco") else [])
     assert [i for i, z in enumerate(embeddings) if not z.requires_grad] == fixed
     assert all(len(z) == 16 for z in embeddings)
-    if variant not in ("rotation", "jigsaw", "context", "autoencoder", "denoising"):  # answers, images
+    others = ("rotation", "jigsaw", "context", "autoencoder", "denoising", "cpc", "gan")  # answers, images, patches
+    if variant not in others:
         assert all(z.shape == (16, 8) for z in embeddings)
     apart = set(method.names_apart())
     state: dict[str, Tensor] = method.state_dict()
-    assert {n for n in state if n.startswith(("twin.", "ring.", "criterion."))} == apart
+    assert {n for n in state if n.startswith(("twin.", "ring.", "bank.", "criterion."))} == apart

@@ -82,6 +82,7 @@ def test_a_run_starts_from_another(tiny: PretrainConfig, tmp_path: Path) -> None
         assert all(torch.equal(t, state[n]) for n, t in training.method.encoder.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore:batch norm can leak")
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.uses_texts])
 def test_every_method_starts_from_the_file(method: str, tiny: PretrainConfig, weights: Path) -> None:
     """And so does the momentum twin of those that have one."""

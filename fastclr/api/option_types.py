@@ -14,7 +14,7 @@ from fastclr.augment import AugmentConfig
 from fastclr.augment.config import Numbers, Pair, Quad
 from fastclr.data.loader_choice import LoaderKind
 from fastclr.methods import MethodOptions
-from fastclr.methods.options import HeadKind, LastNorm, StemKind
+from fastclr.methods.options import HeadKind, LastNorm, NormKind, StemKind
 from fastclr.training.config import AmpKind, CompileKind
 from fastclr.training.optim import LrScaling, OptimizerKind
 from fastclr.transfer.finetune import Recipe
@@ -53,6 +53,8 @@ class MethodKeywords(TypedDict, total=False):
     dcl: Own
     supcon: Own
     moco: Own
+    cpc: Own
+    pirl: Own
     byol: Own
     simsiam: Own
     barlow: Own
@@ -62,6 +64,7 @@ class MethodKeywords(TypedDict, total=False):
     jigsaw: Own
     context: Own
     autoencoder: Own
+    gan: Own
     supervised: Own
     temperature: float
     learnable_temperature: bool
@@ -90,6 +93,7 @@ class PretrainKeywords(AugmentKeywords, MethodKeywords, total=False):
     width: float
     stem: StemKind
     patch_size: int | None
+    norm: NormKind
     head: HeadKind
     head_layers: int
     head_hidden: int | None

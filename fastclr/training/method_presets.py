@@ -59,7 +59,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     # the softmax: in so few epochs noise-contrastive estimation still follows the bank, which fills with similar rows
     "cpc": {
-        "options": CPCOptions(grid=5, steps=2, context=64, directions=1, temperature=0.1, normalize=True),
+        "options": CPCOptions(grid=3, steps=1, context=64, depth=1, temperature=0.1, normalize=True),
         "lr": 2e-3,
         "weight_decay": 0.01,
     },
@@ -117,7 +117,7 @@ CIFAR10: dict[str, dict[str, Any]] = {
     # the same, with the head of v2 and both views as queries, with which the notebook has 85.3 kNN after 200 epochs
     "moco-v2": {**_LIGHTLY, "epochs": 200, "lr": 0.03, "options": MoCoOptions(symmetric=True, bn_splits=8)},
     "moco-v3": {**_LIGHTLY, "options": MoCoV3Options(second_solarize_p=0.0)},  # networks and rate of BYOL: unpublished
-    # Lightning Bolts, cpc_module.py: 100 epochs, 2e-4 at 128 images; its encoder is a ResNet-101 and no score is published
+    # Lightning Bolts, cpc_module.py: 100 epochs, 2e-4 at 128 images, with a ResNet-101; no score is published
     "cpc": {**_LIGHTLY, "epochs": 100, "batch_size": 128, "lr": 2e-4, "lr_scaling": "none", "weight_decay": 1e-6},
     # constants and rate of ImageNet with patches of 12 px: unpublished
     "pirl": {**_LIGHTLY, "lr": 0.03, "weight_decay": 1e-4, "options": PIRLOptions(negatives=8192, grid=2)},

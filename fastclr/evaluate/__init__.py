@@ -27,7 +27,9 @@ from fastclr.evaluate.probe import (
     probe_accuracy,
     summary,
 )
+from fastclr.evaluate.retrieval import Retrieval, retrieve
 from fastclr.evaluate.scores import Scores, confusion_counts, label_ranks, score
+from fastclr.evaluate.zero_shot import class_embeddings, embed_texts, zero_shot_scores
 
 __all__ = [
     "Extracted",
@@ -36,11 +38,14 @@ __all__ = [
     "OnlineProbe",
     "OnlineStep",
     "ProbeResult",
+    "Retrieval",
     "Scores",
     "alignment",
     "augmented_probe",
+    "class_embeddings",
     "confusion_counts",
     "effective_rank",
+    "embed_texts",
     "evaluation_batches",
     "extract_features",
     "fit_adam",
@@ -57,10 +62,12 @@ __all__ = [
     "nearest",
     "precomputed_probe",
     "probe_accuracy",
+    "retrieve",
     "score",
     "select_l2",
     "spectrum",
     "state_hash",
     "summary",
     "uniformity",
+    "zero_shot_scores",
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import numbers
 from collections.abc import Mapping, Sized
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from fastclr.augment.images import RaggedImages
 from fastclr.data.batch import check_label_range
 from fastclr.data.decode_many import DecodeOptions, check_memory, check_readable, pack
 from fastclr.data.decoded_set import ImageDataset, Splits
+from fastclr.data.item_reader import Item, read_in_order, workers_for
 from fastclr.data.make_sets import renumbered
 from fastclr.sources.decode import Pixels, explain, pillow, pixels_of
 from fastclr.sources.entries import TEST_SPLITS, split_folders
@@ -162,6 +165,45 @@ def is_planar(shape: tuple[int, ...], likelier: bool) -> bool:
 Items = tuple[Tensor | RaggedImages, list[int], list[Any], dict[int, str]]
 
 
+@dataclass
+class ItemReader:
+    """Reads one item of a map-style dataset; processes may share it.
+
+    Args:
+        dataset: the dataset.
+        resize_shorter: reduce the shorter side of larger images to this many pixels.
+        title: of the dataset, for messages.
+    """
+
+    dataset: Any
+    resize_shorter: int | None
+    title: str
+
+    def __call__(self, row: int) -> Item:
+        """Return pixels and label, the reason why there are none, or the error that ends the reading."""
+        try:
+            item = self.dataset[row]
+        except Exception as error:  # what a dataset of damaged files raises
+            return explain(error)
+        try:
+            image, kind = parts_of(item, self.title)
+            return item_pixels(image, self.resize_shorter, pillow(), self.title), kind
+        except (TypeError, ValueError) as error:
+            return error
+        except Exception as error:  # of an image that Pillow reads only now
+            return explain(error)
+
+    def twice(self, row: int) -> Item:
+        """Read an item and make sure that it is the same when it is asked for again."""
+        found, again = self(row), self(row)
+        if isinstance(found, tuple) and isinstance(again, tuple) and not np.array_equal(found[0], again[0]):
+            return ValueError(
+                f"{self.title} gives another image for {row} each time: leave its random transforms out, because "
+                "fastclr augments the images itself"
+            )
+        return found
+
+
 def read_items(dataset: Any, options: DecodeOptions, title: str) -> Items:
     """Read all items of a map-style dataset; return pixels, positions, labels, and reasons of what cannot be read.
 
@@ -172,34 +214,26 @@ def read_items(dataset: Any, options: DecodeOptions, title: str) -> Items:
     count = len(dataset)
     if count == 0:
         raise ValueError(f"{title} is empty")
-    image_module = pillow()
+    pillow()
+    read, first = ItemReader(dataset, options.resize_shorter, title), min(READ_TWICE, count)
+    rest = read_in_order(read, range(first, count), workers_for(dataset, options.workers))
     pixels: list[Pixels] = []
     rows: list[int] = []
     kinds: list[Any] = []
     failed: dict[int, str] = {}
     total, limit = 0, options.budget()
     with progress_bar(total=count, desc="reading", unit=" images") as bar:
-        for row in range(count):
-            try:
-                item = dataset[row]
-            except Exception as error:  # what a dataset of damaged files raises
-                failed[row] = explain(error)
+        for row, found in enumerate(itertools.chain(map(read.twice, range(first)), rest)):
+            bar.update()
+            if isinstance(found, Exception):
+                raise found
+            if isinstance(found, str):
+                failed[row] = found
                 continue
-            finally:
-                bar.update()
-            image, kind = parts_of(item, title)
-            found = item_pixels(image, options.resize_shorter, image_module, title)
-            if len(rows) < READ_TWICE:
-                again = item_pixels(parts_of(dataset[row], title)[0], options.resize_shorter, image_module, title)
-                if not np.array_equal(found, again):
-                    raise ValueError(
-                        f"{title} gives another image for {row} each time: leave its random transforms out, because "
-                        "fastclr augments the images itself"
-                    )
-            pixels.append(found)
+            pixels.append(found[0])
             rows.append(row)
-            kinds.append(kind)
-            total += found.nbytes
+            kinds.append(found[1])
+            total += found[0].nbytes
             if total * count > limit * len(rows) or total > limit:
                 check_memory(title, round(total * count / len(rows)), count, limit, options)
     check_readable(title, {str(row): reason for row, reason in failed.items()}, count)

@@ -19,6 +19,7 @@ from fastclr.data.open_source import check_place, open_source
 from fastclr.sources.caption_table import is_caption_table
 from fastclr.sources.captions import CaptionOptions
 from fastclr.sources.label_file import Labels, UnknownNames, read_labels
+from fastclr.sources.links import hub_blobs
 from fastclr.sources.published import locate
 
 
@@ -83,7 +84,8 @@ def load_splits(
         batch_size: images of a training step in this process, if its batches will lie in main memory.
         view_bytes: bytes of main memory that the views of one image take.
         follow_links: symbolic links in folders are followed if they lead into this folder; nothing is cached then.
-            Without it, more than a tenth of the images behind links is an error.
+            Without it, more than a tenth of the images behind links is an error. Those of a snapshot in Hugging Face's
+            cache, which lead to its ``blobs``, need none.
         captions: where the captions of the images are, a :class:`~fastclr.data.CaptionOptions` or its ``place``:
             ``auto``, ``txt``, ``json`` or a table. Images without one are left out. None: none are read. A table is for
             ``source``, and for a ``test_source`` that is no table itself.
@@ -121,8 +123,8 @@ def load_splits(
     given = any(not isinstance(place, (str, Path)) for place in (source, test_source) if place is not None)
     if given and loader not in ("auto", "resident"):
         raise ValueError(f"loader {loader} decodes files, and images of a program are held as pixels: use auto")
-    # the digest of a table does not cover the images that it names
-    elsewhere = any(is_caption_table(str(place)) for place in sources)
+    # the digest of a table does not cover the images that it names, nor that of a folder what its links lead to
+    elsewhere = any(is_caption_table(str(place)) or hub_blobs(Path(place)) is not None for place in sources)
     keep = not (given or elsewhere or follow_links or source == "shapes") and loader in ("auto", "resident")
     splits = cached(Request(tuple(sources), decisive, holdout, seed), cache_folder(cache) if keep else None, load)
     check_step(splits, options)

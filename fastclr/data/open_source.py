@@ -21,6 +21,7 @@ from fastclr.sources.captions import CaptionOptions, caption_beside
 from fastclr.sources.decode import is_image_name
 from fastclr.sources.entries import Source, arrange
 from fastclr.sources.folder import Files, index_folder
+from fastclr.sources.links import hub_blobs
 from fastclr.sources.remote import is_address
 from fastclr.sources.shards import find_shards, index_shards, is_archive, is_pattern, is_shard_folder
 from fastclr.sources.tables import index_tables, is_table, is_table_folder
@@ -46,11 +47,11 @@ def check_place(source: str | Path | Sized) -> None:
     if not isinstance(source, (str, os.PathLike)):
         return
     if is_address(source):
-        if is_archive(str(source)) and not any(star in str(source) for star in "*?["):
+        if is_archive(str(source)):
             return
         raise ValueError(
             f"{source} is an address, of which archives are read ({', '.join(tar.SUFFIXES)}), one or several as in "
-            "https://host/train-{000..099}.tar: pack the images, or fetch or mount them"
+            "https://host/train-{000..099}.tar or s3://bucket/train-*.tar: pack the images, or fetch or mount them"
         )
     path = Path(source).expanduser()
     if source == "shapes" or path.is_dir() or (is_archive(path.name) and (path.is_file() or is_pattern(str(path)))):
@@ -120,7 +121,7 @@ def open_images(
         return PixelSource(name, make_shapes() if captions is None else make_shapes(captions=True))
     check_place(source)
     if is_address(name):
-        contents = None if "{" in name else tar.index_tar(name)
+        contents = None if "{" in name or "*" in name else tar.index_tar(name)
         if contents is None or any(file.lower().endswith(".cls") for file in contents.names):
             return FileSource(name, index_shards(find_shards(name), name, captions))
         return FileSource(name, Source(contents, arrange([file for file in contents.names if is_image_name(file)])))
@@ -135,21 +136,26 @@ def open_images(
     follow = None if follow_links is None else Path(follow_links).expanduser()
     if follow is not None and not follow.is_dir():
         raise ValueError(f"follow_links must be the folder into which links may lead, and {follow} is none")
+    if (path / "snapshots").is_dir() and (path / "blobs").is_dir():
+        found = sorted(str(snapshot) for snapshot in (path / "snapshots").iterdir())
+        listed = ", ".join(found) or "but there is none"
+        raise ValueError(f"{path} is a repository in Hugging Face's cache: give one of its snapshots, {listed}")
+    follow = follow or hub_blobs(path)
     files = index_folder(path, follow) if path.is_dir() else tar.index_tar(path)
     if variant := find_variant(files.names):
         return PixelSource(name, read_cifar(files, *variant))
     if (prefix := find_stl(files.names)) is not None:
         return PixelSource(name, read_stl(files, prefix, options.memory_limit))
     if path.is_dir() and is_shard_folder(files):
-        shards = {file: path / file for file in files.names if is_archive(file)}
+        shards = {file: (path / file).resolve() for file in files.names if is_archive(file)}  # a link may be followed
         return FileSource(name, index_shards(shards, str(path), captions))
     if path.is_dir() and is_table_folder(files):
-        tables = {file: path / file for file in files.names if is_table(file)}
+        tables = {file: (path / file).resolve() for file in files.names if is_table(file)}
         return FileSource(name, index_tables(tables, str(path)))
     if path.is_file() and any(file.lower().endswith(".cls") for file in files.names):
         return FileSource(name, index_shards({path.name: path}, str(path), captions))
     images = [file for file in files.names if is_image_name(file)]
-    if follow is None:
+    if follow_links is None:
         check_lost(files, len(images))
     return FileSource(name, Source(files, arrange(images) if images else {}))
 

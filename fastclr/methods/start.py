@@ -85,7 +85,9 @@ def timm_weights(name: str, *, download: bool) -> tuple[Path, str]:
         )
     title = timm_title(name)
     if known.hf_hub_id:
-        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+        from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+
+        place = f"{constants.ENDPOINT.removeprefix('https://')}/{known.hf_hub_id}"
 
         names = [known.hf_hub_filename] if known.hf_hub_filename else HUB_FILES
         for file in names:
@@ -96,10 +98,7 @@ def timm_weights(name: str, *, download: bool) -> tuple[Path, str]:
                 return Path(hf_hub_download(known.hf_hub_id, names[0])), title
             except Exception as error:  # of the network, in many types
                 reason = str(error).strip().partition("\n")[0]
-                raise OSError(
-                    f"{title} could not be fetched from huggingface.co/{known.hf_hub_id}: {reason}"
-                ) from error
-        place = f"huggingface.co/{known.hf_hub_id}"
+                raise OSError(f"{title} could not be fetched from {place}: {reason}") from error
     else:
         path = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(urlparse(known.url).path)
         if path.is_file():

@@ -95,6 +95,20 @@ class Walk:
         return images
 
 
+def hub_blobs(path: Path) -> Path | None:
+    """Return the folder of the files to which the links of a snapshot in Hugging Face's cache lead.
+
+    The cache has ``datasets--OWNER--NAME/snapshots/COMMIT/`` with links into ``datasets--OWNER--NAME/blobs/``, which
+    nothing but the hub's client writes. None if `path` lies in no such snapshot.
+    """
+    place = path.absolute()
+    for folder in (place, *place.parents):
+        kept = folder.parent.parent / "blobs"
+        if folder.parent.name == "snapshots" and "--" in folder.parent.parent.name and kept.is_dir():
+            return kept
+    return None
+
+
 def lies_in(path: str, folder: str) -> bool:
     """Return whether a path is a folder or lies in it; both without links."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")

@@ -38,6 +38,20 @@ def made(kind: str, process: int) -> Any:
         raise ModuleNotFoundError(f"{kind}:// needs another package: {error}") from error
 
 
+def matching(address: str) -> list[str]:
+    """Return the addresses that a pattern with ``*`` stands for, sorted.
+
+    Raises:
+        ValueError: they cannot be listed, as on a server without pages of its folders.
+    """
+    system = file_system(address)
+    try:
+        found = system.glob(address)
+    except Exception as error:  # each kind of address has errors of its own
+        raise ValueError(f"{address} cannot be listed: {type(error).__name__}: {error}") from error
+    return sorted(str(path) if is_address(path) else str(system.unstrip_protocol(path)) for path in found)
+
+
 def open_remote(address: str) -> IO[bytes]:
     """Open a file for reading and seeking.
 

@@ -14,7 +14,7 @@ from fastclr.sources.captions import CaptionOptions, attach, read_captions
 from fastclr.sources.decode import image_size, is_image_name
 from fastclr.sources.entries import TEST_SPLITS, Entry, Source, split_folders
 from fastclr.sources.folder import LARGEST_SAMPLE, SAMPLE_EVERY, Files
-from fastclr.sources.remote import is_address
+from fastclr.sources.remote import is_address, matching
 from fastclr.sources.tar import SUFFIXES, Place, archive_storage, member_image, members, open_tar
 
 BRACES = re.compile(r"\{([^{}]*)\}")
@@ -88,7 +88,13 @@ def find_shards(pattern: str) -> Mapping[str, Path | str]:
     """
     if is_address(pattern):
         folder = re.split(r"[{*?[]", pattern)[0].rpartition("/")[0] + "/"
-        return {path.removeprefix(folder): path for path in expand(pattern)}
+        addresses: list[str] = []
+        for each in expand(pattern):
+            listed = matching(each) if "*" in each else [each]
+            if not listed:
+                raise ValueError(f"there is no archive at {each}")
+            addresses += listed
+        return {path.removeprefix(folder): path for path in addresses}
     paths: list[Path] = []
     missing: list[str] = []
     for path in expand(pattern):

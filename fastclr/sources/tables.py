@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastclr.sources.byte_ranges import Encoded, Storage
+import numpy as np
+
+from fastclr.sources.byte_ranges import Encoded, Paths, Storage
 from fastclr.sources.decode import image_size, is_image_name
 from fastclr.sources.entries import TEST_SPLITS, Entry, Source, split_folders
 from fastclr.sources.folder import Files
@@ -95,10 +98,20 @@ def index_tables(tables: dict[str, Path], source: str) -> Source:
                         yield path, image
 
     def storage(wanted: Sequence[str]) -> Storage:
-        raise ValueError(
-            f"{source} holds tables: images can be streamed from a folder or an uncompressed archive only; keep all "
-            "images in memory (loader resident), or write them to a .tar"
-        )
+        files = list(paths)
+        places: dict[str, tuple[int, int, int]] = {}
+        for number, name in enumerate(files):
+            found = image_places(tables[name])
+            if found is None:
+                raise ValueError(
+                    f"{tables[name]} has its images compressed or in pages: images can be streamed from a folder, an "
+                    "uncompressed archive or a plain Arrow file only, as Dataset.save_to_disk writes it; keep all "
+                    "images in memory (loader resident)"
+                )
+            places |= {path: (number, *place) for path, place in zip(paths[name], found, strict=True)}
+        chosen = np.array([places[path] for path in wanted], dtype=np.int64).reshape(-1, 3)
+        real = Paths(os.path.realpath(tables[name]) for name in files)
+        return Storage(real, chosen[:, 0].copy(), chosen[:, 1].copy(), chosen[:, 2].copy())
 
     # rows have names without a suffix, which would count as files of unknown kinds
     files = Files(source, (), (), tuple(sizes), stream, storage)
@@ -197,6 +210,47 @@ class Table:
                 else:
                     kinds.append(value if isinstance(value, str) and value else None)
         return kinds, names if len(set(names)) == len(names) else ()
+
+
+def image_places(path: Path) -> list[tuple[int, int]] | None:
+    """Return first byte and size of the image of each row in an Arrow file; None where it is compressed, or parquet."""
+    if path.suffix.lower() == ".parquet":
+        return None
+    pa = arrow()
+    places: list[tuple[int, int]] = []
+    with opened(path) as table, pa.memory_map(str(path)) as mapped:
+        whole = mapped.read_buffer()
+        column = table.schema.get_field_index(table.image)
+        for batch in record_batches(pa, whole):
+            batch.validate(full=True)  # else offsets of a damaged file would be read through
+            values = batch.column(column)
+            if pa.types.is_struct(values.type):
+                values = values.field("bytes")
+            wide = pa.types.is_large_binary(values.type)
+            if not (wide or pa.types.is_binary(values.type)):
+                return None
+            _, ends, data = values.buffers()
+            if len(values) and data is not None:
+                start = data.address - whole.address
+                if not 0 <= start <= whole.size - data.size:  # decompressed, into memory of its own
+                    return None
+                kind = np.int64 if wide else np.int32
+                offsets = np.frombuffer(ends, kind)[values.offset : values.offset + len(values) + 1].astype(np.int64)
+                known = np.asarray(values.is_valid())
+                sizes = np.where(known, np.diff(offsets), 0)
+                places += zip((start + offsets[:-1]).tolist(), sizes.tolist(), strict=True)
+            else:
+                places += [(0, 0)] * len(values)
+    return places
+
+
+def record_batches(pa: Any, source: Any) -> Iterator[Any]:
+    """Yield the record batches of an Arrow file, of the streaming or the random access kind."""
+    try:
+        yield from pa.ipc.open_stream(source)
+    except pa.ArrowInvalid:
+        whole = pa.ipc.open_file(source)
+        yield from (whole.get_batch(row) for row in range(whole.num_record_batches))
 
 
 def no_bytes(admit: Any) -> bytes:

@@ -119,7 +119,9 @@ def embed(
     where = resolve_device(device)
     module = load_module(run, features).to(where)
     place = locate(source, data_root)
-    opened = open_source(place, DecodeOptions(memory_limit=memory_limit), follow_links)
+    shorter = None if isinstance(place, (str, Path)) else run.config.resize_shorter
+    reading = DecodeOptions(shorter, memory_limit, workers or None)
+    opened = open_source(place, reading, follow_links)
     if labels is not None:
         opened = opened.relabelled(read_labels(labels, place if isinstance(place, (str, Path)) else None))
     entries, classes = opened.listed(split)

@@ -37,5 +37,6 @@ def test_example_learns(name: str, batch: int, package: str) -> None:
     if name == "own_network":
         assert float(re.findall(r"kNN (\d\.\d+)", done.stdout)[0]) > 0.9
     if name == "labels_later":
-        assert len(re.findall(r"accuracy \d\.\d+", done.stdout)) == 2
+        scores = [float(score) for score in re.findall(r"accuracy (\d\.\d+)", done.stdout)]
+        assert len(scores) == 2 and min(scores) > 0.6  # chance is a third
         assert "the encoder has seen them in pretraining" in done.stderr

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -24,6 +25,20 @@ class Host:
     def command(self, *arguments: str) -> list[str]:
         """Return the command that runs `arguments` on this host."""
         return ["ip", "netns", "exec", self.name, *arguments]
+
+    def connect(self) -> None:
+        """Give the interface its address."""
+        name = self.interface
+        for line in (f"addr replace {self.address}/24 dev {name}", f"link set {name} up", "link set lo up"):
+            ip("-n", self.name, *line.split())
+
+    def lose_power(self) -> None:
+        """Cut the network, so that nobody is told, and kill every process of the host."""
+        ip("-n", self.name, "link", "set", self.interface, "down")
+        there = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=True)
+        for process in map(int, there.stdout.split()):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
     def environment(self) -> dict[str, str]:
         """Return the variables that bind gloo to the interface."""
@@ -57,12 +72,7 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
         ip("link", "add", pair[0], "type", "veth", "peer", "name", pair[1])
         for host in hosts:
             ip("link", "set", host.interface, "netns", host.name)
-            for line in (
-                f"addr add {host.address}/24 dev {host.interface}",
-                f"link set {host.interface} up",
-                "link set lo up",
-            ):
-                ip("-n", host.name, *line.split())
+            host.connect()
         yield hosts[0], hosts[1]
     finally:
         for host in hosts:  # their interfaces go with them

@@ -1,4 +1,4 @@
-"""Two machines train one model, and go on after one of them was killed: torchrun's c10d rendezvous over a network."""
+"""Two machines train one model and go on after a process or a machine was lost: c10d rendezvous over a network."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from fastclr.training.run import Run
 REASON = why_not()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(REASON is not None, reason=REASON or "")]
 PORT = "29511"
+STEPS = 24
 
 
 @pytest.fixture
@@ -41,23 +42,22 @@ def torchrun(host: Host, main: Host, rank: int, *command: str) -> list[str]:
     options += [
         f"--local-addr={host.address}",
         f"--node-rank={rank}",
-        f"--rdzv-conf=is_host={int(rank == 0)},join_timeout=120,last_call_timeout=2",
+        f"--rdzv-conf=is_host={int(rank == 0)},join_timeout=120,last_call_timeout=2,keep_alive_interval=1",
     ]
     return host.command(sys.executable, "-m", "torch.distributed.run", *options, *command)
 
 
-def start(hosts: tuple[Host, Host], *command: str) -> list[subprocess.Popen[str]]:
-    return [
-        subprocess.Popen(
-            torchrun(host, hosts[0], rank, *command),
-            env=host.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        for rank, host in enumerate(hosts)
-    ]
+def start(hosts: tuple[Host, Host], rank: int, *command: str) -> subprocess.Popen[str]:
+    host = hosts[rank]
+    return subprocess.Popen(
+        torchrun(host, hosts[0], rank, *command),
+        # else torch keeps the store of the first round, and a host that comes back waits for its address in vain
+        env=host.environment() | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def end(nodes: list[subprocess.Popen[str]]) -> None:
@@ -97,25 +97,40 @@ def steps(folder: Path) -> int:
     return len(losses(folder)) if (folder / "config.json").exists() else 0
 
 
-def test_two_hosts_end_where_one_process_ends_also_after_a_kill(
+def wait_for(count: int, folder: Path, main: subprocess.Popen[str]) -> None:
+    """Wait until the run has so many steps, while the first host works on it."""
+    deadline = time.monotonic() + 240
+    while steps(folder) < count and time.monotonic() < deadline and main.poll() is None:
+        time.sleep(0.05)
+    assert count <= steps(folder) < STEPS, main.poll()
+
+
+def test_two_hosts_end_where_one_process_ends_also_after_a_process_and_a_host_are_lost(
     hosts: tuple[Host, Host], pictures: Path, tmp_path: Path
 ) -> None:
     one = [sys.executable, *pretrain(pictures, tmp_path / "one")]
     subprocess.run(one, env=hosts[0].environment(), check=True, capture_output=True, timeout=300)
-    nodes = start(hosts, *pretrain(pictures, tmp_path / "two"))
+    command = pretrain(pictures, tmp_path / "two")
+    nodes = [start(hosts, rank, *command) for rank in range(2)]
     try:
-        deadline = time.monotonic() + 240
-        while steps(tmp_path / "two") < 9 and time.monotonic() < deadline and nodes[0].poll() is None:
-            time.sleep(0.05)
+        wait_for(5, tmp_path / "two", nodes[0])
         # the process that trains on the second host, not its torchrun, which lives to start another
         found = subprocess.run(["pgrep", "-P", str(nodes[1].pid)], capture_output=True, text=True, check=True)
         os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
+        wait_for(12, tmp_path / "two", nodes[0])
+        hosts[1].lose_power()
+        assert nodes[1].wait(timeout=60) == -signal.SIGKILL
+        time.sleep(3)
+        assert nodes[0].poll() is None and (before := steps(tmp_path / "two")) < STEPS
+        hosts[1].connect()
+        lost, nodes[1] = nodes[1], start(hosts, 1, *command)  # as the system of the host does at its start
+        lost.communicate()
         said = [node.communicate(timeout=300)[0] for node in nodes]
         assert [node.returncode for node in nodes] == [0, 0], "\n".join(text[-2000:] for text in said)
     finally:
         end(nodes)
-    assert len(losses(tmp_path / "two")) == 24
-    assert "from epoch" in said[0]  # it went on from a checkpoint
+    assert said[0].count("from epoch") == 2  # it went on from a checkpoint, twice
+    assert before >= 12 and len(losses(tmp_path / "two")) == STEPS
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
     ours, theirs = (weights(tmp_path / name) for name in ("two", "one"))
     assert float((ours - theirs).norm() / theirs.norm()) < 1e-2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tarfile
 from contextlib import closing
 from pathlib import Path
 
@@ -35,6 +37,41 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "set" / "dog again").symlink_to(store / "dogs")
     (tmp_path / "set" / "broken.png").symlink_to(tmp_path / "gone.png")
     return tmp_path / "set"
+
+
+def test_a_snapshot_of_hugging_faces_cache_needs_no_permission(tmp_path: Path) -> None:
+    """Its links lead into the blobs of its own repository; those that lead elsewhere are not followed."""
+    repository = tmp_path / "hub" / "datasets--someone--things"
+    snapshot, blobs = repository / "snapshots" / "0a1b2c", repository / "blobs"
+    pictures(tmp_path / "cat", range(5))
+    pictures(tmp_path / "dog", range(10, 15))
+    blobs.mkdir(parents=True)
+    for number, image in enumerate(sorted(tmp_path.glob("*/*.png"))):
+        image.rename(blobs / f"hash{number}")
+        name = snapshot / image.relative_to(tmp_path)
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.symlink_to(Path("../../../blobs") / f"hash{number}")  # as the hub's client makes them
+    plain = tmp_path / "plain"
+    shutil.copytree(snapshot, plain)
+    train, copied = (load_splits(place, holdout=0).train for place in (snapshot, plain))
+    assert train.names == copied.names and train.fingerprint == copied.fingerprint and len(train) == 10
+    with closing(make_loader(load_splits(snapshot, loader="torch").train, "torch", Order(3), workers=1)) as loader:
+        assert len(next(iter(loader.epoch(0))).ids) == 3
+    with tarfile.open(blobs / "hashtar", "w") as archive:
+        for index, image in enumerate(sorted(plain.glob("*/*.png"))):
+            archive.add(image, f"{index}.png")
+    shards = repository / "snapshots" / "1b2c3d" / "train-0.tar"
+    shards.parent.mkdir()
+    shards.symlink_to("../../blobs/hashtar")
+    for kind in ("resident", "torch"):
+        found = load_splits(shards.parent, holdout=0, loader=kind).train  # type: ignore[arg-type]
+        assert len(found) == 10
+    with pytest.raises(ValueError, match=r"a repository in Hugging Face's cache: give one of .*0a1b2c, .*1b2c3d$"):
+        load_splits(repository)
+    pictures(tmp_path / "private", range(200, 220))
+    (snapshot / "out").symlink_to(tmp_path / "private")
+    with pytest.raises(ValueError, match=r"20 of the 30 images .* would be lost"):
+        load_splits(snapshot)
 
 
 def test_many_lost_images_are_an_error(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,50 @@ def test_shards_and_a_folder_in_a_tar(kind: str, address: str, tmp_path: Path) -
         assert batches[0] == batches[1]
 
 
+def test_a_star_stands_for_what_a_folder_lists(address: str, tmp_path: Path) -> None:
+    for part in range(2):
+        write_tar(tmp_path / f"x-{part}.tar", samples(range(8 * part, 8 * part + 8)))
+        SERVED[f"/listed/x-{part}.tar"] = (tmp_path / f"x-{part}.tar").read_bytes()
+    SERVED["/listed/"] = b'<a href="x-1.tar">x-1.tar</a> <a href="x-0.tar">x-0.tar</a> <a href="notes.txt">notes</a>'
+    found, there = (load_splits(f"{place}/x-*.tar", holdout=0).train for place in (f"{address}/listed", tmp_path))
+    assert found.names == there.names and found.fingerprint == there.fingerprint
+    with pytest.raises(ValueError, match=r"there is no archive at .*y-"):
+        load_splits(f"{address}/listed/y-*.tar")
+
+
+@pytest.mark.slow
+def test_an_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`s3://` through s3fs, with a server that speaks its protocol: by name, by a star, resident and streamed."""
+    pytest.importorskip("s3fs", reason="the test needs s3fs, of the extra dev")
+    moto = pytest.importorskip("moto.server", reason="the test needs moto, of the extra dev")
+    import boto3
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        store = boto3.client("s3")
+        store.create_bucket(Bucket="pictures")
+        for part in range(2):
+            data = write_tar(tmp_path / f"x-{part}.tar", samples(range(8 * part, 8 * part + 8))).read_bytes()
+            store.put_object(Bucket="pictures", Key=f"all/x-{part}.tar", Body=data)
+        there = load_splits(f"{tmp_path}/x-*.tar", holdout=0).train
+        for pattern in ("x-{0..1}.tar", "x-*.tar"):
+            found = load_splits(f"s3://pictures/all/{pattern}", holdout=0).train
+            assert found.names == there.names and found.fingerprint == there.fingerprint
+        index = load_splits("s3://pictures/all/x-*.tar", holdout=0, loader="torch").train
+        with closing(make_loader(index, "torch", Order(5, seed=1), workers=1)) as loader:
+            streamed = [contents(batch) for batch in loader.epoch(0)]
+        with closing(make_loader(there, "auto", Order(5, seed=1))) as loader:
+            assert streamed == [contents(batch) for batch in loader.epoch(0)]
+    finally:
+        server.stop()
+
+
 def test_only_parts_are_fetched(address: str, tmp_path: Path) -> None:
     """Reading one image of a large archive takes its bytes, not the archive's."""
     tree = {f"a/{i}.bmp": encode(photo(i, 300, 400), "BMP") for i in range(12)}

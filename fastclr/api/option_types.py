@@ -66,6 +66,7 @@ class MethodKeywords(TypedDict, total=False):
     autoencoder: Own
     gan: Own
     supervised: Own
+    clip: Own
     temperature: float
     learnable_temperature: bool
 
@@ -78,6 +79,9 @@ class PretrainKeywords(AugmentKeywords, MethodKeywords, total=False):
     holdout: float
     resize_shorter: int | None
     labels: Place | None
+    captions: Place | None
+    caption_key: str
+    caption_columns: tuple[str, str] | None
     data_root: Place
     download: bool
     cache: Place

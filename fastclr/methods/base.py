@@ -84,6 +84,7 @@ class Method(nn.Module, ABC):
         flags: prefix of the options' flags on the command line; empty: the method's name.
         cause: the usual cause of collapsed embeddings; empty: collapse is no concern, the embeddings are not watched.
         tune: what to tune first.
+        evaluated: which of its encoders is evaluated and exported.
         when: when to take the method.
         views: what the augmenter makes for it.
         encoder: from images ``[n, 3, S, S]`` to features ``[n, F]``; evaluated and exported.
@@ -99,6 +100,7 @@ class Method(nn.Module, ABC):
     flags: ClassVar[str] = ""
     cause: ClassVar[str] = ""
     tune: ClassVar[str] = ""
+    evaluated: ClassVar[str] = "the encoder that was trained"
     when: ClassVar[str] = ""
     views: ViewPlan
     encoder: nn.Module

@@ -59,6 +59,7 @@ class BYOL(Predicting):
         "lr_scaling": "linear",
         "weight_decay": 5e-4,
     }
+    evaluated = "the encoder that was trained, not its momentum twin"
     cause = "Usual with BYOL: no batch norm in the heads, a rate of SGD given to AdamW, or a twin that moves too fast."
     tune = "--byol.momentum (lower for short runs), --lr, then the crops and --byol.second-solarize-p."
     when = "Small batches, or images so alike that other images are poor negatives; give it hundreds of epochs."

@@ -39,5 +39,8 @@ def feature_module(model: EncoderHead, layer: str) -> nn.Module:
     count = len(split_layers(model.head))
     names = {"h": 0, "z": count, **{str(index): index for index in range(count + 1)}}
     if layer not in names:
-        raise ValueError(f"features must be one of {', '.join(names)} (the head has {count} layer(s)), got {layer!r}")
+        raise ValueError(
+            f"features must be one of {', '.join(names)} (the head has {count} layer(s)), or a stage of the encoder, "
+            f"got {layer!r}"
+        )
     return model.encoder if names[layer] == 0 else HeadLayer(model, names[layer])

@@ -18,7 +18,7 @@ from fastclr.methods.heads import projected_width
 from fastclr.methods.key_ring import KeyRing, check_divides
 from fastclr.methods.one_branch import OneBranch, widened
 from fastclr.methods.options import Check, MethodOptions, ModelOptions, momentum_check, temperature_check
-from fastclr.methods.shuffle_bn import in_parts, shuffled
+from fastclr.methods.shuffle_bn import check_parts, in_parts, shuffled
 from fastclr.methods.twin import MomentumTwin
 from fastclr.parallel import gather_rows, resolve_group
 
@@ -78,6 +78,7 @@ class MoCo(OneBranch):
         "lr_scaling": "linear",
         "weight_decay": 5e-4,
     }
+    evaluated = "the encoder that was trained, not its momentum twin"
     cause = "Usual with MoCo: a twin that moves too fast (raise --moco.momentum), or a rate that is too high."
     tune = "--moco.temperature, --moco.momentum (0.99 for small sets), --moco.queue, --moco.bn-splits, --lr."
     when = "Many negatives in little memory; the loss rises first, while the queue fills with real keys."
@@ -87,9 +88,8 @@ class MoCo(OneBranch):
         """Raise a ValueError if the batch does not divide the queue; warn where batch norm can leak."""
         options: Any = config.options
         check_divides("queue", options.queue, facts.batch_size * (2 if options.symmetric else 1))
-        if facts.batch_size // facts.world_size % options.bn_splits:
-            share = facts.batch_size // facts.world_size
-            raise ValueError(f"bn_splits must divide the {share} images of a process, got {options.bn_splits}")
+        share = facts.batch_size // facts.world_size
+        check_parts(options.bn_splits, share, getattr(config, "micro_batch", None))
         if facts.world_size == 1 and not (options.shuffle and options.bn_splits > 1):
             warnings.warn(
                 "batch norm can leak which key belongs to a query: one process normalises both beside the same images. "

@@ -64,6 +64,7 @@ class MoCoV3(Predicting):
         "lr_scaling": "linear",
         "weight_decay": 5e-4,
     }
+    evaluated = "the encoder that was trained, not its momentum twin"
     cause = "Usual with MoCo v3: a twin that moves too fast (raise --moco.momentum), or a rate that is too high."
     tune = "--moco.temperature, --moco.momentum, --lr; for a ViT --optimizer adamw and a long warm-up."
     when = "ViTs, and large batches; with ResNets a little better than SimCLR at the cost of a twin."

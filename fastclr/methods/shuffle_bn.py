@@ -48,3 +48,14 @@ def shuffled(
     restored = torch.empty_like(found)
     restored[order] = found
     return restored[start : start + count]
+
+
+def check_parts(parts: int, images: int, micro_batch: int | None) -> None:
+    """Raise a ValueError unless what a process shows at once, `images` or micro-batches of them, has so many parts."""
+    if images % parts:
+        raise ValueError(f"bn_splits must divide the {images} images of a process, got {parts}")
+    if micro_batch is not None and micro_batch < images:
+        sizes = sorted({micro_batch, images % micro_batch} - {0}, reverse=True)
+        if any(size % parts for size in sizes):
+            listed = " and ".join(map(str, sizes))
+            raise ValueError(f"bn_splits must divide the images of every micro-batch, {listed}, got {parts}")

@@ -13,6 +13,7 @@ from fastclr.methods.base import Facts, Method, ViewPlan, Views, rows_of
 from fastclr.methods.encoders import feature_dim
 from fastclr.methods.heads import first_layers, output_width
 from fastclr.methods.model import EncoderHead, build_model
+from fastclr.methods.one_branch import widened
 from fastclr.methods.options import Check, MethodOptions, ModelOptions
 
 
@@ -117,7 +118,7 @@ class Supervised(Method):
         self, embeddings: Sequence[Tensor], batch: Batch, step: int, total: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the cross-entropy, and the share of views that are classified right."""
-        logits = embeddings[0].float()
+        logits = widened(embeddings[0])
         labels = batch.labels.to(logits.device)
         right = (logits.detach().argmax(dim=1) == labels).double().mean()
         return F.cross_entropy(logits, labels), {"training_accuracy": right}

@@ -24,6 +24,7 @@ from fastclr.evaluate.linear import check_schedule
 from fastclr.evaluate.logistic import check_l2
 from fastclr.evaluate.scores import CONFUSION_UP_TO
 from fastclr.methods.head_layers import feature_module
+from fastclr.methods.stages import stage_module
 from fastclr.parallel import check_single_process
 from fastclr.training.config import PretrainConfig
 from fastclr.training.evaluation import run_features
@@ -69,7 +70,8 @@ class EvaluateOptions(ImageOptions):
     """What is evaluated: which features of which images."""
 
     features: str = "h"
-    """Which features: `h` (the encoder's), `z` (the projection), or `1`, `2`, `3` (a layer of the head)."""
+    """Which features: `h` (the encoder's), `z` (the projection), `1`, `2`, `3` (a layer of the head), or `stage1`,
+    `stage2`, ... (a stage of the encoder, or a block of a ViT, averaged over positions)."""
 
     def open(self, run: Run, images: Splits | None = None) -> Evaluation:
         """Load a run's model and its images; an invalid layer is rejected before the images are read.
@@ -81,9 +83,15 @@ class EvaluateOptions(ImageOptions):
         check_single_process("an evaluation")
         config = self.config_for(run)
         resolve_device(self.device)
-        # not every method has a projection head
-        encoder = run.load_encoder() if self.features == "h" else feature_module(run.load_model(), self.features)
+        encoder = self.module(run)
         return Evaluation(run, config, self.load(run, images), encoder, self.features)
+
+    def module(self, run: Run) -> nn.Module:
+        """Return the module from images to features."""
+        if self.features.startswith("stage"):
+            return stage_module(run.load_encoder(), self.features, run.config.augment.size)
+        # not every method has a projection head
+        return run.load_encoder() if self.features == "h" else feature_module(run.load_model(), self.features)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,8 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
         inputs: the preprocessing, see `fastclr.transfer.export.preprocessing`.
         licence: of the weights; None: not stated.
     """
-    config, title = run.config, METHODS[run.config.method].title
+    config, method = run.config, METHODS[run.config.method]
+    title = method.title
     head = [
         "---",
         *([f"license: {json.dumps(licence)}"] if licence else []),
@@ -48,7 +49,8 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
         "\n".join(head),
         MARK,
         f"# {config.encoder}, {title}",
-        f"An image encoder, trained by {title} with fastclr {__version__}; format: {kind}.",
+        f"An image encoder, trained by {title} with fastclr {__version__}; format: {kind}. "
+        f"The file holds, and the scores are of, {method.evaluated}.",
         f"## Load\n\n{load}",
         f"## Input\n\n{input_text(kind, inputs)}",
         f"## Training data\n\n`{Path(config.data).name}`, without its labels.",

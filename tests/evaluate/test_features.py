@@ -151,7 +151,9 @@ def test_head_layers_are_those_of_the_papers_head(bn: bool) -> None:
     torch.testing.assert_close(found[3], model(images))
     for layer, index in {"h": 0, "0": 0, "1": 1, "2": 2, "3": 3, "z": 3}.items():
         torch.testing.assert_close(feature_module(model, layer)(images), found[index])
-    with pytest.raises(ValueError, match=r"one of h, z, 0, 1, 2, 3 \(the head has 3 layer\(s\)\), got '4'"):
+    with pytest.raises(
+        ValueError, match=r"one of h, z, 0, 1, 2, 3 \(the head has 3 layer\(s\)\), or a stage .*, got '4'"
+    ):
         feature_module(model, "4")
 
 

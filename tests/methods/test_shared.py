@@ -191,4 +191,5 @@ def test_features_are_of_whole_views_and_targets_have_no_gradient(variant: str) 
         assert all(z.shape == (16, 8) for z in embeddings)
     apart = set(method.names_apart())
     state: dict[str, Tensor] = method.state_dict()
+    assert ("twin" in method.evaluated) == any(isinstance(m, MomentumTwin) for m in method.modules())
     assert {n for n in state if n.startswith(("twin.", "ring.", "bank.", "criterion."))} == apart

@@ -187,6 +187,7 @@ def test_the_card_states_what_is_known(tmp_path: Path) -> None:
     assert card.startswith("---\ntags:") and "license:" not in card
     assert card.count("not evaluated") == 3 and "Not stated." in card and "Not recorded." in card
     assert "`pictures`" in card and "a/b" not in card  # no folders of a machine
+    assert "the scores are of, the encoder that was trained." in card
     run.add_result("knn", {"accuracy": 0.5, "k": 5, "temperature": None, "test_images": 64})
     run.add_result("probe", {"accuracy": 0.625, "std": 0.01, "protocol": "a|b", "confusion": [[1] * 30] * 30})
     (run.folder / "environment.json").write_text('{"torch": "2.0"}')

@@ -139,9 +139,9 @@ test-oldest:  ## build and test with the oldest versions that pyproject.toml pro
 		COMPILED=tests/compile_only/test_nvcc_resources.py  # the tiles are chosen for the Triton of constraints.txt
 
 ASAN := build/asan
-ASAN_TESTS := tests/augment
+ASAN_TESTS := tests/augment tests/losses/test_contrast_native.py
 SANITIZE := -fsanitize=address,undefined
-test-asan: $(READY)  ## the augmentation's tests under AddressSanitizer and UBSan, in a copy of the tree
+test-asan: $(READY)  ## the tests of csrc/ under AddressSanitizer and UBSan, in a copy of the tree
 	rm -rf $(ASAN) && mkdir -p $(ASAN)
 	cp -r csrc fastclr tests setup.py pyproject.toml README.md LICENSE $(ASAN)/
 	rm -f $(ASAN)/fastclr/*.so

@@ -23,6 +23,8 @@ spec.loader.exec_module(plans)
 # no contraction to fma: CPU, CUDA and NumPy must round alike; where no operation traps, GCC vectorises branches
 CXX_FLAGS = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off"]
 CXX_FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
+# its sums are of one device only, and faster with fma; vectors of all widths are passed to functions that are inlined
+OWN_FLAGS = {Path("csrc/cpu/contrast.cpp"): ["-ffp-contract=fast", "-Wno-psabi"]}
 NVCC_FLAGS = ["-std=c++20", "-O3", "-fmad=false", "-lineinfo", "-DUSE_CUDA", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
 TORCH_TARGET = ("TORCH_TARGET_VERSION", "0x020b000000000000")  # 2.11, the oldest torch that can load the libraries
 
@@ -87,7 +89,8 @@ class BuildExt(build_ext):
     def compile_source(self, ext, source):
         if not source.endswith(".cu"):
             options = {"macros": ext.define_macros, "include_dirs": ext.include_dirs, "depends": ext.depends}
-            return self.compiler.compile([source], output_dir=self.build_temp, extra_postargs=CXX_FLAGS, **options)[0]
+            flags = CXX_FLAGS + OWN_FLAGS.get(Path(source), [])
+            return self.compiler.compile([source], output_dir=self.build_temp, extra_postargs=flags, **options)[0]
         target = Path(self.build_temp, source).with_suffix(".o")
         target.parent.mkdir(parents=True, exist_ok=True)
         flags = [f"-gencode=arch={arch.replace('sm', 'compute')},code={arch}" for arch in PLAN.archs]

@@ -1,7 +1,8 @@
 """NT-Xent, public: ``NTXentLoss`` calls ``nt_xent``, which checks its arguments and applies ``NTXentFunction``.
 
-That autograd function and the operators below it are in contrast_op.py; impl "reference" goes to contrast_reference.py
-and a memory bank to the operator of lse_op.py instead.
+That autograd function and the operators below it are in contrast_op.py. float32 rows on a CPU go to the one operator of
+contrast_native.py where it covers the case, impl "reference" goes to contrast_reference.py, and a memory bank to the
+operator of lse_op.py instead.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastclr.losses import contrast_reference as reference
+from fastclr.losses.contrast_native import covered_temperature, ntxent_native
 from fastclr.losses.contrast_op import KERNELS, NTXentFunction, NTXentOptions
 from fastclr.losses.inputs import (
     PRECISIONS,
@@ -116,10 +118,12 @@ def nt_xent(
             ``torch.get_float32_matmul_precision()`` ("highest" ieee, "high" tf32, "medium" bf16). Other dtypes are
             multiplied as they are and accumulated in float32. On a CPU this is the lowest precision allowed.
         impl: "triton" (CUDA; CPU tensors under TRITON_INTERPRET=1), "blockwise" (plain PyTorch, any device),
-            "reference" (dense, differentiable twice), or "auto": triton for CUDA tensors except float64, else
-            blockwise. "gluon" is "triton" with a warp-specialised backward for an H100 or H200, which was compiled and
-            emulated but has never run on a GPU: check its gradients before you train with it (docs/gpu-model.md).
-        deterministic: bitwise reproducible; None follows ``torch.are_deterministic_algorithms_enabled()``.
+            "reference" (dense, differentiable twice), or "auto": triton for CUDA tensors except float64; for float32 on
+            a CPU the operator of contrast_native.py, where it is built and covers the case; else blockwise. "gluon" is
+            "triton" with a warp-specialised backward for an H100 or H200, which was compiled and emulated but has never
+            run on a GPU: check its gradients before you train with it (docs/gpu-model.md).
+        deterministic: bitwise reproducible; None follows ``torch.are_deterministic_algorithms_enabled()``. On a CPU
+            every result is.
         return_stats: also return :class:`NTXentStats`.
         group: gather the rows of all ranks of this process group (``torch.distributed.group.WORLD`` for all). The value
             covers the local rows; the gradient is that of the whole batch times the world size, which
@@ -143,6 +147,11 @@ def nt_xent(
     check_option("impl", impl, IMPLS)
     chosen = _check_gluon(z0, precision) if impl == "gluon" else select_impl(impl, z0)
     check_transforms(chosen, z0, z1, temperature)
+    if impl == "auto" and normalize and not return_stats and group is None:
+        checked = temperature if type(temperature) is float else temperature_tensor(temperature, z0, on_cpu=True)
+        number = covered_temperature(z0, checked)
+        if number is not None:
+            return ntxent_native(z0, z1, checked, number, reduction)
     tau = temperature_tensor(temperature, z0, on_cpu=chosen not in KERNELS)
     if group is not None:
         if chosen == "reference" or reduction == "none":

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Gradients = TypeVar("Gradients", bound=tuple[Tensor | None, ...])
 
 
 class _RefuseBackward(torch.autograd.Function):
     """Compute gradients as a node of the graph whose own backward raises."""
 
     @staticmethod
-    def forward(ctx: Any, compute: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, compute: Callable[..., Gradients], *tensors: Tensor | None) -> Gradients:
         return compute(*tensors)
 
     @staticmethod
@@ -21,7 +23,7 @@ class _RefuseBackward(torch.autograd.Function):
         raise RuntimeError("this fused loss is differentiable once; with impl='reference' it has second derivatives")
 
 
-def once_differentiable(compute: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+def once_differentiable(compute: Callable[..., Gradients], *tensors: Tensor | None) -> Gradients:
     """Call compute on the tensors; under create_graph, a second derivative of the result raises.
 
     ``torch.autograd.function.once_differentiable`` raises only if the incoming gradient has a graph. A loss's incoming
@@ -29,5 +31,5 @@ def once_differentiable(compute: Callable[..., tuple[Tensor, ...]], *tensors: Te
     """
     if not torch.is_grad_enabled():
         return compute(*tensors)
-    results: tuple[Tensor, ...] = _RefuseBackward.apply(compute, *tensors)
+    results: Gradients = _RefuseBackward.apply(compute, *tensors)
     return results

@@ -15,6 +15,7 @@ from fastclr.augment.config import Numbers, Pair, Quad
 from fastclr.data.loader_choice import LoaderKind
 from fastclr.methods import MethodOptions
 from fastclr.methods.options import HeadKind, LastNorm, NormKind, StemKind
+from fastclr.sources.reading import ChannelAxis, Pages, RangeChoice
 from fastclr.training.config import AmpKind, CompileKind
 from fastclr.training.optim import LrScaling, OptimizerKind
 from fastclr.transfer.finetune import Recipe
@@ -89,6 +90,9 @@ class PretrainKeywords(AugmentKeywords, MethodKeywords, total=False):
     loader: LoaderKind
     workers: int | None
     memory: float | None
+    range: RangeChoice | None
+    channel_axis: ChannelAxis
+    pages: Pages
     prefetch: int
     init: Place | None
     init_prefix: str | None

@@ -17,6 +17,7 @@ from fastclr.report.data_survey import Copies, SplitSurvey, Spread, Survey, surv
 from fastclr.report.decode_rate import cores_for, dali_rate, pillow_rate
 from fastclr.sources.printable import one_line, show
 from fastclr.sources.published import locate
+from fastclr.sources.reading import AS_RGB, ChannelAxis, Pages, RangeChoice, Reading
 
 SHOWN_CLASSES = 20
 SHOWN_FILES = 10
@@ -36,6 +37,14 @@ class DataOptions:
     """Estimate memory and speed for images shrunk to this shorter side."""
     follow_links: str | None = None
     """Follow symbolic links that lead into this folder. Without it, many images behind links are an error."""
+    channels: int = 3
+    """Channels of the images, 1 to 16."""
+    range: RangeChoice | None = None
+    """Values that become 0 and 255 in images of more than 8 bits: `LO HI` or `file`."""
+    channel_axis: ChannelAxis = "auto"
+    """Where arrays have their channels: `first`, `last`, or where one of them fits."""
+    pages: Pages = "first"
+    """Of a file of several images: the `first`, or all as `channels`."""
     memory: float | None = None
     """GB of main memory that images may take. Default: half of what is free."""
     gpu_images_per_s: float | None = None
@@ -73,14 +82,17 @@ def main(arguments: list[str]) -> None:
             raise ValueError(f"{name} must be a positive number, got {value}")
     memory_limit = memory_bytes(options.memory)
     source = locate(options.path, options.data_root, options.download)
+    reading = Reading(options.channels, options.range, options.channel_axis, options.pages).within(None)
     found, samples = survey(
         source,
         labels=options.labels,
         resize_shorter=options.resize_shorter,
         memory_limit=memory_limit,
         follow_links=options.follow_links,
+        reading=reading,
     )
-    machine = measure_machine(found, samples, options.gpu_images_per_s or RESNET50_IMAGES_PER_S, memory_limit)
+    wanted = options.gpu_images_per_s or RESNET50_IMAGES_PER_S
+    machine = measure_machine(found, samples, wanted, memory_limit, reading)
     if options.json:
         show(json.dumps({**dataclasses.asdict(found), "machine": machine}, indent=2))
     else:
@@ -88,7 +100,7 @@ def main(arguments: list[str]) -> None:
 
 
 def measure_machine(
-    found: Survey, samples: list[bytes], wanted: float, memory_limit: int | None = None
+    found: Survey, samples: list[bytes], wanted: float, memory_limit: int | None = None, reading: Reading = AS_RGB
 ) -> dict[str, Any]:
     """Return what depends on this machine: memory, cores, and decoding rates in images per second and core."""
     import torch
@@ -102,7 +114,7 @@ def measure_machine(
         machine["fits_in_gpu_memory"] = found.decoded_bytes <= machine["gpu_memory_free"] // 2
     if not samples:
         return machine
-    rates = {"Pillow": pillow_rate(samples, found.resize_shorter)}
+    rates = {"Pillow": pillow_rate(samples, found.resize_shorter, reading)}
     try:
         rates["DALI"] = dali_rate(samples, found.resize_shorter)
     except ModuleNotFoundError:

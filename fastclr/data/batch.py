@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fastclr.augment.images import RaggedImages
+from fastclr.augment.images import MAX_CHANNELS, RaggedImages
 
 Item = TypeVar("Item")
 
@@ -23,7 +23,7 @@ class Batch:
     batches of all processes can be compared; see :mod:`fastclr.data.content_ids`.
 
     Args:
-        images: uint8 ``[N, H, W, 3]`` when all images have one size, else :class:`~fastclr.RaggedImages`.
+        images: uint8 ``[N, H, W, C]`` when all images have one size, else :class:`~fastclr.RaggedImages`.
         ids: int64 ``[N]``; the id of an image keys its augmentation and never changes between epochs or loaders.
         labels: int64 ``[N]``; -1 where the class is unknown.
         texts: int64 ``[N, L]``, the tokens of one caption of each image, padded by the tokenizer; None without.
@@ -93,8 +93,10 @@ def check_fields(owner: str, images: Tensor | RaggedImages, ids: Tensor, labels:
     if isinstance(images, Tensor):
         if images.dtype != torch.uint8:
             raise TypeError(f"{owner}.images must be torch.uint8, got {images.dtype}")
-        if images.dim() != 4 or images.shape[-1] != 3:
-            raise ValueError(f"{owner}.images must be [N, H, W, 3], got {list(images.shape)}")
+        if images.dim() != 4 or not 1 <= images.shape[-1] <= MAX_CHANNELS:
+            raise ValueError(
+                f"{owner}.images must be [N, H, W, C] with 1 to {MAX_CHANNELS} channels, got {list(images.shape)}"
+            )
     for name, tensor in (("ids", ids), ("labels", labels)):
         if tensor.dtype != torch.int64:
             raise TypeError(f"{owner}.{name} must be torch.int64, got {tensor.dtype}")

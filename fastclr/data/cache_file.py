@@ -32,7 +32,14 @@ ABOUT: dict[str, Any] = {
     "source": str,
     "skipped": list[tuple[str, str]],
     "fingerprint": str,
+    "channels": int,
     "captions": list[list[str]] | None,
+}
+WHOLE: dict[str, Any] = {
+    "held_out": bool,
+    "train": dict[str, Any],
+    "range": tuple[float, float] | None,
+    "scaling": str,
 }
 FREE_SHARE = 0.9  # largest share of the free disk space that a file may take
 
@@ -68,7 +75,7 @@ def write_splits(path: Path, splits: Splits, origin: Origin) -> None:
     sets = {"train": cast(ImageDataset, splits.train)}
     if splits.test is not None:
         sets["test"] = cast(ImageDataset, splits.test)
-    about: dict[str, Any] = {"held_out": splits.held_out}
+    about: dict[str, Any] = {"held_out": splits.held_out, "range": splits.range, "scaling": splits.scaling}
     tensors: dict[str, Tensor] = {}
     for name, dataset in sets.items():
         about[name] = {
@@ -195,24 +202,25 @@ def read_splits(path: Path, origin: Origin) -> Splits:
     if digest(tensors) != stored["digest"]:
         raise ValueError("the digest of its header and names is another than the one that was stored")
     try:
-        about = json.loads(bytes(tensors["about"].numpy()))
-        check_types(about, {"held_out": bool, "train": dict[str, Any]}, "the file")
+        about = {"range": None, "scaling": "", **json.loads(bytes(tensors["about"].numpy()))}  # as of before there were
+        check_types(about, WHOLE, "the file")
         moved = dict(zip(stored["roots"], origin.roots, strict=True))
         sets = {name: build(name, about[name], tensors, moved) for name in ("train", "test") if name in about}
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    return Splits(sets["train"], sets.get("test"), about["held_out"])
+    found = None if about["range"] is None else (about["range"][0], about["range"][1])
+    return Splits(sets["train"], sets.get("test"), about["held_out"], range=found, scaling=about["scaling"])
 
 
 def build(name: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor], moved: Mapping[str, str]) -> ImageDataset:
     """Rebuild a data set from its stored parts."""
-    about = {"captions": None, **about}  # of before there were captions
+    about = {"captions": None, "channels": 3, **about}  # of before there were captions, and other channels
     check_types(about, ABOUT, name)
     if f"{name}.pixels" in tensors:
         images: Tensor | RaggedImages = tensors[f"{name}.pixels"]
     else:
         data, offsets, sizes = (tensors[f"{name}.{field}"] for field in ("data", "offsets", "sizes"))
-        images = RaggedImages(data, offsets, sizes, about.get("channels", 3))
+        images = RaggedImages(data, offsets, sizes, about["channels"])
         ends = images.offsets + images.sizes.clamp(0, 2**20).prod(1) * images.channels
         inside = (images.offsets >= 0) & (ends <= len(images.data))
         if not bool((inside & (images.sizes >= 1).all(1) & (images.sizes <= 2**20).all(1)).all()):

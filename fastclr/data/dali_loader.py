@@ -30,8 +30,9 @@ from fastclr.data.unreadable import (
     record_unreadable,
     with_resize,
 )
-from fastclr.sources.decode import Pixels, decode_image
+from fastclr.sources.decode import decode_image
 from fastclr.sources.jpeg import is_regular
+from fastclr.sources.reading import Pixels
 from fastclr.sources.remarks import REMARKS, quiet_pillow
 
 
@@ -206,7 +207,7 @@ class DaliLoader:
         height, width = self._index.sizes[row].tolist()
         if self._by_dali[row] and is_regular(data, (height, width)):
             return data
-        return decode_image(data, self._index.resize_shorter)
+        return decode_image(data, self._index.resize_shorter, self._index.reading)
 
     def _submit(self, prepared: Prepared) -> None:
         """Start decoding the images of a batch that are for DALI."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,10 @@ from fastclr.augment.images import RaggedImages
 from fastclr.data.in_flight import work_in_order
 from fastclr.device import available_cores, available_memory, local_processes
 from fastclr.sources.byte_ranges import Encoded
-from fastclr.sources.decode import Pixels, decode_image, pillow, resized
+from fastclr.sources.decode import decode_image, decoding_bytes, pillow, resized
 from fastclr.sources.folder import Files
 from fastclr.sources.printable import progress_bar
+from fastclr.sources.reading import AS_RGB, CHANNELS_FLAG, Pixels, Reading
 from fastclr.sources.remarks import quiet_pillow
 
 BLOCK = 2**26  # bytes; glibc maps what is larger than 2**25 by itself, so that it can be returned to the system
@@ -36,6 +37,7 @@ class DecodeOptions:
         batch_size: images of a training step in this process, if its batches will lie in main memory; room is left for
             two of them and their views.
         view_bytes: bytes of main memory that the views of one image take.
+        reading: number of channels, and what becomes of more than 8 bits.
 
     Raises:
         ValueError: one of the first three is below 1.
@@ -46,6 +48,7 @@ class DecodeOptions:
     workers: int | None = None
     batch_size: int = 0
     view_bytes: int = 0
+    reading: Reading = AS_RGB
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -82,7 +85,7 @@ class Blocks:
         self._free = np.empty(0, dtype=np.uint8)
 
     def keep(self, pixels: Pixels) -> Pixels:
-        """Return a copy of `pixels`, ``[H, W, 3]``, in the current block or in a new one."""
+        """Return a copy of `pixels`, ``[H, W, C]``, in the current block or in a new one."""
         if pixels.nbytes > BLOCK:
             return pixels
         if pixels.nbytes > len(self._free):
@@ -132,11 +135,16 @@ def decode_files(
 def estimated_bytes(files: Files, count: int, options: DecodeOptions) -> int:
     """Return roughly how many bytes ``count`` images of ``files`` take decoded, from a sample of their headers."""
     sizes = [resized(height, width, options.resize_shorter) for height, width in files.sizes]
-    return round(count * sum(3 * height * width for height, width in sizes) / len(sizes)) if sizes else 0
+    channels = options.reading.channels
+    return round(count * channels * sum(height * width for height, width in sizes) / len(sizes)) if sizes else 0
 
 
 def check_readable(source: str, failed: Mapping[str, str], total: int) -> None:
-    """Raise ValueError if more than half of the images cannot be read."""
+    """Raise ValueError if more than half of the images cannot be read, or some have other channels than the rest."""
+    others = [name for name, reason in failed.items() if CHANNELS_FLAG in reason]
+    if others and 2 * len(failed) <= total:
+        listed = "; ".join(f"{name!a}: {failed[name]}" for name in sorted(others)[:5])
+        raise ValueError(f"{len(others)} of {total} images in {source} have other channels than the rest: {listed}")
     if 2 * len(failed) > total:
         listed = "; ".join(f"{name!a}: {reason}" for name, reason in sorted(failed.items())[:5])
         raise ValueError(f"{len(failed)} of {total} images in {source} cannot be read: {listed}")
@@ -160,19 +168,24 @@ def decode_in_order(
     """Decode in several threads, a few images at a time; yield name and pixels, or name and reason, in order."""
 
     def decode(_: str, data: bytes) -> Pixels:
-        return decode_image(data, options.resize_shorter)
+        return decode_image(data, options.resize_shorter, options.reading)
 
-    workers, resize = options.workers or available_cores(), options.resize_shorter
-    return work_in_order(encoded, decode, options.in_flight(), workers, resize, lambda pixels: pixels.nbytes)
+    workers, needs = options.workers or available_cores(), bytes_needed(options)
+    return work_in_order(encoded, decode, options.in_flight(), workers, needs, lambda pixels: pixels.nbytes)
+
+
+def bytes_needed(options: DecodeOptions) -> Callable[[bytes], int | None]:
+    """Return the function from an encoded image, or its beginning, to the bytes that decoding it takes."""
+    return lambda data: decoding_bytes(data, options.resize_shorter, options.reading)
 
 
 def pack(pixels: list[Pixels]) -> Tensor | RaggedImages:
     """Return one tensor if all images have the same size, else a ragged batch; empties the list to save memory.
 
     Args:
-        pixels: uint8 arrays ``[H, W, 3]``, at least one.
+        pixels: uint8 arrays ``[H, W, C]``, at least one.
     """
-    sizes = [array.shape[:2] for array in pixels]
+    sizes, channels = [array.shape[:2] for array in pixels], pixels[0].shape[2]
     counts = np.array([array.size for array in pixels], dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     buffer = np.empty(offsets[-1], dtype=np.uint8)
@@ -181,5 +194,6 @@ def pack(pixels: list[Pixels]) -> Tensor | RaggedImages:
         buffer[start : start + count] = pixels.pop().reshape(-1)
     data = torch.from_numpy(buffer)
     if len(set(sizes)) == 1:
-        return data.view(len(sizes), *sizes[0], 3)
-    return RaggedImages(data, torch.from_numpy(offsets[:-1].copy()), torch.tensor(sizes, dtype=torch.int64))
+        return data.view(len(sizes), *sizes[0], channels)
+    places = torch.from_numpy(offsets[:-1].copy())
+    return RaggedImages(data, places, torch.tensor(sizes, dtype=torch.int64), channels)

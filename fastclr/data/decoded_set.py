@@ -12,6 +12,7 @@ from fastclr.augment.images import RaggedImages
 from fastclr.data.batch import check_captions, check_fields, check_label_range, check_rows, chosen
 from fastclr.data.fingerprint import Fingerprinted
 from fastclr.data.indexed_set import ImageIndex
+from fastclr.sources.reading import Interval
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class ImageDataset(Fingerprinted):
     """Decoded images in CPU memory with ids, labels and names.
 
     Args:
-        images: uint8 ``[N, H, W, 3]`` if all images have the same size, else :class:`~fastclr.RaggedImages`.
+        images: uint8 ``[N, H, W, C]`` if all images have the same size, else :class:`~fastclr.RaggedImages`.
         ids: int64 ``[N]``; the rank of the image among all image files of its source, sorted by relative path. Files
             that cannot be decoded keep their rank, so ids depend neither on the decoder nor on the name of the root.
         labels: int64 ``[N]``, an index into ``classes``; -1 where the class is unknown.
@@ -108,6 +109,8 @@ class Splits:
         loader: the kind of loader for these images, an argument of :func:`~fastclr.data.make_loader`; ``resident`` if
             they are decoded.
         reason: why that kind was chosen, as a sentence.
+        range: the values that became 0 and 255 in images of more than 8 bits, where ``auto`` was asked for.
+        scaling: which range was used, in words; empty if there are no such images.
     """
 
     train: ImageDataset | ImageIndex
@@ -115,3 +118,5 @@ class Splits:
     held_out: bool = False
     loader: Literal["resident", "dali", "torch"] = "resident"
     reason: str = "the images are decoded already"
+    range: Interval | None = None
+    scaling: str = ""

@@ -15,6 +15,7 @@ from fastclr.data.indexed_set import ImageIndex
 from fastclr.data.label_subsets import strata, stratified
 from fastclr.data.loader_choice import ChosenKind, LoaderKind, choose_loader
 from fastclr.data.make_sets import Groups, class_labels, class_names, decode_entries, index_entries
+from fastclr.data.value_range import scaling_of_files
 from fastclr.sources.decode import SUFFIXES
 from fastclr.sources.entries import TEST_SPLITS, Entry, Source
 from fastclr.sources.label_file import Labels, label_entries
@@ -63,11 +64,14 @@ class FileSource:
             if not test and options.holdout > 0:
                 train, test = hold_out(train, options.holdout, options.seed)
                 held_out = bool(test)
+        scaling = scaling_of_files(self.contents.files, train, options.decode)
+        decode = replace(options.decode, reading=scaling.reading)
         count = len(train) + len(test)
-        kind, reason = choose_loader(options.loader, self.contents.files, count, options.decode, options.device)
+        kind, reason = choose_loader(options.loader, self.contents.files, count, decode, options.device)
         groups = [("train", train), ("test", test)] if test else [("train", train)]
-        sets = self._make_sets(kind, groups, source.contents.classes or class_names(train), options.decode)
-        return Splits(sets[0], sets[1] if test else None, held_out, kind, reason)
+        sets = self._make_sets(kind, groups, source.contents.classes or class_names(train), decode)
+        test_set = sets[1] if test else None
+        return Splits(sets[0], test_set, held_out, kind, reason, scaling.range, scaling.text)
 
     def load_dataset(self, split: Literal["train", "test"], options: DecodeOptions) -> ImageDataset:
         """Decode one split."""

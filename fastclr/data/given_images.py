@@ -6,8 +6,8 @@ import itertools
 import logging
 import math
 import numbers
-from collections.abc import Mapping, Sized
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sized
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,11 @@ from fastclr.data.decode_many import DecodeOptions, check_memory, check_readable
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.item_reader import Item, read_in_order, workers_for
 from fastclr.data.make_sets import renumbered
-from fastclr.sources.decode import Pixels, explain, pillow, pixels_of
+from fastclr.data.value_range import Scaling, evenly, scaling_of
+from fastclr.sources.decode import explain, is_deep, pillow, pixels_of, raw_values, reduced
 from fastclr.sources.entries import TEST_SPLITS, split_folders
 from fastclr.sources.printable import progress_bar
+from fastclr.sources.reading import Pixels, Raw, Reading, full_range, to_bytes
 
 IMAGE_KEYS = ("image", "img", "pixel_values", "images")
 LABEL_KEYS = ("label", "labels", "fine_label", "target", "class")
@@ -40,8 +42,9 @@ def open_given(source: Sized, options: DecodeOptions, name: str | None = None) -
     Args:
         source: one of
 
-            - an array or tensor of images: uint8, or floats in [0, 1]; ``[N, H, W]``, ``[N, H, W, C]`` or, as a tensor,
-              ``[N, C, H, W]``, with C 1 or 3;
+            - an array or tensor of images: uint8, uint16, floats in [0, 1], or other numbers with a range;
+              ``[N, H, W]``, ``[N, H, W, C]`` or, as a tensor, ``[N, C, H, W]``, with C as in ``options.reading``, or 1
+              where that is 3;
             - a tuple of such images and their labels ``[N]`` or ``[N, 1]``;
             - a map-style dataset, with ``__len__`` and ``__getitem__``, of PIL images, arrays or tensors, alone, in
               tuples ``(image, label)`` or in dictionaries with ``image`` and ``label``, as Hugging Face has them;
@@ -65,12 +68,39 @@ def open_given(source: Sized, options: DecodeOptions, name: str | None = None) -
         chosen = {"train": source[folders["train"]], **({"test": source[tests[0]]} if tests else {})}
     else:
         chosen = {"train": source}
+    scaling = scaling_of_given(chosen["train"], options.reading, f"{title} (train)")
+    options = replace(options, reading=scaling.reading)
     sets = {split: read_given(part, options, f"{title} ({split})") for split, part in chosen.items()}
     train, test = sets["train"], sets.get("test")
     if test is None or not train.classes:
-        return Splits(train, None)
+        return Splits(train, None, range=scaling.range, scaling=scaling.text)
     known = (test.labels >= 0).nonzero().flatten()
-    return Splits(train, renumbered(test.select(known), train.classes) if len(known) else None)
+    test = renumbered(test.select(known), train.classes) if len(known) else None
+    return Splits(train, test, range=scaling.range, scaling=scaling.text)
+
+
+def scaling_of_given(source: Any, reading: Reading, title: str) -> Scaling:
+    """Look at a sample of images for their range; of a dataset, whose items are made, only where one is asked for."""
+    images = source[0] if is_pair(source) else source
+    whole = isinstance(images, (np.ndarray, Tensor))
+    usual = images.dtype in (np.uint8, torch.uint8) if whole else reading.range is None
+    if usual or not hasattr(images, "__len__") or not len(images):
+        return Scaling(reading.within(None))
+
+    def sample() -> Iterator[tuple[str, Raw | None]]:
+        for row in evenly(len(images)):
+            try:
+                image = images[row] if whole else parts_of(images[row], title)[0]
+                array = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+                if isinstance(array, np.ndarray):
+                    shaped = channels_last(array, isinstance(image, Tensor), title, reading.channels)
+                    yield str(row), None if array.dtype == np.uint8 else Raw(shaped, full_range(array.dtype))
+                else:
+                    yield str(row), raw_values(image) if is_deep(image) else None
+            except Exception:  # it will be named as unreadable, or refused
+                continue
+
+    return scaling_of(sample(), reading, title)
 
 
 def read_given(source: Any, options: DecodeOptions, title: str) -> ImageDataset:
@@ -106,12 +136,13 @@ def is_pair(source: object) -> bool:
 
 
 def whole_array(images: npt.NDArray[Any] | Tensor, options: DecodeOptions, title: str) -> Tensor:
-    """Return an array of images as uint8 ``[N, H, W, 3]``; one that is so already is not copied."""
+    """Return an array of images as uint8 ``[N, H, W, C]``; one that is so already is not copied."""
     planar = isinstance(images, Tensor)
     array = images.detach().cpu().numpy() if isinstance(images, Tensor) else images
     if len(array) == 0 or array.ndim not in (3, 4):
         raise ValueError(f"{title} must be images [N, H, W] or [N, H, W, C], got shape {list(array.shape)}")
-    first = as_rgb(array[:1], planar, title, batch=True)
+    reading = options.reading
+    first = as_pixels(array[:1], planar, title, reading, batch=True)
     shape = (len(array), *first.shape[1:])
     if options.resize_shorter is not None and options.resize_shorter < min(shape[1:3]):
         raise ValueError(f"resize_shorter is for images to decode, and {title} holds {shape[1]} x {shape[2]} pixels")
@@ -120,46 +151,67 @@ def whole_array(images: npt.NDArray[Any] | Tensor, options: DecodeOptions, title
     check_memory(title, math.prod(shape), len(array), options.budget(), options)
     pixels = np.empty(shape, dtype=np.uint8)
     for start in range(0, len(array), CHUNK):
-        pixels[start : start + CHUNK] = as_rgb(array[start : start + CHUNK], planar, title, batch=True)
+        pixels[start : start + CHUNK] = as_pixels(array[start : start + CHUNK], planar, title, reading, batch=True)
     return torch.from_numpy(pixels)
 
 
-def as_rgb(array: npt.NDArray[Any], planar: bool, title: str, batch: bool = False) -> Pixels:
-    """Return pixels as uint8 ``[H, W, 3]``, with ``batch`` ``[N, H, W, 3]``.
+def as_pixels(array: npt.NDArray[Any], planar: bool, title: str, reading: Reading, batch: bool = False) -> Pixels:
+    """Return pixels as uint8 ``[H, W, C]``, with ``batch`` ``[N, H, W, C]``.
 
     Args:
         array: ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]``; with ``batch``, N of them.
         planar: whether ``[C, H, W]`` is meant where both are possible.
         title: of the source, for messages.
+        reading: number of channels, and what becomes of other types than uint8.
         batch: whether there are several images.
 
     Raises:
         ValueError: the shape, the kind of numbers or their range is another one.
     """
-    shape = list(array.shape)
-    if array.ndim - batch == 2:
-        array = array[..., None]
-    elif array.ndim - batch == 3 and is_planar(array.shape, planar):
-        array = np.moveaxis(array, -3, -1)
-    if array.ndim - batch != 3 or array.shape[-1] not in (1, 3) or 0 in array.shape:
-        raise ValueError(f"{title} must have images of 1 or 3 channels, got shape {shape}")
-    if array.dtype.kind == "f":
+    array = channels_last(array, planar, title, reading.channels, batch)
+    if array.dtype.kind == "f" and reading.range is None:
         low, high = float(array.min()), float(array.max())
         if not (low >= 0 and high <= 1):
             raise ValueError(
-                f"{title} must be uint8, or floats in [0, 1], got {low:g} to {high:g}: leave out what normalises them"
+                f"{title} must be uint8, or floats in [0, 1], got {low:g} to {high:g}: leave out what normalises them, "
+                "or say their range (--range LO HI, auto or file)"
             )
         array = np.round(array.astype(np.float64) * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise ValueError(f"{title} must be uint8, or floats in [0, 1], got {array.dtype}")
-    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
+        known = full_range(array.dtype)
+        if array.dtype.kind not in "uif" or (reading.range is None and known is None):
+            raise ValueError(
+                f"{title} must be uint8, uint16, or floats in [0, 1], got {array.dtype}: say the range of other "
+                "numbers (--range LO HI, auto or file)"
+            )
+        images = array if batch else array[None]
+        scaled = np.stack([to_bytes(Raw(image, known), reading.range) for image in images])
+        array = scaled if batch else scaled[0]
+    grey = array.shape[-1] == 1 and reading.channels == 3
+    return np.repeat(array, 3, axis=-1) if grey else array
 
 
-def is_planar(shape: tuple[int, ...], likelier: bool) -> bool:
+def channels_last(
+    array: npt.NDArray[Any], planar: bool, title: str, channels: int, batch: bool = False
+) -> npt.NDArray[Any]:
+    """Return an image, or with ``batch`` several, as ``[H, W, C]``, of whatever type."""
+    shape = list(array.shape)
+    allowed = (1, 3) if channels == 3 else (channels,)
+    if array.ndim - batch == 2:
+        array = array[..., None]
+    elif array.ndim - batch == 3 and is_planar(array.shape, planar, allowed):
+        array = np.moveaxis(array, -3, -1)
+    if array.ndim - batch != 3 or array.shape[-1] not in allowed or 0 in array.shape:
+        wanted = " or ".join(map(str, allowed))
+        raise ValueError(f"{title} must have images of {wanted} channels, got shape {shape}; --channels says how many")
+    return array
+
+
+def is_planar(shape: tuple[int, ...], likelier: bool, allowed: tuple[int, ...]) -> bool:
     """Return whether the channels come before height and width; where both fit, ``likelier`` decides."""
-    if len(shape) < 3 or shape[-3] not in (1, 3):
+    if len(shape) < 3 or shape[-3] not in allowed:
         return False
-    return likelier or shape[-1] not in (1, 3)
+    return likelier or shape[-1] not in allowed
 
 
 Items = tuple[Tensor | RaggedImages, list[int], list[Any], dict[int, str]]
@@ -171,12 +223,12 @@ class ItemReader:
 
     Args:
         dataset: the dataset.
-        resize_shorter: reduce the shorter side of larger images to this many pixels.
+        options: how large images are made, and what becomes of other depths.
         title: of the dataset, for messages.
     """
 
     dataset: Any
-    resize_shorter: int | None
+    options: DecodeOptions
     title: str
 
     def __call__(self, row: int) -> Item:
@@ -187,7 +239,7 @@ class ItemReader:
             return explain(error)
         try:
             image, kind = parts_of(item, self.title)
-            return item_pixels(image, self.resize_shorter, pillow(), self.title), kind
+            return item_pixels(image, self.options, pillow(), self.title), kind
         except (TypeError, ValueError) as error:
             return error
         except Exception as error:  # of an image that Pillow reads only now
@@ -215,7 +267,7 @@ def read_items(dataset: Any, options: DecodeOptions, title: str) -> Items:
     if count == 0:
         raise ValueError(f"{title} is empty")
     pillow()
-    read, first = ItemReader(dataset, options.resize_shorter, title), min(READ_TWICE, count)
+    read, first = ItemReader(dataset, options, title), min(READ_TWICE, count)
     rest = read_in_order(read, range(first, count), workers_for(dataset, options.workers))
     pixels: list[Pixels] = []
     rows: list[int] = []
@@ -252,17 +304,16 @@ def parts_of(item: Any, title: str) -> tuple[Any, Any]:
     return item, None
 
 
-def item_pixels(image: Any, resize_shorter: int | None, image_module: Any, title: str) -> Pixels:
-    """Return an image of a dataset as uint8 ``[H, W, 3]``."""
+def item_pixels(image: Any, options: DecodeOptions, image_module: Any, title: str) -> Pixels:
+    """Return an image of a dataset as uint8 ``[H, W, C]``."""
     if isinstance(image, (np.ndarray, Tensor)):
         planar = isinstance(image, Tensor)
-        array = as_rgb(image.detach().cpu().numpy() if isinstance(image, Tensor) else image, planar, title)
-        if resize_shorter is None or min(array.shape[:2]) <= resize_shorter:
-            return np.array(array, order="C")  # the dataset may use its memory again
-        image = image_module.fromarray(np.ascontiguousarray(array))
+        numbers = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+        # copied, because the dataset may use its memory again
+        return reduced(np.array(as_pixels(numbers, planar, title, options.reading), order="C"), options.resize_shorter)
     if not isinstance(image, image_module.Image):
         raise TypeError(f"{title} must give PIL images, arrays or tensors, got {type(image).__name__}")
-    return pixels_of(image, resize_shorter)
+    return pixels_of(image, options.resize_shorter, options.reading)
 
 
 def class_names_of(dataset: Any) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from fastclr.sources.byte_ranges import Encoded
 from fastclr.sources.decode import decoding_bytes, explain
 
 Result = TypeVar("Result")
+# from an encoded image, or its beginning, to the bytes that work on it takes; None if it does not say so
+Needs = Callable[[bytes], int | None]
 WINDOW = 32  # images in flight for each thread
 READ_AHEAD = 8  # this part of the budget may hold encoded images that could not be left where they are stored
 
@@ -81,12 +83,12 @@ class Admission:
     Args:
         budget: where they come from.
         ticket: its place in the order.
-        resize_shorter: as it will be decoded.
+        needs: how many bytes it takes.
     """
 
-    def __init__(self, budget: Budget, ticket: int, resize_shorter: int | None) -> None:
+    def __init__(self, budget: Budget, ticket: int, needs: Needs) -> None:
         """Nothing is held at first."""
-        self._budget, self._ticket, self._resize_shorter = budget, ticket, resize_shorter
+        self._budget, self._ticket, self._needs = budget, ticket, needs
         self._held = 0
         self._settled = False
 
@@ -96,13 +98,13 @@ class Admission:
         Raises:
             MemoryError: it takes more than the whole budget.
         """
-        needed = decoding_bytes(head, self._resize_shorter)
+        needed = self._needs(head)
         self._take(size + (needed or 0), last=needed is not None or size <= len(head))
 
     def decode(self, data: bytes) -> None:
         """Wait until the image may be decoded, if only its whole file says how large it is."""
         if not self._settled:
-            self._take(decoding_bytes(data, self._resize_shorter) or 0, last=True)
+            self._take(self._needs(data) or 0, last=True)
 
     def keep(self, count: int) -> None:
         """Return all but `count` bytes, and let the next one have its turn."""
@@ -131,7 +133,7 @@ def work_in_order(
     work: Callable[[str, bytes], Result],
     limit: int,
     workers: int,
-    resize_shorter: int | None = None,
+    needs: Needs | None = None,
     size_of: Callable[[Result], int] = lambda result: 0,
 ) -> Iterator[tuple[str, Result | str]]:
     """Read encoded images and do `work` on each in several threads; yield name and result or reason, in order.
@@ -144,15 +146,15 @@ def work_in_order(
         work: gets name and content; whatever it raises becomes a reason.
         limit: number of bytes.
         workers: number of threads.
-        resize_shorter: as they are decoded by `work`.
+        needs: the bytes that `work` takes. Default: those of decoding to RGB.
         size_of: the number of bytes that a result holds.
     """
-    budget = Budget(limit)
+    budget, needs = Budget(limit), needs or decoding_bytes
     window: deque[tuple[str, int, Future[tuple[Result | str, int]]]] = deque()
     ahead = 0
 
     def attempt(ticket: int, name: str, image: Encoded) -> tuple[Result | str, int]:
-        admission = Admission(budget, ticket, resize_shorter)
+        admission = Admission(budget, ticket, needs)
         result: Result | str
         kept = 0
         try:

@@ -10,13 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from fastclr.data.batch import check_captions, check_label_range, check_rows, chosen
-from fastclr.data.decode_many import DecodeOptions
+from fastclr.data.decode_many import DecodeOptions, bytes_needed
 from fastclr.data.fingerprint import Fingerprinted
 from fastclr.data.in_flight import check_image, work_in_order
 from fastclr.device import available_cores
 from fastclr.sources.byte_ranges import Storage
 from fastclr.sources.decode import Header, examine, explain, glance, pillow, resized
 from fastclr.sources.printable import progress_bar
+from fastclr.sources.reading import AS_RGB, Reading
 from fastclr.sources.remarks import quiet_pillow
 
 # more threads than cores may read headers, because a thread mostly waits for the disk
@@ -43,6 +44,7 @@ class ImageIndex(Fingerprinted):
         memory_limit: bytes that images and their views may take in loaders; None is half of the free memory.
         view_bytes: bytes of main memory that a step of training takes for the views of one image.
         captions: of each image, at least one; None if captions were not asked for.
+        reading: number of channels, and what becomes of more than 8 bits.
 
     Raises:
         ValueError: the lengths differ, an image has no caption where others do, or a label is outside
@@ -62,6 +64,7 @@ class ImageIndex(Fingerprinted):
     memory_limit: int | None = None
     view_bytes: int = 0
     captions: tuple[tuple[str, ...], ...] | None = None
+    reading: Reading = AS_RGB
 
     def __post_init__(self) -> None:
         """Check the lengths and the range of the labels."""
@@ -86,7 +89,7 @@ class ImageIndex(Fingerprinted):
         sizes = self.sizes.double()
         if self.resize_shorter is not None:
             sizes = sizes * (self.resize_shorter / sizes.amin(dim=1, keepdim=True)).clamp_max(1)
-        return int(3 * sizes.prod(dim=1).sum())
+        return int(self.reading.channels * sizes.prod(dim=1).sum())
 
     def _digest(self, header: list[Any]) -> str:
         """Return the digest of a header and the sizes of the files."""
@@ -136,11 +139,11 @@ def check_headers(storage: Storage, options: DecodeOptions) -> list[Header | str
         ModuleNotFoundError: Pillow or tqdm is not installed.
     """
     pillow()  # a missing package is one error, not one for every file
-    resize, limit = options.resize_shorter, options.in_flight()
+    resize, reading, limit = options.resize_shorter, options.reading, options.in_flight()
     workers = options.workers or available_cores()
 
     def check(rows: range) -> list[Header | str | None]:
-        return [attempt(storage, row, resize, limit) for row in rows]
+        return [attempt(storage, row, resize, reading, limit) for row in rows]
 
     chunks = [range(start, min(start + CHUNK, len(storage))) for start in range(0, len(storage), CHUNK)]
     threads = options.workers or max(workers, HEADER_THREADS)
@@ -156,16 +159,22 @@ def check_headers(storage: Storage, options: DecodeOptions) -> list[Header | str
                         headers[row] = header
                 bar.update(sum(header is not None for header in found))
         whole = ((str(row), storage.encoded(row)) for row in rest)
-        for name, result in work_in_order(whole, lambda _, data: examine(data, resize), limit, workers, resize):
+
+        def look(_: str, data: bytes) -> Header:
+            return examine(data, resize, reading)
+
+        for name, result in work_in_order(whole, look, limit, workers, bytes_needed(options)):
             headers[int(name)] = result
             bar.update()
     return headers
 
 
-def attempt(storage: Storage, row: int, resize_shorter: int | None, limit: int) -> Header | str | None:
+def attempt(
+    storage: Storage, row: int, resize_shorter: int | None, reading: Reading, limit: int
+) -> Header | str | None:
     """Return the header of an image, the reason why it cannot be read, or None if the whole file has to be seen."""
     try:
-        header = glance(storage, row, resize_shorter)
+        header = glance(storage, row, resize_shorter, reading)
         if header is not None:
             check_image(header.needed, limit)
         return header

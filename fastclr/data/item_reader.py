@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastclr.data.torch_loader import blocked_signals, start_worker
 from fastclr.data.unreadable import default_workers
-from fastclr.sources.decode import Pixels
+from fastclr.sources.reading import Pixels
 
 CHUNK = 32  # items that a worker hands over at a time
 FEW = 512  # items for which workers are not started unless they are asked for

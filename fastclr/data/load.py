@@ -21,6 +21,7 @@ from fastclr.sources.captions import CaptionOptions
 from fastclr.sources.label_file import Labels, UnknownNames, read_labels
 from fastclr.sources.links import hub_blobs
 from fastclr.sources.published import locate
+from fastclr.sources.reading import AS_RGB, ChannelAxis, Pages, RangeChoice, Reading
 
 
 def load_splits(
@@ -42,6 +43,10 @@ def load_splits(
     view_bytes: int = 0,
     follow_links: str | Path | None = None,
     captions: str | CaptionOptions | None = None,
+    channels: int = 3,
+    range: RangeChoice | None = None,
+    channel_axis: ChannelAxis = "auto",
+    pages: Pages = "first",
 ) -> Splits:
     """Decode or index a source of images, and divide it into images to train on and images to test on.
 
@@ -89,6 +94,14 @@ def load_splits(
         captions: where the captions of the images are, a :class:`~fastclr.data.CaptionOptions` or its ``place``:
             ``auto``, ``txt``, ``json`` or a table. Images without one are left out. None: none are read. A table is for
             ``source``, and for a ``test_source`` that is no table itself.
+        channels: of the images, 1 to 16. Pictures become RGB for 3, grey for 1; otherwise, and in arrays, DICOM and
+            TIFF of many bands, they must have so many (one is as good as three).
+        range: of images of more than 8 bits: the values ``(low, high)`` that become 0 and 255; ``auto``: percentiles
+            0.1 and 99.9 of a sample of the training images; ``file``: of each file its smallest and largest. None: the
+            full range of their type.
+        channel_axis: where arrays have their channels: ``first`` in ``[C, H, W]``, ``last`` in ``[H, W, C]``; ``auto``
+            where one of them fits.
+        pages: ``first`` reads the first image of a file of several, ``channels`` all as the channels of one.
 
     Returns:
         The data sets, the loader for them, and the reason for that choice; ``test`` is None where the training images
@@ -104,7 +117,8 @@ def load_splits(
     if not 0.0 <= holdout < 1.0:
         raise ValueError(f"holdout must be at least 0 and below 1, got {holdout}")
     check_kind(loader)
-    options = DecodeOptions(resize_shorter, memory_limit, workers, batch_size, view_bytes)
+    reading = Reading(channels, range, channel_axis, pages)
+    options = DecodeOptions(resize_shorter, memory_limit, workers, batch_size, view_bytes, reading)
     where = CaptionOptions(captions) if isinstance(captions, str) else captions
     source, test_source = found_sources(source, test_source, data_root, download)
     sources = [place for place in (source, test_source) if isinstance(place, (str, Path))]
@@ -114,6 +128,8 @@ def load_splits(
     if where is not None:
         table = content_of(Path(where.place)) if where.is_table else None
         decisive["captions"] = json.dumps([where.place, where.key, where.columns, table])
+    if reading != AS_RGB:
+        decisive["reading"] = repr(reading)
 
     def load() -> Splits:
         return load_source(
@@ -176,6 +192,7 @@ def load_source(source: str | Path | Sized, test_source: str | Path | Sized | No
     if captions is not None and captions.is_table and is_caption_table(str(test_source)):
         captions = CaptionOptions(columns=captions.columns)
     tests = open_source(test_source, options.decode, options.follow_links, captions)
+    there = dict[str, str | None]()
     if options.labels is not None:
         here, there = (known_labels(each, options.labels) for each in (opened, tests))
         if unknown := set(options.labels) - set(here) - set(there):
@@ -184,7 +201,12 @@ def load_source(source: str | Path | Sized, test_source: str | Path | Sized | No
     splits = opened.load_splits(options, with_test=False)
     if not splits.train.classes and captions is None:
         return splits
-    return replace(splits, test=tests.load_test(splits.train.classes, splits.loader, options.decode))
+    decode = options.decode
+    if decode.reading.range == "auto":  # the range of the training images is that of the test images
+        decode = replace(decode, reading=decode.reading.within(splits.range))
+        tests = open_source(test_source, decode, options.follow_links, captions)
+        tests = tests.relabelled(there) if there else tests
+    return replace(splits, test=tests.load_test(splits.train.classes, splits.loader, decode))
 
 
 def known_labels(source: ImageSource, labels: Labels) -> dict[str, str | None]:
@@ -206,6 +228,7 @@ def load_dataset(
     data_root: str | Path = "data",
     download: bool = False,
     captions: str | CaptionOptions | None = None,
+    reading: Reading = AS_RGB,
 ) -> ImageDataset:
     """Decode one split of a source into memory, without holding anything out.
 
@@ -217,6 +240,6 @@ def load_dataset(
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-    options = DecodeOptions(resize_shorter, memory_limit, workers)
+    options = DecodeOptions(resize_shorter, memory_limit, workers, reading=reading)
     where = CaptionOptions(captions) if isinstance(captions, str) else captions
     return open_source(locate(source, data_root, download), options, captions=where).load_dataset(split, options)

@@ -20,10 +20,11 @@ from fastclr.data.decode_many import (
 )
 from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.indexed_set import ImageIndex, check_headers
-from fastclr.sources.decode import Header, Pixels
+from fastclr.sources.decode import Header
 from fastclr.sources.entries import Entry
 from fastclr.sources.folder import Files, unread_images
 from fastclr.sources.label_file import Labels, check_classes, places
+from fastclr.sources.reading import Pixels
 from fastclr.sources.remarks import quiet_pillow
 
 Groups = list[tuple[str, list[Entry]]]
@@ -89,6 +90,7 @@ def index_entries(files: Files, groups: Groups, classes: tuple[str, ...], option
             resize_shorter=options.resize_shorter,
             memory_limit=options.memory_limit,
             view_bytes=options.view_bytes,
+            reading=options.reading,
             **fields,
         )
         sets.append(index)
@@ -105,7 +107,7 @@ def decoded(images: ImageDataset | ImageIndex) -> ImageDataset:
     """
     if isinstance(images, ImageDataset):
         return images
-    options = DecodeOptions(images.resize_shorter, images.memory_limit)
+    options = DecodeOptions(images.resize_shorter, images.memory_limit, reading=images.reading)
     check_memory(images.source, images.nbytes, len(images), options.budget())
     encoded = ((str(row), images.storage.encoded(row)) for row in range(len(images)))
     rows: list[int] = []

@@ -18,7 +18,7 @@ from fastclr.data.stl import find_stl, read_stl
 from fastclr.sources import tar
 from fastclr.sources.caption_table import caption_by_table, index_caption_table, is_caption_table, read_table
 from fastclr.sources.captions import CaptionOptions, caption_beside
-from fastclr.sources.decode import is_image_name
+from fastclr.sources.decode import image_names
 from fastclr.sources.entries import Source, arrange
 from fastclr.sources.folder import Files, index_folder
 from fastclr.sources.links import hub_blobs
@@ -124,7 +124,7 @@ def open_images(
         contents = None if "{" in name or "*" in name else tar.index_tar(name)
         if contents is None or any(file.lower().endswith(".cls") for file in contents.names):
             return FileSource(name, index_shards(find_shards(name), name, captions))
-        return FileSource(name, Source(contents, arrange([file for file in contents.names if is_image_name(file)])))
+        return FileSource(name, Source(contents, arrange(image_names(contents.names))))
     if not path.is_dir() and not path.is_file():
         return FileSource(name, index_shards(find_shards(str(path)), str(path), captions))
     if path.suffix.lower() in array_file.SUFFIXES and path.is_file():
@@ -154,7 +154,7 @@ def open_images(
         return FileSource(name, index_tables(tables, str(path)))
     if path.is_file() and any(file.lower().endswith(".cls") for file in files.names):
         return FileSource(name, index_shards({path.name: path}, str(path), captions))
-    images = [file for file in files.names if is_image_name(file)]
+    images = image_names(files.names)
     if follow_links is None:
         check_lost(files, len(images))
     return FileSource(name, Source(files, arrange(images) if images else {}))

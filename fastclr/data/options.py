@@ -8,6 +8,7 @@ from typing import get_args
 
 from fastclr.data.loader_choice import LoaderKind
 from fastclr.sources.captions import CaptionOptions
+from fastclr.sources.reading import RANGE_HELP, ChannelAxis, Pages, RangeChoice, is_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,13 @@ class DataOptions:
     """Threads (resident, dali) or processes (torch) that decode. Default: one per core."""
     memory: float | None = None
     """GB of main memory for pixels, decoding, batches and views, not for the network. Default: half of what is free."""
+    range: RangeChoice | None = None
+    """Values that become 0 and 255 in images of more than 8 bits: `LO HI`, `auto` (percentiles 0.1 and 99.9 of a sample
+    of the training images), or `file` (of each file its smallest and largest). Default: the full range of the type."""
+    channel_axis: ChannelAxis = "auto"
+    """Where arrays have their channels: `first` is [C, H, W], `last` is [H, W, C]; `auto` where one of them fits."""
+    pages: Pages = "first"
+    """Of a file of several images (TIFF, DICOM): the `first`, or all, each a channel (`channels`)."""
     prefetch: int = 2
     """Batches that dali, or each worker of torch, decodes ahead of the training step."""
 
@@ -63,6 +71,9 @@ class DataOptions:
             ("loader", self.loader in get_args(LoaderKind), f"one of {get_args(LoaderKind)}"),
             ("workers", self.workers is None or self.workers >= 0, "at least 0 or None"),
             ("memory", self.memory is None or 0 < self.memory < float("inf"), "a positive number or None"),
+            ("range", is_range(self.range), RANGE_HELP),
+            ("channel_axis", self.channel_axis in get_args(ChannelAxis), f"one of {get_args(ChannelAxis)}"),
+            ("pages", self.pages in get_args(Pages), f"one of {get_args(Pages)}"),
             ("prefetch", self.prefetch >= 1, "at least 1"),
         ]
 

@@ -32,7 +32,8 @@ from fastclr.data.unreadable import (
     with_resize,
 )
 from fastclr.sources.byte_ranges import Storage
-from fastclr.sources.decode import Pixels, decode_image, pillow
+from fastclr.sources.decode import decode_image, pillow
+from fastclr.sources.reading import Pixels, Reading
 from fastclr.sources.remarks import REMARKS, quiet_pillow
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -94,7 +95,7 @@ class TorchLoader:
         self._positions: list[Position] = []
         self._run = 0
         self._loader: DataLoader[Step | UnreadableError] | None = DataLoader(
-            StepDataset(index.storage, index.ids, index.labels, self.plan, index.resize_shorter),
+            StepDataset(index.storage, index.ids, index.labels, self.plan, index.resize_shorter, index.reading),
             sampler=self._positions,
             batch_size=None,
             num_workers=workers,
@@ -169,6 +170,7 @@ class StepDataset(Dataset["Step | UnreadableError"]):
     labels: Tensor
     plan: Plan
     resize_shorter: int | None
+    reading: Reading
 
     def __post_init__(self) -> None:
         """Remember the permuted rows of one epoch."""
@@ -197,7 +199,7 @@ class StepDataset(Dataset["Step | UnreadableError"]):
 
     def decode(self, row: int) -> Pixels:
         """Return the pixels of the image at ``row``."""
-        return decode_image(self.storage.read(row), self.resize_shorter)
+        return decode_image(self.storage.read(row), self.resize_shorter, self.reading)
 
 
 @contextmanager

@@ -109,6 +109,8 @@ def check_waiting(index: ImageIndex, batch_size: int, batches: int, workers: int
     largest = index.sizes.prod(dim=1).topk(min(workers, len(index))).values.sum()
     needed = size * (index.nbytes / max(len(index), 1) * batches + index.view_bytes)
     needed += OTHER_DECODING_BYTES * int(largest)
+    # values of other types, and one image in bytes, take more than Pillow's pixels
+    needed += 2 * index.reading.channels * int(largest) if index.reading.channels != 3 else 0
     limit = DecodeOptions(memory_limit=index.memory_limit).budget()
     if needed > limit:
         raise TooMuchAheadError(

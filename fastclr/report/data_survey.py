@@ -19,11 +19,13 @@ from fastclr.data.in_flight import work_in_order
 from fastclr.data.open_source import open_source
 from fastclr.data.pixel_source import PixelSource, image_at
 from fastclr.device import available_cores
+from fastclr.sources import deep
 from fastclr.sources.decode import FORMATS, decode_image, pillow, resized
 from fastclr.sources.entries import TEST_SPLITS, Entry
 from fastclr.sources.folder import Files, other_suffixes
 from fastclr.sources.label_file import read_labels
 from fastclr.sources.printable import progress_bar
+from fastclr.sources.reading import AS_RGB, Reading
 from fastclr.sources.remarks import quiet_pillow
 
 Result = TypeVar("Result")
@@ -143,6 +145,7 @@ def survey(
     resize_shorter: int | None = None,
     memory_limit: int | None = None,
     follow_links: str | Path | None = None,
+    reading: Reading = AS_RGB,
 ) -> tuple[Survey, list[bytes]]:
     """Examine every image of `source`.
 
@@ -156,6 +159,7 @@ def survey(
         memory_limit: bytes that images may take; None is half of the free memory. One that takes more than a quarter of
             them is unreadable here as in training.
         follow_links: symbolic links are followed that lead into this folder.
+        reading: number of channels, and what becomes of more than 8 bits.
 
     Returns:
         The survey, and up to 256 evenly spaced images as they are stored, to measure how fast they decode.
@@ -165,7 +169,7 @@ def survey(
         ModuleNotFoundError: Pillow or tqdm is not installed.
     """
     mapping = None if labels is None else read_labels(labels, source if isinstance(source, (str, Path)) else None)
-    options = DecodeOptions(resize_shorter, memory_limit)
+    options = DecodeOptions(resize_shorter, memory_limit, reading=reading.within(None))
     opened = open_source(source, options, follow_links)
     return survey_images(opened if mapping is None else opened.relabelled(mapping), options)
 
@@ -206,7 +210,7 @@ def survey_files(source: FileSource, options: DecodeOptions) -> tuple[Survey, li
 
     def look(path: str, data: bytes) -> Facts:
         split, entry = entries[path]
-        return examine(split, entry.kind, data)
+        return examine(split, entry.kind, data, options.reading)
 
     with quiet_pillow(files.source):
         for path, found in map_files(files, list(entries), look, "reading", in_flight):
@@ -220,7 +224,7 @@ def survey_files(source: FileSource, options: DecodeOptions) -> tuple[Survey, li
         held = 0
 
         def decode(path: str, data: bytes) -> bytes:
-            decode_image(data)
+            decode_image(data, reading=options.reading)
             return data if path in kept else b""
 
         for path, content in map_files(files, chosen, decode, "decoding", in_flight):
@@ -235,7 +239,9 @@ def survey_files(source: FileSource, options: DecodeOptions) -> tuple[Survey, li
         listed = "; ".join(f"{path!a}: {reason}" for path, reason in sorted(bad.items())[:5])
         raise ValueError(f"none of the {len(bad)} images in {files.source} can be read: {listed}")
     ordered = [facts[path] for path in entries if path in facts]
-    result = summarize(files.source, ordered, describe_test(groups), "files", options.resize_shorter)
+    result = summarize(
+        files.source, ordered, describe_test(groups), "files", options.resize_shorter, options.reading.channels
+    )
     unreadable = tuple(sorted(bad.items()))
     result = replace(result, unreadable=unreadable, not_read=files.skipped, other_files=other_suffixes(files.names))
     return replace(result, decoded=len(chosen), all_decoded=step == 1), [
@@ -243,10 +249,13 @@ def survey_files(source: FileSource, options: DecodeOptions) -> tuple[Survey, li
     ]
 
 
-def examine(split: str, kind: str | None, content: bytes) -> Facts:
+def examine(split: str, kind: str | None, content: bytes, reading: Reading = AS_RGB) -> Facts:
     """Read the header and digest the content of an image file; raises whatever Pillow raises."""
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    if (found := deep.facts(content, reading)) is not None:
+        name, mode = deep.kind_of(content), "L" if found.channels == 1 else f"{found.channels} channels"
+        return Facts(split, kind, found.height, found.width, name, mode, digest)
     with pillow().open(io.BytesIO(content), formats=FORMATS) as image:
-        digest = hashlib.blake2b(content, digest_size=16).digest()
         return Facts(split, kind, image.height, image.width, image.format or "", image.mode, digest)
 
 
@@ -275,7 +284,9 @@ def describe_test(groups: dict[str, list[Entry]]) -> str:
     return HELD_OUT if found is None else f"the folder {found}"
 
 
-def summarize(source: str, facts: list[Facts], test: str, of: str, resize_shorter: int | None = None) -> Survey:
+def summarize(
+    source: str, facts: list[Facts], test: str, of: str, resize_shorter: int | None = None, channels: int = 3
+) -> Survey:
     """Return the counts and sizes of the images that `facts` describe."""
     splits = {}
     for name in dict.fromkeys(fact.split for fact in facts):
@@ -300,7 +311,7 @@ def summarize(source: str, facts: list[Facts], test: str, of: str, resize_shorte
         decoded=len(facts),
         all_decoded=True,
         copies=find_copies(facts, of),
-        decoded_bytes=sum(3 * height * width for height, width in pixels),
+        decoded_bytes=sum(channels * height * width for height, width in pixels),
         resize_shorter=resize_shorter,
     )
 

@@ -12,22 +12,24 @@ import numpy as np
 
 from fastclr.sources.decode import decode_image
 from fastclr.sources.jpeg import is_regular
+from fastclr.sources.reading import AS_RGB, Reading
 from fastclr.sources.remarks import quiet_pillow
 
 SECONDS = 5.0  # time limit per measurement
 DALI_BATCH = 16
 
 
-def pillow_rate(samples: Sequence[bytes], resize_shorter: int | None = None) -> float:
+def pillow_rate(samples: Sequence[bytes], resize_shorter: int | None = None, reading: Reading = AS_RGB) -> float:
     """Return how many images per second one core decodes with Pillow, as the loaders do.
 
     Args:
         samples: at least one encoded, decodable image.
         resize_shorter: reduce the shorter side to this many pixels.
+        reading: number of channels, and what becomes of more than 8 bits.
     """
     with quiet_pillow():
-        decode_image(samples[0], resize_shorter)  # imports Pillow's plugin
-        return measure(samples, 1, lambda batch: decode_image(batch[0], resize_shorter))
+        decode_image(samples[0], resize_shorter, reading)  # imports Pillow's plugin
+        return measure(samples, 1, lambda batch: decode_image(batch[0], resize_shorter, reading))
 
 
 def dali_rate(samples: Sequence[bytes], resize_shorter: int | None = None) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from fastclr.sources.byte_ranges import Encoded, Storage, admit_all
-from fastclr.sources.decode import image_size, is_image_name
+from fastclr.sources.decode import image_names, image_size, is_image_name
 from fastclr.sources.links import Walk
 
 # the decoded size of a data set is estimated from every 64th image header
@@ -57,7 +57,7 @@ SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN",
 # images of kinds that are not read; that they are there is told
 RAW = (".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
 DRAWN = (".tga", ".jxl", ".jxr", ".psd", ".svg", ".exr", ".hdr", ".dds", ".ico", ".pcx", ".eps")
-OTHER_IMAGES = {*RAW, *DRAWN, ".dcm", ".svs", ".ndpi", "none"}
+OTHER_IMAGES = {*RAW, *DRAWN, ".svs", ".ndpi", "none"}
 
 
 def is_hidden(name: str) -> bool:
@@ -94,7 +94,7 @@ def index_folder(root: Path, follow: Path | None = None) -> Files:
     """
     walk = Walk(root, follow, is_hidden, is_image_name)
     names, places = sorted(walk.places), walk.places
-    images = [name for name in names if is_image_name(name)]
+    images = image_names(names)
     sizes = [size for name in images[::SAMPLE_EVERY] if (size := sampled_size(Path(places[name])))]
 
     def stream(wanted: Collection[str]) -> Iterator[tuple[str, Encoded]]:

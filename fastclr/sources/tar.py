@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 
 from fastclr.sources.byte_ranges import HEAD_BYTES, Admit, Encoded, Paths, Storage
-from fastclr.sources.decode import image_size, is_image_name
+from fastclr.sources.decode import ARRAYS, image_size, is_image_name
 from fastclr.sources.folder import LARGEST_SAMPLE, SAMPLE_EVERY, Files, is_hidden
 from fastclr.sources.remote import open_remote
 
@@ -44,7 +44,7 @@ def index_tar(path: Path | str) -> Files:
                 skipped.append((member.name, refusal))
                 continue
             names.append(name)
-            if is_image_name(name):
+            if is_image_name(name) or name.lower().endswith(ARRAYS):
                 file = (
                     archive.extractfile(member)
                     if len(places) % SAMPLE_EVERY == 0 and member.size <= LARGEST_SAMPLE

@@ -151,6 +151,8 @@ def build(
     check_same_images(data, world)
     # `auto` depends on free memory, so record its choice: a resumed run must use the same loader
     config = dataclasses.replace(config, loader=data.loader)
+    if config.range == "auto":  # what was found is the run's range from now on, for every image that it sees
+        config = dataclasses.replace(config, range=data.range)
     loader = make_loader(
         data.train,
         data.loader,
@@ -302,8 +304,12 @@ def load_data(config: PretrainConfig, batch_size: int = 0) -> Splits:
         memory_limit=config.memory_limit,
         follow_links=config.follow_links,
         captions=config.caption_options,
+        channels=config.augment.channels,
+        range=config.range,
+        channel_axis=config.channel_axis,
+        pages=config.pages,
         batch_size=batch_size if in_main_memory else 0,
-        view_bytes=VIEWS * 3 * config.augment.size**2 * VIEW_BYTES if in_main_memory else 0,
+        view_bytes=VIEWS * config.augment.channels * config.augment.size**2 * VIEW_BYTES if in_main_memory else 0,
     )
     if config.test_data is not None and splits.test is None:
         raise ValueError(

@@ -16,6 +16,7 @@ from fastclr.methods import METHODS, MethodOptions, ModelOptions
 from fastclr.methods.options import Check
 from fastclr.sources.captions import KINDS
 from fastclr.sources.published import PUBLISHED
+from fastclr.sources.reading import Reading
 from fastclr.training.optim import OptimizerOptions
 
 AmpKind = Literal["auto", "bf16", "off"]
@@ -113,6 +114,11 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
         if self.online_probe and self.micro_batch:
             raise ValueError(f"online_probe must be off with micro_batch, got {self.online_probe!r}")
 
+    @property
+    def reading(self) -> Reading:
+        """How images become bytes: their channels, and the range of more than 8 bits."""
+        return Reading(self.augment.channels, self.range, self.channel_axis, self.pages)
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, as stored in JSON and checkpoints; the method's options go under the method's name."""
         values = dataclasses.asdict(dataclasses.replace(self, given=None, given_data=None, given_test_data=None))
@@ -154,6 +160,8 @@ class PretrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
             values["caption_columns"] = tuple(values["caption_columns"])
         if isinstance(values.get("extensions"), list):
             values["extensions"] = tuple(tuple(e) if isinstance(e, list) else e for e in values["extensions"])
+        if isinstance(values.get("range"), list):
+            values["range"] = tuple(values["range"])
         if "augment" in values:
             drawn: dict[str, Any] = {
                 name: tuple(v) if isinstance(v, list) else v for name, v in values["augment"].items()

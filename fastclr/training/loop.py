@@ -239,6 +239,8 @@ def report_data(training: Training, run: Run) -> None:
     """Print which loader is used and why, and the first few of the files that were skipped."""
     data = training.data
     say(training, run, f"loader: {data.loader}, because {data.reason}")
+    if data.scaling:
+        say(training, run, f"depth: {data.scaling}")
     skipped = [item for split in (data.train, data.test) if split is not None for item in split.skipped]
     if skipped:
         say(training, run, f"{len(skipped)} file(s) skipped:")

@@ -127,6 +127,8 @@ class Run:
         stored = PretrainConfig.load(path)
         if config is not None and config.loader == "auto":
             config = dataclasses.replace(config, loader=stored.loader)
+        if config is not None and config.range == "auto":  # as it was found when the run began
+            config = dataclasses.replace(config, range=stored.range)
         free = FREE_TO_CHANGE | ({"epochs", "extensions"} if config and config.goes_on(stored) else set())
         changed = {k: v for k, v in difference(stored, config or stored).items() if k not in free}
         if changed:

@@ -29,6 +29,7 @@ from fastclr.sources.entries import Entry
 from fastclr.sources.label_file import read_labels
 from fastclr.sources.printable import progress_bar
 from fastclr.sources.published import locate
+from fastclr.sources.reading import AS_RGB
 from fastclr.training.run import Run
 from fastclr.transfer.feature_file import check_suffix, read_settings, write_features
 from fastclr.transfer.feature_parts import ADVICE, Parts
@@ -119,9 +120,8 @@ def embed(
     where = resolve_device(device)
     module = load_module(run, features).to(where)
     place = locate(source, data_root)
-    shorter = None if isinstance(place, (str, Path)) else run.config.resize_shorter
-    reading = DecodeOptions(shorter, memory_limit, workers or None)
-    opened = open_source(place, reading, follow_links)
+    shorter, reading = None if isinstance(place, (str, Path)) else run.config.resize_shorter, run.config.reading
+    opened = open_source(place, DecodeOptions(shorter, memory_limit, workers or None, reading=reading), follow_links)
     if labels is not None:
         opened = opened.relabelled(read_labels(labels, place if isinstance(place, (str, Path)) else None))
     entries, classes = opened.listed(split)
@@ -132,7 +132,7 @@ def embed(
         parts.remove()
         return None
     # threads decode what is resident, and there is at least one
-    options = DecodeOptions(run.config.resize_shorter, memory_limit, workers or None)
+    options = DecodeOptions(run.config.resize_shorter, memory_limit, workers or None, reading=reading)
     sets = opened.load_listed(split, loader, options, where)
     sets = itertools.chain([next(sets)], sets)  # images that cannot be loaded at all leave no parts behind
     resumed = parts.open()
@@ -183,6 +183,7 @@ def describe(
         "std": augment.std,
         "style": augment.style,
         "resize_shorter": run.config.resize_shorter,
+        **({} if run.config.reading == AS_RGB else {"reading": repr(run.config.reading)}),
         "images": hashlib.blake2b(listed.encode(), digest_size=16).hexdigest(),
     }
     stored: dict[str, Any] = json.loads(json.dumps(settings))

@@ -63,6 +63,6 @@ def features_of_file(features: Path, table: FeatureFile, path: Path, run: Run | 
     module = load_module(run, table.settings.get("features", "")).to(where)
     if state_hash(module) != table.settings.get("weights"):
         raise ValueError(f"the features in {features} were not made by the current encoder of {run.folder}")
-    pixels = decode_named(path, run.config.resize_shorter)
+    pixels = decode_named(path, run.config.resize_shorter, run.config.reading)
     vector: Array = extract_features(module, pack([pixels]), run.config.augment).features[0].cpu().numpy()
     return vector

@@ -227,7 +227,7 @@ def test_items_that_cannot_be_read_are_left_out() -> None:
     [
         (Random(), ValueError, "gives another image for 0 each time: leave its random transforms out"),
         (pixels().astype(np.float32), ValueError, r"floats in \[0, 1\], got 0 to 255: leave out what normalises them"),
-        (pixels().astype(np.uint16), ValueError, r"must be uint8, or floats in \[0, 1\], got uint16"),
+        (pixels().astype(np.int32), ValueError, r"uint16, or floats in \[0, 1\], got int32: say the range"),
         (np.zeros((4, 8, 8, 2), np.uint8), ValueError, r"images of 1 or 3 channels, got shape \[1, 8, 8, 2\]"),
         (np.zeros((0, 8, 8, 3), np.uint8), ValueError, r"must be images \[N, H, W\] or \[N, H, W, C\]"),
         ((pixels(), [0, 1]), ValueError, r"must be \[140\] or \[140, 1\], got \[2\]"),

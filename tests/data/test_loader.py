@@ -169,8 +169,8 @@ def test_containers_refuse() -> None:
     images, ids = torch.zeros(2, 4, 4, 3, dtype=torch.uint8), torch.arange(2)
     with pytest.raises(TypeError, match=r"Batch.images must be torch.uint8, got torch.float32"):
         Batch(images.float(), ids, ids)
-    with pytest.raises(ValueError, match=r"must be \[N, H, W, 3\], got \[2, 3, 4, 4\]"):
-        Batch(images.permute(0, 3, 1, 2), ids, ids)
+    with pytest.raises(ValueError, match=r"must be \[N, H, W, C\] with 1 to 16 channels, got \[2, 3, 4, 17\]"):
+        Batch(torch.zeros(2, 3, 4, 17, dtype=torch.uint8), ids, ids)
     with pytest.raises(TypeError, match=r"Batch.ids must be torch.int64, got torch.int32"):
         Batch(images, ids.int(), ids)
     with pytest.raises(ValueError, match=r"Batch.labels must be \[2\] like images, got \[1\]"):

@@ -139,7 +139,7 @@ def test_unreadable(data: bytes) -> None:
 def test_float_pixels_and_bombs_are_refused(tmp_path: Path) -> None:
     """Floating-point pixels have no range; a header that announces too many pixels is refused before decoding."""
     with pytest.raises(ValueError, match="no known range"):
-        decode_image(encoded(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"))
+        decode_image(encoded(Image.fromarray(np.full((4, 4), 1.5, np.float32)), "TIFF"))
     bomb = encoded(Image.new("1", (20000, 10000)))
     assert len(bomb) < 100_000
     with pytest.raises(Image.DecompressionBombError):

@@ -6,25 +6,29 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the torch device for `auto`, `cpu`, `cuda`, `cuda:1`, ...
+    """Return the torch device for `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, ...
 
     Raises:
-        ValueError: the name is not a CPU or CUDA device, or the device does not exist.
+        ValueError: the name is that of another kind of device, or the device does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be a CPU or a CUDA device, got {name!r}")
+        raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device must be a CPU, a CUDA device or mps, got {name!r}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {name!r} does not exist: torch finds no Apple GPU")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} does not exist: torch sees {torch.cuda.device_count()} CUDA device(s)")
     return device
@@ -36,8 +40,40 @@ def uses_bf16(amp: str, device: torch.device) -> bool:
         return amp == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
     capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+@cache
+def has_float64(kind: str) -> bool:
+    """Tell whether devices of this type compute in float64, which Apple's mps and some of Intel's xpu do not."""
+    if kind in ("cpu", "cuda", "meta"):
+        return True
+    try:
+        return bool((torch.ones(1, dtype=torch.float64, device=kind) * 2 == 2).item())
+    except (RuntimeError, TypeError):
+        return False
+
+
+# Dynamo cannot trace that. This is torch.compiler.assume_constant_result without its import of Dynamo
+has_float64._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def vector_dtype(device: torch.device) -> torch.dtype:
+    """Dtype of per-row values: float64, where there is one, is cheap there; exp(s - lse) is then as accurate as s."""
+    return torch.float64 if has_float64(device.type) else torch.float32
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Return where to compute what needs float64: `device`, or the CPU if it has none."""
+    return device if has_float64(device.type) else torch.device("cpu")
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """Return a tensor where float64 can be computed from it: where it is, or on the CPU."""
+    return tensor if has_float64(tensor.device.type) else tensor.cpu()
 
 
 def set_deterministic() -> None:

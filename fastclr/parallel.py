@@ -214,6 +214,8 @@ def open_world(device: str) -> Iterator[World]:
         yield World(0, 1, resolve_device(device), None)
         return
     chosen = resolve_device(device)
+    if chosen.type == "mps" and size > 1:
+        raise ValueError(f"device mps is for one process, got {size}: its tensors cannot be exchanged")
     if chosen.type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if chosen.index is not None and size > 1:

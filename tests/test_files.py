@@ -16,6 +16,7 @@ import pytest
 
 from fastclr.files import append_text, create_new, is_own, locked, make_folder, write_text_atomically
 from fastclr.files import write_atomically as write
+from fastclr.sources.byte_ranges import Storage
 
 
 @pytest.fixture
@@ -86,9 +87,28 @@ def test_without_locks_work_goes_on(number: int, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_what_locks_is_imported_where_there_is_no_fcntl() -> None:
-    code = "import sys, torch; sys.modules['fcntl'] = None; import fastclr.training.run, fastclr.data.cache, filelock"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_everything_is_imported_where_there_is_no_module_of_unix_alone() -> None:
+    """As on Windows; torch and the rest are imported before, because they ask the system what it is."""
+    code = """
+import importlib, pkgutil, sys
+import timm, tyro, fsspec, filelock, tqdm, matplotlib.pyplot, scipy.optimize, sklearn, torch.distributed.run
+unix = ("fcntl", "resource", "pwd", "grp", "termios")
+sys.modules.update(dict.fromkeys(unix))
+import fastclr
+for each in pkgutil.walk_packages(fastclr.__path__, "fastclr."):
+    if not each.name.startswith(("fastclr.bench", "fastclr.kernels", "fastclr.__main__", "fastclr._")):
+        importlib.import_module(each.name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_are_read_where_there_is_no_pread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").write_bytes(bytes(range(200)))
+    storage = Storage.of_files([str(tmp_path / "x")])
+    monkeypatch.delattr(os, "pread")
+    assert storage.read(0) == bytes(range(200))
+    assert storage.read_ends(0, 3, 5)[:2] == (bytes(range(3)), bytes(range(195, 200)))
 
 
 def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:

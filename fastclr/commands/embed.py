@@ -37,7 +37,7 @@ class EmbedOptions:
     batch_size: int = 256
     """Images per forward pass."""
     device: str = "auto"
-    """`auto` (CUDA if available), or a torch device."""
+    """`auto` (CUDA if available), or a torch device: `cpu`, `cuda:1`, `mps`."""
     loader: LoaderKind = "auto"
     """`resident` decodes as many images at a time as fit; `dali`, `torch` stream; `auto`: resident if all fit."""
     workers: int | None = None

@@ -28,7 +28,7 @@ class SearchOptions:
     k: int = 10
     """Number of neighbours."""
     device: str = "auto"
-    """`auto` (CUDA if available), or a torch device."""
+    """`auto` (CUDA if available), or a torch device: `cpu`, `cuda:1`, `mps`."""
 
 
 def main(arguments: list[str]) -> None:

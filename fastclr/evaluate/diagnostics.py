@@ -8,17 +8,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastclr.device import exact
+
 BLOCK = 2048  # rows at a time
 ZERO = 1e-6  # relative to the largest singular value: anything smaller is float32 rounding
 
 
-def _check(name: str, features: Tensor, least: int) -> None:
-    """Raise a ValueError unless `features` is a finite float ``[N, F]`` with N of at least `least`."""
+def _checked(name: str, features: Tensor, least: int) -> Tensor:
+    """Return `features` where float64 can be computed from them; a ValueError unless they are finite floats ``[N, F]``.
+
+    N must be at least `least`.
+    """
     if features.dim() != 2 or len(features) < least or not features.is_floating_point():
         shape = f"{features.dtype} {tuple(features.shape)}"
         raise ValueError(f"{name} must be float [N, F] with N of at least {least}, got {shape}")
     if not bool(features.isfinite().all()):
         raise ValueError(f"{name} must be finite, but some are NaN or infinite")
+    return exact(features)
 
 
 def spectrum(features: Tensor) -> Tensor:
@@ -34,7 +40,7 @@ def spectrum(features: Tensor) -> Tensor:
 
     Source: Jing et al., "Understanding dimensional collapse in contrastive self-supervised learning", ICLR 2022.
     """
-    _check("features", features, 1)
+    features = _checked("features", features, 1)
     sums = [rows.double().sum(dim=0) for rows in features.split(BLOCK)]
     return _eigenvalues(features, torch.stack(sums).sum(dim=0) / len(features))
 
@@ -52,7 +58,7 @@ def effective_rank(features: Tensor) -> float:
 
     Source: Garrido et al., "RankMe", ICML 2023, equation 1 (without its epsilon); Roy and Vetterli, EUSIPCO 2007.
     """
-    _check("features", features, 1)
+    features = _checked("features", features, 1)
     singular = _eigenvalues(features, None).sqrt()
     singular = singular[singular > ZERO * singular.max()]
     if len(singular) == 0:
@@ -77,8 +83,8 @@ def alignment(z0: Tensor, z1: Tensor, *, power: float = 2.0) -> float:
     Source: Wang and Isola, "Understanding contrastive representation learning through alignment and uniformity on the
     hypersphere", ICML 2020.
     """
-    _check("z0", z0, 1)
-    _check("z1", z1, 1)
+    z0 = _checked("z0", z0, 1)
+    z1 = _checked("z1", z1, 1)
     if z0.shape != z1.shape:
         raise ValueError(f"z0 and z1 must have the same shape, got {tuple(z0.shape)} and {tuple(z1.shape)}")
     if not 0 < power < float("inf"):
@@ -101,7 +107,7 @@ def uniformity(z: Tensor, *, t: float = 2.0) -> float:
 
     Source: Wang and Isola, as in `alignment`.
     """
-    _check("z", z, 2)
+    z = _checked("z", z, 2)
     if not 0 < t < float("inf"):
         raise ValueError(f"t must be a positive number, got {t}")
     unit = F.normalize(z.double(), dim=1)

@@ -14,6 +14,7 @@ from fastclr.augment.fixed_view import evaluation_params, image_sizes
 from fastclr.augment.images import RaggedImages
 from fastclr.data import Batch, ImageDataset, ImageIndex, LoaderKind, Order, Splits, make_loader
 from fastclr.data.unreadable import TooMuchAheadError
+from fastclr.device import has_float64
 from fastclr.evaluate.frozen_encoder import frozen
 from fastclr.parallel import World
 from fastclr.sources.printable import progress_bar
@@ -143,7 +144,7 @@ def extract_features(
     """Return the features of a frozen encoder with labels and ids, in image order.
 
     The encoder sees the fixed view of `evaluation_params`. Features stay on the encoder's device, or go to the CPU if
-    they would fill more than a third of a CUDA device's free memory.
+    they would fill more than a third of a CUDA device's free memory, or the device has no float64.
 
     Args:
         encoder: module from float images ``[n, 3, S, S]`` to ``[n, F]``.
@@ -178,6 +179,7 @@ def collect(encoder: nn.Module, batches: Iterable[Batch], augment: AugmentConfig
             features: Tensor = encoder(view.to(device))
         if features.dim() != 2:
             raise ValueError(f"the encoder must return features [N, F], got shape {tuple(features.shape)}")
+        keep = keep and has_float64(device.type)  # what is computed of them needs it
         rows.append(features.float() if keep else features.float().cpu())
         finite.append(features.isfinite().all())
         labels.append(batch.labels.to(rows[-1].device))

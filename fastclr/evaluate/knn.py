@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastclr.device import full_float32
+from fastclr.device import exact, exact_device, full_float32
 from fastclr.evaluate.features import Features, check_labelled
 from fastclr.evaluate.scores import Scores, score
 
@@ -45,7 +45,8 @@ def nearest(
         raise ValueError(f"bank and queries must be [N, F] and [Q, F], got {tuple(bank.shape)}, {tuple(queries.shape)}")
     if not 1 <= k <= len(bank):
         raise ValueError(f"k must be between 1 and the {len(bank)} images of the bank, got {k}")
-    where = queries.device if device is None else torch.device(device)
+    bank, queries = exact(bank), exact(queries)
+    where = queries.device if device is None else exact_device(torch.device(device))
     parts = [unit_rows(part, where) for part in queries.split(block)]
     best = [torch.empty(len(part), 0, dtype=torch.int64, device=where) for part in parts]
     with full_float32():
@@ -147,6 +148,7 @@ def knn_predict(
     check_labelled("bank", bank, labels)
     check_temperature(temperature)
     cosines, rows = nearest(bank, queries, k, block=block, device=device)
+    labels = exact(labels)
     neighbours = labels.to(rows.device)[rows]
     classes = int(labels.max()) + 1
     parts = zip(cosines.split(block), neighbours.split(block), strict=True)
@@ -170,9 +172,10 @@ def knn_scores(
         raise ValueError(f"k must be one or more numbers of at least 1, got {list(ks)}")
     check_temperature(temperature)
     cosines, rows = nearest(features.train, features.test, max(ks), device=device)
-    neighbours = features.train_labels.to(rows.device)[rows]
-    classes = 1 + int(max(features.train_labels.max(), features.test_labels.max()))
-    return {k: score(vote(cosines[:, :k], neighbours[:, :k], classes, temperature), features.test_labels) for k in ks}
+    known, wanted = exact(features.train_labels), exact(features.test_labels)
+    neighbours = known.to(rows.device)[rows]
+    classes = 1 + int(max(known.max(), wanted.max()))
+    return {k: score(vote(cosines[:, :k], neighbours[:, :k], classes, temperature), wanted) for k in ks}
 
 
 def knn_accuracy(

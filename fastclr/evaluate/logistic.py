@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastclr.data.label_subsets import stratified
-from fastclr.device import available_memory, full_float32
+from fastclr.device import available_memory, exact, exact_device, full_float32
 from fastclr.evaluate.features import check_labelled
 from fastclr.evaluate.linear import BLOCK, LinearClassifier, class_count, finite
 from fastclr.evaluate.scores import label_ranks
@@ -86,7 +86,8 @@ def fit_logistic(
 
     minimise  mean cross-entropy + l2/2 |W|^2   (the bias is free; scikit-learn's C is 1 / (N l2)).
 
-    The loss and its gradient are computed on `device` in blocks of rows, L-BFGS itself by SciPy in float64.
+    The loss and its gradient are computed on `device` in blocks of rows, on the CPU if that has no float64; L-BFGS
+    itself by SciPy in float64.
 
     Args:
         features: float ``[N, F]`` of training images.
@@ -104,7 +105,8 @@ def fit_logistic(
     """
     check_labelled("features", features, labels)
     check_l2(l2)
-    where = features.device if device is None else torch.device(device)
+    features, labels = exact(features), exact(labels)
+    where = features.device if device is None else exact_device(torch.device(device))
     return Problem(features, labels, where).fit(l2, start, tolerance, iterations, say)
 
 
@@ -302,6 +304,7 @@ def select_l2(
     for value in grid:
         check_l2(value)
     class_count(labels)
+    features, labels = exact(features), exact(labels)
     validation = stratified(labels.cpu(), VALIDATION, seed).to(features.device)
     if len(validation) == 0:
         raise ValueError("choosing l2 needs a class with at least 2 training images: give a value of l2 instead")
@@ -309,7 +312,7 @@ def select_l2(
     learn[validation] = False
     held, held_labels = features[validation], labels.to(features.device)[validation]
     rest, rest_labels = features[learn], labels.to(features.device)[learn]
-    problem = Problem(rest, rest_labels, features.device if device is None else torch.device(device))
+    problem = Problem(rest, rest_labels, features.device if device is None else exact_device(torch.device(device)))
     accuracies: dict[float, float] = {}
     shown = every(QUIET_S, say) if say is not None else None
 

@@ -87,8 +87,8 @@ def score(scores: Tensor, labels: Tensor) -> Scores:
     counts = confusion_counts(scores, labels, classes)
     totals, right = counts.sum(dim=1).tolist(), counts.diagonal().tolist()
     return Scores(
-        top1=float((ranks == 0).double().mean()),
-        top5=float((ranks < 5).double().mean()) if classes >= TOP5_FROM else None,
+        top1=int((ranks == 0).sum()) / len(ranks),
+        top5=int((ranks < 5).sum()) / len(ranks) if classes >= TOP5_FROM else None,
         per_class=[hit / total if total else None for hit, total in zip(right, totals, strict=True)],
         confusion=counts.tolist() if classes <= CONFUSION_UP_TO else None,
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
 import torch
 from torch import Tensor
+
+from fastclr.device import vector_dtype as vector_dtype
 
 # size of one tile of similarities: on a CPU it stays in the L2 cache, elsewhere it is large enough to fill the device
 CPU_TILE_BYTES = 1 << 20
@@ -18,26 +19,6 @@ DEVICE_TILE_BYTES = 1 << 26
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 stays float64, everything else is computed in float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def vector_dtype(device: torch.device) -> torch.dtype:
-    """Dtype of per-row values: float64, where there is one, is cheap there; exp(s - lse) is then as accurate as s."""
-    return torch.float64 if has_float64(device.type) else torch.float32
-
-
-@cache
-def has_float64(kind: str) -> bool:
-    """Tell whether devices of this type compute in float64, which Apple's mps and some of Intel's xpu do not."""
-    if kind in ("cpu", "cuda", "meta"):
-        return True
-    try:
-        return bool((torch.ones(1, dtype=torch.float64, device=kind) * 2 == 2).item())
-    except (RuntimeError, TypeError):
-        return False
-
-
-# Dynamo cannot trace that. This is torch.compiler.assume_constant_result without its import of Dynamo
-has_float64._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def block_size(columns: int, dtype: torch.dtype, device: torch.device) -> int:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from fastclr.augment import AugmentConfig
 from fastclr.data.batch import Batch
+from fastclr.device import vector_dtype
 from fastclr.methods.autoencoder import make_decoder, plain_colours
 from fastclr.methods.base import Views, rows_of
 from fastclr.methods.draws import uniforms
@@ -99,7 +100,7 @@ class GAN(OneView):
         seen, drawn, seen_again, drawn_again = widened(embeddings[0]).unbind(1)
         judged = (F.softplus(-seen) + F.softplus(drawn)).mean()
         fooled = (F.softplus(-drawn_again) + F.softplus(seen_again)).mean()
-        right = torch.cat([seen > 0, drawn < 0]).double().mean()
+        right = torch.cat([seen > 0, drawn < 0]).to(vector_dtype(seen.device)).mean()
         return judged + fooled, {"discriminator_loss": judged.detach(), "task_accuracy": right}
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastclr.data.batch import Batch
+from fastclr.device import vector_dtype
 from fastclr.methods.encoders import feature_dim
 from fastclr.methods.heads import output_width
 from fastclr.methods.one_branch import OneBranch, widened
@@ -52,5 +53,5 @@ class Pretext(OneView):
         """Return the cross-entropy of the logits ``[n, K, K]``, and the share that is told right."""
         logits = widened(embeddings[0])
         kinds = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])
-        right = (logits.detach().argmax(dim=2) == kinds).double().mean()
+        right = (logits.detach().argmax(dim=2) == kinds).to(vector_dtype(logits.device)).mean()
         return F.cross_entropy(logits.flatten(0, 1), kinds.flatten()), {"task_accuracy": right}

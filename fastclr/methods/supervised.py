@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastclr.data.batch import Batch
+from fastclr.device import vector_dtype
 from fastclr.methods.base import Facts, Method, ViewPlan, Views, rows_of
 from fastclr.methods.encoders import feature_dim
 from fastclr.methods.heads import first_layers, output_width
@@ -120,7 +121,7 @@ class Supervised(Method):
         """Return the cross-entropy, and the share of views that are classified right."""
         logits = widened(embeddings[0])
         labels = batch.labels.to(logits.device)
-        right = (logits.detach().argmax(dim=1) == labels).double().mean()
+        right = (logits.detach().argmax(dim=1) == labels).to(vector_dtype(logits.device)).mean()
         return F.cross_entropy(logits, labels), {"training_accuracy": right}
 
     def no_adaptation(self) -> set[str]:

@@ -21,6 +21,7 @@ HEAD_BYTES = 32768  # enough for the header of nearly every file; the others are
 Admit = Callable[[bytes, int], None]
 # an entry that was replaced by a link or a pipe since it was listed must neither lead out of the folder nor hang
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+OPEN_FLAGS |= getattr(os, "O_BINARY", 0)  # of Windows
 
 
 def admit_all(head: bytes, size: int) -> None:
@@ -171,6 +172,12 @@ class Storage:
             os.close(descriptor)
 
 
+def seek_and_read(descriptor: int, start: int, size: int) -> bytes:
+    """Do what `os.pread` does, which Windows lacks; whoever reads has a descriptor of its own."""
+    os.lseek(descriptor, start, os.SEEK_SET)
+    return os.read(descriptor, size)
+
+
 def read_at(descriptor: int, start: int, size: int) -> bytes:
     """Return ``size`` bytes of an open file from byte ``start`` on.
 
@@ -179,7 +186,7 @@ def read_at(descriptor: int, start: int, size: int) -> bytes:
     """
     parts = []
     while size > 0:
-        part = os.pread(descriptor, size, start)
+        part = os.pread(descriptor, size, start) if hasattr(os, "pread") else seek_and_read(descriptor, start, size)
         if not part:
             raise OSError(f"ends {size} bytes early")
         parts.append(part)

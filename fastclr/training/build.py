@@ -56,6 +56,8 @@ class Clock:
         """Synchronise the device and add the time since `start` or the last lap."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
         now = time.perf_counter()
         elapsed, self.since = now - self.since, now
         if self.started:

@@ -36,7 +36,7 @@ class RunOptions:
     seed: int = 0
     """Seeds the weights, the data order and the augmentation."""
     device: str = "auto"
-    """`auto` (CUDA if available), or a torch device."""
+    """`auto` (CUDA if available), or a torch device: `cpu`, `cuda:1`, `mps`."""
     amp: AmpKind = "auto"
     """bfloat16 autocast of the encoder: `auto` enables it where the device supports bfloat16 natively."""
     channels_last: bool = True

@@ -25,7 +25,7 @@ class ImageOptions:
     labels: str | None = None
     """CSV file with the columns name (or file_name) and label. Default: as in the run."""
     device: str = "auto"
-    """`auto` (CUDA if available), or a torch device."""
+    """`auto` (CUDA if available), or a torch device: `cpu`, `cuda:1`, `mps`."""
 
     def config_for(self, run: Run) -> PretrainConfig:
         """Return the configuration of a run with these options in place of its own."""

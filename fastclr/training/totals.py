@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from fastclr.device import vector_dtype
 from fastclr.parallel import World
 
 
 class Totals:
-    """Named sums in float64 on the device.
+    """Named sums in float64 on the device, in float32 where that has no other.
 
     Args:
         device: the device the steps run on.
@@ -19,7 +20,7 @@ class Totals:
 
     def __init__(self, device: torch.device) -> None:
         self._names: tuple[str, ...] = ()
-        self._values = torch.zeros(0, device=device, dtype=torch.float64)
+        self._values = torch.zeros(0, device=device, dtype=vector_dtype(device))
 
     def add(self, sums: Mapping[str, Tensor]) -> None:
         """Add 0-dim tensors on the device to the sums of the same names; new names start at zero."""
@@ -27,7 +28,7 @@ class Totals:
             self._names += tuple(new)
             self._values = torch.cat([self._values, self._values.new_zeros(len(new))])
         zero = self._values.new_zeros(())
-        self._values += torch.stack([sums[name].double() if name in sums else zero for name in self._names])
+        self._values += torch.stack([sums[name].to(zero) if name in sums else zero for name in self._names])
 
     def get(self, name: str) -> Tensor:
         """Return this process's sum, 0-dim on the device; 0 if nothing was added."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from fastclr.data import Batch, ImageDataset, ImageIndex, Splits
 from fastclr.data.label_subsets import labelled_rows, subset_name
+from fastclr.device import vector_dtype
 from fastclr.evaluate import frozen
 from fastclr.methods import Facts, Supervised, ViewPlan, Views
 from fastclr.methods.base import rows_of
@@ -180,7 +181,7 @@ class Distillation(Supervised):
         student, teacher = (logits.float() for logits in embeddings)
         labels = batch.labels.to(student.device)
         loss = semi_supervised_loss(student, teacher, labels, self.config.temperature, self.config.label_weight)
-        agree = (student.detach().argmax(dim=1) == teacher.argmax(dim=1)).double().mean()
+        agree = (student.detach().argmax(dim=1) == teacher.argmax(dim=1)).to(vector_dtype(student.device)).mean()
         return loss, {"teacher_agreement": agree}
 
 

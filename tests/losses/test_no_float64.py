@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import fastclr
-from fastclr.losses import tiles
+from fastclr import device
 
 LOSSES: dict[str, Any] = {
     "nt_xent": fastclr.NTXentLoss(0.3),
@@ -47,7 +47,7 @@ def test_loss_and_gradient_without_float64(name: str, monkeypatch: pytest.Monkey
     expected = loss.double()(*exact)
     expected.backward()
     loss.float()
-    monkeypatch.setattr(tiles, "has_float64", lambda kind: False)
+    monkeypatch.setattr(device, "has_float64", lambda kind: False)
     rows = [view.clone().requires_grad_() for view in views]
     with NoFloat64():
         value = loss(*rows)
@@ -59,5 +59,6 @@ def test_loss_and_gradient_without_float64(name: str, monkeypatch: pytest.Monkey
 
 
 def test_which_devices_have_it() -> None:
-    assert tiles.has_float64("cpu") and tiles.has_float64("cuda") and tiles.has_float64("meta")
-    assert not tiles.has_float64("mps") and tiles.vector_dtype(torch.device("mps")) == torch.float32
+    assert device.has_float64("cpu") and device.has_float64("cuda") and device.has_float64("meta")
+    assert not device.has_float64("mps") and device.vector_dtype(torch.device("mps")) == torch.float32
+    assert device.exact_device(torch.device("mps")) == torch.device("cpu")

@@ -1,7 +1,7 @@
-"""Cycles of the NT-Xent kernels on an H200, modelled from their compiled instructions.
+"""Cycles of the NT-Xent kernels on an H200, or with ``--arch 80`` an A100, modelled from their compiled instructions.
 
-``make bench-model`` compiles every kernel for sm_90 and simulates its main loop, in order, on a quarter of a
-multiprocessor. Nothing runs on a GPU. docs/gpu-model.md says how it was checked against published kernels.
+``make bench-model`` compiles every kernel and simulates its main loop, in order, on a quarter of a multiprocessor.
+Nothing runs on a GPU. docs/gpu-model.md says how it was checked against published kernels, for sm_90.
 """
 
 from __future__ import annotations
@@ -22,9 +22,26 @@ from fastclr.kernels import ntxent_backward, ntxent_forward, ntxent_gluon, ntxen
 from fastclr.kernels.tile_table import Tile
 from fastclr.sources.printable import show
 
-SMS, CLOCK, L2_BYTES, SHARED_BYTES = 132, 1.75e9, 23.8, 128  # multiprocessors, Hz, bytes a cycle of one of them
-PEAK = {"half": 790e12, "tf32": 395e12}  # FLOP/s that matrix products reach under the power limit
-SHARED_MEMORY, REGISTERS = 227 * 1024, 65536
+SHARED_BYTES, REGISTERS = 128, 65536  # of a multiprocessor: bytes a cycle of shared memory
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A GPU: FLOP/s are those that matrix products reach (under the power limit), bytes of L2 those of a cycle."""
+
+    name: str
+    arch: int
+    sms: int
+    clock: float
+    l2_bytes: float
+    shared_memory: int
+    peak: dict[str, float]
+    product: str  # opcode of a matrix product
+
+
+H200 = Chip("H200", 90, 132, 1.75e9, 23.8, 227 * 1024, {"half": 790e12, "tf32": 395e12}, "HGMMA")
+A100 = Chip("A100", 80, 108, 1.41e9, 28.0, 164 * 1024, {"half": 312e12, "tf32": 156e12}, "HMMA")
+CHIPS = {chip.arch: chip for chip in (H200, A100)}
 START_UP = 4000  # cycles of a program outside of its main loop
 ROWS = (16_384, 65_536, 2**20)
 KINDS = (("half", 128), ("half", 256), ("tf32", 128))
@@ -37,8 +54,10 @@ PIPES = {
     ("alu", 2.0): "IADD3 LOP3 LEA SHF PRMT SEL FSEL FMNMX FSETP ISETP PLOP3 MOV VIADD VIADDMNMX VIMNMX P2R R2P FSET",
     ("xu", 8.0): "MUFU I2F F2I POPC",
     ("convert", 2.0): "F2FP F2F",
-    ("memory", 4.0): "LDS STS LDSM STSM ATOMS SHFL LDG STG RED ATOMG",
+    ("memory", 4.0): "LDS STS STSM ATOMS SHFL LDG STG RED ATOMG",
+    ("memory", 8.0): "LDSM",
     ("memory", 16.0): "LDGSTS",
+    ("tensor", 8.0): "HMMA",
 }
 PIPE_OF = {name: pipe for pipe, names in PIPES.items() for name in names.split()}
 LATENCY = {"xu": 20, "memory": 30}
@@ -59,7 +78,9 @@ MACHINES = {"optimistic": Machine(8, 1.0), "middle": Machine(2, 1.0), "pessimist
 
 
 def product_cycles(instruction: Instruction) -> float:
-    """Cycles of the tensor cores for ``64 x n`` results and 32 bytes of each row."""
+    """Cycles of the tensor cores: on sm_90 for ``64 x n`` results and 32 bytes of each row."""
+    if instruction.name == "HMMA":
+        return 8.0
     found = re.search(r"64x(\d+)x\d+", instruction.opcode)
     return int(found[1]) / 2 if found else 0.0
 
@@ -168,7 +189,9 @@ def simulate(
             warp.round += 1
             warp.ends.append(now)
         now += 1
-    return sum(w.ends[-1] - w.ends[rounds // 3] for w in state) / (rounds - 1 - rounds // 3) / warps
+    # while all of them run: warps that may go first are done before the others
+    first, last_end = min(w.ends[rounds // 3] for w in state), min(w.ends[-1] for w in state)
+    return (last_end - first) * warps / sum(first < end <= last_end for w in state for end in w.ends)
 
 
 def shared_cycles(body: list[Instruction], groups: int, copied: int) -> float:
@@ -177,6 +200,8 @@ def shared_cycles(body: list[Instruction], groups: int, copied: int) -> float:
     for x in body:
         if x.name == "HGMMA":  # the left operand comes from shared memory or from registers
             served += 64 * product_cycles(x) + (2048 if re.match(r"R\d+, gdesc", x.operands) else 0)
+        elif x.name == "LDSM":
+            served += 128 * (4 if ".4" in x.opcode else 2 if ".2" in x.opcode else 1)
         elif x.name in ("LDS", "STS") and "[RZ]" not in x.operands:
             served += 128 * (4 if ".128" in x.opcode else 2 if ".64" in x.opcode else 1)
     return (served * groups + copied) / SHARED_BYTES
@@ -214,32 +239,34 @@ def ntxent_constants(kernel: str, width: int, tile: Tile, precision: str) -> tup
     return ntxent_backward.ntxent_bwd_kernel, constants | {"BLOCK_OUT": tile.block_d}
 
 
-def predict(kernel: str, kind: str, width: int, tile: Tile | None = None) -> Prediction:
-    """Compile a kernel for sm_90 and simulate the loop over tiles without masks."""
+def predict(kernel: str, kind: str, width: int, tile: Tile | None = None, chip: Chip = H200) -> Prediction:
+    """Compile a kernel and simulate the loop over tiles without masks."""
     gluon, half = kernel == GLUON, kind == "half"
     if tile is None:
-        shipped = tile_table.table_tiles(90, kind, width)
+        shipped = tile_table.table_tiles(chip.arch, kind, width)
         tile = tile_table.gluon_tile(90, torch.bfloat16, width) if gluon else getattr(shipped, kernel)
     function, constants = ntxent_constants(kernel, width, tile, "ieee" if half else kind)
     if gluon:
         compiled = compile_gluon(function, constants, "bf16", tile, ntxent_gluon.START_REGISTERS)
     else:
-        compiled = compile_kernel(function, constants, "bf16" if half else "fp32", 90, tile)
+        compiled = compile_kernel(function, constants, "bf16" if half else "fp32", chip.arch, tile)
     items, registers, _ = disassemble(compiled)
     by_registers = REGISTERS // (-(-registers // 8) * 8 * 32 * compiled.metadata.num_warps)
-    programs = min(by_registers, SHARED_MEMORY // (compiled.metadata.shared + 1024))
-    body, groups = loops(items, "HGMMA")[0], 2 if gluon else tile.num_warps // 4
+    programs = min(by_registers, chip.shared_memory // (compiled.metadata.shared + 1024))
+    body, groups = loops(items, chip.product)[0], 2 if gluon else tile.num_warps // 4
     products = sum(map(product_cycles, body)) * groups
     row_bytes = width * (2 if half else 4)
     twice = 2 if kernel in ("backward", GLUON) else 1
-    one_tile = tile.block_m * tile.block_n * row_bytes / 4096 * twice
+    one_tile = tile.block_m * tile.block_n * row_bytes / (4096 if chip is H200 else 2048) * twice
     tiles = max(1, round(products / one_tile))  # a loop may be unrolled
     copied = row_bytes * (tile.block_m if kernel == "triangular" else tile.block_n) * tiles
     share = tile.block_m * tile.block_n * tiles * programs / UNIT
-    bound = max(shared_cycles(body, groups, copied), copied / L2_BYTES) * programs
+    readers = groups if chip is H200 else tile.num_warps  # a product of sm_80 has its operands loaded, warp by warp
+    bound = max(shared_cycles(body, readers, copied), copied / chip.l2_bytes) * programs
     scopes, turn = (2, turn_of(body)) if gluon else (programs, None)
+    least = max(bound, products * programs)
     cycles = {
-        name: max(simulate(body, groups * programs, scopes, machine, turn), bound) / share
+        name: max(simulate(body, groups * programs, scopes, machine, turn), least) / share
         for name, machine in MACHINES.items()
     }
     flops = 2 * UNIT * width * twice
@@ -252,9 +279,9 @@ def predict(kernel: str, kind: str, width: int, tile: Tile | None = None) -> Pre
         sum(x.name in ("LDL", "STL") for x in instructions(items)),
         programs,
         cycles,
-        flops / PEAK[kind] * CLOCK * SMS,
-        {m: milliseconds(kernel, m, tile, programs, cycles[basis(kernel)]) for m in ROWS},
-        {m: flops * m * m / UNIT / (2 if kernel == "triangular" else 1) / PEAK[kind] * 1e3 for m in ROWS},
+        flops / chip.peak[kind] * chip.clock * chip.sms,
+        {m: milliseconds(kernel, m, tile, programs, cycles[basis(kernel)], chip) for m in ROWS},
+        {m: flops * m * m / UNIT / (2 if kernel == "triangular" else 1) / chip.peak[kind] * 1e3 for m in ROWS},
     )
 
 
@@ -263,22 +290,22 @@ def basis(kernel: str) -> str:
     return "pessimistic" if kernel == GLUON else "middle"
 
 
-def milliseconds(kernel: str, rows: int, tile: Tile, programs: int, cycles: float) -> float:
+def milliseconds(kernel: str, rows: int, tile: Tile, programs: int, cycles: float, chip: Chip) -> float:
     """Time of a launch: its programs, in order, each on the slot that is free first."""
     per_tile = cycles * tile.block_m * tile.block_n / UNIT * programs
     if kernel == "triangular":
-        chunk = tile_table.triangular_chunk(torch.device("cpu"), tile, rows, sms=SMS)
+        chunk = tile_table.triangular_chunk(torch.device("cpu"), tile, rows, sms=chip.sms)
         last = (rows - 1) // tile.block_n * tile.block_n
         heights = [-(-min(col + tile.block_n, rows) // tile.block_m) for col in range(last, -1, -tile.block_n)]
         counts = [min(chunk, h - at) for at in range(0, rows // tile.block_m, chunk) for h in heights if h > at]
     else:
         row_tiles = 2 * -(-(rows // 2) // tile.block_m)
-        splits, count = tile_table.split_columns(torch.device("cpu"), tile, row_tiles, rows, None, sms=SMS)
+        splits, count = tile_table.split_columns(torch.device("cpu"), tile, row_tiles, rows, None, sms=chip.sms)
         counts = [count] * (row_tiles * splits)
-    busy = [0.0] * (SMS * programs)
+    busy = [0.0] * (chip.sms * programs)
     for count in counts:
         heapq.heapreplace(busy, busy[0] + START_UP + count * per_tile)
-    return max(busy) / CLOCK * 1e3
+    return max(busy) / chip.clock * 1e3
 
 
 def table(predictions: list[Prediction]) -> str:
@@ -305,13 +332,17 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, print the table and write the JSON."""
     parser = argparse.ArgumentParser(prog="fastclr.bench.gpu_model", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", type=Path, help="also write the predictions to this file")
+    parser.add_argument("--arch", type=int, choices=sorted(CHIPS), default=90, help="compute capability (default 90)")
     options = parser.parse_args(arguments)
-    predictions = [predict(kernel, kind, width) for kind, width in KINDS for kernel in KERNELS]
-    predictions.insert(len(KERNELS), predict(GLUON, *KINDS[0]))
+    chip = CHIPS[options.arch]
+    predictions = [predict(kernel, kind, width, chip=chip) for kind, width in KINDS for kernel in KERNELS]
+    if chip is H200:
+        predictions.insert(len(KERNELS), predict(GLUON, *KINDS[0]))
     show(table(predictions))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        contents: dict[str, Any] = {"modelled": "H200, sm_90; nothing was measured", "triton": triton.__version__}
+        said = f"{chip.name}, sm_{chip.arch}; nothing was measured"
+        contents: dict[str, Any] = {"modelled": said, "triton": triton.__version__}
         contents["predictions"] = [asdict(p) for p in predictions]
         options.json.write_text(json.dumps(contents, indent=1) + "\n")
 

@@ -13,6 +13,7 @@ from fastclr.api.runs import Run
 from fastclr.data.options import memory_bytes
 from fastclr.report import data_survey, write_comparison
 from fastclr.report.data_survey import Survey
+from fastclr.sources.captions import CaptionOptions
 from fastclr.sources.published import locate
 from fastclr.training.keywords import plain
 from fastclr.training.run import Run as Folder
@@ -79,6 +80,7 @@ def survey(
     images: str | os.PathLike[str] | Sized,
     *,
     labels: str | os.PathLike[str] | None = None,
+    captions: str | os.PathLike[str] | CaptionOptions | None = None,
     resize_shorter: int | None = None,
     follow_links: str | os.PathLike[str] | None = None,
     memory: float | None = None,
@@ -90,6 +92,7 @@ def survey(
     Args:
         images: as for `fastclr.pretrain`.
         labels: CSV file with the columns ``name`` and ``label`` that gives the classes.
+        captions: where the captions are, as for `fastclr.data.load_splits`; None: they are not looked at.
         resize_shorter: for the size in memory of images shrunk to this shorter side.
         follow_links: symbolic links are followed that lead into this folder.
         memory: GB of main memory that images may take. Default: half of what is free.
@@ -103,6 +106,7 @@ def survey(
     return data_survey.survey(
         locate(place, os.fspath(data_root), download),
         labels=None if labels is None else os.fspath(labels),
+        captions=captions if captions is None or isinstance(captions, CaptionOptions) else os.fspath(captions),
         resize_shorter=resize_shorter,
         memory_limit=memory_bytes(memory),
         follow_links=None if follow_links is None else os.fspath(follow_links),

@@ -13,8 +13,11 @@ from fastclr.data.cache import cache_folder, clear
 from fastclr.data.decode_many import DecodeOptions
 from fastclr.data.options import memory_bytes
 from fastclr.device import available_cores, available_memory
-from fastclr.report.data_survey import Copies, SplitSurvey, Spread, Survey, survey
+from fastclr.report.caption_survey import CaptionSurvey
+from fastclr.report.data_survey import Copies, SplitSurvey, Survey, survey
 from fastclr.report.decode_rate import cores_for, dali_rate, pillow_rate
+from fastclr.report.spread import Spread
+from fastclr.sources.captions import CaptionOptions
 from fastclr.sources.printable import one_line, show
 from fastclr.sources.published import locate
 from fastclr.sources.reading import AS_RGB, ChannelAxis, Pages, RangeChoice, Reading
@@ -30,9 +33,15 @@ class DataOptions:
     """Report what is in a data set, what is wrong with it, and what it takes to keep a GPU busy with it."""
 
     path: Annotated[str | None, tyro.conf.Positional] = None
-    """What to look at: a folder, a .tar(.gz) of one, cifar10, cifar100, stl10, or shapes."""
+    """What to look at: a folder, a .tar(.gz) of one, a .csv of paths, cifar10, cifar100, stl10, or shapes."""
     labels: str | None = None
     """CSV file with the columns name and label that gives the classes."""
+    captions: str | None = None
+    """Report on captions too: `auto`, `txt`, `json` or a table, as for pretrain."""
+    caption_columns: tuple[str, str] | None = None
+    """Header of the images and of the captions in a table. Default: filepath title, and other usual names."""
+    caption_key: str = ""
+    """Key of the caption in a .json. Default: caption, captions or text."""
     resize_shorter: int | None = None
     """Estimate memory and speed for images shrunk to this shorter side."""
     follow_links: str | None = None
@@ -83,9 +92,11 @@ def main(arguments: list[str]) -> None:
     memory_limit = memory_bytes(options.memory)
     source = locate(options.path, options.data_root, options.download)
     reading = Reading(options.channels, options.range, options.channel_axis, options.pages).within(None)
+    captions = options.captions
     found, samples = survey(
         source,
         labels=options.labels,
+        captions=captions and CaptionOptions(captions, options.caption_key, options.caption_columns),
         resize_shorter=options.resize_shorter,
         memory_limit=memory_limit,
         follow_links=options.follow_links,
@@ -136,6 +147,8 @@ def describe(found: Survey, machine: dict[str, Any], options: DataOptions) -> st
             listed = ", ".join(map(one_line, unknown[:SHOWN_FILES])) + ", ..." * (len(unknown) > SHOWN_FILES)
             rows.append((name, f"{len(unknown)} class(es) that train lacks, which a run refuses: {listed}"))
     rows.append(("test images", found.test_images))
+    if found.captions is not None:
+        rows += [("captions", line) for line in caption_lines(found.captions, options.all)]
     rows.append(("size", f"height {numbers(found.height)}, width {numbers(found.width)} px (min / median / max)"))
     rows.append(("format", formats(found)))
     if found.other_files:
@@ -165,6 +178,20 @@ def split_lines(split: SplitSurvey) -> list[str]:
     lines = [f"{split.images:,} images, {per_class}" + (f", {split.unlabelled:,} unlabelled" * bool(split.unlabelled))]
     if len(split.classes) <= SHOWN_CLASSES:
         lines.append(", ".join(f"{one_line(name)} {count:,}" for name, count in split.classes.items()))
+    return lines
+
+
+def caption_lines(found: CaptionSurvey, everything: bool) -> list[str]:
+    """Describe captions, and the images that have none."""
+    lines = [
+        f"{found.captions:,}, of which {found.different:,} differ; {numbers(found.per_image)} an image, "
+        f"{numbers(found.words)} words (min / median / max)",
+        f"{len(found.without):,} images without one that can be used, which are left out",
+    ]
+    listed = found.without if everything else found.without[:SHOWN_FILES]
+    lines += [f"  {name!a}: {reason.removeprefix('no caption: ')}" for name, reason in listed]
+    if len(listed) < len(found.without):
+        lines.append(f"  ... and {len(found.without) - len(listed):,} more (--all lists them)")
     return lines
 
 

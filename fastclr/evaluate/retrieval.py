@@ -36,8 +36,8 @@ class Retrieval:
     def as_json(self) -> dict[str, Any]:
         """Return the numbers as stored in ``results.json``."""
         return {
-            "recall": {str(k): value for k, value in self.recall.items()},
-            "chance": {str(k): value for k, value in self.chance.items()},
+            **{f"recall_at_{k}": value for k, value in self.recall.items()},
+            **{f"chance_at_{k}": value for k, value in self.chance.items()},
             "median_rank": self.median_rank,
             "queries": self.queries,
             "items": self.items,

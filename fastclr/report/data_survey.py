@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sized
+from collections.abc import Callable, Collection, Iterator, Sized
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from pathlib import Path
-from statistics import median
 from typing import TypeVar
 
 from fastclr.data.decode_many import DecodeOptions
@@ -19,7 +18,10 @@ from fastclr.data.in_flight import work_in_order
 from fastclr.data.open_source import open_source
 from fastclr.data.pixel_source import PixelSource, image_at
 from fastclr.device import available_cores
+from fastclr.report.caption_survey import CaptionSurvey, survey_captions
+from fastclr.report.spread import Spread, spread
 from fastclr.sources import deep
+from fastclr.sources.captions import CaptionOptions
 from fastclr.sources.decode import FORMATS, decode_image, pillow, resized
 from fastclr.sources.entries import TEST_SPLITS, Entry
 from fastclr.sources.folder import Files, other_suffixes
@@ -33,16 +35,8 @@ DECODED_PIXELS = 2 * 10**10  # at most decoded to find damage: 100,000 photos of
 SAMPLES_SHARE = 8  # they may take this part of the memory
 SAMPLES = 256  # images used to measure the speed of decoding
 HELD_OUT = "a part of every class of train (--holdout)"
+HELD_OUT_OF_ALL = "a part of train (--holdout)"
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Smallest, median and largest of some numbers."""
-
-    min: float
-    median: float
-    max: float
 
 
 @dataclass(frozen=True)
@@ -99,6 +93,7 @@ class Survey:
         decoded_bytes: size of all readable images as pixels, after `resize_shorter`.
         resize_shorter: what the shorter side is reduced to; None for no change.
         other_files: number of files that are no images by their suffix, by suffix; ``none`` without one.
+        captions: what the captions are, if they were asked for; images without one are not counted above.
     """
 
     source: str
@@ -118,6 +113,7 @@ class Survey:
     decoded_bytes: int
     resize_shorter: int | None
     other_files: dict[str, int] = field(default_factory=dict)
+    captions: CaptionSurvey | None = None
 
     @property
     def images(self) -> int:
@@ -146,6 +142,7 @@ def survey(
     memory_limit: int | None = None,
     follow_links: str | Path | None = None,
     reading: Reading = AS_RGB,
+    captions: str | CaptionOptions | None = None,
 ) -> tuple[Survey, list[bytes]]:
     """Examine every image of `source`.
 
@@ -160,6 +157,7 @@ def survey(
             them is unreadable here as in training.
         follow_links: symbolic links are followed that lead into this folder.
         reading: number of channels, and what becomes of more than 8 bits.
+        captions: where the captions are, as in :func:`fastclr.data.load_splits`.
 
     Returns:
         The survey, and up to 256 evenly spaced images as they are stored, to measure how fast they decode.
@@ -170,8 +168,10 @@ def survey(
     """
     mapping = None if labels is None else read_labels(labels, source if isinstance(source, (str, Path)) else None)
     options = DecodeOptions(resize_shorter, memory_limit, reading=reading.within(None))
-    opened = open_source(source, options, follow_links)
-    return survey_images(opened if mapping is None else opened.relabelled(mapping), options)
+    where = CaptionOptions(captions) if isinstance(captions, str) else captions
+    opened = open_source(source, options, follow_links, where)
+    found, samples = survey_images(opened if mapping is None else opened.relabelled(mapping), options)
+    return replace(found, captions=survey_captions(opened)), samples
 
 
 @singledispatch
@@ -239,11 +239,12 @@ def survey_files(source: FileSource, options: DecodeOptions) -> tuple[Survey, li
         listed = "; ".join(f"{path!a}: {reason}" for path, reason in sorted(bad.items())[:5])
         raise ValueError(f"none of the {len(bad)} images in {files.source} can be read: {listed}")
     ordered = [facts[path] for path in entries if path in facts]
-    result = summarize(
-        files.source, ordered, describe_test(groups), "files", options.resize_shorter, options.reading.channels
-    )
+    test = describe_test(groups, source.contents.captioned)
+    result = summarize(files.source, ordered, test, "files", options.resize_shorter, options.reading.channels)
     unreadable = tuple(sorted(bad.items()))
-    result = replace(result, unreadable=unreadable, not_read=files.skipped, other_files=other_suffixes(files.names))
+    captionless = set(source.contents.uncaptioned or ())
+    not_read = tuple(item for item in files.skipped if item not in captionless)
+    result = replace(result, unreadable=unreadable, not_read=not_read, other_files=other_suffixes(files.names))
     return replace(result, decoded=len(chosen), all_decoded=step == 1), [
         content for content in kept.values() if content
     ]
@@ -276,12 +277,15 @@ def evenly(items: list[str], count: int) -> list[str]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
-def describe_test(groups: dict[str, list[Entry]]) -> str:
+def describe_test(groups: dict[str, list[Entry]], captioned: bool = False) -> str:
     """Return where :func:`fastclr.data.load_splits` would take the test images from, in words."""
-    if not labelled(groups["train"]):
+    if not labelled(groups["train"]) and not captioned:
         return "none: the training images are unlabelled"
-    found = next((name for name in TEST_SPLITS if labelled(groups.get(name, []))), None)
-    return HELD_OUT if found is None else f"the folder {found}"
+    able = {name: group if captioned else labelled(group) for name, group in groups.items()}
+    found = next((name for name in TEST_SPLITS if able.get(name)), None)
+    if found is not None:
+        return f"the folder {found}"
+    return HELD_OUT if labelled(groups["train"]) else HELD_OUT_OF_ALL
 
 
 def summarize(
@@ -300,7 +304,7 @@ def summarize(
         source=source,
         splits=splits,
         test_images=test,
-        held_out=test == HELD_OUT,
+        held_out=test in (HELD_OUT, HELD_OUT_OF_ALL),
         height=spread(fact.height for fact in facts),
         width=spread(fact.width for fact in facts),
         formats=dict(sorted(Counter(fact.format for fact in facts if fact.format).items())),
@@ -324,9 +328,3 @@ def find_copies(facts: list[Facts], of: str) -> Copies:
         if fact.split != "train" and fact.digest in train:
             others[fact.split] += 1
     return Copies(of, len(facts) - len({fact.digest for fact in facts}), others)
-
-
-def spread(numbers: Iterable[int]) -> Spread:
-    """Return the spread of at least one number."""
-    values = list(numbers)
-    return Spread(min(values), median(values), max(values))

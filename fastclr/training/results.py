@@ -10,7 +10,7 @@ from fastclr.training.run import Run
 
 # evaluations every reader looks for, and substrings of the names they are stored under
 EXPECTED = {"kNN": ("knn",), "linear probe": ("probe", "linear"), "fine-tuning": ("finetune", "fine-tune")}
-SHARES = ("accuracy", "top1", "top5", "knn", "linear", "mean", "std")
+SHARES = ("accuracy", "top1", "top5", "knn", "linear", "mean", "std", "recall")
 DETAILS = {"per_class", "confusion", "seeds", "by_k", "top5_by_k"}  # breakdowns rather than overall scores
 MAX_LISTED = 20  # a longer list (a confusion matrix, the scores of many classes) does not describe a protocol
 NOT_EVALUATED = "not evaluated"

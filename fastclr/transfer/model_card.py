@@ -32,6 +32,7 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
     """
     config, method = run.config, METHODS[run.config.method]
     title = method.title
+    words = "with captions, " if method.uses_texts else ""
     head = [
         "---",
         *([f"license: {json.dumps(licence)}"] if licence else []),
@@ -53,7 +54,7 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
         f"The file holds, and the scores are of, {method.evaluated}.",
         f"## Load\n\n{load}",
         f"## Input\n\n{input_text(kind, inputs)}",
-        f"## Training data\n\n`{Path(config.data).name}`, without its labels.",
+        f"## Training data\n\n`{Path(config.data).name}`, {words}without its labels.",
         *([f"## Starting weights\n\n{start}, further trained on the images above."] if (start := origin(run)) else []),
         f"## Scores\n\n{scores_text(run)}",
         f"## Configuration\n\n```json\n{json.dumps(without_paths(run), indent=2)}\n```",
@@ -112,7 +113,7 @@ def table_row(*cells: str) -> str:
 def without_paths(run: Run) -> dict[str, Any]:
     """Return the configuration with paths reduced to their last part, since a machine's folders are private."""
     values = run.config.as_dict()
-    for name in ("data", "test_data", "labels", "init", "data_root", "cache"):
+    for name in ("data", "test_data", "labels", "captions", "init", "data_root", "cache"):
         if values[name]:
             values[name] = Path(values[name]).name
     return values

@@ -14,7 +14,7 @@ from fastclr.augment import AugmentConfig
 from fastclr.augment.config import Numbers, Pair, Quad
 from fastclr.data.loader_choice import LoaderKind
 from fastclr.methods import MethodOptions
-from fastclr.methods.options import HeadKind, LastNorm, NormKind, StemKind
+from fastclr.methods.options import Activation, HeadKind, LastNorm, NormKind, StemKind
 from fastclr.sources.reading import ChannelAxis, Pages, RangeChoice
 from fastclr.training.config import AmpKind, CompileKind
 from fastclr.training.optim import LrScaling, OptimizerKind
@@ -60,6 +60,7 @@ class MethodKeywords(TypedDict, total=False):
     simsiam: Own
     barlow: Own
     vicreg: Own
+    dino: Own
     lejepa: Own
     rotation: Own
     jigsaw: Own
@@ -108,6 +109,7 @@ class PretrainKeywords(AugmentKeywords, MethodKeywords, total=False):
     head_dim: int
     head_bn: bool
     head_last_bn: LastNorm
+    head_activation: Activation
     sync_bn: bool
     sync_bn_group: int | None
     bn_per_view: bool
@@ -121,6 +123,7 @@ class PretrainKeywords(AugmentKeywords, MethodKeywords, total=False):
     nesterov: bool
     lars_eta: float
     weight_decay: float
+    weight_decay_end: float | None
     warmup_epochs: float
     warmup_share: float | None
     clip_grad: float | None

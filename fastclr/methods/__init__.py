@@ -8,6 +8,7 @@ from fastclr.methods.clip import CLIP, CLIPOptions
 from fastclr.methods.context import Context, ContextOptions
 from fastclr.methods.cpc import CPC, CPCOptions
 from fastclr.methods.dcl import DCL, DCLOptions
+from fastclr.methods.dino import DINO, DINOOptions
 from fastclr.methods.gan import GAN, GANOptions
 from fastclr.methods.groups import Group, parameter_groups
 from fastclr.methods.jigsaw import Jigsaw, JigsawOptions
@@ -37,6 +38,7 @@ METHODS: dict[str, type[Method]] = {
     "simsiam": SimSiam,
     "barlow": BarlowTwins,
     "vicreg": VICReg,
+    "dino": DINO,
     "lejepa": LeJEPA,
     "clip": CLIP,
     "rotation": Rotation,
@@ -52,6 +54,7 @@ __all__ = [
     "CLIP",
     "CPC",
     "DCL",
+    "DINO",
     "GAN",
     "METHODS",
     "PIRL",
@@ -65,6 +68,7 @@ __all__ = [
     "Context",
     "ContextOptions",
     "DCLOptions",
+    "DINOOptions",
     "Facts",
     "GANOptions",
     "Group",

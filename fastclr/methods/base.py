@@ -6,11 +6,12 @@ The training loop uses methods only through this class. A step of the loop is
     h, embeddings = method(views)                               wrapped by DDP, repeated by cached gradients; where
                                                                 the method uses texts: method(views, batch.texts)
     loss, sums = method.loss(embeddings, batch, step, total)    outside DDP; gathers over the ranks itself
-    loss.backward(), optimizer.step(), method.after_step(step, total)
+    loss.backward(), method.before_step(step, total), optimizer.step(), method.after_step(step, total)
 """
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,13 +20,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastclr.augment import AugmentConfig
+from fastclr.augment import AugmentConfig, SimCLRAugment
+from fastclr.augment.recipes import MultiCropAugment
 from fastclr.data.batch import Batch
 from fastclr.methods.groups import Group, parameter_groups
 from fastclr.methods.options import MethodOptions, ModelOptions
 from fastclr.methods.tokenizers import Vocabulary
 
-# V views of N images: one tensor [V, N, 3, S, S], or V tensors [n, 3, S, S] for a subset of the images
+# V views of N images: one tensor [V, N, 3, S, S], or V tensors [n, 3, S, S] for a subset of the images, or where sizes
+# differ
 Views = Tensor | Sequence[Tensor]
 
 
@@ -66,10 +69,30 @@ class KeptEqual(nn.Module):
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """What the augmenter makes of each image: ``count`` random views, drawn according to ``config``, or to one each."""
+    """What the augmenter makes of each image: ``count`` random views, drawn according to ``config``, or to one each.
+
+    Views may differ in size: the method then gets a tensor for each. Those of one size should follow each other.
+    """
 
     config: AugmentConfig | tuple[AugmentConfig, ...]
     count: int
+
+    @property
+    def each(self) -> tuple[AugmentConfig, ...]:
+        """The configuration of every view."""
+        return self.config if isinstance(self.config, tuple) else (self.config,) * self.count
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes of all views of an image, in float32."""
+        return sum(4 * view.channels * view.size**2 for view in self.each)
+
+    def augmenter(self, seed: int, *, channels_last: bool) -> SimCLRAugment | MultiCropAugment:
+        """Return what makes the views; what happens to one is a function of (seed, epoch, id, number of the view)."""
+        groups = [list(group) for _, group in itertools.groupby(self.each, key=lambda view: view.size)]
+        if len(groups) == 1:
+            return SimCLRAugment(self.config, self.count, seed=seed, channels_last=channels_last)
+        return MultiCropAugment(groups, seed, channels_last=channels_last)
 
 
 class Method(nn.Module, ABC):
@@ -105,6 +128,11 @@ class Method(nn.Module, ABC):
     views: ViewPlan
     encoder: nn.Module
     criterion: nn.Module
+
+    @classmethod
+    def plan(cls, config: ModelOptions) -> ViewPlan:
+        """Return what the augmenter makes for the method."""
+        return ViewPlan(config.options.pair(config.augment), config.options.view_count)
 
     @classmethod
     @abstractmethod
@@ -144,6 +172,10 @@ class Method(nn.Module, ABC):
         """Return all trainable parameters, grouped by how the optimiser treats them."""
         return parameter_groups(self, optimizer, self.criterion)
 
+    def before_step(self, step: int, total: int) -> None:
+        """Run before each update, when the gradients are there, for example to drop some; does nothing by default."""
+        return
+
     def after_step(self, step: int, total: int) -> None:
         """Run after each update, for example to move a momentum encoder; does nothing by default."""
         return
@@ -179,6 +211,13 @@ class Method(nn.Module, ABC):
         """Return the parameters of everything but the criterion."""
         own = set(self.criterion_names())
         return [parameter for name, parameter in self.named_parameters() if name not in own]
+
+
+def by_size(views: Views) -> list[Views]:
+    """Divide views into runs of one size, which a network can take in one pass."""
+    if isinstance(views, Tensor):
+        return [views]
+    return [list(run) for _, run in itertools.groupby(views, key=lambda view: view.shape[-2:])]
 
 
 def rows_of(views: Views) -> Tensor:

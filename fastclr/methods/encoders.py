@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ def build_encoder(
     patch_size: int | None = None,
     norm: str = "batch",
     given: nn.Module | None = None,
+    others: Sequence[int] = (),
 ) -> nn.Module:
     """Create an encoder without a classifier; batch norms have momentum 0.1 and eps 1e-5, as in the paper's code.
 
@@ -35,14 +37,17 @@ def build_encoder(
         norm: ``batch`` keeps the model's; ``layer`` normalises every image over channels and positions instead
             (ResNets, and encoders without batch norm, which stay as they are).
         given: the encoder itself, if `name` says that it was given as a module.
+        others: sides of smaller images that it must take too; a ViT interpolates its position embedding for them.
 
     Raises:
-        ValueError: the name is unknown, the model does not support the given width, stem, patch_size or norm, or the
-            patches do not tile the input.
+        ValueError: the name is unknown, the model does not support the given width, stem, patch_size or norm, the
+            patches do not tile the input, or the model does not take images of the other sizes.
     """
-    encoder = _build(name, width, stem, size, patch_size, norm, given)
+    encoder = _build(name, width, stem, size, patch_size, norm, given, dynamic=bool(others))
     if norm == "layer" and batch_norms(encoder):
         raise ValueError(f"norm must be batch for {name!r}, got 'layer': take a ResNet without selective kernels")
+    for other in others:
+        check_other(encoder, name, size, other)
     return encoder
 
 
@@ -51,9 +56,40 @@ def batch_norms(encoder: nn.Module) -> list[nn.Module]:
     return [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
+def check_other(encoder: nn.Module, name: str, size: int, other: int) -> None:
+    """Raise a ValueError unless an encoder for one size takes images of another too, and returns as many features."""
+    wanted = f"the encoder {name} must take views of {other} px beside those of {size} px"
+    advice = "choose an encoder that does, another size of the small views, or none (local_views 0)"
+    expected = feature_dim(encoder, size)
+    check_patches(encoder, name, other)
+    try:
+        found = feature_dim(encoder, other)
+    except Exception as error:  # a model, of the user's too, may raise anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ValueError(f"{wanted}, but it raises {reason}; {advice}") from error
+    if found != expected:
+        raise ValueError(f"{wanted}, but has {found} features of these and {expected} of those; {advice}")
+
+
+def check_patches(encoder: nn.Module, name: str, size: int) -> None:
+    """Raise a ValueError unless the patches of a ViT tile an image."""
+    sides = getattr(getattr(encoder, "patch_embed", None), "patch_size", None)
+    if isinstance(sides, tuple) and any(size % side for side in sides):
+        raise ValueError(f"size must be a multiple of the patch size {sides[0]} of {name!r}, got {size}")
+
+
 def _build(
-    name: str, width: float, stem: str, size: int, patch_size: int | None, norm: str, given: nn.Module | None
+    name: str,
+    width: float,
+    stem: str,
+    size: int,
+    patch_size: int | None,
+    norm: str,
+    given: nn.Module | None,
+    *,
+    dynamic: bool,
 ) -> nn.Module:
+    """Create the encoder that `build_encoder` describes; with `dynamic`, a ViT for images of several sizes."""
     import timm
 
     from fastclr.methods.resnets import SIMCLR_SK, build_resnet, is_resnet
@@ -79,15 +115,20 @@ def _build(
         raise ValueError(f"stem='cifar' needs a ResNet, got {name!r}")
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
     patches = {} if patch_size is None else {"patch_size": patch_size}
-    try:
-        encoder: Any = timm.create_model(name, **options, **patches, img_size=size)
-    except TypeError as error:  # convolutional models accept any size and have no img_size argument
+    sizes = [{"img_size": size, "dynamic_img_size": True}] if dynamic else []
+    encoder: Any = None
+    for several in (*sizes, {"img_size": size}):  # convolutional models accept any size and have neither argument
+        try:
+            encoder = timm.create_model(name, **options, **patches, **several)
+            break
+        except TypeError as error:
+            unknown = error
+    if encoder is None:
         if patches:
-            raise ValueError(f"patch_size must be None for {name!r}, which has no patches, got {patch_size}") from error
+            message = f"patch_size must be None for {name!r}, which has no patches, got {patch_size}"
+            raise ValueError(message) from unknown
         encoder = timm.create_model(name, **options)
-    sides = getattr(getattr(encoder, "patch_embed", None), "patch_size", None)
-    if isinstance(sides, tuple) and any(size % side for side in sides):
-        raise ValueError(f"size must be a multiple of the patch size {sides[0]} of {name!r}, got {size}")
+    check_patches(encoder, name, size)
     return encoder  # type: ignore[no-any-return]
 
 

@@ -6,9 +6,16 @@ from torch import nn
 
 
 def build_head(
-    kind: str, features: int, dim: int, layers: int, hidden: int, bn: bool, last_bn: str = "scale"
+    kind: str,
+    features: int,
+    dim: int,
+    layers: int,
+    hidden: int,
+    bn: bool,
+    last_bn: str = "scale",
+    activation: str = "relu",
 ) -> nn.Module:
-    """Build a projection or prediction head: none | linear | mlp with ReLU between its layers.
+    """Build a projection or prediction head: none | linear | mlp with ReLU (or GELU) between its layers.
 
     With `bn`, every layer is a bias-free linear map followed by batch normalisation. That of the last layer has no
     shift (``scale``, as in google-research/simclr, `model_util.projection_head`), neither scale nor shift (``plain``),
@@ -29,7 +36,7 @@ def build_head(
                 norm.bias.requires_grad_(False)
             modules.append(norm)
         if not last:
-            modules.append(nn.ReLU(inplace=True))
+            modules.append(nn.GELU() if activation == "gelu" else nn.ReLU(inplace=True))
     return nn.Sequential(*modules)
 
 

@@ -69,7 +69,7 @@ class ImageText(Method):
         options: Any = config.options
         model = build_model(config)
         text = build_tower(options, facts.vocabulary, fresh=config.fresh)
-        plan = ViewPlan(options.pair(config.augment), options.view_count)
+        plan = cls.plan(config)
         return cls(model.encoder, model.head, text, plan, options, gathers=facts.world_size > 1)
 
     @classmethod

@@ -72,6 +72,7 @@ def build_model(config: ModelOptions) -> EncoderHead:
         config.head_hidden or features,
         config.head_bn,
         config.head_last_bn,
+        config.head_activation,
     )
     return EncoderHead(encoder, head)
 
@@ -91,9 +92,16 @@ def check_start(config: ModelOptions, *, download: bool = False) -> list[str]:
 
 
 def encoder_from(config: ModelOptions) -> nn.Module:
-    """Build the encoder that `config` describes, initialised from torch's global generator."""
+    """Build the encoder that `config` describes, initialised from torch's global generator.
+
+    Raises:
+        ValueError: it cannot be built, or cannot take views of all sizes that the method makes.
+    """
+    views = config.options.pair(config.augment)
+    sizes = {view.size for view in views} if isinstance(views, tuple) else set()
     return build_encoder(
         config.encoder,
+        others=sorted(sizes - {config.augment.size}),
         width=config.width,
         stem=config.stem,
         size=config.augment.size,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastclr.methods.base import Facts, Method, ViewPlan, Views, rows_of
+from fastclr.methods.base import Facts, Method, ViewPlan, Views, by_size, rows_of
 from fastclr.methods.model import build_model
 from fastclr.methods.options import ModelOptions
 
@@ -58,7 +58,7 @@ class OneBranch(Method):
         if not isinstance(config.options, cls.Options):
             raise TypeError(f"options must be {cls.Options.__name__}, got {type(config.options).__name__}")
         cls.check(config, facts)
-        model, plan = build_model(config), ViewPlan(config.options.pair(config.augment), config.options.view_count)
+        model, plan = build_model(config), cls.plan(config)
         return cls(
             model.encoder,
             model.head,
@@ -91,7 +91,9 @@ class OneBranch(Method):
                 features.append(self.encoder(view))
                 projections.append(self.head(features[-1]))
             return torch.cat(features), tuple(projections)
-        h = self.encoder(rows_of(views))  # all views in one pass: batch norm sees them together
+        # all views of one size in one pass: batch norm sees them together
+        passes = [self.encoder(rows_of(run)) for run in by_size(views)]
+        h = passes[0] if len(passes) == 1 else torch.cat(passes)
         return h, tuple(self.head(h).chunk(len(views)))
 
     def each(self, network: nn.Module, inputs: Sequence[Tensor] | Tensor) -> tuple[Tensor, ...]:

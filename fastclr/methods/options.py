@@ -16,6 +16,7 @@ HeadKind = Literal["none", "linear", "mlp"]
 StemKind = Literal["auto", "imagenet", "cifar"]
 NormKind = Literal["batch", "layer"]
 LastNorm = Literal["scale", "plain", "none", "bias"]
+Activation = Literal["relu", "gelu"]
 
 # field, whether its value is valid, what it must be
 Check = tuple[str, bool, str]
@@ -39,7 +40,7 @@ class MethodOptions:
         """Return the constraints on the values."""
         return []
 
-    def pair(self, augment: AugmentConfig) -> AugmentConfig | tuple[AugmentConfig, AugmentConfig]:
+    def pair(self, augment: AugmentConfig) -> AugmentConfig | tuple[AugmentConfig, ...]:
         """Return the augmentation of all views, or of each."""
         return augment
 
@@ -63,7 +64,7 @@ class ViewPairOptions(MethodOptions):
         given = [(name, getattr(self, name)) for name in ("second_blur_p", "second_solarize_p")]
         return [(name, value is None or 0 <= value <= 1, "a probability or None") for name, value in given]
 
-    def pair(self, augment: AugmentConfig) -> tuple[AugmentConfig, AugmentConfig]:
+    def pair(self, augment: AugmentConfig) -> tuple[AugmentConfig, ...]:
         """Return the augmentation of each view."""
         blur = augment.blur_p if self.second_blur_p is None else self.second_blur_p
         solarize = augment.solarize_p if self.second_solarize_p is None else self.second_solarize_p
@@ -114,6 +115,8 @@ class ModelOptions:
     """Batch normalisation after every layer of the head, as in the paper's code."""
     head_last_bn: LastNorm = "scale"
     """With head_bn, end of the head: batch norm with a `scale`, `plain` batch norm, `none`, or a `bias` instead."""
+    head_activation: Activation = "relu"
+    """Between the layers of an mlp head."""
     sync_bn: bool = True
     """Synchronise batch norm over all processes; off: each process normalises separately."""
     sync_bn_group: int | None = None
@@ -140,5 +143,6 @@ class ModelOptions:
             ("head_hidden", self.head_hidden is None or 1 <= self.head_hidden <= 2**20, "1 to 2**20 or None"),
             ("head_dim", 1 <= self.head_dim <= 2**20, "1 to 2**20"),
             ("head_last_bn", self.head_last_bn in get_args(LastNorm), f"one of {get_args(LastNorm)}"),
+            ("head_activation", self.head_activation in get_args(Activation), f"one of {get_args(Activation)}"),
             ("sync_bn_group", self.sync_bn_group is None or self.sync_bn_group >= 1, "a positive number or None"),
         ]

@@ -103,7 +103,12 @@ class Supervised(Method):
         if not isinstance(config.options, SupervisedOptions):
             raise TypeError(f"options must be SupervisedOptions, got {type(config.options).__name__}")
         classifier = build_classifier(build_model(config), config.options.layer, facts.classes, config.augment.size)
-        return cls(classifier, ViewPlan(config.augment, 1))
+        return cls(classifier, cls.plan(config))
+
+    @classmethod
+    def plan(cls, config: ModelOptions) -> ViewPlan:
+        """Return one view of an image."""
+        return ViewPlan(config.augment, 1)
 
     @property
     def classifier(self) -> Classifier:

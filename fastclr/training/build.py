@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastclr.augment import SimCLRAugment
+from fastclr.augment.recipes import MultiCropAugment
 from fastclr.data import Batch, Loader, Order, Splits, load_splits, make_loader
 from fastclr.data.load import found_sources
 from fastclr.data.order import raw_bits
@@ -76,7 +77,7 @@ class Training:
     autocast: bool
     data: Splits
     loader: Loader
-    augment: SimCLRAugment
+    augment: SimCLRAugment | MultiCropAugment
     method: Method
     forward: nn.Module  # the method as the loop calls it: compiled, wrapped in DistributedDataParallel
     probe: OnlineProbe | None
@@ -112,9 +113,6 @@ class Training:
         """Return what a log record has beside means over the steps."""
         return {**self.method.scalars(), **self.health.scalars()}
 
-
-VIEWS = 2  # of an image, as its method makes them at least
-VIEW_BYTES = 4  # float32
 
 # makes the method of a run, such as one that starts from the weights of another run
 MakeMethod = Callable[[PretrainConfig, Facts], Method]
@@ -183,14 +181,13 @@ def build(
         method = method.to(memory_format=torch.channels_last)
     groups = method.groups(config.optimizer)
     optimizer = build_optimizer(config, groups)
-    views = method.views
     return Training(
         config=config,
         world=world,
         autocast=uses_bf16(config.amp, device),
         data=data,
         loader=loader,
-        augment=SimCLRAugment(views.config, views.count, seed=config.seed, channels_last=config.channels_last),
+        augment=method.views.augmenter(config.seed, channels_last=config.channels_last),
         method=method,
         forward=wrap(method, config, world),
         probe=build_probe(config, method, data, device),
@@ -311,7 +308,7 @@ def load_data(config: PretrainConfig, batch_size: int = 0) -> Splits:
         channel_axis=config.channel_axis,
         pages=config.pages,
         batch_size=batch_size if in_main_memory else 0,
-        view_bytes=VIEWS * config.augment.channels * config.augment.size**2 * VIEW_BYTES if in_main_memory else 0,
+        view_bytes=METHODS[config.method].plan(config).nbytes if in_main_memory else 0,
     )
     if config.test_data is not None and splits.test is None:
         raise ValueError(

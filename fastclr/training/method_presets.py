@@ -15,6 +15,7 @@ from fastclr.methods import (
     ContextOptions,
     CPCOptions,
     DCLOptions,
+    DINOOptions,
     GANOptions,
     JigsawOptions,
     LeJEPAOptions,
@@ -77,6 +78,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "vicreg": {"options": VICRegOptions(second_solarize_p=0.0), "head_hidden": 128, "lr": 0.1},
     "lejepa": {"options": LeJEPAOptions(views=4), "head_hidden": 128, "head_dim": 16, "weight_decay": 0.05},
+    "dino": {
+        "options": DINOOptions(
+            prototypes=128, momentum=0.9, local_views=2, crop_split=0.5, local_least=0.2, second_solarize_p=0.0
+        ),
+        "head_hidden": 128,
+        "lr": 1.0,
+    },
     # no rotation: the shapes have no up
     "jigsaw": {"options": JigsawOptions(grid=2, permutations=24), "lr": 0.125},
     "context": {"options": ContextOptions(hidden=256), "lr": 0.1},
@@ -135,6 +143,14 @@ CIFAR10: dict[str, dict[str, Any]] = {
         "augment": AugmentConfig(32, crop_scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.0),
         "options": VICRegOptions(second_solarize_p=0.1),
     },
+}
+
+# lightly, cifar10_benchmark.py: 2048 prototypes, momentum 0.99, two views of crops of 0.4 to 1 and no small ones: 88.4
+# kNN, with a constant momentum
+CIFAR10["dino"] = {
+    **_LIGHTLY,
+    "augment": AugmentConfig(32, crop_scale=(0.4, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur_p=0.0),
+    "options": DINOOptions(prototypes=2048, momentum=0.99, local_views=0, temperature_epochs=0),
 }
 
 # BYOL's pair (appendix B): the first view is always blurred, the second rarely, and sometimes solarised
@@ -208,6 +224,23 @@ IMAGENET: dict[str, dict[str, Any]] = {
         "epochs": 1000,
         "batch_size": 2048,
         "lr": 0.2,
+    },
+    # facebookresearch/dino, README and the defaults of main_dino.py, ViT-S/16: 69.3 kNN, 73.8 linear. It clips the
+    # gradient of each parameter to 3, here that of all; no stochastic depth
+    "dino": {
+        "encoder": "vit_small_patch16_224",
+        "augment": _BYOL_VIEW,
+        "options": DINOOptions(prototypes=65536, momentum=0.996, second_blur_p=0.1, local_blur_p=0.5),
+        "head_layers": 3,
+        "head_bn": False,
+        "epochs": 100,
+        "batch_size": 512,
+        "optimizer": "adamw",
+        "lr": 5e-4,
+        "weight_decay": 0.04,
+        "weight_decay_end": 0.4,
+        "clip_grad": 3.0,
+        "warmup_epochs": 10.0,
     },
     # facebookresearch/vicreg, README: 73.2 linear
     "vicreg": {

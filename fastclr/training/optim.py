@@ -46,6 +46,8 @@ class OptimizerOptions:
     """Trust coefficient of LARS."""
     weight_decay: float = 5e-4
     """Weight decay."""
+    weight_decay_end: float | None = None
+    """Weight decay at the end of training, towards which it goes along a cosine. Default: it stays as it is."""
     warmup_epochs: float = 0.0
     """Linear warm-up from zero, in epochs, followed by a cosine to zero; both are updated every step."""
     warmup_share: float | None = None
@@ -90,6 +92,7 @@ class OptimizerOptions:
             ("warmup_epochs", 0 <= self.warmup_epochs < first, f"at least 0 and below epochs={first}"),
             ("warmup_share", share is None or 0 <= share < 1, "a number in [0, 1) or None"),
             ("warmup_share", alone, f"None beside warmup_epochs={self.warmup_epochs}"),
+            ("weight_decay_end", self.weight_decay_end is None or self.weight_decay_end >= 0, "at least 0 or None"),
             ("clip_grad", self.clip_grad is None or self.clip_grad > 0, "a positive number or None"),
         ]
 
@@ -127,7 +130,9 @@ def warmup_steps(config: OptimizerOptions, steps_per_epoch: int) -> int:
 
 
 class Schedule:
-    """The rates of all groups, see `Phases`, but of the constant ones.
+    """The rates of all groups, see `Phases`, but of the constant ones, and the weight decay.
+
+    From d to d' in T planned steps the decay of step s is ``d' + (d - d') (1 + cos(pi s / T)) / 2``.
 
     Args:
         config: length of training, warm-up and extensions.
@@ -145,6 +150,9 @@ class Schedule:
     ) -> None:
         self.optimizer = optimizer
         self.constant = {i: optimizer.param_groups[i]["lr"] for i, group in enumerate(groups) if group.constant}
+        self.decay, self.decay_end, self.steps_per_epoch = config.weight_decay, config.weight_decay_end, steps_per_epoch
+        self.decayed = [i for i, group in enumerate(groups) if group.decay]
+        self.planned_at = config.planned_at
         first, *later = (epochs * steps_per_epoch for epochs in config.planned)
         extensions = [(start, end, kind) for (_, start, kind), end in zip(config.extensions, later, strict=True)]
         self.phases = Phases(optimizer, warmup_steps(config, steps_per_epoch), first, extensions)
@@ -152,5 +160,10 @@ class Schedule:
     def step_update(self, step: int) -> None:
         """Set the rates of the step with this index."""
         self.phases.step_update(step)
+        if self.decay_end is not None:
+            share = step / (self.planned_at(step) * self.steps_per_epoch)
+            decay = self.decay_end + (self.decay - self.decay_end) * (1.0 + math.cos(math.pi * share)) / 2.0
+            for index in self.decayed:
+                self.optimizer.param_groups[index]["weight_decay"] = decay
         for index, rate in self.constant.items():
             self.optimizer.param_groups[index]["lr"] = rate

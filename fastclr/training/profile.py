@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastclr import __version__
+from fastclr.augment import SimCLRAugment
 from fastclr.augment.images import RaggedImages
 from fastclr.data import Batch, ImageDataset, ImageIndex, Splits
 from fastclr.device import uses_bf16
@@ -291,7 +292,7 @@ def measure(training: Training, steps: int, data: str) -> Profile:
         host_syncs=count_syncs(lambda: whole(next(batches))) if on_cuda else None,
         loader=type(training.loader).__name__.removesuffix("Loader").lower(),
         augment_device=str(augment_device(device)),
-        native_augmentation=training.augment.supports(augment_device(device)),
+        native_augmentation=SimCLRAugment.supports(augment_device(device)),
         bf16_available=uses_bf16("auto", device),
         cuda_available=torch.cuda.is_available(),
         channels_last=training.config.channels_last,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastclr.data import Batch
 from fastclr.losses import cached_step
+from fastclr.methods import Views
 from fastclr.training.build import Training, seed_step
 from fastclr.training.nonfinite import explain_nonfinite
 from fastclr.training.optim import peak_lr
@@ -37,7 +38,7 @@ def train_step(training: Training, batch: Batch, mark: Callable[[str], None] = n
     seed_step(config.seed, training.step, world.rank)
     views = training.augment(batch.images, batch.ids, training.epoch)
     mark("augmentation")
-    views = views.to(training.device)
+    views = placed(views, training.device)
     texts = texts_of(training, batch)
     mark("copy to device")
     training.optimizer.zero_grad(set_to_none=True)
@@ -60,6 +61,7 @@ def train_step(training: Training, batch: Batch, mark: Callable[[str], None] = n
     if config.clip_grad is not None:
         nn.utils.clip_grad_norm_(method.network_parameters(), config.clip_grad)
     training.schedule.step_update(training.step)
+    method.before_step(training.step, training.total_steps)
     training.optimizer.step()
     method.after_step(training.step, training.total_steps)
     # summed on the device, so that the host waits only when a log record is due
@@ -79,6 +81,13 @@ def embed_views(count: int, forward: nn.Module, parts: tuple[Tensor, ...]) -> Se
     """Return the embeddings of a micro-batch, for cached gradients: of `count` views, and the texts behind them."""
     embeddings: Sequence[Tensor] = forward(parts[:count], *parts[count:])[1]
     return embeddings
+
+
+def placed(views: Tensor | Sequence[Tensor], device: torch.device) -> Views:
+    """Return views on a device: one tensor ``[V, N, ...]``, or one for each view where they differ in size."""
+    if isinstance(views, Tensor):
+        return views.to(device)
+    return [view for alike in views for view in alike.to(device)]
 
 
 def texts_of(training: Training, batch: Batch) -> tuple[Tensor, ...]:
@@ -125,14 +134,14 @@ def read_totals(training: Training) -> dict[str, Any]:
 def explain_step(training: Training, batch: Batch, run: Run) -> str:
     """Repeat the step on `batch` to explain a non-finite loss: its first broken stage and the likely cause."""
     method = training.method
-    views = training.augment(batch.images, batch.ids, training.epoch).to(training.device)
+    views = placed(training.augment(batch.images, batch.ids, training.epoch), training.device)
     with torch.no_grad(), torch.autocast(training.device.type, torch.bfloat16, enabled=training.autocast):
         h, embeddings = method(views, *texts_of(training, batch))
     networks = method.network_parameters()
     names = {id(parameter): name for name, parameter in method.named_parameters()}
     stages: dict[str, Any] = {
         "parameters": [(names[id(p)], p) for p in networks],
-        "views": views,
+        "views": views if isinstance(views, Tensor) else [(f"view {i}", view) for i, view in enumerate(views)],
         "buffers": method.named_buffers(),
         "h": h,
         "z": [(f"embedding {index}", embedding) for index, embedding in enumerate(embeddings)],

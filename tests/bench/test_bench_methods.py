@@ -57,7 +57,7 @@ def test_all_methods_are_trained_alike_but_for_what_is_their_own() -> None:
         assert peak_lr(lower) == pytest.approx(0.3 * peak_lr(config)) and lower.weight_decay == config.weight_decay
     assert configs["byol"].options == BYOLOptions(second_solarize_p=0.0)  # of cifar10-byol
     assert configs["rotation"].optimizer == METHODS["rotation"].recipe.get("optimizer", "sgd")
-    assert (UNTRAINED, *METHODS) == methods.NAMES  # methods come from the registry
+    assert {UNTRAINED, *METHODS} - {"clip"} == set(methods.NAMES)  # from the registry; the images have no captions
 
 
 def test_rates_are_chosen_on_images_that_are_neither_trained_on_nor_tested_on(pictures: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "simclr-learnable": ("simclr", {"options": LEARNABLE, "head_bn": False}),
     "simclr-micro": ("simclr", {"micro_batch": 3, "head_bn": False}),
     "simclr-micro-learnable": ("simclr", {"micro_batch": 3, "options": LEARNABLE, "head_bn": False}),
+    "dino-micro": ("dino", {"micro_batch": 3, "head_bn": False}),
     "moco-micro": ("moco-v2", {"micro_batch": 3}),
     "moco-exchange": ("moco-v2", {"sync_bn": False, "options": MoCoOptions(queue=64)}),
 }
@@ -44,11 +45,16 @@ def train(case: str, **changes: Any) -> dict[str, torch.Tensor]:
         training = build(config, world, DATA, make_tiny)
         torch.set_default_dtype(torch.float32)
         augment: Any = training.augment
-        training.augment = lambda *inputs: augment(*inputs).double()  # type: ignore[assignment]
+        training.augment = lambda *inputs: doubled(augment(*inputs))  # type: ignore[assignment]
         training.method.train()
         for batch in itertools.islice(training.loader.epoch(0), STEPS):
             train_step(training, batch)
         return training.method.state_dict()
+
+
+def doubled(views: Any) -> Any:
+    """Return views, of one size or of several, in float64."""
+    return views.double() if isinstance(views, torch.Tensor) else tuple(each.double() for each in views)
 
 
 def run_rank(rank: int, ranks: int, folder: str) -> None:

@@ -12,6 +12,7 @@ from fastclr.methods import (
     METHODS,
     AutoencoderOptions,
     CPCOptions,
+    DINOOptions,
     Facts,
     GANOptions,
     JigsawOptions,
@@ -38,6 +39,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "simclr-dots": ("simclr", {"options": SimCLROptions(normalize=False, temperature=2.0)}),
     "moco-symmetric": ("moco-v2", {"options": MoCoOptions(queue=64, symmetric=True)}),
     "pirl-info-nce": ("pirl", {"options": PIRLOptions(loss="info-nce", negatives=32, grid=2, weight=0.25)}),
+    "dino-large": ("dino", {"options": DINOOptions(prototypes=8, local_views=0)}),
     "lejepa-views": ("lejepa", {"options": LeJEPAOptions(views=3, slices=20)}),
     "denoising": ("autoencoder", {"options": AutoencoderOptions(noise=0.25, decoder_width=2)}),
     "barlow-lars": ("barlow", {"optimizer": "lars"}),
@@ -47,6 +49,7 @@ OPTIONS: dict[str, MethodOptions] = {
     "moco-v2": MoCoOptions(queue=64),
     "cpc": CPCOptions(grid=5, steps=2, context=8, depth=1, temperature=1.0),
     "pirl": PIRLOptions(negatives=32, grid=2),
+    "dino": DINOOptions(prototypes=8, local_views=2),
     "jigsaw": JigsawOptions(permutations=20),
     "autoencoder": AutoencoderOptions(decoder_width=2),
     "gan": GANOptions(generator_width=2, discriminator_width=2, hidden=8),
@@ -77,7 +80,8 @@ def make_tiny(config: PretrainConfig, facts: Facts) -> OneBranch:
     assert issubclass(made, OneBranch)
     width, hidden = config.head_dim, config.head_hidden or 8
     encoder = tiny_encoder(config.head_bn)
-    head = build_head(config.head, 8, width, config.head_layers, hidden, config.head_bn, config.head_last_bn)
+    end = config.head_bn, config.head_last_bn, config.head_activation
+    head = build_head(config.head, 8, width, config.head_layers, hidden, *end)
     options: Any = config.options
     return made(
         encoder,

@@ -133,6 +133,16 @@ def lejepa(views: list[Tensor], weight: float) -> Tensor:
     return (1 - weight) * agreement + weight * total / (256 * len(z))
 
 
+def dino(logits: list[Tensor], centre: Tensor, tau: float) -> Tensor:
+    """Cross-entropy of every student's view with the targets of both large views, but of its own."""
+    *students, first, second = (each.double() for each in logits)
+    terms = []
+    for i, target in enumerate((first, second)):
+        p = ((target - centre) / tau).softmax(1)
+        terms += [F.cross_entropy(student / 0.1, p) for v, student in enumerate(students) if v != i]
+    return torch.stack(terms).mean()
+
+
 CASES: dict[str, tuple[int, Any]] = {
     "simclr": (2, lambda z: nt_xent(*z, 0.5)),
     "simclr-dots": (2, lambda z: nt_xent(*z, 2.0, normalize=False)),
@@ -146,6 +156,8 @@ CASES: dict[str, tuple[int, Any]] = {
     "byol": (4, lambda z: bootstrap(*z)),
     "simsiam": (4, lambda z: bootstrap(*z) / 4 - 1),
     "lejepa": (2, lambda z: lejepa(z, 0.02)),
+    "dino": (6, lambda z: dino(z, torch.zeros(D), 0.04)),
+    "dino-large": (4, lambda z: dino(z, torch.zeros(D), 0.04)),
     "moco-v3": (4, lambda z: v3(*z, 0.2)),
 }
 

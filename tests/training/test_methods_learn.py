@@ -30,6 +30,7 @@ MARGINS: dict[str, float] = {
     "shapes-simsiam": 0.02,
     "shapes-barlow": 0.03,
     "shapes-vicreg": 0.06,
+    "shapes-dino": 0.02,
     "shapes-lejepa": 0.02,
     "shapes-jigsaw": 0.03,
     "shapes-context": 0.02,

@@ -25,6 +25,7 @@ SHAPES_RATES = {
     "simsiam": 0.2,
     "barlow": 0.3,
     "vicreg": 0.1,
+    "dino": 1.0,
     "lejepa": 2e-3,
     "jigsaw": 0.125,
     "context": 0.1,
@@ -55,6 +56,8 @@ EXPECTED = {
     "cifar10-simsiam": (0.06, 0.03, 0, 11.17),
     "cifar10-barlow": (0.24, 0.12, 0, 11.17),
     "cifar10-vicreg": (0.24, 0.12, 0, 11.17),
+    "cifar10-dino": (0.24, 0.12, 0, 11.17),
+    "imagenet-dino": (1e-3, 5e-4, 10, 21.67),
     "imagenet-moco-v1": (0.03, 0.03, 0, 23.5),
     "imagenet-moco-v2": (0.03, 0.03, 0, 23.5),
     "imagenet-moco-v3": (9.6, 0.6, 10, 23.5),
@@ -92,7 +95,8 @@ def test_presets_give_the_published_rates_warmups_and_models(name: str) -> None:
         assert model(torch.empty(2, 3, size, size, device="meta")).shape == (2, config.head_dim)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     # decay 0.9 and epsilon 1e-5 of google-research/simclr (run.py, resnet.py)
-    assert {(m.momentum, m.eps) for m in norms} == ({(0.1, 1e-5)} if config.norm == "batch" else set())
+    has_none = config.norm == "layer" or (config.encoder.startswith("vit") and not config.head_bn)
+    assert {(m.momentum, m.eps) for m in norms} == (set() if has_none else {(0.1, 1e-5)})
 
 
 def test_the_imagenet_presets_are_the_papers_setting() -> None:

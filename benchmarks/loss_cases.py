@@ -111,8 +111,9 @@ def cases(device: torch.device) -> list[LossCase]:
     """All cases of a device, the most important first."""
     if device.type == "cpu":
         rows = [LossCase(m) for m in (8192, 2048, 512, 128)]
-        rows += [LossCase(2048, dtype="bfloat16"), LossCase(2048, 512), LossCase(2048, learnable=True)]
-        return rows
+        rows += [LossCase(2048, dtype="bfloat16"), LossCase(2048, 512), LossCase(2048, learnable=True), LossCase(32)]
+        # small batches, where calls cost more than arithmetic
+        return rows + [LossCase(m, dim) for m in (32, 128, 512) for dim in (64, 512)]
     on = "cuda"
     half = [LossCase(m, dtype="bfloat16", device=on) for m in (65536, 16384, 4096, 1024, 262144)]
     others = [

@@ -52,6 +52,8 @@ def probe(rows: int, width: int) -> Callable[[], object]:
 
 
 WORKLOADS: dict[str, Callable[[], Callable[[], object]]] = {
+    "loss-M32-float32": lambda: loss(32, torch.float32, "cpu"),
+    "loss-M256-float32": lambda: loss(256, torch.float32, "cpu"),
     "loss-M2048-float32": lambda: loss(2048, torch.float32, "cpu"),
     "loss-M8192-float32": lambda: loss(8192, torch.float32, "cpu"),
     "augment-32": lambda: augment(32, (32, 32), 512, "cpu"),

@@ -13,8 +13,8 @@ namespace {
 
 // exponentials are kept from the first visit of their tile to the second up to this size, and computed again beyond
 constexpr int64_t kKeptBytes = 12 << 20;
-// products below which a second thread costs more than it saves
-constexpr int64_t kSerial = 400000;
+// multiplications below which a second thread costs about what it saves
+constexpr int64_t kSerial = 1500000;
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 

@@ -1,4 +1,4 @@
-"""NT-Xent of float32 rows on a CPU as one operator, which nt_xent.py prefers where it is built and covers the case.
+"""NT-Xent on a CPU as one operator, which nt_xent.py prefers where it is built and covers the case.
 
 Its C++ is csrc/cpu/contrast*: loss and gradient in the forward, over tiles that the threads share. The result does not
 depend on their number. Everything else, and installations without it, takes the blocks of contrast_blocks.py.
@@ -74,7 +74,7 @@ _ntxent_rows_bwd = torch.ops.fastclr.ntxent_cpu_rows_bwd.default
 
 def covered_temperature(z0: Tensor, temperature: float | Tensor) -> float | None:
     """The temperature as a number if the operator covers it and these rows, else None."""
-    if not AVAILABLE or z0.dtype != torch.float32 or z0.device.type != "cpu" or torch.compiler.is_exporting():
+    if not AVAILABLE or z0.dtype == torch.float64 or z0.device.type != "cpu" or torch.compiler.is_exporting():
         return None
     if isinstance(temperature, Tensor):
         # the value of a tensor that is traced is unknown; the blocks decide when they run
@@ -88,7 +88,7 @@ def ntxent_native(z0: Tensor, z1: Tensor, temperature: float | Tensor, tau: floa
     """NT-Xent of checked arguments.
 
     Args:
-        z0: ``[N, D]`` float32 on the CPU, any strides.
+        z0: ``[N, D]`` float32, float16 or bfloat16 on the CPU, any strides; half precision is computed in float32.
         z1: ``[N, D]``, the same.
         temperature: a number, or the float32 tensor that gets a gradient.
         tau: its value, from :func:`covered_temperature`.
@@ -97,6 +97,7 @@ def ntxent_native(z0: Tensor, z1: Tensor, temperature: float | Tensor, tau: floa
     Returns:
         float32, 0-dim or ``[2N]``.
     """
+    z0, z1 = z0.float(), z1.float()
     loss: Tensor
     if reduction == "none":
         loss = NativeRows.apply(z0, z1, temperature, tau)

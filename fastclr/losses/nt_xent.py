@@ -1,6 +1,6 @@
 """NT-Xent, public: ``NTXentLoss`` calls ``nt_xent``, which checks its arguments and applies ``NTXentFunction``.
 
-That autograd function and the operators below it are in contrast_op.py. float32 rows on a CPU go to the one operator of
+That autograd function and the operators below it are in contrast_op.py. Rows on a CPU go to the one operator of
 contrast_native.py where it covers the case, impl "reference" goes to contrast_reference.py, and a memory bank to the
 operator of lse_op.py instead.
 """
@@ -118,10 +118,10 @@ def nt_xent(
             ``torch.get_float32_matmul_precision()`` ("highest" ieee, "high" tf32, "medium" bf16). Other dtypes are
             multiplied as they are and accumulated in float32. On a CPU this is the lowest precision allowed.
         impl: "triton" (CUDA; CPU tensors under TRITON_INTERPRET=1), "blockwise" (plain PyTorch, any device),
-            "reference" (dense, differentiable twice), or "auto": triton for CUDA tensors except float64; for float32 on
-            a CPU the operator of contrast_native.py, where it is built and covers the case; else blockwise. "gluon" is
-            "triton" with a warp-specialised backward for an H100 or H200, which was compiled and emulated but has never
-            run on a GPU: check its gradients before you train with it (docs/gpu-model.md).
+            "reference" (dense, differentiable twice), or "auto": triton for CUDA tensors, on a CPU the
+            operator of contrast_native.py where it is built and covers the case, neither for float64; else blockwise.
+            "gluon" is "triton" with a warp-specialised backward for an H100 or H200, which was compiled and emulated
+            but has never run on a GPU: check its gradients before you train with it (docs/gpu-model.md).
         deterministic: bitwise reproducible; None follows ``torch.are_deterministic_algorithms_enabled()``. On a CPU
             every result is.
         return_stats: also return :class:`NTXentStats`.

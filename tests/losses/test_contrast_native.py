@@ -13,6 +13,7 @@ from torch import Tensor
 from fastclr import NTXentLoss, nt_xent
 from fastclr.losses import contrast_native
 from fastclr.losses.contrast_reference import nt_xent as reference_nt_xent
+from fastclr.losses.inputs import Reduction
 
 CAPABILITY = torch.backends.cpu.get_cpu_capability()
 LANES = [4, *([8] if CAPABILITY.startswith("AVX") else []), *([16] if CAPABILITY == "AVX512" else [])]
@@ -187,11 +188,22 @@ def test_what_it_does_not_cover_takes_the_blocks() -> None:
         {"impl": "blockwise"},
     ):
         assert path(*views, **options) == "NTXentFunctionBackward", options
-    for dtype in (torch.float64, torch.bfloat16, torch.float16):
-        assert path(*(z.detach().to(dtype) for z in views)) == "NTXentFunctionBackward"
+    assert path(*(z.detach().double() for z in views)) == "NTXentFunctionBackward"
     assert contrast_native.covered_temperature(torch.empty(2, 3, device="meta"), 0.5) is None
     assert contrast_native.covered_temperature(views[0], math.nan) is None
     assert contrast_native.covered_temperature(views[0], math.inf) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype, reduction: Reduction) -> None:
+    views = [z.requires_grad_() for z in make_views("random", 20, 9, dtype)]
+    wide = [z.detach().float().requires_grad_() for z in views]
+    losses = [nt_xent(*leaves, 0.1, reduction=reduction) for leaves in (views, wide)]
+    assert losses[0].grad_fn.name() == losses[1].grad_fn.name() and torch.equal(*losses)
+    halves = torch.autograd.grad(losses[0].sum(), views)
+    wides = torch.autograd.grad(losses[1].sum(), wide)
+    assert all(torch.equal(half, full.to(dtype)) for half, full in zip(halves, wides, strict=True))
 
 
 def test_without_the_operator_the_blocks_compute_it(monkeypatch: pytest.MonkeyPatch) -> None:

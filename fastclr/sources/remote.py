@@ -35,7 +35,11 @@ def made(kind: str, process: int) -> Any:
         message = "addresses need fsspec: pip install 'fastclr[remote]'"
         raise ModuleNotFoundError(message, name=error.name) from error
     except ImportError as error:
-        raise ModuleNotFoundError(f"{kind}:// needs another package: {error}") from error
+        from fsspec.registry import known_implementations
+
+        owner = str(known_implementations.get(kind, {}).get("class", "")).partition(".")[0]
+        remedy = f"pip install {owner}" if owner and owner != "fsspec" else str(error)
+        raise ModuleNotFoundError(f"{kind}:// needs another package: {remedy}") from error
 
 
 def matching(address: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -158,3 +159,9 @@ def test_a_server_without_ranges(address: str, tmp_path: Path) -> None:
             ValueError, match=r"/plain\.tar .*: its server does not serve ranges of bytes: fetch the file"
         ):
             load_splits(f"{address}/plain.tar", loader=kind)  # type: ignore[arg-type]
+
+
+def test_the_package_of_another_kind_of_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(ModuleNotFoundError, match=r"gs:// needs another package: pip install gcsfs$"):
+        load_splits("gs://bucket/x.tar")

@@ -45,7 +45,10 @@ def build_encoder(
     """
     encoder = _build(name, width, stem, size, patch_size, norm, given, dynamic=bool(others))
     if norm == "layer" and batch_norms(encoder):
-        raise ValueError(f"norm must be batch for {name!r}, got 'layer': take a ResNet without selective kernels")
+        raise ValueError(
+            f"norm must be batch for {name!r}, whose batch norms stay, got 'layer': pass --norm batch, or take "
+            "a ResNet without selective kernels"
+        )
     for other in others:
         check_other(encoder, name, size, other)
     return encoder

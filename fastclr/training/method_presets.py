@@ -58,12 +58,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "head_hidden": 128,
         "lr": 0.3,
     },
-    # the softmax: in so few epochs noise-contrastive estimation still follows the bank, which fills with similar rows
     "cpc": {
+        # with colours or small crops, the patches are told apart by what tells nothing of their shapes
+        "augment": AugmentConfig(32, crop_scale=(0.8, 1.0), jitter_p=0.0, gray_p=1.0, blur_p=0.0),
         "options": CPCOptions(grid=3, steps=1, context=64, depth=1, temperature=0.1, normalize=True),
-        "lr": 2e-3,
+        "lr": 5e-3,
         "weight_decay": 0.01,
     },
+    # the softmax: in so few epochs noise-contrastive estimation still follows the bank, which fills with similar rows
     "pirl": {"options": PIRLOptions(loss="info-nce", negatives=512, temperature=0.2, grid=2), "lr": 0.3},
     "byol": {
         "options": BYOLOptions(momentum=0.9, predictor_hidden=128, second_solarize_p=0.0),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from method_cases import config_of, make_tiny
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +19,7 @@ from fastclr.methods import METHODS, CPCOptions, Facts
 from fastclr.methods.cpc import RowsBefore
 from fastclr.methods.encoders import build_encoder
 from fastclr.methods.patches import overlapping_patches
-from fastclr.transfer.loading_code import timm_lines
+from fastclr.transfer.loading_code import fill_path, timm_lines
 
 N, D, G = 3, 8, 5
 FACTS = Facts(images=64, labelled=64, classes=4, world_size=1, batch_size=N)
@@ -118,7 +120,7 @@ def test_predictions_are_those_of_every_direction_and_every_embedding_is_of_its_
             torch.testing.assert_close(told[:, d].permute(0, 1, 4, 2, 3), found)
 
 
-def test_layer_norm_takes_the_place_of_batch_norm_and_the_export_says_how() -> None:
+def test_layer_norm_takes_the_place_of_batch_norm_and_the_export_says_how(tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder: Any = build_encoder("resnet18", width=0.25, size=32, norm="layer").eval()
     assert not [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -130,10 +132,15 @@ def test_layer_norm_takes_the_place_of_batch_norm_and_the_export_says_how() -> N
         lines = timm_lines(made, name, size, width=0.125, norm="layer")
         assert lines is not None and "norm_layer=timm.layers.GroupNorm1" in lines
         assert timm_lines(made, name, size, width=0.125) is None
+        save_file(made.state_dict(), tmp_path / name)
+        found: dict[str, Any] = {}
+        exec(fill_path(lines, tmp_path / name), found)
+        x = torch.randn(2, 3, size, size)
+        torch.testing.assert_close(found["encoder"](x), made.eval()(x))
     plain = build_encoder("vit_tiny_patch16_224", size=32, patch_size=8)
     assert repr(build_encoder("vit_tiny_patch16_224", size=32, patch_size=8, norm="layer")) == repr(plain)
     for name in ("simclr_skresnet50", "skresnet18", "mobilenetv3_small_050"):
-        with pytest.raises(ValueError, match=f"norm must be batch for '{name}', got 'layer'"):
+        with pytest.raises(ValueError, match=f"norm must be batch for '{name}', .* got 'layer': pass --norm batch"):
             build_encoder(name, norm="layer")
     with pytest.raises(ValueError, match="norm must be one of"):
         config_of("cpc", norm="group")

@@ -63,6 +63,12 @@ def test_the_gradient_a_few_images_at_a_time_is_that_of_all(variant: str, micro:
         torch.testing.assert_close(cached[name], gradient, rtol=1e-10, atol=1e-10, msg=name)
 
 
+def test_no_method_is_left_out() -> None:
+    """But for those of captions, which have tests of their own."""
+    tested = {name for name, _ in VARIANTS.values()} | {"supervised"}
+    assert tested == {name for name, method in METHODS.items() if not method.uses_texts}
+
+
 def test_parts_of_a_batch_must_be_parts_of_every_micro_batch() -> None:
     options = MoCoOptions(queue=64, bn_splits=4)
     for micro, last in ((6, "6 and 2"), (2, "2"), (16, "16")):

@@ -30,7 +30,7 @@ SHAPES_RATES = {
     "jigsaw": 0.125,
     "context": 0.1,
     "autoencoder": 2e-3,
-    "cpc": 2e-3,
+    "cpc": 5e-3,
     "pirl": 0.3,
     "gan": 1e-3,
 }

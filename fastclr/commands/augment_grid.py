@@ -13,6 +13,7 @@ from fastclr.augment import AugmentConfig
 from fastclr.augment.contact_sheet import contact_sheet
 from fastclr.sources.decode import decode_named, pillow
 from fastclr.sources.printable import show
+from fastclr.sources.reading import Reading
 
 
 def main(arguments: list[str]) -> None:
@@ -45,7 +46,8 @@ def draw_grid(options: GridOptions) -> None:
         raise ValueError(f"--out must end with .png, got {options.out}")
     if not options.out.absolute().parent.is_dir():
         raise ValueError(f"--out is in a folder that does not exist: {options.out.absolute().parent}")
-    images = [torch.from_numpy(decode_named(path).copy()) for path in options.images]
+    reading = Reading(options.augment.channels)
+    images = [torch.from_numpy(decode_named(path, None, reading).copy()) for path in options.images]
     sheet, params = contact_sheet(images, options.augment, options.views, options.seed, options.epoch)
     if options.show_params:
         show(params)

@@ -11,7 +11,7 @@ import tyro
 from fastclr.methods import METHODS
 from fastclr.training.config import SHORT_OPTIONS, TRANSIENT, PretrainConfig
 from fastclr.training.method_presets import with_method
-from fastclr.training.presets import PRESETS, for_encoder
+from fastclr.training.presets import PRESETS, for_channels, for_encoder
 
 PRESET_HELP = f"Start from the values of a preset: {', '.join(PRESETS)}."
 
@@ -53,6 +53,7 @@ def parse(options: type[Options], base: PretrainConfig, arguments: list[str], pr
     if method != base.method:
         base = with_method(base, method)
     base = for_encoder(base, early_option(arguments, "--encoder") or base.encoder)
+    base = for_channels(base, early_option(arguments, "--channels"))
     own = flags_of_method(method)
     # no checks while parsing: the configuration is validated as a whole afterwards
     unchecked: dict[str, Any] = {"__post_init__": lambda self: None}

@@ -17,6 +17,7 @@ from fastclr.methods.base import Views, rows_of
 from fastclr.methods.draws import uniforms
 from fastclr.methods.one_branch import widened
 from fastclr.methods.options import Check
+from fastclr.methods.own_encoder import channels_of
 from fastclr.methods.pretext import OneView, OneViewOptions
 
 
@@ -67,7 +68,7 @@ class Autoencoder(OneView):
 
     def extend(self) -> None:
         """Add the decoder."""
-        self.decoder = make_decoder(self.width(), self.size, self.options.decoder_width)
+        self.decoder = make_decoder(self.width(), self.size, self.options.decoder_width, channels_of(self.encoder))
 
     def forward(self, views: Views) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the features h ``[n, F]``, what the decoder draws and the view itself, each ``[n, 3, S, S]``."""
@@ -94,7 +95,7 @@ def plain_colours(augment: AugmentConfig) -> AugmentConfig:
     return dataclasses.replace(augment, jitter_p=0.0, gray_p=0.0, blur_p=0.0, solarize_p=0.0)
 
 
-def make_decoder(inputs: int, size: int, width: int) -> nn.Sequential:
+def make_decoder(inputs: int, size: int, width: int, channels: int = 3) -> nn.Sequential:
     """Return a network from ``[n, inputs]`` to images of at least `size` px: stages that double the side."""
     stages = max(0, (size - 1).bit_length() - 2)  # from 4 px or fewer
     start = -(-size // 2**stages)
@@ -103,4 +104,4 @@ def make_decoder(inputs: int, size: int, width: int) -> nn.Sequential:
     for before, after in itertools.pairwise(widths):
         layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1, bias=False)]
         layers += [nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.Conv2d(width, 3, 3, padding=1))
+    return nn.Sequential(*layers, nn.Conv2d(width, channels, 3, padding=1))

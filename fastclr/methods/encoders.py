@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastclr.methods.own_encoder import is_own, own_encoder
+from fastclr.methods.own_encoder import channels_of, is_own, own_encoder
 
 
 def build_encoder(
@@ -22,6 +22,7 @@ def build_encoder(
     norm: str = "batch",
     given: nn.Module | None = None,
     others: Sequence[int] = (),
+    channels: int = 3,
 ) -> nn.Module:
     """Create an encoder without a classifier; batch norms have momentum 0.1 and eps 1e-5, as in the paper's code.
 
@@ -38,12 +39,14 @@ def build_encoder(
             (ResNets, and encoders without batch norm, which stay as they are).
         given: the encoder itself, if `name` says that it was given as a module.
         others: sides of smaller images that it must take too; a ViT interpolates its position embedding for them.
+        channels: of the images, 1 to 16; first layers follow. A module of the user's must take so many.
 
     Raises:
         ValueError: the name is unknown, the model does not support the given width, stem, patch_size or norm, the
             patches do not tile the input, or the model does not take images of the other sizes.
     """
-    encoder = _build(name, width, stem, size, patch_size, norm, given, dynamic=bool(others))
+    encoder = _build(name, width, stem, size, patch_size, norm, given, channels, dynamic=bool(others))
+    encoder.fastclr_channels = channels  # type: ignore[assignment]  # for `channels_of`
     if norm == "layer" and batch_norms(encoder):
         raise ValueError(
             f"norm must be batch for {name!r}, whose batch norms stay, got 'layer': pass --norm batch, or take "
@@ -89,6 +92,7 @@ def _build(
     patch_size: int | None,
     norm: str,
     given: nn.Module | None,
+    channels: int,
     *,
     dynamic: bool,
 ) -> nn.Module:
@@ -103,11 +107,11 @@ def _build(
                 f"width, stem and patch_size must have their defaults for {name}, which is built as it is, "
                 f"got {width}, {stem!r} and {patch_size}"
             )
-        return own_encoder(name, given, size)
+        return own_encoder(name, given, size, channels)
     if is_resnet(name):
         if patch_size is not None:
             raise ValueError(f"patch_size must be None for {name!r}, which has no patches, got {patch_size}")
-        return build_resnet(name, width=width, stem=stem, size=size, norm=norm)
+        return build_resnet(name, width=width, stem=stem, size=size, norm=norm, channels=channels)
     if not timm.is_model(name):
         near = timm.list_models(f"*{name}*")[:5] or difflib.get_close_matches(name, [*timm.list_models(), *SIMCLR_SK])
         similar = f"; similar names: {', '.join(near)}" if near else ""
@@ -117,6 +121,7 @@ def _build(
     if stem == "cifar":
         raise ValueError(f"stem='cifar' needs a ResNet, got {name!r}")
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
+    options |= {} if channels == 3 else {"in_chans": channels}
     patches = {} if patch_size is None else {"patch_size": patch_size}
     sizes = [{"img_size": size, "dynamic_img_size": True}] if dynamic else []
     encoder: Any = None
@@ -136,12 +141,13 @@ def _build(
 
 
 def feature_dim(encoder: nn.Module, size: int) -> int:
-    """Return F, the feature dimension of an encoder from images ``[N, 3, size, size]`` to features ``[N, F]``."""
+    """Return F, the feature dimension of an encoder from images ``[N, C, size, size]`` to features ``[N, F]``."""
     was_training = encoder.training
     encoder.eval()
     with torch.no_grad():
         weight = next(encoder.parameters())
-        shape = encoder(torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype)).shape
+        images = torch.zeros(1, channels_of(encoder), size, size, device=weight.device, dtype=weight.dtype)
+        shape = encoder(images).shape
     encoder.train(was_training)
     if len(shape) != 2:
         raise ValueError(f"the encoder must return features [N, F], got shape {tuple(shape)}")

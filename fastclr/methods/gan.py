@@ -20,6 +20,7 @@ from fastclr.methods.base import Views, rows_of
 from fastclr.methods.draws import uniforms
 from fastclr.methods.one_branch import widened
 from fastclr.methods.options import Check
+from fastclr.methods.own_encoder import channels_of
 from fastclr.methods.pretext import OneView, OneViewOptions
 
 
@@ -74,8 +75,9 @@ class GAN(OneView):
     def extend(self) -> None:
         """Add generator and discriminator."""
         code = self.width()
-        self.generator = make_decoder(code, self.size, self.options.generator_width)
-        self.discriminator = Discriminator(code, self.size, self.options.discriminator_width, self.options.hidden)
+        channels, options = channels_of(self.encoder), self.options
+        self.generator = make_decoder(code, self.size, options.generator_width, channels)
+        self.discriminator = Discriminator(code, self.size, options.discriminator_width, options.hidden, channels)
 
     def forward(self, views: Views) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the features h ``[n, F]``, and four logits of each image ``[n, 4]``.
@@ -105,15 +107,15 @@ class GAN(OneView):
 
 
 class Discriminator(nn.Module):
-    """From images ``[n, 3, S, S]`` and codes ``[n, D]`` to logits ``[n, 1]``: positive for an image with its code.
+    """From images ``[n, C, S, S]`` and codes ``[n, D]`` to logits ``[n, 1]``: positive for an image with its code.
 
     It has no batch norm, so that each logit is of its own pair alone.
     """
 
-    def __init__(self, code: int, size: int, width: int, hidden: int) -> None:
+    def __init__(self, code: int, size: int, width: int, hidden: int, channels: int = 3) -> None:
         super().__init__()
         stages = max(1, (size - 1).bit_length() - 2)  # to 4 px or fewer
-        widths = [3] + [min(256, width * 2**stage) for stage in range(stages)]
+        widths = [channels] + [min(256, width * 2**stage) for stage in range(stages)]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, 2, 1), nn.LeakyReLU(0.2)]

@@ -17,7 +17,7 @@ class EncoderHead(nn.Module):
     """Encoder f and projection head g: h = f(x), z = g(h) (Chen et al. 2020, section 2.1).
 
     Args:
-        encoder: module from images ``[N, 3, S, S]`` to features ``[N, F]``.
+        encoder: module from images ``[N, C, S, S]`` to features ``[N, F]``.
         head: module from features ``[N, F]`` to projections ``[N, D]``.
     """
 
@@ -108,4 +108,5 @@ def encoder_from(config: ModelOptions) -> nn.Module:
         patch_size=config.patch_size,
         norm=config.norm,
         given=config.given,
+        channels=config.augment.channels,
     )

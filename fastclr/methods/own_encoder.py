@@ -31,8 +31,14 @@ def is_own(name: str) -> bool:
     return is_given(name) or FACTORY.fullmatch(name) is not None
 
 
-def own_encoder(name: str, given: nn.Module | None, size: int) -> nn.Module:
-    """Return a user's encoder, from images ``[N, 3, size, size]`` to features ``[N, F]``, on the CPU.
+def channels_of(encoder: nn.Module) -> int:
+    """Return how many channels the images of an encoder have; 3 where nothing else is known."""
+    channels: Any = getattr(encoder, "fastclr_channels", 3)
+    return channels if isinstance(channels, int) else 3
+
+
+def own_encoder(name: str, given: nn.Module | None, size: int, channels: int = 3) -> nn.Module:
+    """Return a user's encoder, from images ``[N, C, size, size]`` to features ``[N, F]``, on the CPU.
 
     A module that returns maps ``[N, F, h, w]`` gets a forward hook that averages them, so that the names of its weights
     stay.
@@ -41,6 +47,7 @@ def own_encoder(name: str, given: nn.Module | None, size: int) -> nn.Module:
         name: as `name_of` has it, or ``module:factory``.
         given: the module that was given, of which a copy is returned.
         size: side of the images in pixels.
+        channels: C.
 
     Raises:
         ValueError: the module is missing, the factory cannot be called, or the module is no encoder of such images.
@@ -54,7 +61,7 @@ def own_encoder(name: str, given: nn.Module | None, size: int) -> nn.Module:
         )
     else:
         encoder = copy.deepcopy(given).cpu()
-    if check_features(encoder, name, size) == 4:
+    if check_features(encoder, name, size, channels) == 4:
         encoder.register_forward_hook(average)
     return encoder
 
@@ -64,7 +71,7 @@ def average(module: nn.Module, inputs: Any, features: Tensor) -> Tensor:
     return features.mean(dim=(2, 3))
 
 
-def check_features(encoder: nn.Module, name: str, size: int) -> int:
+def check_features(encoder: nn.Module, name: str, size: int, channels: int) -> int:
     """Return how many dimensions the features have, 2 or 4; anything else is a ValueError."""
     if not any(parameter.requires_grad for parameter in encoder.parameters()):
         raise ValueError(f"the encoder {name} has no parameters to train")
@@ -72,11 +79,11 @@ def check_features(encoder: nn.Module, name: str, size: int) -> int:
     encoder.eval()
     try:
         with torch.no_grad():
-            found: object = encoder(torch.zeros(2, 3, size, size))
+            found: object = encoder(torch.zeros(2, channels, size, size))
     except Exception as error:  # a user's module may raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise ValueError(
-            f"the encoder {name} must take images [N, 3, {size}, {size}] of float32, but it raises {reason}"
+            f"the encoder {name} must take images [N, {channels}, {size}, {size}] of float32, but it raises {reason}"
         ) from error
     encoder.train(was_training)
     if isinstance(found, Tensor) and found.is_floating_point() and found.ndim in (2, 4) and len(found) == 2:

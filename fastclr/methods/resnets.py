@@ -48,15 +48,16 @@ def has_cifar_stem(stem: str, size: int) -> bool:
     return stem == "cifar" or (stem == "auto" and size <= CIFAR_STEM_UP_TO)
 
 
-def build_resnet(name: str, *, width: float, stem: str, size: int, norm: str = "batch") -> nn.Module:
+def build_resnet(name: str, *, width: float, stem: str, size: int, norm: str = "batch", channels: int = 3) -> nn.Module:
     """Create a ResNet without a classifier; see `fastclr.methods.encoders.build_encoder`."""
     options = timm_options(name, width, norm)
     kernel, stride = (3, 1) if has_cifar_stem(stem, size) else (7, 2)
-    encoder = _create(name, {"num_classes": 0, "zero_init_last": True, **options})  # residual branches start at zero
+    plain = {"num_classes": 0, "zero_init_last": True, "in_chans": channels}  # residual branches start at zero
+    encoder = _create(name, {**plain, **options})
     if has_cifar_stem(stem, size):
         encoder.maxpool = nn.Identity()
     if has_cifar_stem(stem, size) or "stem_type" in options:
-        encoder.conv1 = nn.Conv2d(3, len(encoder.bn1.weight), kernel, stride, kernel // 2, bias=False)
+        encoder.conv1 = nn.Conv2d(channels, len(encoder.bn1.weight), kernel, stride, kernel // 2, bias=False)
         nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
     return encoder  # type: ignore[no-any-return]
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastclr.methods.own_encoder import channels_of
+
 PARTS = ("layer", "stage", "block")  # in timm's names of what is no stem
 
 
@@ -74,7 +76,8 @@ def stage_indices(encoder: nn.Module, size: int) -> list[int]:
     encoder.eval()
     with torch.no_grad():
         weight = next(encoder.parameters())
-        count = len(intermediates(encoder, torch.zeros(1, 3, size, size, dtype=weight.dtype, device=weight.device)))
+        images = torch.zeros(1, channels_of(encoder), size, size, dtype=weight.dtype, device=weight.device)
+        count = len(intermediates(encoder, images))
     encoder.train(was_training)
     info: Any = getattr(encoder, "feature_info", None)
     if not isinstance(info, list) or len(info) != count or not all(isinstance(each, Mapping) for each in info):

@@ -8,6 +8,7 @@ import io
 import torch
 from torch import Tensor
 
+from fastclr.augment.contact_sheet import as_rgb
 from fastclr.report.blocks import Picture
 from fastclr.sources.decode import pillow
 
@@ -16,7 +17,7 @@ LARGEST = 144  # pixels per side; displayed at half that, for high-resolution sc
 
 
 def to_bytes(view: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Tensor:
-    """Convert normalised float ``[N, 3, S, S]`` back to uint8 ``[N, S, S, 3]``."""
+    """Convert normalised float ``[N, C, S, S]`` back to uint8 ``[N, S, S, C]``."""
     picture = view.float().cpu().permute(0, 2, 3, 1)
     if std is not None:
         picture = picture * torch.tensor(std)
@@ -26,8 +27,8 @@ def to_bytes(view: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...
 
 
 def embedded(pixels: Tensor, alt: str) -> Picture:
-    """Return uint8 ``[H, W, 3]`` as a picture with the alternative text `alt`."""
-    picture = pillow().fromarray(pixels.cpu().contiguous().numpy())
+    """Return uint8 ``[H, W, C]`` as a picture with the alternative text `alt`; see `as_rgb`."""
+    picture = pillow().fromarray(as_rgb(pixels.cpu()).contiguous().numpy())
     small = max(picture.size) <= SHARP_UP_TO
     buffer = io.BytesIO()
     if small:

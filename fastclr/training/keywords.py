@@ -16,7 +16,7 @@ from fastclr.methods import METHODS
 from fastclr.methods.own_encoder import is_given, name_of
 from fastclr.training.config import SHORT_OPTIONS, TRANSIENT, PretrainConfig
 from fastclr.training.method_presets import with_method
-from fastclr.training.presets import for_encoder
+from fastclr.training.presets import for_channels, for_encoder
 
 Options = TypeVar("Options")
 
@@ -48,7 +48,9 @@ def configure(base: PretrainConfig, options: dict[str, Any]) -> PretrainConfig:
     check_names(options, [*fields, *owners, *(name for names in flat.values() for name in names)], "option")
     if method != base.method:
         base = with_method(base, method)
-    values = for_encoder(base, options.get("encoder", base.encoder)).as_dict() | options
+    wanted_channels = single["augment"].get("channels", given_channels(nested["augment"]))
+    base = for_channels(for_encoder(base, options.get("encoder", base.encoder)), wanted_channels)
+    values = base.as_dict() | options
     for name, owner in owners.items():
         wanted = dataclasses.asdict(nested[name]) if isinstance(nested[name], owner) else nested[name]
         if not isinstance(wanted, dict):
@@ -56,6 +58,11 @@ def configure(base: PretrainConfig, options: dict[str, Any]) -> PretrainConfig:
         check_names(wanted, known[name], f"option of {name}")
         values[method if name == family else name] |= {**wanted, **single[name]}
     return dataclasses.replace(PretrainConfig.from_dict(values), given=given, **transient)
+
+
+def given_channels(augment: object) -> object:
+    """Return the number of channels in an augmentation, given as a dictionary or a configuration."""
+    return augment.get("channels") if isinstance(augment, dict) else getattr(augment, "channels", None)
 
 
 def take_images(options: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from fastclr.augment import AugmentConfig
+from fastclr.augment.images import MAX_CHANNELS
 from fastclr.methods import SimCLROptions
 from fastclr.methods.own_encoder import is_own
 from fastclr.training.config import PretrainConfig
@@ -100,6 +101,17 @@ PRESETS: dict[str, PretrainConfig] = {
     "simclr-v2": _SIMCLR_V2,
     **method_presets(_DEMO, _CIFAR10, _IMAGENET),
 }
+
+
+def for_channels(base: PretrainConfig, channels: object) -> PretrainConfig:
+    """Return `base` for images of so many channels, without what needs colours unless there are three.
+
+    What is no number of channels changes nothing: it will be named with all that is wrong.
+    """
+    text = str(channels)
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_CHANNELS:
+        return base
+    return dataclasses.replace(base, augment=base.augment.with_channels(int(text)))
 
 
 def for_encoder(base: PretrainConfig, encoder: str) -> PretrainConfig:

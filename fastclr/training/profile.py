@@ -348,17 +348,19 @@ def count_syncs(step: Callable[[], None]) -> int:
 def synthetic_data(config: PretrainConfig) -> Splits:
     """Return random images for four steps: of the views' size if small, otherwise photos of common shapes."""
     generator = torch.Generator().manual_seed(config.seed)
-    count, size = 4 * config.batch_size, config.augment.size
+    count, size, channels = 4 * config.batch_size, config.augment.size, config.augment.channels
     images: torch.Tensor | RaggedImages
     if size <= SMALL_IMAGES_UP_TO:
-        images = torch.randint(256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
+        images = torch.randint(256, (count, size, size, channels), dtype=torch.uint8, generator=generator)
     else:
         shorter = config.resize_shorter or 256
         shapes = [(shorter * h // min(h, w), shorter * w // min(h, w)) for h, w in PHOTO_SHAPES]
         sizes = torch.tensor(shapes * (PHOTOS // len(shapes)))
-        lengths = 3 * sizes.prod(dim=1)
+        lengths = channels * sizes.prod(dim=1)
         data = torch.randint(256, (int(lengths.sum()),), dtype=torch.uint8, generator=generator)
-        images = RaggedImages(data, lengths.cumsum(0) - lengths, sizes).select(torch.arange(count) % len(sizes))
+        images = RaggedImages(data, lengths.cumsum(0) - lengths, sizes, channels).select(
+            torch.arange(count) % len(sizes)
+        )
     ids = torch.arange(count)
     names = tuple(str(index) for index in range(count))
     return Splits(ImageDataset(images, ids, torch.full_like(ids, -1), (), names, "random images"), None)

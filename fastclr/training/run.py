@@ -155,7 +155,9 @@ class Run:
 
         state = {name: tensor.contiguous() for name, tensor in encoder_state(checkpoint).items()}
         about = {name: getattr(self.config, name) for name in ("encoder", "width", "stem", "patch_size", "norm")}
-        metadata = {"fastclr": json.dumps({**about, "size": self.config.augment.size, "step": checkpoint.step})}
+        shape = {"size": self.config.augment.size}
+        shape |= {} if self.config.augment.channels == 3 else {"channels": self.config.augment.channels}
+        metadata = {"fastclr": json.dumps({**about, **shape, "step": checkpoint.step})}
         contents = save(state, metadata)
         write_atomically(self.folder / "encoder.safetensors", lambda file: file.write(contents))
 

@@ -25,8 +25,10 @@ from torch.nn import functional as F
 from fastclr.augment import AugmentConfig
 from fastclr.augment.fixed_view import CROP_ABOVE, CROP_FRACTION
 from fastclr.files import make_folder, write_atomically, write_text_atomically
+from fastclr.methods.own_encoder import channels_of
 from fastclr.sources.packages import needed
 from fastclr.sources.printable import printable
+from fastclr.sources.reading import RangeChoice
 from fastclr.training.run import Run
 from fastclr.transfer.loading_code import COMPUTATIONS, fill_path, timm_lines, torchvision_lines
 from fastclr.transfer.model_card import MARK, model_card
@@ -93,7 +95,7 @@ def export_run(
     encoder = run.load_encoder().cpu().float().eval()
     lines = loading_lines(encoder, run, kind)
     beside = None if lines is None else fill_path(lines, Path(path.name))
-    inputs = preprocessing(run.config.augment)
+    inputs = preprocessing(run.config.augment, run.config.range)
     contents = serialise(encoder, kind, run.config.augment.size, file_metadata(run, inputs, beside))
     error = None
     if check and beside is not None:
@@ -147,15 +149,21 @@ def loading_lines(encoder: nn.Module, run: Run, kind: str) -> str | None:
     return COMPUTATIONS[kind]
 
 
-def preprocessing(augment: AugmentConfig) -> dict[str, Any]:
-    """Return the preprocessing that the encoder expects of an image, under timm's names."""
+def preprocessing(augment: AugmentConfig, values: RangeChoice | None = None) -> dict[str, Any]:
+    """Return the preprocessing that the encoder expects of an image, under timm's names.
+
+    Args:
+        augment: of the run.
+        values: what becomes 0 and 1 in images of more than 8 bits.
+    """
     return {
-        "input_size": [3, augment.size, augment.size],
+        "input_size": [augment.channels, augment.size, augment.size],
         "crop": "centre square",
         "crop_pct": CROP_FRACTION if augment.size > CROP_ABOVE else 1.0,
         "interpolation": "bilinear, antialiased" if augment.style == "torchvision" else "bicubic, not antialiased",
-        "colours": "RGB",
+        "colours": "RGB" if augment.channels == 3 else f"{augment.channels} channel(s)",
         "range": [0.0, 1.0],
+        **({} if values is None else {"values": list(values) if isinstance(values, tuple) else values}),
         "mean": list(augment.mean) if augment.mean is not None else None,
         "std": list(augment.std) if augment.std is not None else None,
     }
@@ -165,6 +173,7 @@ def file_metadata(run: Run, inputs: dict[str, Any], lines: str | None) -> dict[s
     """Return the metadata embedded in the file."""
     config = run.config
     encoder = {"encoder": config.encoder, "width": config.width, "stem": config.stem, "size": config.augment.size}
+    encoder |= {} if config.augment.channels == 3 else {"channels": config.augment.channels}
     encoder |= {} if config.norm == "batch" else {"norm": config.norm}
     described = {"fastclr": json.dumps(encoder), "preprocessing": json.dumps(inputs)}
     return described if lines is None else {**described, "load": lines}
@@ -180,7 +189,7 @@ def serialise(encoder: nn.Module, kind: str, size: int, metadata: dict[str, str]
     if kind == "torchvision":
         torch.save(state_of(encoder), buffer)  # tensors only, so it loads with weights_only=True
         return buffer.getvalue()
-    example = torch.zeros(2, 3, size, size)
+    example = torch.zeros(2, channels_of(encoder), size, size)
     with torch.no_grad(), quiet():
         if kind == "torchscript":
             traced: Any = torch.jit.trace(encoder, example)
@@ -232,9 +241,9 @@ def compare(encoder: nn.Module, contents: bytes, name: str, lines: str, kind: st
         ValueError: the lines do not run, or the difference is above `TOLERANCE`, and above `AMPLIFIED` times that of
             the encoder itself between float32 and float64.
     """
-    images = photographs(augment.size)
+    images = photographs(augment.size, augment.channels)
     if augment.mean is not None and augment.std is not None:
-        images = (images - torch.tensor(augment.mean).view(3, 1, 1)) / torch.tensor(augment.std).view(3, 1, 1)
+        images = (images - torch.tensor(augment.mean).view(-1, 1, 1)) / torch.tensor(augment.std).view(-1, 1, 1)
     with torch.no_grad():
         expected = encoder(images).numpy()
     with tempfile.TemporaryDirectory() as folder:
@@ -266,8 +275,11 @@ def rounding(encoder: nn.Module, images: Tensor, features: npt.NDArray[np.float3
     return relative(features, exact)
 
 
-def photographs(size: int) -> Tensor:
-    """Return squares from two photographs, of scikit-learn, in [0, 1], ``[CHECK_IMAGES, 3, size, size]``."""
+def photographs(size: int, channels: int = 3) -> Tensor:
+    """Return squares from two photographs, of scikit-learn, in [0, 1], ``[CHECK_IMAGES, channels, size, size]``.
+
+    Their colours are repeated for more than three channels.
+    """
     from sklearn.datasets import load_sample_images
 
     squares = []
@@ -276,7 +288,7 @@ def photographs(size: int) -> Tensor:
         for start in np.linspace(0, photo.shape[1] - photo.shape[0], CHECK_IMAGES // 2).astype(int):
             square = pixels[..., start : start + photo.shape[0]]
             squares.append(F.interpolate(square, (size, size), mode="bilinear", antialias=True, align_corners=False))
-    return torch.cat(squares)
+    return torch.cat(squares)[:, torch.arange(channels) % 3]
 
 
 def features_without_fastclr(folder: Path, lines: str, kind: str) -> npt.NDArray[np.float32]:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastclr.methods.own_encoder import channels_of
+
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 FILE = "'<file>'"  # placeholder for the path
 COMPUTATIONS = {
@@ -50,14 +52,15 @@ def timm_lines(
 
     if not timm.is_model(name):
         return None
-    options: dict[str, Any] = {"img_size": size} if patch_size is None else {"img_size": size, "patch_size": patch_size}
+    bands = {} if (count := channels_of(encoder)) == 3 else {"in_chans": count}
+    options: dict[str, Any] = {"img_size": size, **({} if patch_size is None else {"patch_size": patch_size}), **bands}
     with torch.device("meta"):
         try:
-            options = timm_options(name, width, norm) if is_resnet(name) else options
+            options = {**timm_options(name, width, norm), **bands} if is_resnet(name) else options
             plain = timm.create_model(name, num_classes=0, **options)
         except TypeError:  # convolutional models accept any size and have no img_size argument
-            options = {}
-            plain = timm.create_model(name, num_classes=0)
+            options = bands
+            plain = timm.create_model(name, num_classes=0, **options)
     stem = stem_lines(encoder, plain)
     if repr(plain) != repr(encoder) or shapes(plain) != shapes(encoder):
         return None

@@ -82,17 +82,25 @@ def only_weights(encoder: str) -> str:
 
 def input_text(kind: str, inputs: dict[str, Any]) -> str:
     """Describe in words the preprocessing that the encoder expects."""
-    size = inputs["input_size"][-1]
+    channels, size, _ = inputs["input_size"]
     share = "the whole shorter side" if inputs["crop_pct"] == 1.0 else f"{inputs['crop_pct']:.1%} of the shorter side"
     normalise = (
         "no normalisation"
         if inputs["mean"] is None
         else f"then minus mean {inputs['mean']}, divided by std {inputs['std']}"
     )
+    values, depth = inputs.get("values"), ""
+    if isinstance(values, list):
+        depth = (
+            f" Values of more than 8 bits were scaled so that {values[0]:g} is 0 and {values[1]:g} is 1, and clipped."
+        )
+    elif values is not None:
+        depth = " Values of more than 8 bits were scaled by the smallest and the largest of each file."
     name = "`images` (the output is named `features`)" if kind == "onnx" else "The input"
     return (
-        f"{name}: float32 `[batch, 3, {size}, {size}]`, RGB in [0, 1], {normalise}. From a picture, take the centre "
-        f"square of {share}, resized to {size} x {size} pixels ({inputs['interpolation']}).\n\n"
+        f"{name}: float32 `[batch, {channels}, {size}, {size}]`, {inputs['colours']} in [0, 1], {normalise}. From a "
+        f"picture, take the centre square of {share}, resized to {size} x {size} pixels "
+        f"({inputs['interpolation']}).{depth}\n\n"
         f"```json\n{json.dumps(inputs)}\n```"
     )
 

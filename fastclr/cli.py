@@ -30,6 +30,7 @@ COMMANDS = {
     "profile": "where the time of a training step goes, and what to change",
     "augment-grid": "a contact sheet of images and their random views",
     "bench": "time the loss or the augmentation on this machine, against other libraries",
+    "findings": "what the papers found, checked on this machine and your images; run, report",
     "info": "what is installed, built and available, and how to fix what is not",
 }
 BAD_INPUT = 2

@@ -1,6 +1,6 @@
-"""Writes the README's results and plots, the table of methods, or a page, from the JSON files in benchmarks/results.
+"""Writes the tables of README, methods and findings, the plots, or a page, from the JSON files in benchmarks/results.
 
-python benchmarks/publish/report.py                     rewrite the tables of README and docs/methods.md, and the plots
+python benchmarks/publish/report.py                     rewrite the tables of README and docs, and the plots
 python benchmarks/publish/report.py --check             exit status 1 if they do not match the files
 python benchmarks/publish/report.py --page OUT.html     one page with everything, of --results FOLDER
 python benchmarks/publish/report.py --publish FILE...   copy files into benchmarks/results, then rewrite
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from findings_table import findings_block, load_findings
 from methods_table import block, load_tables, missing
 from report_data import Result, in_order, load, load_all, load_records
 from report_page import TITLES, page
@@ -24,7 +25,7 @@ from fastclr.bench.machine import DEFAULT_MALLOC
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-METHODS_PAGE = "docs/methods.md"
+METHODS_PAGE, FINDINGS_PAGE = "docs/methods.md", "docs/findings.md"
 BEGIN, END = "<!-- written by benchmarks/publish/report.py -->", "<!-- end -->"
 PLOTS = {"loss": ("docs/bench-loss.svg", loss_plot, loss_shown)}
 PLOTS["augment"] = ("docs/bench-augment.svg", augment_plot, augment_shown)  # type: ignore[assignment]
@@ -99,14 +100,18 @@ def link(result: Result) -> str:
 def stale(results: Sequence[Result], readme: str) -> list[str]:
     """Return the documents that do not match the files."""
     found = [] if split(readme)[1] == readme_block(results) else ["README.md"]
-    if split((ROOT / METHODS_PAGE).read_text())[1] != block(load_tables(RESULTS)):
-        found.append(METHODS_PAGE)
+    found += [name for name, inside in tables().items() if split((ROOT / name).read_text())[1] != inside]
     for suite, (name, _, shown) in PLOTS.items():
         path = ROOT / name
         rows = best(results, suite).suite(suite)
         if not path.is_file() or stored_digest(path.read_text()) != digest_of(shown(rows)):
             found.append(name)
     return found
+
+
+def tables() -> dict[str, str]:
+    """Return the text between the markers of the other pages."""
+    return {METHODS_PAGE: block(load_tables(RESULTS)), FINDINGS_PAGE: findings_block(load_findings(RESULTS))}
 
 
 def split(readme: str) -> tuple[str, str, str]:
@@ -117,11 +122,9 @@ def split(readme: str) -> tuple[str, str, str]:
 
 
 def rewrite(results: Sequence[Result]) -> None:
-    """Write the blocks of README and the page of methods, and the plots."""
-    for path, inside in (
-        (ROOT / "README.md", readme_block(results)),
-        (ROOT / METHODS_PAGE, block(load_tables(RESULTS))),
-    ):
+    """Write the blocks of README and of the pages, and the plots."""
+    for name, inside in {"README.md": readme_block(results), **tables()}.items():
+        path = ROOT / name
         before, _, after = split(path.read_text())
         path.write_text(f"{before}{BEGIN}\n{inside}\n{END}{after}")
     for suite, (name, draw, _) in PLOTS.items():
@@ -142,8 +145,9 @@ def publish(files: Sequence[Path]) -> None:
         ValueError: a file is a rehearsal, has cases to go, or would replace one that has more suites.
     """
     records = [file for file in files if file in load_records(file.parent)]
-    tables = [file for file in files if file in load_tables(file.parent)]
-    new = [load(file) for file in files if file not in (*records, *tables)]
+    methods = [file for file in files if file in load_tables(file.parent)]
+    findings = [file for file in files if file in load_findings(file.parent)]
+    new = [load(file) for file in files if file not in (*records, *methods, *findings)]
     for file in files:
         if file.parent.resolve() == RESULTS.resolve():
             raise ValueError(f"{file} exists already")
@@ -160,7 +164,7 @@ def publish(files: Sequence[Path]) -> None:
                 gone.append(old)
             elif old.path.name == result.path.name:
                 raise ValueError(f"{result.path} lacks {', '.join(lost) or 'the machine'} of the file that it replaces")
-    older = replaced(tables)
+    older = replaced(methods)
     readme_block(in_order([*(old for old in there if old not in gone), *new]))
     for path in (*(old.path for old in gone), *older):
         path.unlink(missing_ok=True)

@@ -70,7 +70,7 @@ def contents(path: Path) -> dict[str, Any]:
 def load_all(folder: Path) -> list[Result]:
     """Read the results of a folder, in order, skipping records, test outcomes, tile timings, tables."""
     found = {path: contents(path) for path in sorted(folder.glob("*.json"))}
-    others = {"curve", "tests", "tune", "trainings"}
+    others = {"curve", "tests", "tune", "trainings", "findings"}
     return in_order([load(path) for path, stored in found.items() if not others & stored.keys()])
 
 

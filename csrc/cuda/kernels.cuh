@@ -10,7 +10,7 @@ namespace fastclr::cuda {
 constexpr int kDrawThreads = 128, kBandThreads = 256, kSmallThreads = 512;
 constexpr int kBandRows = 16;
 
-extern __shared__ double shared_memory[];
+extern __shared__ __align__(16) double shared_memory[];
 
 struct Draw {
   const int64_t *ids, *sizes;  // [samples], [samples, 2]
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kDrawThreads) augment_params_kernel(const __gr
 // a block's shared memory: sums or raw blur weights, then space that the stages use one after the other
 FASTCLR_HD int64_t scratch_bytes(int size, int threads) {
   const int64_t sums = int64_t{8} * threads, raw = int64_t{8} * (blur_radius(size) + 1);
-  return sums > raw ? sums : raw;
+  return ((sums > raw ? sums : raw) + 15) / 16 * 16;
 }
 
 FASTCLR_HD int64_t tap_bytes(int size, int rows) {
@@ -48,22 +48,30 @@ FASTCLR_HD int64_t tap_bytes(int size, int rows) {
 }
 
 FASTCLR_HD int64_t blur_bytes(int size, int rows) {
-  return blur_radius(size) > 0 ? int64_t{4} * (blur_radius(size) + 1 + int64_t{rows} * size) : 0;
+  const int64_t radius = blur_radius(size);
+  return radius > 0 ? 4 * (radius + 1 + rows * (size + 2 * radius)) : 0;
 }
 
-// one block per view: canvas, then taps, whose space the blur reuses
-__global__ void __launch_bounds__(kSmallThreads, 1) augment_small_kernel(const __grid_constant__ Batch batch) {
+// what the resize of `rows` rows needs: mixed columns, then taps
+FASTCLR_HD int64_t resize_bytes(int size, int rows) { return int64_t{4} * kMixedFloats + tap_bytes(size, rows); }
+
+// the floats of a canvas, up to where the next 16 bytes begin
+FASTCLR_HD int64_t canvas_floats(int size) { return (int64_t{3} * size * size + 3) / 4 * 4; }
+
+// one block per view: canvas, then mixed columns and taps, whose space the blur reuses
+__global__ void __launch_bounds__(kSmallThreads, 2) augment_small_kernel(const __grid_constant__ Batch batch) {
   const View view = load_view(batch, blockIdx.x);
   if (!view.valid) {
     store_invalid(batch, view, 0, batch.pixels());
     return;
   }
-  char* base = reinterpret_cast<char*>(shared_memory);
-  float* canvas = reinterpret_cast<float*>(base + scratch_bytes(batch.size, blockDim.x));
-  float* stage = canvas + 3 * batch.pixels();
+  const int64_t scratch = scratch_bytes(batch.size, blockDim.x) / static_cast<int64_t>(sizeof(double));
+  float* canvas = reinterpret_cast<float*>(shared_memory + scratch);
+  float* stage = canvas + canvas_floats(batch.size);
 
   const Jitter jitter = read_jitter(batch.style, view.row);
-  Sums sums = resize_rows(batch, view, jitter, 0, batch.size, reinterpret_cast<Tap*>(stage), canvas);
+  Tap* taps = reinterpret_cast<Tap*>(stage + kMixedFloats);
+  Sums sums = resize_rows(batch, view, jitter, 0, batch.size, stage, taps, canvas);
   sums = block_sums(batch.style, sums, reinterpret_cast<int64_t*>(shared_memory));
   const bool blurred = has_blur(batch, view);
   colour_pixels(batch, view, jitter, sums, 0, batch.pixels(), blurred, canvas);
@@ -99,9 +107,10 @@ __global__ void __launch_bounds__(kBandThreads, 3)
   const Band band = load_band(batch, pass);
   if (!band.view.valid) return;
   int64_t* partial = reinterpret_cast<int64_t*>(shared_memory);
-  Tap* taps = reinterpret_cast<Tap*>(partial + blockDim.x);
+  float* mixed = reinterpret_cast<float*>(partial + blockDim.x);
+  Tap* taps = reinterpret_cast<Tap*>(mixed + kMixedFloats);
   const Jitter jitter = read_jitter(batch.style, band.view.row);
-  Sums sums = resize_rows(batch, band.view, jitter, band.top, band.rows, taps, band.canvas);
+  Sums sums = resize_rows(batch, band.view, jitter, band.top, band.rows, mixed, taps, band.canvas);
   sums = block_sums(batch.style, sums, partial);
   if (threadIdx.x == 0) pass.sums[band.index * pass.bands + band.number] = sums;
 }
@@ -124,7 +133,7 @@ __global__ void __launch_bounds__(kBandThreads, 3)
   colour_pixels(batch, band.view, jitter, sums, first, last, has_blur(batch, band.view), band.canvas);
 }
 
-__global__ void __launch_bounds__(kBandThreads, 3)
+__global__ void __launch_bounds__(kBandThreads, 4)
     augment_blur_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Pass pass) {
   const Band band = load_band(batch, pass);
   if (!band.view.valid || !has_blur(batch, band.view)) return;

@@ -9,7 +9,8 @@
 namespace fastclr::cuda {
 
 constexpr int kSmallSize = 96;
-constexpr int64_t kCanvasBytes = int64_t{1} << 30;  // batches whose canvases need more are computed in several passes
+// batches whose canvases need more are computed in several passes: a canvas stays in the L2 cache between its kernels
+constexpr int64_t kCanvasBytes = int64_t{1} << 25;
 constexpr int64_t kMaxBlocks = 0x7FFFFFFF;
 
 template <typename... Arguments>
@@ -18,8 +19,11 @@ cudaError_t launch(
     Arguments... values) {
   if (blocks > kMaxBlocks) return cudaErrorInvalidConfiguration;
   if (shared > 48 * 1024) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+    // the attribute is the function's, and threads launch it for other sizes at the same time: all ask for the most
+    int device = 0, limit = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error == cudaSuccess) error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit);
     if (error != cudaSuccess) return error;
   }
   cudaLaunchConfig_t config = {};
@@ -38,8 +42,8 @@ inline cudaError_t launch_params(const Draw& draw, cudaStream_t stream) {
 inline int small_threads(int size) { return size <= 48 ? 256 : kSmallThreads; }
 
 inline int64_t small_shared(int size) {
-  return scratch_bytes(size, small_threads(size)) + int64_t{12} * size * size +
-         std::max(tap_bytes(size, size), blur_bytes(size, size));
+  return scratch_bytes(size, small_threads(size)) + 4 * canvas_floats(size) +
+         std::max(resize_bytes(size, size), blur_bytes(size, size));
 }
 
 // whether views of this size fit into shared memory; limit is the most a block can have
@@ -73,7 +77,7 @@ inline cudaError_t launch_large(const Batch& batch, const Plan& plan, float* can
     const Pass pass = {first, plan.bands, rows, canvas, sums};
     const int64_t blocks = std::min(plan.views, views - first) * plan.bands;
     error = launch(
-        augment_resize_kernel, blocks, kBandThreads, 8 * kBandThreads + tap_bytes(size, rows), stream, batch, pass);
+        augment_resize_kernel, blocks, kBandThreads, 8 * kBandThreads + resize_bytes(size, rows), stream, batch, pass);
     if (error == cudaSuccess)
       error = launch(augment_colour_kernel, blocks, kBandThreads, 8 * kBandThreads, stream, batch, pass);
     if (error != cudaSuccess || blur_radius(size) == 0) continue;

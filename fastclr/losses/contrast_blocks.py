@@ -89,7 +89,7 @@ def ntxent_fwd(
         loss, lse, correct, entropy, each ``[m]`` in float64; the last two are ``[0]`` without stats.
     """
     s_pos = (positive / temperature).repeat(2)
-    with matrix_products(precision):
+    with matrix_products(precision, z.device):
         if not stats and len(z) == len(columns) and unshifted(temperature, len(columns), z.dtype, shift):
             log_negatives = _sum_triangular(z, len(positive), temperature).log_()
             correct, entropy = s_pos.new_empty(0), s_pos.new_empty(0)
@@ -209,7 +209,7 @@ def ntxent_bwd(
     pairs = len(z0)
     grad = z.new_zeros(z.shape)
     exact = unshifted(temperature, len(columns), z.dtype, shift)
-    with matrix_products(precision):
+    with matrix_products(precision, z.device):
         _accumulate(grad, z, columns, lse, weight, temperature, offset, exact)
     pull = torch.expm1(-loss)
     if weight is not None:

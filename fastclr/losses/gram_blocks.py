@@ -64,7 +64,7 @@ def barlow_gram(
     x, inverse_x = _standardised(z0, statistics)
     y, inverse_y = _standardised(z1, statistics)
     d = _add(_column_dots(x, y), group) / total
-    with matrix_products(precision):
+    with matrix_products(precision, z0.device):
         redundancy, gx, gy = _off_diagonal(x, y, d, total, is_dual(form, total, z0.shape[1]), grads, group)
     terms = torch.stack([(d - 1).square().sum(), redundancy])
     if not grads:
@@ -119,7 +119,7 @@ def vicreg_gram(
         v = squares / (total - 1)
         s = (v + eps).sqrt()
         variance = variance + (1 - s).clamp_min(0).mean() / 2
-        with matrix_products(precision):
+        with matrix_products(precision, z0.device):
             off, g, _ = _off_diagonal(x, x, v, total - 1, dual, grads, group)
         covariance = covariance + off / dim
         if grads:

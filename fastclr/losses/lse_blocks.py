@@ -108,7 +108,7 @@ def lse_fwd(
     excluded = Excluded(exclude, offset, len(q) // 2, row_ids, column_ids, limit)
     exact = limit is None and unshifted(temperature, max(1, len(q), len(columns)), q.dtype, shift)
     products = Products(*logit_operands(q, columns, temperature, exponent_unit(exact)), excluded, symmetric=k is None)
-    with matrix_products(precision):
+    with matrix_products(precision, q.device):
         return log_sums(products, exact, both)
 
 
@@ -238,7 +238,7 @@ def pulls(
     second = torch.empty_like(products.buffer) if others is not None else products.buffer
     # row terms alone are a factor of a whole row: of the rows that dk sums, and of dq at the end
     pulled = q if others is not None or not wants_k else q * own[:, None]
-    with matrix_products(precision):
+    with matrix_products(precision, q.device):
         for tile, rows, cols, mirrored in products:
             if others is None:
                 _ = tile.exp2_() if exact else tile.sub_(own_shift[rows, None]).exp_()

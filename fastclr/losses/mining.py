@@ -29,7 +29,7 @@ def hardest(q: Tensor, k: Tensor, low: Tensor, high: Tensor, offset: int, precis
     low, high = low.to(q.dtype), high.to(q.dtype)
     block = block_size(max(len(k), 1), q.dtype, q.device)
     for i, i_end, j, j_end in tiles(len(q), len(k), block, triangular=False):
-        with matrix_products(precision):
+        with matrix_products(precision, q.device):
             tile = torch.mm(q[i:i_end], k[j:j_end].T)
         tile.masked_fill_((tile <= low[i:i_end, None]) | (tile >= high[i:i_end, None]), -math.inf)
         fill_diagonal(tile, offset + i - j, -math.inf)

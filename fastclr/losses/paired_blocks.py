@@ -90,7 +90,7 @@ def clip_fwd(
     """
     how = Scaled(scale, len(first), first.dtype, shift, normalize)
     (x, inverse_x), (y, inverse_y) = how.rows([first], scale.sign()), how.rows([second], None)
-    with matrix_products(precision):
+    with matrix_products(precision, first.device):
         rows, columns = log_sums(_products(x, y), how.exact, both=True)
     return how.similarity(x, y), rows, columns, x, y, inverse_x, inverse_y
 
@@ -161,7 +161,7 @@ def ranking(
     dx, dy = (torch.empty_like(x), torch.zeros_like(y)) if grads else (x.new_empty(0), x.new_empty(0))
     step = max(16, stripe_rows(count, x.dtype))
     buffer = x.new_empty(min(step, len(x)) * count)
-    with matrix_products(precision):
+    with matrix_products(precision, first.device):
         for i in range(0, len(x), step):
             part = slice(i, min(i + step, len(x)))
             tile = buffer[: (part.stop - i) * count].view(part.stop - i, count)

@@ -90,7 +90,7 @@ def tiled_part(q: Tensor, k: Tensor, scale: Tensor, excluded: Excluded, lse: Ten
     products = Products(*logit_operands(q, k, scale.to(wide).reciprocal()), excluded, symmetric=False)
     top, mean = q.new_full((len(q),), -math.inf), q.new_zeros(len(q), dtype=wide)
     own = lse.to(q.dtype).masked_fill(lse == -math.inf, 0.0)
-    with matrix_products(precision):
+    with matrix_products(precision, q.device):
         for tile, rows, _, _ in products:
             torch.maximum(top[rows], tile.amax(1), out=top[rows])
             weight = (tile - own[rows, None]).exp_()

@@ -59,7 +59,7 @@ def softplus_pairs(
         shape = (i_end - i, j_end - j)
         tile, first, second = (buffer[: shape[0] * shape[1]].view(shape) for buffer in buffers)
         own = slice(j, j_end) if by_column else slice(i, i_end)
-        with matrix_products(precision):
+        with matrix_products(precision, q.device):
             torch.mm(left[i:i_end], k[j:j_end].T, out=tile)
         tile.add_(_across(shift, own, by_column))
         ids = None if ids_q is None or ids_k is None else (ids_q[i:i_end], ids_k[j:j_end])
@@ -72,7 +72,7 @@ def softplus_pairs(
         if weight is not None:
             tile.mul_(_across(weight.to(q.dtype), own, by_column))
         slope[i:i_end] += tile.sum(1)
-        with matrix_products(precision):
+        with matrix_products(precision, q.device):
             dq[i:i_end].addmm_(tile, k[j:j_end])
             if sides > 1:
                 dk[j:j_end].addmm_(tile.T, q[i:i_end])

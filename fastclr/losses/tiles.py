@@ -56,18 +56,30 @@ def logit_operands(z: Tensor, columns: Tensor, temperature: Tensor, unit: float 
     return rows * temperature.sign(), scaled
 
 
-@contextmanager
-def matrix_products(precision: str) -> Iterator[None]:
-    """Keep oneDNN from rounding float32 products to bfloat16 where the caller asked for more precision.
+# what cuBLAS has of each precision; where it has none, the next better
+CUBLAS = {"ieee": "ieee", "tf32x3": "ieee", "tf32": "tf32", "bf16": "tf32"}
 
-    "auto" follows ``torch.set_float32_matmul_precision``, as ``torch.mm`` does, and "bf16" permits the rounding.
+
+@contextmanager
+def matrix_products(precision: str, device: torch.device) -> Iterator[None]:
+    """Multiply float32 at the precision that the caller asked for, on this type of device, until the context ends.
+
+    "auto" follows ``torch.set_float32_matmul_precision``, as ``torch.mm`` does. On a CPU, oneDNN must not round to
+    bfloat16 unless "bf16" permits it; on CUDA, cuBLAS computes "tf32" and "bf16" in TF32, "ieee" and "tf32x3" in
+    float32. The setting is the process's own: another thread's products see it, too.
     """
-    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    previous = setting.fp32_precision
-    if precision in ("auto", "bf16") or previous != "bf16":
+    wanted = ""
+    if device.type == "cuda":
+        setting, wanted = torch.backends.cuda.matmul, CUBLAS.get(precision, "")
+    elif device.type == "cpu":
+        setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+        if precision not in ("auto", "bf16") and setting.fp32_precision == "bf16":
+            wanted = "ieee"
+    if not wanted:
         yield
         return
-    setting.fp32_precision = "ieee"
+    previous = setting.fp32_precision
+    setting.fp32_precision = wanted
     try:
         yield
     finally:

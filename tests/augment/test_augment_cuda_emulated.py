@@ -262,3 +262,28 @@ def test_small_views_fit_the_devices(kernels: ctypes.CDLL) -> None:
     for kib, expected in ((99, [32, 64]), (163, [32, 64, 96]), (227, [32, 64, 96])):
         limit = ctypes.c_int64(kib * 1024)
         assert [s for s in (32, 64, 96, 97, 224) if kernels.emulate_is_small(s, limit)] == expected
+
+
+def test_launches_of_other_sizes_leave_the_shared_memory_that_one_needs(kernels: ctypes.CDLL) -> None:
+    """The limit is a property of the function: one that a smaller launch lowered would fail a larger one beside it."""
+    kernels.emulate_small_allowance.restype = ctypes.c_int64
+    images = pictures([(20, 30)])
+    for size in (90, 64):
+        augment = SimCLRAugment(AugmentConfig(size), views=1, impl="native")
+        packed = augment.params(torch.tensor([1]), 0, images.sizes).packed
+        render(kernels, images, packed, augment.config, SMALL)
+        assert kernels.emulate_small_allowance() == 227 * 1024
+
+
+@pytest.mark.parametrize("style", STYLES[:2])
+@pytest.mark.parametrize("width", [900, 2600])
+def test_crops_wider_than_shared_memory(kernels: ctypes.CDLL, style: dict[str, str], width: int) -> None:
+    """Of 900 columns two rows fit, of 2,600 in three channels not one: then each pixel mixes its own columns."""
+    images = pictures([(5, width)] * 2)
+    dense = images.data.view(2, 5, width, 3).permute(0, 3, 1, 2).contiguous()
+    augment = SimCLRAugment(AugmentConfig(17, **style), views=2, channels_last=False, impl="native")
+    params = augment.params(torch.arange(2), 0, images.sizes)
+    params.packed[0, :, :4] = torch.tensor([0.0, 0.0, 5.0, width])
+    for source in (images, dense):
+        ours = render(kernels, source, params.packed, augment.config, LARGE)
+        assert torch.equal(ours, augment.apply(source, params))

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <map>
 #include <thread>
 #include <vector>
 
@@ -21,6 +22,7 @@
 #define __global__
 #define __device__
 #define __shared__
+#define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(...)
 #define __grid_constant__
 
@@ -36,6 +38,7 @@ inline void __syncthreads() { block_barrier->arrive_and_wait(); }
 
 enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin };
 using cudaStream_t = void*;
 
 struct cudaLaunchConfig_t {
@@ -47,18 +50,34 @@ struct cudaLaunchConfig_t {
 constexpr size_t kSharedLimit = 227 * 1024;  // of compute capability 9.0
 
 namespace fastclr::cuda {
-extern double shared_memory[kSharedLimit / 8 + 1024];
+extern __align__(16) double shared_memory[kSharedLimit / 8 + 1024];
+}
+
+// of every function: the last that was asked for
+inline std::map<void*, size_t> shared_attributes;
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = static_cast<int>(kSharedLimit);
+  return cudaSuccess;
 }
 
 template <typename Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {
-  return bytes <= static_cast<int>(kSharedLimit) ? cudaSuccess : cudaErrorInvalidConfiguration;
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
+  if (bytes > static_cast<int>(kSharedLimit)) return cudaErrorInvalidConfiguration;
+  shared_attributes[reinterpret_cast<void*>(kernel)] = static_cast<size_t>(bytes);
+  return cudaSuccess;
 }
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(
     const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments... arguments) {
-  if (config->dynamicSmemBytes > kSharedLimit || config->gridDim.x == 0) return cudaErrorInvalidConfiguration;
+  const size_t allowed = std::max<size_t>(48 * 1024, shared_attributes[reinterpret_cast<void*>(kernel)]);
+  if (config->dynamicSmemBytes > allowed || config->gridDim.x == 0) return cudaErrorInvalidConfiguration;
   // eight threads stand for the whole block: the kernels work with any power of two. Without a barrier they must cover
   // the block one by one, so the parameter kernel, which has no loop, keeps its size.
   const bool loops = config->dynamicSmemBytes > 0;

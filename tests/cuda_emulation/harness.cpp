@@ -3,7 +3,7 @@
 
 #include "../../csrc/cuda/launch.cuh"
 
-double fastclr::cuda::shared_memory[kSharedLimit / 8 + 1024];
+alignas(16) double fastclr::cuda::shared_memory[kSharedLimit / 8 + 1024];
 
 using namespace fastclr;
 using namespace fastclr::cuda;
@@ -47,6 +47,11 @@ extern "C" int emulate_planes(const PlaneBatch* planes, int64_t fit) {
   const auto sums = std::make_unique<int64_t[]>(plan.views * plan.bands);
   std::fill_n(canvas.get(), plan.views * pixels, NAN);
   return launch_planes(*planes, plan, canvas.get(), sums.get(), nullptr);
+}
+
+// the shared memory that a launch for small views may use, after launches of all sizes
+extern "C" int64_t emulate_small_allowance() {
+  return static_cast<int64_t>(shared_attributes[reinterpret_cast<void*>(augment_small_kernel)]);
 }
 
 extern "C" int emulate_is_small(int size, int64_t limit) { return is_small(size, limit); }

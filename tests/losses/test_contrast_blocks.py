@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 from loss_cases import make_views, relative_error
 from torch import Tensor
 
-from fastclr import nt_xent
-from fastclr.losses import contrast_blocks, tiles
+from fastclr import NTXentLoss, nt_xent
+from fastclr.losses import (
+    BarlowTwinsLoss,
+    InfoNCELoss,
+    VICRegLoss,
+    contrast_blocks,
+    gram_blocks,
+    lse_blocks,
+    paired_blocks,
+    tiles,
+)
+from fastclr.losses.tiles import matrix_products
 
 
 @pytest.fixture
@@ -147,3 +159,46 @@ def test_precision_overrides_the_global_setting(precision: str) -> None:
     views = make_views("far", 256, 128)
     assert _error(*views, precision) < 1e-6
     assert torch.get_float32_matmul_precision() == "medium"
+
+
+@pytest.mark.parametrize("global_setting", ["highest", "high", "medium"])
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [("ieee", "ieee"), ("tf32x3", "ieee"), ("tf32", "tf32"), ("bf16", "tf32"), ("auto", None)],
+)
+def test_precision_of_cublas(precision: str, expected: str | None, global_setting: str) -> None:
+    """The setting is there while the products are computed, and as before afterwards, also after an error."""
+    cublas, onednn = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    previous = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(global_setting)
+    try:
+        before = (cublas.fp32_precision, onednn.fp32_precision)
+        with pytest.raises(RuntimeError, match="inside"), matrix_products(precision, torch.device("cuda")):
+            assert (cublas.fp32_precision, onednn.fp32_precision) == (expected or before[0], before[1])
+            raise RuntimeError("inside")
+        assert (cublas.fp32_precision, onednn.fp32_precision) == before
+        assert torch.get_float32_matmul_precision() == global_setting
+    finally:
+        torch.set_float32_matmul_precision(previous)
+
+
+@pytest.mark.parametrize("loss", ["nt_xent", "info_nce", "barlow_twins", "vicreg"])
+def test_every_blockwise_loss_multiplies_at_its_device_s_precision(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    @contextmanager
+    def recorded(precision: str, device: torch.device) -> Iterator[None]:
+        asked.append((precision, device.type))
+        yield
+
+    for module in (contrast_blocks, gram_blocks, lse_blocks, paired_blocks):
+        monkeypatch.setattr(module, "matrix_products", recorded)
+    z0, z1 = (z.requires_grad_() for z in make_views("random", 16, 8))
+    chosen = {
+        "nt_xent": NTXentLoss(impl="blockwise", precision="tf32"),
+        "info_nce": InfoNCELoss(impl="blockwise", precision="tf32"),
+        "barlow_twins": BarlowTwinsLoss(impl="blockwise", precision="tf32"),
+        "vicreg": VICRegLoss(impl="blockwise", precision="tf32"),
+    }[loss]
+    chosen(z0, z1).backward()
+    assert asked and set(asked) == {("tf32", "cpu")}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastclr import api
+from fastclr.api import starting
 from fastclr.cli import main
 from fastclr.commands import threads
 from fastclr.commands.threads import Usage, after_torch, cores_of_others, describe, thread_count, usage
@@ -145,7 +145,7 @@ def test_a_run_goes_on_with_the_threads_it_began_with(
         seen.append(torch.get_num_threads())
         raise ValueError("enough")
 
-    monkeypatch.setattr(api, "pretrain_in", stop)
+    monkeypatch.setattr(starting, "pretrain_in", stop)
     assert main(["pretrain", "--resume", str(folder)]) == 2
     monkeypatch.setenv(threads.COUNT, "1")
     torch.set_num_threads(1)

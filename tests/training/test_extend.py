@@ -17,7 +17,7 @@ from kill_run import differences
 from tiny_run import TINY
 
 import fastclr
-from fastclr import api
+from fastclr.api import starting
 from fastclr.cli import main
 from fastclr.methods import parameter_groups
 from fastclr.training.config import PretrainConfig
@@ -169,7 +169,7 @@ def test_what_can_not_be_extended_is_said(short: Path, tmp_path: Path, pictures:
     with pytest.raises(ValueError, match="epochs: 2 there, 4 now"):  # the loop itself makes no extension
         pretrain_in(short, dataclasses.replace(config, epochs=4), resume=True)
     with pytest.raises(ValueError, match="extend is for a run that goes on"):
-        api.start(config, tmp_path / "new", extend="constant")
+        starting.start(config, tmp_path / "new", extend="constant")
     config.save(tmp_path / "config.json")
     with pytest.raises(ValueError, match="has no checkpoint yet"):
         longer(tmp_path, dataclasses.replace(config, epochs=4))

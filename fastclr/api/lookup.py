@@ -35,27 +35,30 @@ def folder_of(run: Run | str | os.PathLike[str]) -> Folder:
 
 def search(
     features: str | os.PathLike[str],
-    query: int | str | os.PathLike[str],
+    query: int | str | os.PathLike[str] | None = None,
     *,
+    text: str | None = None,
     run: Run | str | os.PathLike[str] | None = None,
     k: int = 10,
     device: str | torch.device = "auto",
 ) -> list[Neighbour]:
-    """Return the images whose features have the highest cosine with those of an image, nearest first.
+    """Return the images whose features have the highest cosine with those of an image or a text, nearest first.
 
     Args:
         features: a file that `Run.embed` wrote.
         query: the id or name of an image in it, which is then left out, or else the path of an image file.
-        run: the run that made the features, or its folder; needed for an image file.
+        text: what to look for in place of an image, in features ``z`` of a run of images and texts.
+        run: the run that made the features, or its folder; needed for an image file and for a text.
         k: number of neighbours.
-        device: ``auto`` or a torch device; for an image file.
+        device: ``auto`` or a torch device; for an image file or a text.
 
     Raises:
-        ValueError: there is no such file or image, `k` is out of range, or the run is missing or another one.
+        ValueError: there is no such file or image, `k` is out of range, the run is missing or another one, or there is
+            not one of `query` and `text`.
     """
-    asked = str(query) if isinstance(query, int) else os.fspath(query)
+    asked = query if query is None else str(query) if isinstance(query, int) else os.fspath(query)
     made_by = None if run is None else folder_of(run)
-    return searching.search(Path(features), asked, made_by, k=k, device=plain(device))
+    return searching.search(Path(features), asked, made_by, text=text, k=k, device=plain(device))
 
 
 def compare(

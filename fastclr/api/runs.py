@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from typing_extensions import Unpack
 
@@ -27,10 +28,12 @@ from fastclr.data import Splits
 from fastclr.data.image_source import Split
 from fastclr.data.loader_choice import LoaderKind
 from fastclr.data.options import memory_bytes
+from fastclr.evaluate.zero_shot import PROMPTS
 from fastclr.methods.own_encoder import is_given
 from fastclr.report import Missing, write_report
 from fastclr.training.config import PretrainConfig
 from fastclr.training.evaluation import can_evaluate
+from fastclr.training.image_text import RetrieveOptions, ZeroshotOptions, retrieve_pairs, zeroshot
 from fastclr.training.images import ImageOptions
 from fastclr.training.keywords import configure, options_of, take
 from fastclr.training.phases import ExtensionKind
@@ -166,6 +169,64 @@ class Run:
         asked = {"protocol": protocol, **options}
         run, images = self._with(asked)
         return probe(run, take(ProbeOptions, asked), images)
+
+    def zeroshot(
+        self,
+        *,
+        data: str | os.PathLike[str] | None = None,
+        labels: str | os.PathLike[str] | None = None,
+        prompts: Sequence[str] = PROMPTS,
+        names: Sequence[str] | os.PathLike[str] | None = None,
+        device: str | torch.device = "auto",
+    ) -> dict[str, Any]:
+        """Classify images by the names of their classes; see ``fastclr zeroshot``. On one process alone.
+
+        Args:
+            data: labelled images: their test split, or all where there is none. Default: the run's own test images.
+            labels: CSV file with their classes. Default: folders; for the run's images as in the run.
+            prompts: texts with ``{}`` in place of the name of a class; their embeddings are averaged.
+            names: of the classes, in their order, or a file with one a line. Default: those of the folders.
+            device: where to compute.
+
+        Returns:
+            the result, as it stands in ``results.json``.
+        """
+        if names is None:
+            names = ()
+        elif isinstance(names, (str, os.PathLike)):
+            names = [line.strip() for line in Path(names).read_text(encoding="utf-8").splitlines() if line.strip()]
+        asked = {"data": data, "labels": labels, "prompts": tuple(prompts), "names": tuple(names), "device": device}
+        return zeroshot(self._run, take(ZeroshotOptions, asked), self._images)
+
+    def retrieve(
+        self,
+        *,
+        data: str | os.PathLike[str] | None = None,
+        captions: str | os.PathLike[str] | None = None,
+        caption_columns: tuple[str, str] | None = None,
+        caption_key: str | None = None,
+        device: str | torch.device = "auto",
+    ) -> dict[str, Any]:
+        """Score the search between images and their captions; see ``fastclr retrieve``. On one process alone.
+
+        Args:
+            data: images with captions: their test split, or all where there is none. Default: the run's test images.
+            captions: where they are. Default: as in the run for its own images, else ``auto``.
+            caption_columns: header of the images and of the captions in a table. Default: as in the run.
+            caption_key: of the caption in a .json. Default: as in the run.
+            device: where to compute.
+
+        Returns:
+            the result by direction, as it stands in ``results.json``.
+        """
+        asked = {
+            "data": data,
+            "captions": captions,
+            "caption_columns": caption_columns,
+            "caption_key": caption_key,
+            "device": device,
+        }
+        return retrieve_pairs(self._run, take(RetrieveOptions, asked), self._images)
 
     def finetune(self, **options: Unpack[FinetuneKeywords]) -> Trained:
         """Train the whole network on labels, and return it with its scores; see ``fastclr finetune``.

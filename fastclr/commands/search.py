@@ -1,4 +1,4 @@
-"""`fastclr search FEATURES QUERY`: the nearest neighbours of an image."""
+"""`fastclr search FEATURES QUERY`: the nearest neighbours of an image, or with --text of a text."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from fastclr.transfer.search import Neighbour
 
 @dataclass
 class SearchOptions:
-    """Find the images whose features have the highest cosine similarity to those of an image."""
+    """Find the images whose features have the highest cosine similarity to those of an image or a text."""
 
     features: Annotated[Path, tyro.conf.Positional]
     """A file written by `fastclr embed`."""
-    query: Annotated[str, tyro.conf.Positional]
+    query: Annotated[str | None, tyro.conf.Positional] = None
     """The id or name of an image in that file, or an image file."""
+    text: str | None = None
+    """What to look for in place of an image, in features z of a run of images and texts."""
     run: Path | None = None
-    """Folder of the run that made the features; needed for an image file."""
+    """Folder of the run that made the features; needed for an image file and for a text."""
     k: int = 10
     """Number of neighbours."""
     device: str = "auto"

@@ -21,8 +21,11 @@ from fastclr.training.config import PretrainConfig, difference
 from fastclr.training.metrics import MetricsLog
 
 if TYPE_CHECKING:
+    from fastclr.methods import Method
     from fastclr.methods.model import EncoderHead
+    from fastclr.methods.tokenizers import Tokenizer
 
+TOKENIZER = "tokenizer.json"
 Built = TypeVar("Built", bound=nn.Module)
 
 # these change where and how often, not what is learnt
@@ -160,6 +163,55 @@ class Run:
         metadata = {"fastclr": json.dumps({**about, **shape, "step": checkpoint.step})}
         contents = save(state, metadata)
         write_atomically(self.folder / "encoder.safetensors", lambda file: file.write(contents))
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether a tokenizer of captions is stored."""
+        return (self.folder / TOKENIZER).is_file()
+
+    def save_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Store the tokenizer of the captions, so that every later use makes the same tokens."""
+        write_text_atomically(self.folder / TOKENIZER, tokenizer.stored())
+
+    def load_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer of the captions.
+
+        Raises:
+            FileNotFoundError: the run has none: its method uses no texts, or it has not begun.
+            ModuleNotFoundError: a package of ``fastclr[text]`` is missing.
+            ValueError: the file is damaged.
+        """
+        from fastclr.methods.tokenizers import restored
+
+        path = self.folder / TOKENIZER
+        if not self.has_tokenizer:
+            raise FileNotFoundError(f"{self.folder} has no tokenizer: its method, {self.config.method}, uses no texts")
+        try:
+            return restored(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def load_method(self) -> Method:
+        """Rebuild all networks of a method of images and texts with the weights of the last checkpoint, for inference.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint yet, or no tokenizer.
+            ValueError: there are checkpoints, but none can be used.
+        """
+        from fastclr.methods import METHODS, Facts
+
+        vocabulary = self.load_tokenizer().vocabulary
+        checkpoint = self._existing_checkpoint()
+        facts = Facts(
+            images=1, labelled=0, classes=0, world_size=1, batch_size=self.config.batch_size, vocabulary=vocabulary
+        )
+
+        def build(config: PretrainConfig) -> Method:
+            return METHODS[config.method].build(config, facts)
+
+        method = built(build, self.config, str(self.folder / "config.json"))
+        load_state(method, checkpoint.method, f"the checkpoint of step {checkpoint.step} in {self.folder}")
+        return method.eval()
 
     def load_encoder(self) -> nn.Module:
         """Rebuild the encoder with the weights of the last checkpoint; errors are those of `load_model`."""

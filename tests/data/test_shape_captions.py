@@ -71,3 +71,29 @@ def test_pixels_without_captions_are_refused() -> None:
         source.captioned(CaptionOptions("t.csv"))
     with pytest.raises(ValueError, match="holds pixels without captions"):
         load_splits((torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)), captions="auto")
+
+
+KNOWN = {
+    "": 0.17,
+    "shape": 1.36,
+    "shape colour": 9.34,
+    "shape size place": 32.20,
+    "shape colour place": 63.46,
+    "shape colour size place": 100.0,
+}
+
+
+def test_upper_bounds_of_docs() -> None:
+    """Recall@1 of a model that knows some of the words: the share of right captions among those that it cannot tell."""
+    test = make_shapes(8, 1000, captions=True).test
+    assert test is not None and test.captions is not None
+    texts = [text for (text,) in test.captions]
+    parts = ("size", "colour", "shape", "place")
+    words = [dict(zip(parts, text.replace(",", "").split(None, 3), strict=True)) for text in texts]
+    equal = Counter(texts)
+    for known, expected in KNOWN.items():
+        keys = [tuple(row[name] for name in known.split()) for row in words]
+        alike = Counter(keys)
+        shares = [equal[text] / alike[key] for text, key in zip(texts, keys, strict=True)]
+        assert 100 * sum(shares) / len(shares) == pytest.approx(expected, abs=0.005)
+    assert sum(1 / equal[text] for text in texts) / len(texts) == pytest.approx(0.722)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from mutations import changed, damaged
-from source_cases import Case, csv, header, pickles, shards, tables, tar
+from source_cases import Case, captions, csv, header, pickles, shards, tables, tar
 
 SHOWN = (ValueError, TypeError, OSError, FloatingPointError, MemoryError)  # what fastclr.cli shows in one line
 LIMIT = 12 * 2**30  # bytes of address space
@@ -301,6 +301,7 @@ KINDS: dict[str, Callable[[Path], Case]] = {
     "cls": lambda folder: shards(folder, "cls"),
     "json": lambda folder: shards(folder, "json"),
     "csv": csv,
+    "captions": captions,
     "pickle": pickles,
     "npz": npz,
     "arrays": arrays,
@@ -316,9 +317,10 @@ KINDS: dict[str, Callable[[Path], Case]] = {
 COUNTS = {
     "header": 2000,
     "tar": 1500,
-    "cls": 1500,
-    "json": 1500,
+    "cls": 1000,
+    "json": 1000,
     "csv": 2000,
+    "captions": 1000,
     "arrays": 500,
     "table": 500,
     "stl": 500,

@@ -109,6 +109,37 @@ def csv(folder: Path) -> Case:
     return case
 
 
+def captions(folder: Path) -> Case:
+    """Captions in text, JSON and shards, and tables of them, which are sources too."""
+    from fastclr.sources.caption_table import index_caption_table, read_table
+    from fastclr.sources.captions import CaptionOptions, read_captions
+    from fastclr.sources.shards import index_shards
+
+    text, image = "a red star\nein St\u00e4rnchen\n".encode(), image_bytes("PNG")
+    values: list[Any] = [{"caption": "a star"}, {"text": ["a", "b"]}, {"captions": [], "caption": None}, "a", 3]
+    table = 'filepath\ttitle\na/1.png\t"a ""red"" star"\na/1.png\tcaf\u00e9\n\tx\n'.encode()
+    options = CaptionOptions()
+
+    def case(rng: random.Random) -> None:
+        record = damaged(json.dumps(changed(rng.choice(values), rng)).encode(), rng)
+        step = rng.randrange(4)
+        if step == 0:
+            suffix = rng.choice(("txt", "json"))
+            read_captions(record if suffix == "json" else damaged(text, rng), suffix)
+        elif step == 1:
+            files = {"1.png": image, "1.txt": damaged(text, rng), "2.png": image, "2.json": record}
+            (folder / "input.tar").write_bytes(tar_bytes({**files, "3.png": image, "3.txt": text, "4.png": image}))
+            index_shards({"input.tar": folder / "input.tar"}, "input.tar", options)
+        else:
+            (folder / "captions.csv").write_bytes(damaged(table, rng))
+            if step == 2:
+                read_table(folder / "captions.csv", options)
+            else:
+                index_caption_table(folder / "captions.csv", options)
+
+    return case
+
+
 def pickles(folder: Path) -> Case:
     """CIFAR's pickles, as Python 2 and 3 write them."""
     from fastclr.sources.plain_pickle import byte_array, read_pickle

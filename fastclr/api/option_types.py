@@ -69,6 +69,9 @@ class MethodKeywords(TypedDict, total=False):
     gan: Own
     supervised: Own
     clip: Own
+    siglip: Own
+    blip: Own
+    coca: Own
     temperature: float
     learnable_temperature: bool
 

@@ -3,8 +3,10 @@
 from fastclr.methods.autoencoder import Autoencoder, AutoencoderOptions
 from fastclr.methods.barlow_twins import BarlowTwins, BarlowTwinsOptions
 from fastclr.methods.base import Facts, Method, ViewPlan, Views
+from fastclr.methods.blip_itc import BLIPITC, BLIPOptions
 from fastclr.methods.byol import BYOL, BYOLOptions
 from fastclr.methods.clip import CLIP, CLIPOptions
+from fastclr.methods.coca import CoCa, CoCaOptions
 from fastclr.methods.context import Context, ContextOptions
 from fastclr.methods.cpc import CPC, CPCOptions
 from fastclr.methods.dcl import DCL, DCLOptions
@@ -19,6 +21,7 @@ from fastclr.methods.moco_v3 import MoCoV3, MoCoV3Options
 from fastclr.methods.options import MethodOptions, ModelOptions
 from fastclr.methods.pirl import PIRL, PIRLOptions
 from fastclr.methods.rotation import Rotation, RotationOptions
+from fastclr.methods.siglip import SigLIP, SigLIPOptions
 from fastclr.methods.simclr import SimCLR, SimCLROptions
 from fastclr.methods.simsiam import SimSiam, SimSiamOptions
 from fastclr.methods.sup_con import SupCon, SupConOptions
@@ -41,6 +44,9 @@ METHODS: dict[str, type[Method]] = {
     "dino": DINO,
     "lejepa": LeJEPA,
     "clip": CLIP,
+    "siglip": SigLIP,
+    "blip-itc": BLIPITC,
+    "coca": CoCa,
     "rotation": Rotation,
     "jigsaw": Jigsaw,
     "context": Context,
@@ -50,6 +56,7 @@ METHODS: dict[str, type[Method]] = {
 }
 
 __all__ = [
+    "BLIPITC",
     "BYOL",
     "CLIP",
     "CPC",
@@ -60,11 +67,14 @@ __all__ = [
     "PIRL",
     "Autoencoder",
     "AutoencoderOptions",
+    "BLIPOptions",
     "BYOLOptions",
     "BarlowTwins",
     "BarlowTwinsOptions",
     "CLIPOptions",
     "CPCOptions",
+    "CoCa",
+    "CoCaOptions",
     "Context",
     "ContextOptions",
     "DCLOptions",
@@ -88,6 +98,8 @@ __all__ = [
     "PIRLOptions",
     "Rotation",
     "RotationOptions",
+    "SigLIP",
+    "SigLIPOptions",
     "SimCLR",
     "SimCLROptions",
     "SimSiam",

@@ -103,13 +103,15 @@ class Method(nn.Module, ABC):
         uses_labels: whether the loss depends on labels, so that a run must keep them.
         uses_texts: whether forward takes the captions of the images too, as token ids.
         Options: the method's own options.
-        recipe: values of the run's configuration that suit the method better than the defaults.
+        recipe: values of the run's configuration that suit the method better than the defaults; under ``augment`` a
+            dictionary of fields of the augmentation.
         flags: prefix of the options' flags on the command line; empty: the method's name.
         cause: the usual cause of collapsed embeddings; empty: collapse is no concern, the embeddings are not watched.
         tune: what to tune first.
         evaluated: which of its encoders is evaluated and exported.
         when: when to take the method.
         views: what the augmenter makes for it.
+        started: lines on what beside the encoder took starting weights.
         encoder: from images ``[n, 3, S, S]`` to features ``[n, F]``; evaluated and exported.
         criterion: the loss. Its parameters, such as a temperature, are not used in forward, so
             DistributedDataParallel must not handle them: the loop averages their gradients.
@@ -125,6 +127,7 @@ class Method(nn.Module, ABC):
     tune: ClassVar[str] = ""
     evaluated: ClassVar[str] = "the encoder that was trained"
     when: ClassVar[str] = ""
+    started: tuple[str, ...] = ()
     views: ViewPlan
     encoder: nn.Module
     criterion: nn.Module
@@ -142,6 +145,11 @@ class Method(nn.Module, ABC):
         Raises:
             ValueError: the configuration does not fit the method or the data.
         """
+
+    @classmethod
+    def prepare(cls, config: ModelOptions) -> None:
+        """Raise what can be known to be wrong before images are read, such as a package that is missing."""
+        return
 
     @abstractmethod
     def forward(self, views: Views) -> tuple[Tensor, tuple[Tensor, ...]]:

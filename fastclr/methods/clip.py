@@ -19,8 +19,18 @@ from fastclr.methods.text import TextOptions
 
 LARGEST_SCALE = 100.0
 
-# heads as in the paper: one linear map without bias. open_clip's AdamW at a rate for batches of a few hundred pairs
+# views and heads as in the paper: large crops alone, one linear map without bias. open_clip's AdamW at a rate for
+# batches of a few hundred pairs
 TWO_TOWERS: dict[str, Any] = {
+    "captions": "auto",
+    "augment": {
+        "crop_scale": (0.9, 1.0),
+        "flip_p": 0.0,
+        "jitter_p": 0.0,
+        "gray_p": 0.0,
+        "blur_p": 0.0,
+        "solarize_p": 0.0,
+    },
     "head": "linear",
     "head_layers": 1,
     "head_hidden": None,
@@ -59,6 +69,12 @@ class CLIP(ImageText):
         """Return the loss, with its temperature."""
         chosen = self.options
         return CLIPLoss(chosen.temperature, self.gathers, learnable_temperature=chosen.learnable_temperature)
+
+    def take_scale(self, scale: float | None, bias: float | None) -> None:
+        """Start from the factor that comes with starting weights."""
+        criterion: Any = self.criterion
+        if scale is not None:
+            criterion.temperature = 1.0 / scale
 
     def loss(
         self, embeddings: Sequence[Tensor], batch: Batch, step: int, total: int

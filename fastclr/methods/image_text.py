@@ -9,12 +9,15 @@ from torch import Tensor, nn
 
 from fastclr.data.batch import Batch
 from fastclr.methods.base import Facts, Method, ViewPlan, Views, rows_of
+from fastclr.methods.clip_start import Started, start_texts
 from fastclr.methods.heads import projected_width
 from fastclr.methods.model import build_model
 from fastclr.methods.options import ModelOptions
 from fastclr.methods.pair_ids import pair_ids
-from fastclr.methods.text import TextTower, build_tower
+from fastclr.methods.text import OPEN_CLIP, TextTower, build_tower
+from fastclr.methods.tokenizers import TRAINED, make_tokenizer
 from fastclr.parallel import resolve_group
+from fastclr.sources.packages import needed
 
 
 class ImageText(Method):
@@ -24,6 +27,7 @@ class ImageText(Method):
         encoder: f, from images ``[n, 3, S, S]`` to features ``[n, F]``.
         head: g, from features to embeddings ``[n, D]``.
         text: from token ids ``[n, L]`` to features ``[n, F']``.
+        text_head: from these to embeddings; None makes a linear map without bias.
         views: what the augmenter makes.
         options: the method's own.
         gathers: whether several processes share the loss.
@@ -41,6 +45,7 @@ class ImageText(Method):
         encoder: nn.Module,
         head: nn.Module,
         text: TextTower,
+        text_head: nn.Module | None,
         views: ViewPlan,
         options: Any,
         *,
@@ -48,7 +53,7 @@ class ImageText(Method):
     ) -> None:
         super().__init__()
         self.encoder, self.head, self.text = encoder, head, text
-        self.text_head = nn.Linear(text.width, projected_width(head, self.title), bias=False)
+        self.text_head = text_head or linear(text, head, self.title)
         self.options, self.views, self.gathers = options, views, gathers
         self.criterion = self.make_criterion()
         self.extend()
@@ -69,12 +74,34 @@ class ImageText(Method):
         options: Any = config.options
         model = build_model(config)
         text = build_tower(options, facts.vocabulary, fresh=config.fresh)
+        text_head = linear(text, model.head, cls.title)
+        # before the method is made: its twins start as copies
+        started = start_texts(config, model.head, text, text_head) if config.fresh else Started()
         plan = cls.plan(config)
-        return cls(model.encoder, model.head, text, plan, options, gathers=facts.world_size > 1)
+        method = cls(model.encoder, model.head, text, text_head, plan, options, gathers=facts.world_size > 1)
+        method.take_scale(started.scale, started.bias)
+        method.started = tuple(started.lines)
+        return method
+
+    @classmethod
+    def prepare(cls, config: ModelOptions) -> None:
+        """Raise what is wrong with tokenizer and text tower, as far as that is known without the captions."""
+        options: Any = config.options
+        if options.tokenizer != TRAINED:
+            tokenizer = make_tokenizer(options.tokenizer, None, context=options.context)
+            build_tower(options, tokenizer.vocabulary, fresh=False)
+            return
+        needed("tokenizers", "captions need tokenizers", "text")
+        library = "open_clip" if options.text.startswith(OPEN_CLIP) else "transformers"
+        needed(library, f"this text tower needs {library}", "text")
 
     @classmethod
     def check(cls, config: ModelOptions, facts: Facts) -> None:
         """Raise a ValueError if the configuration does not fit the method or the data."""
+        return
+
+    def take_scale(self, scale: float | None, bias: float | None) -> None:
+        """Start from the factor of the cosines, and what is added to them, that come with starting weights."""
         return
 
     def make_criterion(self) -> nn.Module:
@@ -109,6 +136,11 @@ class ImageText(Method):
         if not self.options.mask:
             return None
         return pair_ids(batch, device, resolve_group(None) if self.gathers else None)
+
+
+def linear(text: TextTower, head: nn.Module, title: str) -> nn.Linear:
+    """Return a map from the features of texts to embeddings as wide as those of `head`."""
+    return nn.Linear(text.width, projected_width(head, title), bias=False)
 
 
 def needed_texts(texts: Tensor | None, title: str) -> Tensor:

@@ -38,6 +38,26 @@ class KeyRing(KeptEqual):
         self.keys[start : start + len(keys)] = F.normalize(keys.to(self.keys.dtype), dim=1)
 
 
+class IdRing(KeptEqual):
+    """The ids of the pictures and captions of which a `KeyRing` has the keys, int64 ``[K, 2]``; -1 at first.
+
+    Args:
+        size: number of keys K.
+    """
+
+    ids: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("ids", torch.full((size, 2), -1))
+
+    @torch.no_grad()
+    def push(self, ids: Tensor, step: int) -> None:
+        """Replace the oldest ids by those of a step, ``[B, 1 or 2]``."""
+        start = step * len(ids) % len(self.ids)
+        self.ids[start : start + len(ids), : ids.shape[1]] = ids
+
+
 def check_divides(name: str, size: int, batch: int) -> None:
     """Raise a ValueError that names the two nearest sizes unless `size` is a multiple of the keys of a step."""
     if size % batch == 0 and size > 0:

@@ -9,8 +9,9 @@ from urllib.parse import urlparse
 import torch
 from torch import nn
 
+from fastclr.methods.clip_file import read_clip
 from fastclr.methods.options import ModelOptions
-from fastclr.methods.weights import load_matched, match, read_weights
+from fastclr.methods.weights import Node, by_timm, load_matched, match, read_weights
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -34,7 +35,11 @@ def start(encoder: nn.Module, config: ModelOptions, *, download: bool = False) -
         path, source = Path(config.init), config.init
     else:
         path, source = timm_weights(config.encoder, download=download)
-    found = match(encoder, read_weights(path), config.init_prefix)
+    weights = read_weights(path)
+    if config.init_prefix is None and (clip := read_clip(weights)) is not None and clip.image:
+        # both towers of CLIP: timm has the names of its ViTs, others are as open_clip has them
+        weights = by_timm(encoder, clip.image, Node()) or clip.image
+    found = match(encoder, weights, config.init_prefix)
     load_matched(encoder, found, source, config.init_partial)
     return [f"starting weights: {source}", *(f"  {line}" for line in found.lines())]
 

@@ -6,7 +6,7 @@ import inspect
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,12 @@ class TextTower(nn.Module):
         model: a network of transformers or of open_clip.
         width: number F of features.
         vocabulary: the tokens that it takes.
+
+    Attributes:
+        causal: whether it has states of all tokens, each of which depends on those before it alone.
     """
+
+    causal: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module, width: int, vocabulary: Vocabulary) -> None:
         super().__init__()
@@ -90,12 +95,21 @@ class TextTower(nn.Module):
 
     def at_end(self, states: Tensor, tokens: Tensor) -> Tensor:
         """Return the state of the first end token of every text."""
-        ends = (tokens == self.vocabulary.end).int().argmax(dim=1)
-        return states[torch.arange(len(states), device=states.device), ends]
+        return states[torch.arange(len(states), device=states.device), self.ends(tokens)]
+
+    def ends(self, tokens: Tensor) -> Tensor:
+        """Return the place of the first end token of every text, int64 ``[n]``."""
+        return (tokens == self.vocabulary.end).int().argmax(dim=1)
+
+    def kept(self, tokens: Tensor) -> Tensor:
+        """Tell which tokens belong to a text, its end included, bool ``[n, L]``."""
+        return torch.arange(tokens.shape[1], device=tokens.device) <= self.ends(tokens)[:, None]
 
 
 class ClipText(TextTower):
     """CLIP's text tower, of transformers: each token sees those before it."""
+
+    causal = True
 
     def states(self, tokens: Tensor) -> Tensor:
         """Return the features of every token ``[n, L, F]``."""
@@ -111,12 +125,8 @@ class MeanText(TextTower):
         found: Tensor = self.model(input_ids=tokens, attention_mask=self.kept(tokens).long()).last_hidden_state
         return found
 
-    def kept(self, tokens: Tensor) -> Tensor:
-        """Tell which tokens are not padding."""
-        return tokens != self.vocabulary.pad
-
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the mean over the tokens that are not padding, ``[n, F]``."""
+        """Return the mean over the tokens of a text, ``[n, F]``."""
         kept = self.kept(tokens)[..., None]
         states = self.states(tokens)
         return (states * kept).sum(dim=1) / kept.sum(dim=1).clamp_min(1)

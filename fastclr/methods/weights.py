@@ -209,10 +209,10 @@ class Match:
         """How many weights matched."""
         return sum(not name.endswith(COUNTER) for name in self.state)
 
-    def lines(self) -> list[str]:
-        """Say what was matched, what is missing and what is not used."""
+    def lines(self, part: str = "encoder") -> list[str]:
+        """Say what was matched, what is missing and what is not used, of the `part` of the networks."""
         where = f", found under {self.place}" if self.place else ""
-        lines = [f"{self.matched} of {self.matched + len(self.missing)} weights of the encoder matched{where}"]
+        lines = [f"{self.matched} of {self.matched + len(self.missing)} weights of the {part} matched{where}"]
         if self.others:
             lines.append(f"as many are under {listed(self.others)}: --init-prefix chooses")
         if self.resampled:
@@ -324,8 +324,8 @@ def by_timm(encoder: nn.Module, weights: Mapping[str, Tensor], place: Node) -> d
     return {str(name): tensor for name, tensor in converted.items() if isinstance(tensor, Tensor)}
 
 
-def load_matched(encoder: nn.Module, found: Match, source: str, partial: bool) -> None:
-    """Put matched weights into an encoder.
+def load_matched(encoder: nn.Module, found: Match, source: str, partial: bool, *, part: str = "encoder") -> None:
+    """Put matched weights into an encoder, or another `part` of the networks.
 
     Raises:
         ValueError: nothing matched; or something is missing and `partial` is off; or weights are not finite.
@@ -334,7 +334,7 @@ def load_matched(encoder: nn.Module, found: Match, source: str, partial: bool) -
         names = [name for name in encoder.state_dict() if not name.endswith(COUNTER)]
         there = [f"{found.place}.{name}" if found.place else name for name in found.unexpected]
         raise ValueError(
-            f"init: no weight of {source} fits the encoder: there are {listed(there)}, and it has {listed(names)}"
+            f"init: no weight of {source} fits the {part}: there are {listed(there)}, and it has {listed(names)}"
         )
     if found.missing and not partial:
         first = found.shapes.get("conv1.weight", ((), ()))
@@ -345,7 +345,7 @@ def load_matched(encoder: nn.Module, found: Match, source: str, partial: bool) -
             )
         raise ValueError(
             f"init: {source} lacks {len(found.missing)} of the {len(found.missing) + found.matched} weights of the "
-            f"encoder: {found.lacks()}; {hint}--init-partial starts from the rest of them"
+            f"{part}: {found.lacks()}; {hint}--init-partial starts from the rest of them"
         )
     check_weights(found.state, source)
     encoder.load_state_dict(found.state, strict=False)

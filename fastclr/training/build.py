@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
 import time
 from collections.abc import Callable, Sized
@@ -26,11 +25,13 @@ from fastclr.methods.encoders import feature_dim
 from fastclr.methods.model import build_model
 from fastclr.methods.own_encoder import is_given
 from fastclr.methods.sync_bn import synchronise_batch_norm
+from fastclr.methods.tokenizers import Tokenizer
 from fastclr.parallel import World
 from fastclr.training.config import PretrainConfig
 from fastclr.training.health import Health
 from fastclr.training.optim import Schedule, build_optimizer, peak_lr
 from fastclr.training.run import built
+from fastclr.training.texts import agreed, tokenizer_for
 from fastclr.training.totals import Totals
 
 
@@ -86,6 +87,7 @@ class Training:
     totals: Totals
     health: Health
     clock: Clock
+    tokenizer: Tokenizer | None = None  # of the captions, where the method uses them
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
@@ -125,6 +127,7 @@ def build(
     make: MakeMethod | None = None,
     *,
     fresh: bool = True,
+    tokenizer: Tokenizer | None = None,
 ) -> Training:
     """Load the data and build method, optimiser and schedule as `config` says.
 
@@ -134,6 +137,7 @@ def build(
         data: the images, in place of those that `config` names.
         make: makes the method, in place of the one that `config` names.
         fresh: whether the encoder takes its starting weights; without, those of a checkpoint are to follow.
+        tokenizer: of a run that goes on; without, a method that uses texts gets the one that its options name.
 
     Raises:
         ValueError: the configuration or the data are unsuitable.
@@ -153,6 +157,8 @@ def build(
     config = dataclasses.replace(config, loader=data.loader)
     if config.range == "auto":  # what was found is the run's range from now on, for every image that it sees
         config = dataclasses.replace(config, range=data.range)
+    if tokenizer is None and METHODS[config.method].uses_texts:
+        tokenizer = tokenizer_for(config, data, world)
     loader = make_loader(
         data.train,
         data.loader,
@@ -160,6 +166,7 @@ def build(
         device=augment_device(device),
         workers=config.workers,
         prefetch=config.prefetch,
+        tokenize=tokenizer,
     )
     torch.manual_seed(config.seed)
     labelled = int((data.train.labels >= 0).sum())
@@ -172,6 +179,7 @@ def build(
         optimizer=config.optimizer,
         lr=peak_lr(config),
         ids=data.train.ids,
+        vocabulary=None if tokenizer is None else tokenizer.vocabulary,
     )
     method = (make or METHODS[config.method].build)(dataclasses.replace(config, fresh=fresh), facts)
     if config.sync_bn:
@@ -196,6 +204,7 @@ def build(
         totals=Totals(device),
         health=Health(bool(method.cause)),
         clock=Clock(device),
+        tokenizer=tokenizer,
     )
 
 
@@ -206,6 +215,7 @@ def check_model(config: PretrainConfig) -> None:
         ValueError: they cannot be built.
     """
     with torch.random.fork_rng(devices=[]):
+        METHODS[config.method].prepare(config)
         built(build_model, config, "the configuration")
 
 
@@ -327,9 +337,7 @@ def check_same_images(data: Splits, world: World) -> None:
     if world.group is None:
         return
     sets = [images for images in (data.train, data.test) if images is not None]
-    names = " ".join([data.loader, *(images.fingerprint for images in sets)])
-    digest = int.from_bytes(hashlib.blake2b(names.encode(), digest_size=7).digest(), "big")
-    if world.any(digest) != -world.any(-digest):
+    if not agreed(" ".join([data.loader, *(images.fingerprint for images in sets)]), world):
         raise ValueError(
             f"the processes do not have the same images: this one has {len(data.train)} of {data.train.source} "
             f"(fingerprint {data.train.fingerprint[:12]}, loader {data.loader}). Every machine needs the same files; "

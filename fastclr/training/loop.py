@@ -114,7 +114,8 @@ def train_in(
         if world.is_main:  # now: to list a million files takes a minute
             (run or Run(folder, config)).say(f"{METHODS[config.method].title}: reading the images of {config.data}")
         check_model(config)  # all that is cheap to check comes before the images
-        training = build(config, world, data, make, fresh=checkpoint is None)
+        tokenizer = run.load_tokenizer() if run and run.has_tokenizer else None
+        training = build(config, world, data, make, fresh=checkpoint is None, tokenizer=tokenizer)
         if checkpoint is not None:
             restore(training, checkpoint, folder)
         world.barrier()  # every process must see the folder empty before the first one fills it
@@ -124,8 +125,12 @@ def train_in(
         elif world.is_main:
             training.config.save(run.folder / "config.json")  # the location of the images may have changed
         if world.is_main:
+            if training.tokenizer is not None:
+                run.save_tokenizer(training.tokenizer)
             record_environment(run.folder)
             open_log(training, run, files)
+        for line in training.method.started:
+            say(training, run, line)
         say(training, run, describe(training))
         report_data(training, run)
         features = train(training, run, writer, progress)

@@ -11,7 +11,10 @@ from fastclr.methods import (
     METHODS,
     AutoencoderOptions,
     BarlowTwinsOptions,
+    BLIPOptions,
     BYOLOptions,
+    CLIPOptions,
+    CoCaOptions,
     ContextOptions,
     CPCOptions,
     DCLOptions,
@@ -24,6 +27,7 @@ from fastclr.methods import (
     MoCoV1Options,
     MoCoV3Options,
     PIRLOptions,
+    SigLIPOptions,
     SimSiamOptions,
     SupConOptions,
     VICRegOptions,
@@ -39,12 +43,16 @@ def with_method(config: PretrainConfig, method: str, **changes: Any) -> Pretrain
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    values = {"method": method, "options": MethodOptions(), **METHODS[method].recipe, **changes}
+    recipe = dict(METHODS[method].recipe)
+    if "augment" in recipe:
+        recipe["augment"] = dataclasses.replace(config.augment, **recipe["augment"])
+    values = {"method": method, "options": MethodOptions(), **recipe, **changes}
     return dataclasses.replace(config, **values)
 
 
 # Tuned by trial on `shapes`: small heads, with batch norm where a few epochs are too few to leave the first state, in
 # which all embeddings are alike; a fast twin, and no solarisation.
+_WORDS: dict[str, Any] = {"text_width": 64, "text_layers": 2}
 SHAPES: dict[str, dict[str, Any]] = {
     "dcl": {"options": DCLOptions(temperature=0.2), "lr": 0.2},
     "supcon": {"options": SupConOptions(temperature=0.2), "head_bn": True, "lr": 0.3},
@@ -92,6 +100,14 @@ SHAPES: dict[str, dict[str, Any]] = {
     "context": {"options": ContextOptions(hidden=256), "lr": 0.1},
     "autoencoder": {"options": AutoencoderOptions(decoder_width=8), "lr": 2e-3, "weight_decay": 0.01},
     "gan": {"options": GANOptions(generator_width=8, discriminator_width=8, hidden=64), "lr": 1e-3},
+    "clip": {"options": CLIPOptions(**_WORDS), "lr": 2e-3, "weight_decay": 0.1},
+    "siglip": {"options": SigLIPOptions(bias=-5.5, **_WORDS), "lr": 2e-3, "weight_decay": 0.1},
+    "blip-itc": {
+        "options": BLIPOptions(queue=1024, momentum=0.95, alpha=0.2, **_WORDS),
+        "lr": 2e-3,
+        "weight_decay": 0.1,
+    },
+    "coca": {"options": CoCaOptions(decoder_layers=1, caption=0.5, **_WORDS), "lr": 2e-3, "weight_decay": 0.1},
 }
 
 # lightly's benchmarks on CIFAR-10 (docs, cifar10_benchmark.py): SGD 0.06 B/128, decay 5e-4, no blur, kNN with 200
@@ -258,6 +274,35 @@ IMAGENET: dict[str, dict[str, Any]] = {
 }
 
 
+# Huang et al., PLIP, 2023: CLIP ViT-B/32 of OpenAI fine-tuned on pairs of pathology, from photos of 512 px. Its code
+# has AdamW at 5e-5 with decay 0.2 and fp16 weights; 1e-5, the advice for fine-tuning CLIP (openai/CLIP, issues 83 and
+# 150), keeps more of it. Flips, since tissue has no up. --init names the weights, of open_clip or of transformers.
+PLIP: dict[str, Any] = {
+    "encoder": "vit_base_patch32_clip_quickgelu_224",
+    "options": CLIPOptions(
+        tokenizer="open_clip", text_width=512, text_layers=12, text_heads=8, quick_gelu=True, temperature=0.01
+    ),
+    "augment": AugmentConfig(
+        224,
+        crop_scale=(0.2, 1.0),
+        jitter_p=0.0,
+        gray_p=0.0,
+        blur_p=0.0,
+        mean=(0.48145466, 0.4578275, 0.40821073),  # CLIP's
+        std=(0.26862954, 0.26130258, 0.27577711),
+    ),
+    "head_dim": 512,
+    "resize_shorter": 512,
+    "epochs": 5,
+    "batch_size": 128,
+    "lr": 1e-5,
+    "lr_scaling": "none",
+    "weight_decay": 0.1,
+    "warmup_epochs": 0.0,
+    "warmup_share": 0.05,
+}
+
+
 def method_presets(
     shapes: PretrainConfig, cifar10: PretrainConfig, imagenet: PretrainConfig
 ) -> dict[str, PretrainConfig]:
@@ -273,8 +318,9 @@ def method_presets(
         "cifar10": (cifar10, {}, CIFAR10),
         "imagenet": (imagenet, {}, IMAGENET),
     }
-    return {
+    found = {
         f"{images}-{method}": with_method(base, method, **{**shared, **values})
         for images, (base, shared, table) in tables.items()
         for method, values in table.items()
     }
+    return {**found, "plip": with_method(imagenet, "clip", **PLIP)}

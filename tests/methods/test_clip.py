@@ -90,8 +90,7 @@ def test_the_loss_is_that_of_transformers_on_its_own_towers() -> None:
     )
     tower.model = theirs.text_model
     plan = ViewPlan(AugmentConfig(32), 1)
-    method = CLIP(Pooled(), theirs.visual_projection, tower, plan, CLIPOptions()).double()
-    method.text_head = theirs.text_projection
+    method = CLIP(Pooled(), theirs.visual_projection, tower, theirs.text_projection, plan, CLIPOptions()).double()
     with torch.no_grad():
         method.criterion.log_temperature.copy_(-theirs.logit_scale)  # type: ignore[operator, union-attr]
     views, texts = inputs()
@@ -120,10 +119,10 @@ def test_equal_captions_and_equal_pictures_are_no_negatives() -> None:
     groups = torch.tensor([0, 0, 2, 3, 3, 5, 5, 5, 5, 9, 10, 11])
     same = groups[:, None] == groups[None]
     found = float(method.loss(embeddings, batch, 0, 10)[0].detach())
-    assert found == pytest.approx(float(masked(*embeddings, same).detach()), rel=1e-9)
+    assert found == pytest.approx(float(masked(*embeddings, same).detach()), rel=1e-6)
     everything = made(mask=False).loss(embeddings, batch, 0, 10)[0]
     plain = float(masked(*embeddings, torch.eye(N, dtype=torch.bool)).detach())
-    assert float(everything.detach()) == pytest.approx(plain, rel=1e-9) and plain > found + 1e-3
+    assert float(everything.detach()) == pytest.approx(plain, rel=1e-6) and plain > found + 1e-3
 
 
 def test_rows_are_joined_as_the_components_of_a_graph() -> None:
@@ -219,6 +218,7 @@ def test_a_folder_of_transformers_is_a_tower_with_its_weights(tmp_path: Any) -> 
     bert.save_pretrained(tmp_path)
     tower: TextTower = build_tower(TextOptions(text=str(tmp_path)), VOCABULARY).eval()
     tokens = torch.randint(4, 40, (5, 12))
+    tokens[:, -1] = VOCABULARY.end
     expected = bert.eval()(tokens, torch.ones_like(tokens)).last_hidden_state.mean(1)
     torch.testing.assert_close(tower(tokens), expected)
     again = build_tower(TextOptions(text=str(tmp_path)), VOCABULARY, fresh=False).eval()

@@ -12,8 +12,8 @@ from tiny_run import TINY
 from torch import Tensor, nn
 
 from fastclr.augment import AugmentConfig
-from fastclr.data import Batch
-from fastclr.methods import METHODS, Facts, ViewPlan
+from fastclr.data import Batch, Splits, make_shapes
+from fastclr.methods import METHODS, BLIPOptions, CLIPOptions, CoCaOptions, Facts, SigLIPOptions, ViewPlan
 from fastclr.methods.heads import build_head
 from fastclr.methods.image_text import ImageText
 from fastclr.methods.text import TextTower
@@ -21,6 +21,13 @@ from fastclr.methods.tokenizers import Tokenizer, Vocabulary
 from fastclr.training.config import PretrainConfig
 from fastclr.training.method_presets import with_method
 
+# the methods of images and texts, with options for small batches
+TEXT_METHODS: dict[str, Any] = {
+    "clip": CLIPOptions(),
+    "siglip": SigLIPOptions(bias=-3.0),
+    "blip-itc": BLIPOptions(queue=64, momentum=0.9),
+    "coca": CoCaOptions(text_heads=2, decoder_layers=1),
+}
 LETTERS = Vocabulary(size=30, context=16, end=1, pad=0)
 
 
@@ -40,21 +47,19 @@ class Letters(Tokenizer):
 
 
 class TinyText(TextTower):
-    """The mean of a few numbers for each letter, through one layer."""
+    """The mean of a few numbers for each letter up to a place, through one layer."""
 
-    def __init__(self) -> None:
-        super().__init__(nn.Embedding(LETTERS.size, 6), 6, LETTERS)
+    causal = True
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        super().__init__(nn.Embedding(vocabulary.size, 6), 6, vocabulary)
         self.layer = nn.Linear(6, 6)
 
     def states(self, tokens: Tensor) -> Tensor:
-        """Return the features of every token."""
-        found: Tensor = torch.tanh(self.layer(self.model(tokens)))
+        """Return the features of every token, which see those before it."""
+        counts = torch.arange(1, tokens.shape[1] + 1)[:, None]
+        found: Tensor = torch.tanh(self.layer(self.model(tokens).cumsum(1) / counts))
         return found
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the mean over the letters."""
-        kept = (tokens != 0)[..., None]
-        return (self.states(tokens) * kept).sum(1) / kept.sum(1)
 
 
 def text_config(name: str, **changes: Any) -> PretrainConfig:
@@ -69,8 +74,15 @@ def make_tiny_pair(config: PretrainConfig, facts: Facts) -> ImageText:
     assert issubclass(made, ImageText)
     head = build_head("linear", 8, config.head_dim, 1, 8, bn=True, last_bn="none")
     options: Any = config.options
-    plan = ViewPlan(config.augment, 1)
-    return made(tiny_encoder(False), head, TinyText(), plan, options, gathers=facts.world_size > 1)
+    plan, text = ViewPlan(config.augment, 1), TinyText(facts.vocabulary or LETTERS)
+    return made(tiny_encoder(False), head, text, None, plan, options, gathers=facts.world_size > 1)
+
+
+def coarse_shapes(train: int) -> Splits:
+    """Return shapes whose captions are size and colour, of which a batch has many twice."""
+    made = make_shapes(train=train, test=8, captions=True)
+    short = tuple((" ".join(texts[0].split()[:2]),) for texts in made.train.captions or ())
+    return Splits(dataclasses.replace(made.train, captions=short), None)
 
 
 def batch_of(count: int, texts: Tensor, text_ids: Tensor | None = None, image_ids: Tensor | None = None) -> Batch:

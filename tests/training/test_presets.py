@@ -33,6 +33,10 @@ SHAPES_RATES = {
     "cpc": 5e-3,
     "pirl": 0.3,
     "gan": 1e-3,
+    "clip": 2e-3,
+    "siglip": 2e-3,
+    "blip-itc": 2e-3,
+    "coca": 2e-3,
 }
 # peak lr as it is and with --batch-size 256, by hand; warm-up in epochs; encoder's parameters in millions (published)
 EXPECTED = {
@@ -66,6 +70,7 @@ EXPECTED = {
     "imagenet-simsiam": (0.1, 0.05, 0, 23.5),
     "imagenet-barlow": (1.6, 0.2, 10, 23.5),
     "imagenet-vicreg": (1.6, 0.2, 10, 23.5),
+    "plip": (1e-5, 1e-5, 0.25, 87.46),  # 5% of 5 epochs; CLIP's ViT-B/32 without its projection
 }
 
 
@@ -97,6 +102,8 @@ def test_presets_give_the_published_rates_warmups_and_models(name: str) -> None:
     # decay 0.9 and epsilon 1e-5 of google-research/simclr (run.py, resnet.py)
     has_none = config.norm == "layer" or (config.encoder.startswith("vit") and not config.head_bn)
     assert {(m.momentum, m.eps) for m in norms} == (set() if has_none else {(0.1, 1e-5)})
+    normed = config.norm == "batch" and name != "plip"  # a ViT
+    assert {(m.momentum, m.eps) for m in norms} == ({(0.1, 1e-5)} if normed else set())
 
 
 def test_the_imagenet_presets_are_the_papers_setting() -> None:

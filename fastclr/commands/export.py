@@ -21,7 +21,8 @@ class ExportOptions:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a run."""
     format: Format | None = None
-    """Weights only: `safetensors` for timm, `torchvision` for its ResNets. Including the computation: `pt2`
+    """Both towers of a method of images and texts, with the tokenizer, in a folder: `towers`. Of the encoder alone,
+    weights only: `safetensors` for timm, `torchvision` for its ResNets. Including the computation: `pt2`
     (torch.export), `onnx`, `torchscript` (deprecated by PyTorch). Default: as the suffix of --out says; without one
     `safetensors` for an encoder that timm builds, `pt2` for any other."""
     out: Path | None = None
@@ -38,13 +39,17 @@ def main(arguments: list[str]) -> None:
     """Export, and print the lines that load the file."""
     options = tyro.cli(ExportOptions, args=arguments, prog="fastclr export")
     done = Run(options.run).export(**{name: value for name, value in shallow(options).items() if name != "run"})
-    show(f"{done.path} ({done.path.stat().st_size / 1e6:.1f} MB), model card {done.card}")
+    files = [done.path] if done.path.is_file() else [path for path in done.path.iterdir() if path != done.card]
+    size = sum(path.stat().st_size for path in files)
+    show(f"{done.path} ({size / 1e6:.1f} MB), model card {done.card}")
     if done.difference is not None:
         show(f"checked in a process without fastclr: features differ by {done.difference:.1e} of the largest one")
     if done.lines is None:
         show("timm cannot build this encoder: this file holds only weights; pt2 and onnx also hold the computation")
         return
-    if "\n" in done.lines:
+    if done.path.is_dir():
+        show("load them with these lines, in that folder; cosines compare an image and a text:")
+    elif "\n" in done.lines:
         show("timm and torchvision have no named encoder of this width or stem; load it with these lines:")
     else:
         show("load it with this line:")

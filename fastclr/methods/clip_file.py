@@ -67,9 +67,10 @@ def read_clip(weights: Mapping[str, Tensor]) -> ClipFile | None:
 
     Args:
         weights: of a file of open_clip or OpenAI, with or without a wrapper's prefix such as ``state_dict.module.``, or
-            of transformers' ``CLIPModel``.
+            of transformers' ``CLIPModel``, or the exported towers or a checkpoint of a run.
     """
     for marker, read in (
+        ("text_head.weight", from_fastclr),
         ("text_model.embeddings.token_embedding.weight", from_transformers),
         ("text.token_embedding.weight", from_open_clip),
         ("token_embedding.weight", from_open_clip),
@@ -95,6 +96,21 @@ def from_open_clip(weights: Mapping[str, Tensor]) -> ClipFile:
     head = found.image.get("visual.proj")
     found.image_head = found.image.get("visual.head.proj.weight") if head is None else head.T
     return found
+
+
+def from_fastclr(weights: Mapping[str, Tensor]) -> ClipFile:
+    """Return the parts of a method of images and texts; the encoder lies there as it is."""
+    start = "text.model."
+    text = {name.removeprefix(start): tensor for name, tensor in weights.items() if name.startswith(start)}
+    scale, temperature = weights.get("criterion.log_scale"), weights.get("criterion.log_temperature")
+    return ClipFile(
+        text=text,
+        plain_text=text,
+        image_head=weights.get("head.0.weight"),
+        text_head=weights["text_head.weight"],
+        log_scale=-temperature if temperature is not None else scale,
+        bias=weights.get("criterion.bias"),
+    )
 
 
 def from_transformers(weights: Mapping[str, Tensor]) -> ClipFile:

@@ -95,7 +95,8 @@ class TextTower(nn.Module):
 
     def at_end(self, states: Tensor, tokens: Tensor) -> Tensor:
         """Return the state of the first end token of every text."""
-        return states[torch.arange(len(states), device=states.device), self.ends(tokens)]
+        # the length of a tensor would be a constant to torch.export
+        return states[torch.arange(states.shape[0], device=states.device), self.ends(tokens)]
 
     def ends(self, tokens: Tensor) -> Tensor:
         """Return the place of the first end token of every text, int64 ``[n]``."""

@@ -30,10 +30,11 @@ from fastclr.sources.packages import needed
 from fastclr.sources.printable import printable
 from fastclr.sources.reading import RangeChoice
 from fastclr.training.run import Run
+from fastclr.transfer.export_towers import export_towers, write_card
 from fastclr.transfer.loading_code import COMPUTATIONS, fill_path, timm_lines, torchvision_lines
 from fastclr.transfer.model_card import MARK, model_card
 
-Format = Literal["safetensors", "torchvision", "torchscript", "pt2", "onnx"]
+Format = Literal["safetensors", "torchvision", "torchscript", "pt2", "onnx", "towers"]
 SUFFIXES: dict[Format, str] = {
     "safetensors": ".safetensors",
     "torchvision": ".pth",
@@ -78,7 +79,8 @@ def export_run(
         run: a run with a checkpoint.
         kind: ``safetensors``: weights under timm's names. ``torchvision``: a state dict for torchvision's ResNets.
             ``torchscript``, ``pt2`` (`torch.export`), ``onnx``: also the computation, float32 ``[batch, 3, S, S]`` to
-            ``[batch, F]`` for any batch size. Default: see `choose`.
+            ``[batch, F]`` for any batch size. ``towers``: both towers of a method of images and texts, see
+            `fastclr.transfer.export_towers`. Default: see `choose`.
         out: the file. Default: ``export/KIND/encoder.SUFFIX`` in the run's folder.
         check: run the printed lines in a fresh process where fastclr cannot be imported, and compare features.
         licence: of the weights, for the card.
@@ -91,6 +93,11 @@ def export_run(
         ModuleNotFoundError: a package of ``fastclr[export]`` is missing.
     """
     kind = choose(run, out) if kind is None else kind
+    if kind == "towers":
+        images = normalised(photographs(run.config.augment.size, run.config.augment.channels), run.config.augment)
+        folder, code, error = export_towers(run, out, check=check, overwrite=overwrite, images=images)
+        about = model_card(run, kind, code, preprocessing(run.config.augment), licence)
+        return Exported(folder, write_card(folder, about), code, error)
     path = check_request(run, kind, out, overwrite)
     encoder = run.load_encoder().cpu().float().eval()
     lines = loading_lines(encoder, run, kind)
@@ -241,9 +248,7 @@ def compare(encoder: nn.Module, contents: bytes, name: str, lines: str, kind: st
         ValueError: the lines do not run, or the difference is above `TOLERANCE`, and above `AMPLIFIED` times that of
             the encoder itself between float32 and float64.
     """
-    images = photographs(augment.size, augment.channels)
-    if augment.mean is not None and augment.std is not None:
-        images = (images - torch.tensor(augment.mean).view(-1, 1, 1)) / torch.tensor(augment.std).view(-1, 1, 1)
+    images = normalised(photographs(augment.size, augment.channels), augment)
     with torch.no_grad():
         expected = encoder(images).numpy()
     with tempfile.TemporaryDirectory() as folder:
@@ -258,6 +263,13 @@ def compare(encoder: nn.Module, contents: bytes, name: str, lines: str, kind: st
             f"the exported file's features differ by {error:.1e}, more than the allowed {max(TOLERANCE, allowed):.0e}"
         )
     return error
+
+
+def normalised(images: Tensor, augment: AugmentConfig) -> Tensor:
+    """Return images in [0, 1] as the encoder takes them."""
+    if augment.mean is None or augment.std is None:
+        return images
+    return (images - torch.tensor(augment.mean).view(-1, 1, 1)) / torch.tensor(augment.std).view(-1, 1, 1)
 
 
 def relative(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:

@@ -15,6 +15,10 @@ from fastclr.training.results import score_rows
 from fastclr.training.run import Run
 
 MARK = "<!-- model card written by fastclr -->"
+TOWERS = (
+    "The text tower is there too, and the tokens that it takes. Both towers embed into one space, not at unit length: "
+    "cosines compare an image and a text."
+)
 USE = """\
 Image features for nearest neighbours, clustering, linear classifiers and fine-tuning. The encoder is not a classifier,
 and it inherits the biases of its training images. Nothing beyond the scores above was evaluated."""
@@ -51,7 +55,7 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
         MARK,
         f"# {config.encoder}, {title}",
         f"An image encoder, trained by {title} with fastclr {__version__}; format: {kind}. "
-        f"The file holds, and the scores are of, {method.evaluated}.",
+        f"The file holds, and the scores are of, {method.evaluated}." + (f" {TOWERS}" if kind == "towers" else ""),
         f"## Load\n\n{load}",
         f"## Input\n\n{input_text(kind, inputs)}",
         f"## Training data\n\n`{Path(config.data).name}`, {words}without its labels.",
@@ -124,4 +128,8 @@ def without_paths(run: Run) -> dict[str, Any]:
     for name in ("data", "test_data", "labels", "captions", "init", "data_root", "cache"):
         if values[name]:
             values[name] = Path(values[name]).name
+    own = values[run.config.method]
+    for name in ("tokenizer", "text"):  # folders, if they are not names
+        if name in own:
+            own[name] = Path(own[name]).name
     return values

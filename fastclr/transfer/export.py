@@ -96,7 +96,7 @@ def export_run(
     if kind == "towers":
         images = normalised(photographs(run.config.augment.size, run.config.augment.channels), run.config.augment)
         folder, code, error = export_towers(run, out, check=check, overwrite=overwrite, images=images)
-        about = model_card(run, kind, code, preprocessing(run.config.augment), licence)
+        about = model_card(run, kind, code, preprocessing(run.config.augment, run.config.range), licence)
         return Exported(folder, write_card(folder, about), code, error)
     path = check_request(run, kind, out, overwrite)
     encoder = run.load_encoder().cpu().float().eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ WIDTH, HEIGHT, BITS, COMPRESSION, SAMPLES = 256, 257, 258, 259, 277
 MAX_ENTRIES = 512
 # none, LZW, deflate (two numbers), PackBits: of these the decoder is told how long the result is
 COMPRESSIONS = (1, 5, 8, 32946, 32773)
+SILENT = logging.NullHandler()  # without a handler, Python prints warnings
 MAX_VALUES = 2**28  # values of an image
 
 
@@ -85,6 +87,8 @@ def tiff_values(data: bytes) -> Values:
     tifffile = needed(
         "tifffile", "reading TIFF files of many bands, or of colours of 16 bits, needs tifffile", "scientific"
     )
+    # its remarks do not name the file; whoever wants them can still ask for them
+    logging.getLogger("tifffile").addHandler(SILENT)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page: Any = file.pages.first
         samples, compression, kind = int(page.samplesperpixel), int(page.compression), page.dtype

@@ -117,10 +117,13 @@ def test_deterministic_is_the_same_bits() -> None:
 
 
 @pytest.mark.parametrize("kernel", ["forward", "triangular"])
-@pytest.mark.parametrize(("kind", "width"), [("half", 128), ("half", 256), ("tf32", 128)])
-def test_tiles_that_hopper_takes(kind: str, width: int, kernel: str) -> None:
+@pytest.mark.parametrize(
+    ("arch", "kind", "width"), [(90, "half", 128), (90, "half", 256), (90, "tf32", 128), (80, "half", 128)]
+)
+def test_tiles_that_the_model_chose(arch: int, kind: str, width: int, kernel: str) -> None:
     """Several tiles of each, the last ones partial, with float32 rows; few rows take half a tall tile."""
-    tile = getattr(table_tiles(90, kind, width), kernel)
+    tile = getattr(table_tiles(arch, kind, width), kernel)
     options = {"deterministic": kernel == "forward"}
     check(make_views(1, 161, width), 0.1, 3e-6, tile=tile, **options)
-    check(make_views(1, 161, width), 0.1, 3e-6, tile=for_rows(tile, 322), **options)
+    if for_rows(tile, 322) != tile:
+        check(make_views(1, 161, width), 0.1, 3e-6, tile=for_rows(tile, 322), **options)

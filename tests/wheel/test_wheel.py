@@ -33,6 +33,11 @@ z = torch.nn.functional.normalize(torch.cat([z0, z1]))
 s = (z @ z.T / 0.1).fill_diagonal_(-torch.inf)
 expected = torch.nn.functional.cross_entropy(s, torch.arange(16).roll(8))
 torch.testing.assert_close(loss, expected)
+views = [z0.float().requires_grad_(), z1.float()]
+single = NTXentLoss(temperature=0.1)(*views)
+torch.testing.assert_close(single.double(), expected, rtol=1e-5, atol=1e-5)
+native_path = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+assert single.grad_fn.name() == ("NativeNTXentBackward" if native_path else "NTXentFunctionBackward")
 from fastclr.report.pages import page
 assert page("title", "lead", []).endswith(b"</html>")
 views = fastclr.SimCLRAugment(32)(torch.zeros(4, 40, 40, 3, dtype=torch.uint8), torch.arange(4), 0)

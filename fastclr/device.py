@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -150,3 +151,19 @@ def cpu_quotas() -> Iterator[float]:
             continue
         if group == CGROUP:
             return
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak bytes allocated on a CUDA device; on others, the most memory that the process has held.
+
+    Linux counts the latter from the start of the program; getrusage would start from what its parent had.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

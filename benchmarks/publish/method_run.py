@@ -23,6 +23,7 @@ from fastclr.augment import AugmentConfig
 from fastclr.bench import machine
 from fastclr.data import ImageDataset, Splits, load_splits
 from fastclr.data.label_subsets import label_subset
+from fastclr.device import peak_memory
 from fastclr.evaluate import Features, knn_accuracy, lbfgs_probe
 from fastclr.files import write_text_atomically
 from fastclr.methods import METHODS
@@ -161,7 +162,7 @@ def trained(planned: Planned, images: Images, config: PretrainConfig, work: Path
         config = dataclasses.replace(config, checkpoint_epochs=config.epochs)
         ended = train_in(Path(folder) / "run", config, progress=False, data=splits)
         spent = time.process_time() - begin
-        peak, method, records = peak_bytes(), ended.training.method, ended.run.metrics.read()
+        peak, method, records = peak_memory(torch.device("cpu")), ended.training.method, ended.run.metrics.read()
     cost = {
         "processor_s": spent,
         "peak_bytes": peak,
@@ -183,20 +184,6 @@ def scores(encoder: torch.nn.Module, planned: Planned, images: Images, config: P
         "knn": knn_accuracy(features, k=config.knn_k, temperature=config.knn_temperature),
         "linear": lbfgs_probe(features, seed=planned.seed).scores.top1,
     }
-
-
-def peak_bytes() -> int:
-    """Return the most memory that this process has held, Python and PyTorch included.
-
-    The kernel's other counter, getrusage's, would start from that of the process that started this one.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return 1024 * int(line.split()[1])
-    from fastclr.training.profile import peak_memory
-
-    return peak_memory(torch.device("cpu"))
 
 
 def end_with(parent: int) -> None:

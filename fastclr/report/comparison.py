@@ -63,14 +63,15 @@ def summary_table(materials: Sequence[Material], names: Sequence[str]) -> Table:
     """Return a row for each run: its method, what it reached, and what that took."""
     caption = (
         "kNN and linear: as fastclr knn and fastclr probe stored them, kNN otherwise as last seen in training. "
-        "Images: drawn in training. Seconds: of training, on the machine of each run."
+        "Images: drawn in training. Seconds: of training, on the machine of each run, by the clock and of the "
+        "processors of the first process, which other load changes less. Memory: its peak, on a GPU the device's."
     )
     rows = [(name, *summary(material)) for material, name in zip(materials, names, strict=True)]
-    return Table(("run", "method", "kNN", "linear", "images", "seconds"), rows, caption)
+    return Table(("run", "method", "kNN", "linear", "images", "seconds", "processor", "memory"), rows, caption)
 
 
-def summary(material: Material) -> tuple[str, str, str, str, str]:
-    """Return the cells of a run: method, kNN, linear, images and seconds."""
+def summary(material: Material) -> tuple[str, ...]:
+    """Return the cells of a run: method, kNN, linear, images, seconds, processor seconds and peak memory."""
     config, results = material.run.config, read_results(material.run)
     shares = {name: entry.get("accuracy") for name, entry in results.items() if isinstance(entry, dict)}
     stored = {name: percent(share) for name, share in shares.items() if share is not None and fits(share, float)}
@@ -80,7 +81,12 @@ def summary(material: Material) -> tuple[str, str, str, str, str]:
     last = material.train[-1] if material.train else {"step": 0, "train_s": 0.0}
     spent = last.get("train_s", math.nan)
     seconds = f"{spent:,.0f}" if math.isfinite(spent) else ABSENT
-    return METHODS[config.method].title, knn, linear, f"{last['step'] * config.batch_size:,}", seconds
+    used = [record["processor_s"] for record in material.train if "processor_s" in record]  # runs of before have none
+    peaks = [record["peak_bytes"] for record in material.train if "peak_bytes" in record]
+    processor = f"{sum(used):,.0f}" if len(used) == len(material.train) > 0 else ABSENT
+    memory = f"{max(peaks) / 2**20:,.0f} MiB" if peaks else ABSENT
+    cost = f"{last['step'] * config.batch_size:,}", seconds, processor, memory
+    return METHODS[config.method].title, knn, linear, *cost
 
 
 def score_comparison(materials: Sequence[Material], names: Sequence[str]) -> Table:

@@ -18,7 +18,7 @@ from fastclr.training.presets import PRESETS
 from fastclr.training.results import percent, score_rows
 
 # logged by every training; the rest is specific to the method
-COMMON = ("kind", "epoch", "step", "loss", "lr", "images_per_s", "train_s", "first_step_s")
+COMMON = ("kind", "epoch", "step", "loss", "lr", "images_per_s", "train_s", "first_step_s", "processor_s", "peak_bytes")
 CAPTIONS = {
     "contrastive_accuracy": "Share of views whose partner is the most similar of all views in the batch.",
     "contrastive_entropy": "Entropy of the softmax over all other views, in nats; high: many views look alike to the "

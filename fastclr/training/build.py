@@ -37,13 +37,18 @@ from fastclr.training.totals import Totals
 
 @dataclass
 class Clock:
-    """Training seconds of this process, with the first step kept apart because it compiles and autotunes."""
+    """Training seconds of this process, with the first step kept apart because it compiles and autotunes.
+
+    The seconds of its processors, of all of its threads, are counted from one record to the next.
+    """
 
     device: torch.device
     training: float = 0.0
     first_step: float = 0.0
     since: float = field(default_factory=time.perf_counter)
     started: bool = False
+    processor: float = 0.0
+    processor_since: float = field(default_factory=time.process_time)
 
     @property
     def total(self) -> float:
@@ -52,7 +57,7 @@ class Clock:
 
     def start(self) -> None:
         """Start counting; time since the last lap is discarded."""
-        self.since = time.perf_counter()
+        self.since, self.processor_since = time.perf_counter(), time.process_time()
 
     def lap(self) -> None:
         """Synchronise the device and add the time since `start` or the last lap."""
@@ -62,11 +67,18 @@ class Clock:
             torch.mps.synchronize()
         now = time.perf_counter()
         elapsed, self.since = now - self.since, now
+        used = time.process_time()
+        self.processor, self.processor_since = self.processor + used - self.processor_since, used
         if self.started:
             self.training += elapsed
         else:
             self.first_step += elapsed
             self.started = True
+
+    def take_processor(self) -> float:
+        """Return the processor seconds up to the last lap, and count anew."""
+        taken, self.processor = self.processor, 0.0
+        return taken
 
 
 @dataclass

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastclr.data import Splits
+from fastclr.device import peak_memory
 from fastclr.environment import record_environment
 from fastclr.evaluate import Features
 from fastclr.methods import METHODS
@@ -216,6 +217,7 @@ def train_epoch(
             rate = (training.step - logged[0]) * config.batch_size / (clock.total - logged[1])
             logged = training.step, clock.total
             record |= {"images_per_s": rate, "train_s": clock.training, "first_step_s": clock.first_step}
+            record |= {"processor_s": clock.take_processor(), "peak_bytes": peak_memory(world.device)}
             if world.is_main:
                 run.metrics.append(record)
             bar.set_postfix_str(text := summary(record))

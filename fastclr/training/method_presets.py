@@ -90,10 +90,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "lejepa": {"options": LeJEPAOptions(views=4), "head_hidden": 128, "head_dim": 16, "weight_decay": 0.05},
     "dino": {
         "options": DINOOptions(
-            prototypes=128, momentum=0.9, local_views=2, crop_split=0.5, local_least=0.2, second_solarize_p=0.0
+            prototypes=128, momentum=0.95, local_views=2, crop_split=0.5, local_least=0.2, second_solarize_p=0.0
         ),
         "head_hidden": 128,
-        "lr": 1.0,
+        "head_last_bn": "plain",
+        "lr": 0.3,
     },
     # no rotation: the shapes have no up
     "jigsaw": {"options": JigsawOptions(grid=2, permutations=24), "lr": 0.125},
@@ -163,6 +164,14 @@ CIFAR10: dict[str, dict[str, Any]] = {
     },
 }
 
+# RotNet (gidariss/FeatureLearningRotNet, CIFAR10_RotNet_NIN4blocks): 200 epochs, SGD 0.1 at 128 images with Nesterov,
+# decay 5e-4; its rate falls in steps, its network is a NIN, and it shifts images by up to 4 px, here crops of 0.6 to 1
+CIFAR10["rotation"] = {
+    "augment": AugmentConfig(32, crop_scale=(0.6, 1.0), jitter_p=0.0, gray_p=0.0, blur_p=0.0),
+    "epochs": 200,
+    "batch_size": 128,
+    "nesterov": True,
+}
 # lightly, cifar10_benchmark.py: 2048 prototypes, momentum 0.99, two views of crops of 0.4 to 1 and no small ones: 88.4
 # kNN, with a constant momentum
 CIFAR10["dino"] = {
@@ -171,11 +180,27 @@ CIFAR10["dino"] = {
     "options": DINOOptions(prototypes=2048, momentum=0.99, local_views=0, temperature_epochs=0),
 }
 
+# vissl's ResNet-50 for the pretext tasks: 105 epochs at 256 images, a rate in steps, here a cosine
+_PRETEXT: dict[str, Any] = {"epochs": 105, "batch_size": 256, "warmup_epochs": 0.0, "weight_decay": 1e-4}
+_PLAIN: dict[str, Any] = {"jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0}
+
 # BYOL's pair (appendix B): the first view is always blurred, the second rarely, and sometimes solarised
 _BYOL_VIEW = AugmentConfig(224, jitter=(0.4, 0.4, 0.2, 0.1), blur_p=1.0)
 _MOCO = {"augment": moco_v2(224), "epochs": 200, "batch_size": 256, "lr": 0.03, "weight_decay": 1e-4}
 _LARS: dict[str, Any] = {"optimizer": "lars", "lr_scaling": "linear", "weight_decay": 1e-6, "warmup_epochs": 10.0}
 IMAGENET: dict[str, dict[str, Any]] = {
+    # lightly, benchmarks/imagenet/resnet50: SimCLR's recipe at 256 images: 65.1 linear
+    "dcl": {"options": DCLOptions(temperature=0.1), "batch_size": 256},
+    "rotation": {"augment": AugmentConfig(224, **_PLAIN), **_PRETEXT, "lr": 0.1},  # vissl: 48.2 linear
+    # vissl, 100 permutations: 48.57 linear; patches of 64 px from cells of 85
+    "jigsaw": {
+        "augment": AugmentConfig(255, **_PLAIN),
+        "options": JigsawOptions(permutations=100, patch=64 / 85),
+        "head_dim": 1000,
+        **_PRETEXT,
+    },
+    # mmselfsup, relative_loc_resnet50_8xb64-steplr-70e: 39.7 linear
+    "context": {"augment": AugmentConfig(255, **_PLAIN), **_PRETEXT, "epochs": 70, "batch_size": 512},
     # facebookresearch/moco, README: 60.6 and 67.5 linear. Cosine for both; the code of v1 divides by 10 at 120 and 160
     "moco-v1": {
         **_MOCO,

@@ -21,6 +21,8 @@ NUMBERS = {
     "images_per_s",
     "train_s",
     "first_step_s",
+    "processor_s",
+    "peak_bytes",
 }  # what is drawn or computed with
 log = logging.getLogger("fastclr")
 

@@ -17,7 +17,7 @@ from fastclr import __version__
 from fastclr.augment import SimCLRAugment
 from fastclr.augment.images import RaggedImages
 from fastclr.data import Batch, ImageDataset, ImageIndex, Splits
-from fastclr.device import uses_bf16
+from fastclr.device import peak_memory, uses_bf16
 from fastclr.methods import Method
 from fastclr.parallel import check_single_process
 from fastclr.training.build import Training, augment_device, build
@@ -262,6 +262,8 @@ def measure(training: Training, steps: int, data: str) -> Profile:
             clocks.append((step_whole(), step_staged()))
         else:
             clocks.append((step_staged(), step_whole())[::-1])
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     peak = peak_memory(device)
     wholes = [clock.read()["step"] for clock, _ in clocks]
     parts = [clock.read() for _, clock in clocks]
@@ -308,17 +310,6 @@ def endless_batches(training: Training) -> Iterator[Batch]:
     while True:
         yield from training.loader.epoch(training.epoch)
         training.epoch += 1
-
-
-def peak_memory(device: torch.device) -> int:
-    """Synchronise the device and return the peak in bytes, as described at `Profile.peak_memory`."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def host_time(step: Callable[[], None], repeats: int = 5) -> float:

@@ -26,7 +26,7 @@ from fastclr.transfer.classifier import Trained
 
 SCRIPT = Path(__file__).with_name("few_label_ranks.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-TIMES = {"images_per_s", "train_s", "first_step_s"}
+TIMES = {"images_per_s", "train_s", "first_step_s", "processor_s", "peak_bytes"}
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 

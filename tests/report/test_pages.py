@@ -262,14 +262,17 @@ def test_the_table_of_a_comparison(
     out = tmp_path / "c.html"
     assert main(["compare", str(finished), str(copied), str(tmp_path / "new"), "--out", str(out)]) == 0
     head, *rows = [re.split(r"  +", line) for line in capsys.readouterr().out.split("\n\n")[0].splitlines()]
-    assert head == ["run", "method", "kNN", "linear", "images", "seconds"]
+    assert head == ["run", "method", "kNN", "linear", "images", "seconds", "processor", "memory"]
     records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    seconds = f"{[r['train_s'] for r in records if r['kind'] == 'train'][-1]:.0f}"
+    train = [r for r in records if r["kind"] == "train"]
+    cost = [f"{train[-1]['train_s']:.0f}", f"{sum(r['processor_s'] for r in train):.0f}"]
+    cost.append(f"{max(r['peak_bytes'] for r in train) / 2**20:,.0f} MiB")
+    assert all(r["processor_s"] > 0 and r["peak_bytes"] > 2**27 for r in train)
     knn = f"{100 * next(r['knn'] for r in reversed(records) if r['kind'] == 'eval'):.2f}%"
     assert [row[1:] for row in rows] == [
-        ["SimCLR", knn, "\N{EM DASH}", "384", seconds],  # 3 epochs of 128 images
-        ["SimCLR", "12.30%", "25.00%", "384", seconds],
-        ["SimCLR", "\N{EM DASH}", "\N{EM DASH}", "0", "0"],
+        ["SimCLR", knn, "\N{EM DASH}", "384", *cost],  # 3 epochs of 128 images
+        ["SimCLR", "12.30%", "25.00%", "384", *cost],
+        ["SimCLR", "\N{EM DASH}", "\N{EM DASH}", "0", "0", "\N{EM DASH}", "\N{EM DASH}"],
     ]
     assert cells(section(read_page(out), "scores").all("table")[0]) == rows
 

@@ -40,7 +40,14 @@ from fastclr.training.loop import pretrain_in
 from fastclr.training.run import Run
 
 KINDS = ("write", "fsync", "replace", "unlink")
-TIMES = {"images_per_s", "train_s", "first_step_s", "seconds"}  # all that may differ between two runs
+TIMES = {
+    "images_per_s",
+    "train_s",
+    "first_step_s",
+    "processor_s",
+    "peak_bytes",
+    "seconds",
+}  # all that may differ between two runs
 
 
 class Operations:

@@ -21,7 +21,13 @@ from fastclr.training.optim import Schedule, build_optimizer
 from fastclr.training.run import Run
 from fastclr.training.step import train_step
 
-TIMES = {"images_per_s", "train_s", "first_step_s"}  # all that may differ between two runs of one configuration
+TIMES = {
+    "images_per_s",
+    "train_s",
+    "first_step_s",
+    "processor_s",
+    "peak_bytes",
+}  # all that may differ between two runs of one configuration
 
 
 def latest(folder: Path) -> Checkpoint:

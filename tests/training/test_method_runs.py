@@ -27,7 +27,7 @@ from fastclr.training.loop import Ended, pretrain_in, train_in
 from fastclr.training.stopping import Interrupted
 
 DATA = dataclasses.replace(make_shapes(train=48, test=8), test=None)
-TIMES = {"images_per_s", "train_s", "first_step_s"}
+TIMES = {"images_per_s", "train_s", "first_step_s", "processor_s", "peak_bytes"}
 STEPS = 12  # four epochs of three: a ring of 64 keys goes round three times
 pytestmark = pytest.mark.filterwarnings("ignore:batch norm can leak")
 

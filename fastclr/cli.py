@@ -10,6 +10,7 @@ import sys
 import warnings
 
 from fastclr.commands import threads
+from fastclr.sources.packages import remedy
 from fastclr.sources.printable import Notices, printable, show
 
 COMMANDS = {
@@ -68,8 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "fastclr":
             raise
-        remedy = "" if "pip install" in str(error) else "; install it with: pip install 'fastclr[train]'"
-        show(f"fastclr: error: {error}{remedy}", sys.stderr)
+        install = None if "pip install" in str(error) else remedy(error.name or "")
+        show(f"fastclr: error: {error}" + (f"; install it with: {install}" if install else ""), sys.stderr)
         return BAD_INPUT
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         if os.environ.get("FASTCLR_DEBUG"):

@@ -20,7 +20,7 @@ from fastclr.files import read_json, write_text_atomically
 # the packages that affect what fastclr does or how fast, and which installation provides them
 PACKAGES = {
     "torch": "fastclr",
-    "triton": "fastclr (on Linux)",
+    "triton": "fastclr[triton]",
     "numpy": "fastclr",
     "torchvision": "fastclr[train]",
     "timm": "fastclr[train]",

@@ -1,4 +1,4 @@
-"""The specification of the augmentation: the sampler in NumPy, pixels by torchvision's float API or reference_tf.py.
+"""The specification of the augmentation: the sampler in NumPy, pixels by reference_torchvision.py or reference_tf.py.
 
 Both functions take the arguments of the operators in `fastclr.augment.op`. The sampler matches the native ones bit for
 bit because every step is a correctly rounded IEEE double operation. Pixels are accurate to the rounding of the compute
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastclr.augment import reference_tf
+from fastclr.augment import reference_tf, reference_torchvision
 
 Doubles = NDArray[np.float64]
 Words = NDArray[np.uint32]
@@ -156,29 +156,6 @@ def augment_params(
     return torch.from_numpy(packed).to(ids.device)
 
 
-def _replay(image: Tensor, row: list[float], size: int) -> Tensor:
-    """One view of a float image [C, H, W] in [0, 1], operation by operation; C is 3, or 1 for a grey image."""
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2 import functional as F
-
-    top, left, height, width = (int(value) for value in row[:4])
-    x = F.resized_crop(image, top, left, height, width, [size, size], InterpolationMode.BILINEAR, antialias=True)
-    if row[4]:
-        x = F.horizontal_flip(x)
-    adjust = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
-    for operation in ORDERS[int(row[9])] if row[9] >= 0 else ():
-        x = adjust[operation](x, row[5 + operation])
-    if row[10] and len(x) == 3:
-        x = F.rgb_to_grayscale(x, num_output_channels=3)
-    radius = size // 10 // 2
-    if row[11] > 0 and radius > 0:
-        x = F.gaussian_blur(x, [2 * radius + 1] * 2, [row[11]] * 2)
-    if row[12]:
-        x = F.solarize(x, 0.5)
-    view: Tensor = x
-    return view
-
-
 def augment_apply(
     data: Tensor,
     offsets: Tensor,
@@ -211,7 +188,7 @@ def augment_apply(
             parts = []
             for part in [image] if channels == 3 else image.split(1):
                 if style == TORCHVISION:
-                    parts.append(_replay(part, row, size))
+                    parts.append(reference_torchvision.replay(part, row, size))
                 else:
                     parts.append(reference_tf.replay(part, row, size, style == SIMCLR_TF_ADDITIVE))
             view = torch.cat(parts)

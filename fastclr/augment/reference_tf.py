@@ -89,7 +89,7 @@ def _saturate(x: Tensor, factor: float) -> Tensor:
     return value - (value - x) * ratio
 
 
-def _rotate_hue(x: Tensor, turns: float) -> Tensor:
+def rotate_hue(x: Tensor, turns: float) -> Tensor:
     """Shift the HSV hue; saturation and value stay the same."""
     r, g, b = x
     value, chroma = x.amax(0), x.amax(0) - x.amin(0)
@@ -130,7 +130,7 @@ def replay(image: Tensor, row: list[float], size: int, additive: bool) -> Tensor
             mean = x.mean((1, 2), keepdim=True)
             x = (x - mean) * value + mean
         else:
-            x = _saturate(x, value) if operation == 2 else _rotate_hue(x, value)
+            x = _saturate(x, value) if operation == 2 else rotate_hue(x, value)
         x = x.clamp(0, 1)
     if row[10] and len(x) == 3:
         x = (x * x.new_tensor([0.2989, 0.587, 0.114])[:, None, None]).sum(0).expand(3, -1, -1)

@@ -168,7 +168,7 @@ class SimCLRAugment(nn.Module):
         channels_last: store every ``[N, C, S, S]`` in channels_last format.
         first_view: index of the first view in the random streams, 0 to 65535: a module with ``first_view=2`` continues
             the views of a module with two views.
-        impl: ``"native"``: the C++ or CUDA operator. ``"reference"``: torchvision, image by image. ``"auto"``: native
+        impl: ``"native"``: the C++ or CUDA operator. ``"reference"``: PyTorch, image by image. ``"auto"``: native
             if it is built for the images' device, otherwise the reference with a warning.
 
     Raises:

@@ -62,13 +62,17 @@ def devices() -> list[str]:
 def packages() -> list[str]:
     """List versions, and for missing packages the extra that installs them."""
     versions = package_versions()
-    return [
-        f"{name:<22}{versions.get(name) or f'not installed: pip install {extra!r}'}" for name, extra in PACKAGES.items()
-    ]
+    lines = []
+    for name, extra in PACKAGES.items():
+        missing = f"not installed: pip install {extra!r}"
+        if name == "triton" and not torch.cuda.is_available():
+            missing = "not installed: only CUDA devices use it, and torch's CUDA builds bring it"
+        lines.append(f"{name:<22}{versions.get(name) or missing}")
+    return lines
 
 
 def implementations() -> list[str]:
     """Describe which implementation of the loss `impl="auto"` picks for each kind of tensor."""
-    chosen = "triton" if TRITON_FOUND else "blockwise (no triton)"
+    chosen = "triton" if TRITON_FOUND else "blockwise (no triton: pip install 'fastclr[triton]')"
     cuda = chosen if torch.cuda.is_available() else "no device"
     return ["cpu tensors   blockwise", f"cuda tensors  {cuda}"]

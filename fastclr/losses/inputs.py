@@ -79,7 +79,10 @@ def select_impl(impl: str, z0: Tensor) -> str:
         return "triton" if TRITON_FOUND and z0.is_cuda and z0.dtype != torch.float64 else "blockwise"
     if impl == "triton":
         if not TRITON_FOUND:
-            raise ValueError("impl='triton' needs the triton package (pip install triton), or use impl='blockwise'")
+            raise ValueError(
+                "impl='triton' needs triton, which CUDA builds of torch bring (else pip install 'fastclr[triton]'), or "
+                "use impl='blockwise'"
+            )
         if z0.dtype == torch.float64:
             raise ValueError(
                 "impl='triton' takes float32, float16 or bfloat16, got torch.float64; use impl='blockwise'"

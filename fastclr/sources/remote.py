@@ -39,6 +39,7 @@ def made(kind: str, process: int) -> Any:
 
         owner = str(known_implementations.get(kind, {}).get("class", "")).partition(".")[0]
         remedy = f"pip install {owner}" if owner and owner != "fsspec" else str(error)
+        remedy = "pip install 'fastclr[remote]'" if kind in ("http", "https") else remedy
         raise ModuleNotFoundError(f"{kind}:// needs another package: {remedy}") from error
 
 

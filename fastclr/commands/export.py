@@ -22,11 +22,12 @@ class ExportOptions:
     """Folder of a run."""
     format: Format | None = None
     """Both towers of a method of images and texts, with the tokenizer, in a folder: `towers`. Of the encoder alone,
-    weights only: `safetensors` for timm, `torchvision` for its ResNets. Including the computation: `pt2`
+    weights only: `safetensors` for timm, `timm` the same as a folder that it loads by its path and hubs know,
+    `torchvision` for its ResNets. Including the computation: `pt2`
     (torch.export), `onnx`, `torchscript` (deprecated by PyTorch). Default: as the suffix of --out says; without one
     `safetensors` for an encoder that timm builds, `pt2` for any other."""
     out: Path | None = None
-    """The file. Default: export/FORMAT/encoder.SUFFIX in the run's folder."""
+    """The file, or folder. Default: export/FORMAT/encoder.SUFFIX in the run's folder, or export/FORMAT."""
     check: bool = True
     """Load the file in a fresh process without fastclr and compare the features."""
     licence: str | None = None

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +31,11 @@ from fastclr.sources.printable import printable
 from fastclr.sources.reading import RangeChoice
 from fastclr.training.run import Run
 from fastclr.transfer.export_towers import export_towers, write_card
-from fastclr.transfer.loading_code import COMPUTATIONS, fill_path, timm_lines, torchvision_lines
+from fastclr.transfer.loading_code import WITHOUT_BUILDING, fill_path, timm_lines, torchvision_lines
 from fastclr.transfer.model_card import MARK, model_card
+from fastclr.transfer.timm_folder import CONFIG, WEIGHTS, check_config, timm_config
 
-Format = Literal["safetensors", "torchvision", "torchscript", "pt2", "onnx", "towers"]
+Format = Literal["safetensors", "timm", "torchvision", "torchscript", "pt2", "onnx", "towers"]
 SUFFIXES: dict[Format, str] = {
     "safetensors": ".safetensors",
     "torchvision": ".pth",
@@ -77,18 +78,20 @@ def export_run(
 
     Args:
         run: a run with a checkpoint.
-        kind: ``safetensors``: weights under timm's names. ``torchvision``: a state dict for torchvision's ResNets.
+        kind: ``safetensors``: weights under timm's names. ``timm``: the same as a folder that timm loads by its path
+            alone, see `fastclr.transfer.timm_folder`. ``torchvision``: a state dict for torchvision's ResNets.
             ``torchscript``, ``pt2`` (`torch.export`), ``onnx``: also the computation, float32 ``[batch, 3, S, S]`` to
             ``[batch, F]`` for any batch size. ``towers``: both towers of a method of images and texts, see
             `fastclr.transfer.export_towers`. Default: see `choose`.
-        out: the file. Default: ``export/KIND/encoder.SUFFIX`` in the run's folder.
+        out: the file, or the folder of ``timm``. Default: ``export/KIND/encoder.SUFFIX`` in the run's folder, or
+            ``export/timm``.
         check: run the printed lines in a fresh process where fastclr cannot be imported, and compare features.
         licence: of the weights, for the card.
         overwrite: replace an existing file.
 
     Raises:
-        ValueError: the kind, suffix or path is unsuitable; the encoder has no counterpart in torchvision; or the
-            features in the check differ. Nothing is written in these cases.
+        ValueError: the kind, suffix or path is unsuitable; the encoder has no counterpart in torchvision or
+            timm; or the features in the check differ. Nothing is written in these cases.
         FileNotFoundError: the run has no checkpoint.
         ModuleNotFoundError: a package of ``fastclr[export]`` is missing.
     """
@@ -103,16 +106,19 @@ def export_run(
     lines = loading_lines(encoder, run, kind)
     beside = None if lines is None else fill_path(lines, Path(path.name))
     inputs = preprocessing(run.config.augment, run.config.range)
-    contents = serialise(encoder, kind, run.config.augment.size, file_metadata(run, inputs, beside))
+    described = None if kind != "timm" else timm_config(encoder, run, inputs, licence)
+    files = {} if described is None else {CONFIG: (json.dumps(described, indent=2) + "\n").encode()}
+    files[path.name] = serialise(encoder, kind, run.config.augment.size, file_metadata(run, inputs, beside))
     error = None
     if check and beside is not None:
-        error = compare(encoder, contents, path.name, beside, kind, run.config.augment)
+        error = compare(encoder, files, beside, kind, run.config.augment)
     card = model_card(run, kind, beside, inputs, licence)
     if out is None:  # a folder that was named may be a link
         make_folder(run.folder / "export")
         make_folder(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write(contents))
+    for name, contents in files.items():
+        write_atomically(path.parent / name, lambda file, contents=contents: file.write(contents))  # type: ignore[misc]
     readme = path.parent / "README.md"
     write_text_atomically(readme, printable(card))
     return Exported(path, readme, None if lines is None else fill_path(lines, path), error)
@@ -126,13 +132,18 @@ def choose(run: Run, out: Path | None) -> Format:
     return "pt2" if loading_lines(run.load_encoder(), run, "safetensors") is None else "safetensors"
 
 
-def check_request(run: Run, kind: str, out: Path | None, overwrite: bool) -> Path:
+def check_request(run: Run, kind: Format, out: Path | None, overwrite: bool) -> Path:
     """Return the path to write, having rejected everything that can be rejected before any work is done."""
-    if kind not in SUFFIXES:
-        raise ValueError(f"format must be one of {', '.join(SUFFIXES)}, got {kind!r}")
-    suffix = SUFFIXES[kind]
-    path = out or run.folder / "export" / kind / f"encoder{suffix}"
-    if path.suffix != suffix:
+    if kind not in get_args(Format):
+        raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {kind!r}")
+    if kind == "timm":
+        if out is not None and (out.suffix in SUFFIXES.values() or out.is_file()):
+            raise ValueError(f"format timm writes a folder, got {out}")
+        path = (out or run.folder / "export" / kind) / WEIGHTS
+        check_config(path.parent / CONFIG, overwrite)
+    else:
+        path = out or run.folder / "export" / kind / f"encoder{SUFFIXES[kind]}"
+    if path.suffix != (suffix := SUFFIXES.get(kind, path.suffix)):
         raise ValueError(f"a file of format {kind} must end in {suffix}, got {path}")
     if path.is_dir() or (path.exists() and not overwrite):
         raise ValueError(f"{path} already exists: choose another --out, or use --overwrite")
@@ -153,7 +164,7 @@ def loading_lines(encoder: nn.Module, run: Run, kind: str) -> str | None:
         config = run.config
         options: dict[str, Any] = {"width": config.width, "patch_size": config.patch_size, "norm": config.norm}
         return timm_lines(encoder, config.encoder, config.augment.size, **options)
-    return COMPUTATIONS[kind]
+    return WITHOUT_BUILDING[kind]
 
 
 def preprocessing(augment: AugmentConfig, values: RangeChoice | None = None) -> dict[str, Any]:
@@ -188,7 +199,7 @@ def file_metadata(run: Run, inputs: dict[str, Any], lines: str | None) -> dict[s
 
 def serialise(encoder: nn.Module, kind: str, size: int, metadata: dict[str, str]) -> bytes:
     """Return the contents of the file in the given format."""
-    if kind == "safetensors":
+    if kind in ("safetensors", "timm"):
         from safetensors.torch import save
 
         return save(state_of(encoder), {"format": "pt", **metadata})
@@ -236,8 +247,8 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def compare(encoder: nn.Module, contents: bytes, name: str, lines: str, kind: str, augment: AugmentConfig) -> float:
-    """Load the file in a fresh process without fastclr and compare its features with those of `encoder`.
+def compare(encoder: nn.Module, files: dict[str, bytes], lines: str, kind: str, augment: AugmentConfig) -> float:
+    """Load the files in a fresh process without fastclr and compare its features with those of `encoder`.
 
     The images are parts of two photographs: white noise is nothing that an encoder is for, and its rounding grows.
 
@@ -252,7 +263,8 @@ def compare(encoder: nn.Module, contents: bytes, name: str, lines: str, kind: st
     with torch.no_grad():
         expected = encoder(images).numpy()
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / name).write_bytes(contents)
+        for name, contents in files.items():
+            (Path(folder) / name).write_bytes(contents)
         np.save(Path(folder) / "images.npy", images.numpy())
         actual = features_without_fastclr(Path(folder), lines, kind)
     if actual.shape != expected.shape:

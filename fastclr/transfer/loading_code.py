@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -11,8 +11,9 @@ from torch import nn
 from fastclr.methods.own_encoder import channels_of
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-FILE = "'<file>'"  # placeholder for the path
-COMPUTATIONS = {
+FILE, FOLDER = "'<file>'", "'local-dir:<folder>'"  # placeholders for the path, and for timm's name of its folder
+WITHOUT_BUILDING = {
+    "timm": f"import timm; encoder = timm.create_model({FOLDER}, pretrained=True).eval()",
     "torchscript": f"import torch; encoder = torch.jit.load({FILE})",
     "pt2": f"import torch; encoder = torch.export.load({FILE}).module()",
     "onnx": f"import onnxruntime; encoder = onnxruntime.InferenceSession({FILE})",
@@ -20,11 +21,25 @@ COMPUTATIONS = {
 
 
 def fill_path(lines: str, path: Path) -> str:
-    """Return `lines` with the placeholder `FILE` replaced by the path."""
-    return lines.replace(FILE, repr(str(path)))
+    """Return `lines` with the placeholders replaced by the path of the file."""
+    return lines.replace(FILE, repr(str(path))).replace(FOLDER, repr(f"local-dir:{path.parent}"))
 
 
-def timm_lines(
+class TimmPlan(NamedTuple):
+    """How timm builds an encoder.
+
+    Args:
+        plain: the encoder, without weights.
+        options: of ``timm.create_model``, beside its name.
+        stem: assignments that then replace layers of its stem, as code.
+    """
+
+    plain: Any
+    options: dict[str, Any]
+    stem: list[str]
+
+
+def timm_plan(
     encoder: nn.Module,
     name: str,
     size: int,
@@ -32,8 +47,8 @@ def timm_lines(
     width: float = 1.0,
     patch_size: int | None = None,
     norm: str = "batch",
-) -> str | None:
-    """Return lines that build a timm encoder and load its safetensors file; one line if timm can build it by name.
+) -> TimmPlan | None:
+    """Return how timm builds an encoder.
 
     Args:
         encoder: the module whose weights the file holds.
@@ -44,7 +59,7 @@ def timm_lines(
         norm: of a ResNet, likewise.
 
     Returns:
-        None unless they give an encoder of the same structure.
+        None unless that gives an encoder of the same structure.
     """
     import timm
 
@@ -64,15 +79,25 @@ def timm_lines(
     stem = stem_lines(encoder, plain)
     if repr(plain) != repr(encoder) or shapes(plain) != shapes(encoder):
         return None
+    return TimmPlan(plain, options, stem)
+
+
+def timm_lines(encoder: nn.Module, name: str, size: int, **shape: Any) -> str | None:
+    """Return lines that build a timm encoder and load its safetensors file; one line if timm can build it by name.
+
+    None unless they give an encoder of the same structure. The arguments are those of `timm_plan`.
+    """
+    if (plan := timm_plan(encoder, name, size, **shape)) is None:
+        return None
     arguments = "".join(
         f", {key}={f'timm.layers.{value.__name__}' if isinstance(value, type) else repr(value)}"
-        for key, value in options.items()
+        for key, value in plan.options.items()
     )
-    if not stem:
+    if not plan.stem:
         made = f"timm.create_model({name!r}, num_classes=0{arguments}, checkpoint_path={FILE})"
         return f"import timm; encoder = {made}.eval()"
     lines = ["import timm, torch", "from safetensors.torch import load_file"]
-    lines += [f"encoder = timm.create_model({name!r}, num_classes=0{arguments})", *stem]
+    lines += [f"encoder = timm.create_model({name!r}, num_classes=0{arguments})", *plan.stem]
     return "\n".join([*lines, f"encoder.load_state_dict(load_file({FILE})); encoder.eval()"])
 
 

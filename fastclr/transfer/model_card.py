@@ -8,10 +8,11 @@ from typing import Any
 
 from fastclr import __version__
 from fastclr.environment import read_environment
+from fastclr.files import fits
 from fastclr.methods import METHODS
 from fastclr.methods.own_encoder import is_own
 from fastclr.methods.start import timm_title
-from fastclr.training.results import score_rows
+from fastclr.training.results import read_results, score_rows
 from fastclr.training.run import Run
 
 MARK = "<!-- model card written by fastclr -->"
@@ -19,6 +20,9 @@ TOWERS = (
     "The text tower is there too, and the tokens that it takes. Both towers embed into one space, not at unit length: "
     "cosines compare an image and a text."
 )
+LIBRARIES = {"timm": "timm", "onnx": "onnx"}  # whose loading code hubs show
+DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}  # their names on the Hugging Face Hub
+INDEXED = {"knn": "kNN", "probe": "linear classifier"}  # results that other models have too
 USE = """\
 Image features for nearest neighbours, clustering, linear classifiers and fine-tuning. The encoder is not a classifier,
 and it inherits the biases of its training images. Nothing beyond the scores above was evaluated."""
@@ -37,12 +41,6 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
     config, method = run.config, METHODS[run.config.method]
     title = method.title
     words = "with captions, " if method.uses_texts else ""
-    head = [
-        "---",
-        *([f"license: {json.dumps(licence)}"] if licence else []),
-        f"tags: [{config.method}, self-supervised]",
-        "---",
-    ]
     load = f"```python\n{lines}\n```" if lines is not None else only_weights(config.encoder)
     environment = read_environment(run.folder)
     trained = (
@@ -51,7 +49,7 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
         else "\n".join(["| | |", "|---|---|", *(table_row(name, value) for name, value in environment.items())])
     )
     blocks = [
-        "\n".join(head),
+        front_matter(run, kind, licence),
         MARK,
         f"# {config.encoder}, {title}",
         f"An image encoder, trained by {title} with fastclr {__version__}; format: {kind}. "
@@ -67,6 +65,35 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
         f"## Licence\n\n{licence or 'Not stated.'}",
     ]
     return "\n\n".join(blocks) + "\n"
+
+
+def front_matter(run: Run, kind: str, licence: str | None) -> str:
+    """Return the card's head in YAML, each value as JSON: what hubs list a model by.
+
+    The accuracies are those of the frozen features, by kNN and by a linear classifier, as shares of 1.
+    """
+    config = run.config
+    values: dict[str, Any] = {"license": licence} if licence else {}
+    values["tags"] = [config.method, "self-supervised"]
+    values["pipeline_tag"] = "image-feature-extraction"
+    values["library_name"] = LIBRARIES.get(kind, "fastclr")
+    name = Path(config.data).name
+    if name in DATASETS:
+        values["datasets"] = [DATASETS[name]]
+    if config.init is None and config.pretrained:
+        values["base_model"] = timm_title(config.encoder).replace("timm's ", "timm/")
+    results = [
+        {
+            "task": {"type": "image-classification", "name": f"{title} on frozen features"},
+            "dataset": {"type": DATASETS.get(name, name), "name": name},
+            "metrics": [{"type": "accuracy", "name": "top-1", "value": stored["accuracy"]}],
+        }
+        for entry, title in INDEXED.items()
+        if isinstance(stored := read_results(run).get(entry), dict) and fits(stored.get("accuracy"), float)
+    ]
+    if results:
+        values["model-index"] = [{"name": f"{config.encoder}, {METHODS[config.method].title}", "results": results}]
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in values.items()), "---"])
 
 
 def origin(run: Run) -> str | None:

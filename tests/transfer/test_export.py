@@ -184,7 +184,7 @@ def test_a_missing_package_is_named_with_its_extra(
 def test_the_card_states_what_is_known(tmp_path: Path) -> None:
     run = stored_run(tmp_path / "run", "resnet18", 32, width=0.125)
     card = export_run(run, check=False).card.read_text()
-    assert card.startswith("---\ntags:") and "license:" not in card
+    assert card.startswith("---\ntags:") and "model-index" not in card and "license:" not in card
     assert card.count("not evaluated") == 3 and "Not stated." in card and "Not recorded." in card
     assert "`pictures`" in card and "a/b" not in card  # no folders of a machine
     assert "the scores are of, the encoder that was trained." in card
@@ -241,7 +241,7 @@ def test_an_encoder_that_amplifies_rounding_is_compared_by_its_own(monkeypatch: 
             return (encoder.maps(images).flatten(2).sum(2) / 30**2 + 2000.0 - 2000.0).numpy() + 1.2e-4
 
     monkeypatch.setattr(fastclr.transfer.export, "features_without_fastclr", other_order)
-    error = fastclr.transfer.export.compare(encoder, b"", "x.onnx", "", "onnx", AugmentConfig.cifar(32))
+    error = fastclr.transfer.export.compare(encoder, {}, "", "onnx", AugmentConfig.cifar(32))
     assert fastclr.transfer.export.TOLERANCE < error < 0.01
     # of photographs: neighbouring pixels are alike, and no two images are the same
     assert inputs[0].shape == (4, 3, 32, 32) and float(inputs[0].diff(dim=3).abs().mean()) < 0.3 * float(
@@ -250,4 +250,4 @@ def test_an_encoder_that_amplifies_rounding_is_compared_by_its_own(monkeypatch: 
     assert len({image.sum().item() for image in inputs[0]}) == 4
     monkeypatch.setattr(fastclr.transfer.export, "features_without_fastclr", lambda *_: other_order(*_) * 1.01)
     with pytest.raises(ValueError, match=r"features differ by .* more than the allowed"):
-        fastclr.transfer.export.compare(encoder, b"", "x.onnx", "", "onnx", AugmentConfig.cifar(32))
+        fastclr.transfer.export.compare(encoder, {}, "", "onnx", AugmentConfig.cifar(32))

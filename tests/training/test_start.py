@@ -67,9 +67,8 @@ def test_a_run_starts_from_a_file_and_goes_on_without_it(
     # a network from random weights, as for `finetune --from-scratch`, takes nothing of the file
     torch.manual_seed(tiny.seed)
     assert torch.equal(build_model(run.config).encoder.conv1.weight, plain["encoder.conv1.weight"])  # type: ignore[arg-type]
-    card = model_card(
-        run, "safetensors", None, {"input_size": [3, 32, 32], "crop_pct": 1.0, "mean": None, "interpolation": ""}, None
-    )
+    inputs = {"input_size": [3, 32, 32], "crop_pct": 1.0, "mean": None, "interpolation": "", "colours": "RGB"}
+    card = model_card(run, "safetensors", None, inputs, None)
     assert "## Starting weights\n\n`start.pth`" in card and str(tmp_path) not in card
 
 
@@ -92,7 +91,7 @@ def test_every_method_starts_from_the_file(method: str, tiny: PretrainConfig, we
     own = training.method.state_dict()
     places = [name for name in own if name.endswith("conv1.weight") and "layer" not in name]
     assert "encoder.conv1.weight" in places and len(places) == (
-        2 if method in ("moco-v1", "moco-v2", "moco-v3", "byol") else 1
+        2 if method in ("moco-v1", "moco-v2", "moco-v3", "byol", "dino") else 1
     )
     for place in places:
         for name, tensor in stored.items():

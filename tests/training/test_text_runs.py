@@ -28,7 +28,7 @@ from fastclr.training.run import Run
 from fastclr.training.stopping import Interrupted
 
 DATA = coarse_shapes(48)
-TIMES = {"images_per_s", "train_s", "first_step_s"}
+TIMES = {"images_per_s", "train_s", "first_step_s", "processor_s", "peak_bytes"}
 STEPS = 12  # four epochs of three: a queue of 64 keys goes round three times
 
 

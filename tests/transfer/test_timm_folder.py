@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from export_cases import StoredRun, stored_run
 from timm.data import create_transform, resolve_model_data_config
 
+from fastclr.augment import AugmentConfig
+from fastclr.methods.encoders import build_encoder
 from fastclr.training.run import Run
 from fastclr.transfer.export import export_run
 
@@ -78,6 +81,34 @@ def test_what_timm_has_no_name_for_is_refused(
     assert not (tmp_path / "new").exists()
 
 
+class Bands(StoredRun):
+    """A run of images of any number of channels."""
+
+    def load_encoder(self) -> torch.nn.Module:
+        """Build its encoder."""
+        config = self.config
+        torch.manual_seed(7)
+        options = {"stem": config.stem, "size": config.augment.size, "norm": config.norm}
+        return build_encoder(config.encoder, channels=config.augment.channels, **options)
+
+
+def test_channels_are_options_and_layer_norm_is_none(tmp_path: Path) -> None:
+    """A layer that timm takes as a Python class cannot stand in a config.json."""
+    run = stored_run(tmp_path / "run", "resnet18", 64, stem="imagenet")
+    five = AugmentConfig(64, channels=5, jitter=(0.8, 0.8, 0, 0), gray_p=0)
+    bands = Bands(run.folder, dataclasses.replace(run.config, augment=five))
+    done = export_run(bands, "timm", tmp_path / "five", check=False)
+    loaded: Any = timm.create_model(f"local-dir:{done.path.parent}", pretrained=True).eval()
+    images = torch.randn(2, 5, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), bands.load_encoder().eval()(images), rtol=0, atol=1e-6)
+    wanted = resolve_model_data_config(loaded)
+    assert [*wanted["mean"], *wanted["std"]] == [0.0] * 5 + [1.0] * 5  # which leaves [0, 1] as it is
+    layers = Bands(run.folder, dataclasses.replace(run.config, norm="layer"))
+    with pytest.raises(ValueError, match=r"cannot hold the options of this encoder \(norm_layer\): use the format"):
+        export_run(layers, "timm", tmp_path / "layers")
+
+
 def test_no_file_of_another_kind_is_replaced(tmp_path: Path) -> None:
     run = stored_run(tmp_path / "run", "resnet18", 32, stem="imagenet")
     with pytest.raises(ValueError, match=r"config\.json already exists"):
@@ -96,15 +127,15 @@ def test_no_file_of_another_kind_is_replaced(tmp_path: Path) -> None:
 
 def test_the_head_of_the_card_is_what_hubs_read(tmp_path: Path) -> None:
     """As huggingface_hub, which comes with timm, reads and checks it."""
-    from dataclasses import replace
-
     from huggingface_hub import ModelCard
 
     run = stored_run(tmp_path / "run", "resnet18", 32, stem="imagenet")
     data: Any = ModelCard(export_run(run, "timm", check=False).card.read_text()).data
     assert data.pipeline_tag == "image-feature-extraction" and data.library_name == "timm"
     assert data.eval_results is None and data.datasets is None and data.base_model is None and data.license is None
-    run = StoredRun(run.folder, replace(run.config, data="cifar10", encoder="resnet18.a1_in1k", pretrained=True))
+    run = StoredRun(
+        run.folder, dataclasses.replace(run.config, data="cifar10", encoder="resnet18.a1_in1k", pretrained=True)
+    )
     run.add_result("knn", {"accuracy": 0.5, "k": 5})
     run.add_result("probe", {"accuracy": 0.625, "std": 0.01})
     card = export_run(run, "safetensors", tmp_path / "b.safetensors", check=False, licence="mit").card

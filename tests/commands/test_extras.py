@@ -48,6 +48,7 @@ LACKING = {
     "data table.parquet": "export",
     "pretrain --data pictures --loader dali --batch-size 64 --out run": "dali",
     "pretrain --data shapes --tensorboard --out run": "logging",
+    "pretrain --data shapes --method clip --captions auto --out run": "text",
     "data https://127.0.0.1:9/a.tar": "remote",
     "data scans": "scientific",
 }

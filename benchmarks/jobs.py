@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -39,11 +40,14 @@ class Pool(Generic[Job]):
             raise ValueError(f"jobs must be at least 1, got {jobs}")
         self.jobs, self.following, self.command, self.log, self.ended = jobs, following, command, log, ended
 
-    def run(self) -> None:
-        """Run jobs until there is none that can start; those that run are killed when an exception ends this."""
+    def run(self, until: float = math.inf) -> None:
+        """Run jobs until none can start, or the clock `time.monotonic` is past `until`; then those that run are killed.
+
+        So they are when an exception ends this.
+        """
         running: dict[subprocess.Popen[bytes], Job] = {}
         try:
-            while True:
+            while time.monotonic() < until:
                 while len(running) < self.jobs:
                     job = self.following(list(running.values()))
                     if job is None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ import torch
 
 from fastclr.augment import AugmentConfig
 from fastclr.bench import machine
+from fastclr.bench.jobs import end_with
 from fastclr.data import ImageDataset, Splits, load_splits
 from fastclr.data.label_subsets import label_subset
 from fastclr.device import peak_memory
@@ -184,17 +183,6 @@ def scores(encoder: torch.nn.Module, planned: Planned, images: Images, config: P
         "knn": knn_accuracy(features, k=config.knn_k, temperature=config.knn_temperature),
         "linear": lbfgs_probe(features, seed=planned.seed).scores.top1,
     }
-
-
-def end_with(parent: int) -> None:
-    """End this process when the one that started it has ended, so that two never do the same work."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def main(arguments: list[str]) -> int:

@@ -17,7 +17,6 @@ import os
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from method_run import FACTORS, IMAGES, SEEDS, TOY_IMAGES, TUNING_SEED, UNTRAINE
 from methods_table import missing, table
 
 from fastclr.bench import machine
+from fastclr.bench.jobs import Pool
 from fastclr.files import locked, write_text_atomically
 from fastclr.methods import METHODS
 
@@ -37,7 +37,6 @@ FORMAT = 1
 SAME = ("device", "cpu", "versions", "threads", "malloc", "rehearsal")
 NAMES = (UNTRAINED, *(name for name, method in METHODS.items() if not method.uses_texts))
 TAIL = 2000  # characters of a failed training's output
-POLL_S = 0.2
 
 
 @dataclass
@@ -138,40 +137,26 @@ def call(plan: Plan, options: argparse.Namespace, stored: Callable[[], None]) ->
         stored: called when a result is there.
     """
     end = math.inf if options.budget is None else time.monotonic() + 60 * options.budget
-    running: dict[subprocess.Popen[bytes], Planned] = {}
-    try:
-        while time.monotonic() < end:  # what still runs then is repeated by the next call
-            while len(running) < options.jobs:
-                planned = plan.next(list(running.values()))
-                # how long it takes is not known at first, and no comparison with that is true
-                if planned is None or time.monotonic() + plan.seconds(planned.method) > end:
-                    break
-                running[start(planned, plan, options)] = planned
-            if not running:
-                return
-            time.sleep(POLL_S)
-            for child in [child for child in running if child.poll() is not None]:
-                planned = running.pop(child)
-                report(planned, plan, child.returncode, options)
-                stored()
-    finally:
-        for child in running:
-            child.kill()
-            child.wait()
 
+    def following(running: Sequence[Planned]) -> Planned | None:
+        planned = plan.next(running)
+        # how long it takes is not known at first, and no comparison with that is true
+        late = planned is not None and time.monotonic() + plan.seconds(planned.method) > end
+        return None if late else planned
 
-def start(planned: Planned, plan: Plan, options: argparse.Namespace) -> subprocess.Popen[bytes]:
-    """Start a training; what it says goes to a file."""
-    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("method_run.py"))]
-    command += [planned.method, str(planned.factor), str(planned.seed), "--data", options.data]
-    command += ["--work", str(options.work), "--out", str(plan.folder / f"{planned.name}.json")]
-    command += ["--images", str(options.images), "--parent", str(os.getpid())]
-    command += ["--rehearse"] if options.rehearse else []
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with (options.work / f"{planned.name}.log").open("wb") as log:
-        return subprocess.Popen(
-            command, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-        )
+    def ended(planned: Planned, status: int) -> None:
+        report(planned, plan, status, options)
+        stored()
+
+    def command(planned: Planned) -> list[str]:
+        made = [str(Path(__file__).with_name("method_run.py")), planned.method, str(planned.factor), str(planned.seed)]
+        out = plan.folder / f"{planned.name}.json"
+        made += ["--data", options.data, "--work", str(options.work), "--out", str(out)]
+        made += ["--images", str(options.images), "--parent", str(os.getpid())]
+        return made + (["--rehearse"] if options.rehearse else [])
+
+    pool = Pool(options.jobs, following, command, lambda planned: options.work / f"{planned.name}.log", ended)
+    pool.run(until=end)  # what still runs then is repeated by the next call
 
 
 def report(planned: Planned, plan: Plan, status: int, options: argparse.Namespace) -> None:

@@ -94,10 +94,10 @@ class CPC(OneView):
         """Add the networks of every direction; a ValueError if the patches do not suit the encoder."""
         chosen, dim = self.options, self.width()
         self.side = overlapping_side(self.size, chosen.grid, self.encoder, self.title)
-        if batch_norms(self.encoder):
+        if batch_norms(self.encoder) or batch_norms(self.head):
             warnings.warn(
                 "batch norm can leak: it sees the patches that are to be told beside those before them. Take --norm "
-                "layer, or an encoder without batch norm",
+                "layer or an encoder without batch norm, and --no-head-bn",
                 UserWarning,
                 stacklevel=2,
             )
@@ -111,8 +111,8 @@ class CPC(OneView):
         Predictions are ``[n, directions, steps, grid, grid, D]``, rows and columns as seen from the direction.
         """
         patches = overlapping_patches(rows_of(views), self.options.grid, self.side)
-        h = self.encoder(patches.flatten(0, 2)).unflatten(0, patches.shape[:3])
-        z = self.head(h)
+        features = self.encoder(patches.flatten(0, 2))
+        h, z = (rows.unflatten(0, patches.shape[:3]) for rows in (features, self.head(features)))
         told = []
         for turn, context, predictor in zip(TURNS, self.contexts, self.predictors, strict=False):
             seen = torch.rot90(z, turn, (1, 2)).permute(0, 3, 1, 2)

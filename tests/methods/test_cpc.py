@@ -120,6 +120,18 @@ def test_predictions_are_those_of_every_direction_and_every_embedding_is_of_its_
             torch.testing.assert_close(told[:, d].permute(0, 1, 4, 2, 3), found)
 
 
+def test_a_nonlinear_head_sees_every_patch_as_a_row_and_its_batch_norm_is_warned_of() -> None:
+    config = config_of("cpc", norm="layer", head="mlp", head_layers=2, head_bn=True, encoder="resnet18", width=0.125)
+    with pytest.warns(UserWarning, match="batch norm can leak"):
+        method: Any = METHODS["cpc"].build(config, FACTS)
+    views = torch.rand(1, N, 3, 32, 32)
+    h, (_, z, _) = method.eval()(views)
+    grid = method.options.grid
+    assert z.shape[:3] == (N, grid, grid)
+    patch = overlapping_patches(views[0], grid, method.side)[1, 2, 3][None]
+    torch.testing.assert_close(z[1, 2, 3][None], method.head(method.encoder(patch)), rtol=1e-4, atol=1e-5)
+
+
 def test_layer_norm_takes_the_place_of_batch_norm_and_the_export_says_how(tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder: Any = build_encoder("resnet18", width=0.25, size=32, norm="layer").eval()

@@ -125,7 +125,7 @@ def test_a_nonlinear_head_sees_every_patch_as_a_row_and_its_batch_norm_is_warned
     with pytest.warns(UserWarning, match="batch norm can leak"):
         method: Any = METHODS["cpc"].build(config, FACTS)
     views = torch.rand(1, N, 3, 32, 32)
-    h, (_, z, _) = method.eval()(views)
+    _, (_, z, _) = method.eval()(views)
     grid = method.options.grid
     assert z.shape[:3] == (N, grid, grid)
     patch = overlapping_patches(views[0], grid, method.side)[1, 2, 3][None]

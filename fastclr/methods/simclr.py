@@ -57,7 +57,7 @@ class SimCLR(OneBranch):
     title = "SimCLR"
     Options = SimCLROptions
     cause = "Usual with SimCLR: a rate that is too high, or no warm-up in front of it."
-    tune = "--simclr.temperature, --lr and --lr-scaling, the crops (--augment.crop-scale), --batch-size."
+    tune = "--simclr.temperature, --lr and --lr-scaling, the crops (--crop-scale), --batch-size."
     when = "The first choice: robust, quick to show results, and best understood; likes large batches."
 
     def make_criterion(self) -> nn.Module:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from fastclr.api import pretrain
+from fastclr.augment import AugmentConfig
 from fastclr.cli import main
 from fastclr.commands.preset import parse
 from fastclr.commands.pretrain import PretrainOptions
@@ -42,6 +45,27 @@ def test_a_method_tells_its_options_presets_and_advice(name: str, capsys: pytest
     for preset, config in PRESETS.items():
         listed = text.partition(" presets ")[2].partition(" to tune ")[0].split(", ")
         assert (preset in listed) == (config.method == name)
+
+
+def flags_of(name: str) -> set[str]:
+    """All flags that `pretrain --method NAME` takes."""
+    own = METHODS[name]
+    names = {field.name for owner in (PretrainConfig, PretrainOptions, AugmentConfig) for field in fields(owner)}
+    names |= {f"{own.flags or name}.{field.name}" for field in fields(own.Options)}
+    found = {f"--{each.replace('_', '-')}" for each in {*names, "temperature"}}
+    return found | {f"--{'.'.join([*each[2:].split('.')[:-1], 'no-' + each[2:].split('.')[-1]])}" for each in found}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_advice_names_flags_that_exist(name: str) -> None:
+    method = METHODS[name]
+    for flag in re.findall(r"--[a-z][a-z0-9.-]*", " ".join((method.tune, method.when, method.cause))):
+        assert flag.rstrip(".") in flags_of(name), flag
+
+
+def test_the_page_names_flags_that_exist() -> None:
+    known = set.union(*(flags_of(name) for name in METHODS))
+    assert [flag for flag in re.findall(r"`(--[a-z][a-z0-9.-]*)", PAGE) if flag not in known] == []
 
 
 def test_an_unknown_method_comes_with_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:

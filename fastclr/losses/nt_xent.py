@@ -183,7 +183,7 @@ def _check_gluon(z0: Tensor, precision: str) -> str:
     if not z0.is_cuda:
         raise ValueError(f"impl='gluon' needs CUDA tensors on an H100 or H200, got {z0.device}; use impl='auto'")
     if not TRITON_FOUND or find_spec("triton.experimental.gluon") is None:
-        raise ValueError("impl='gluon' needs Triton 3.6 or newer (pip install -U triton), or use impl='auto'")
+        raise ValueError("impl='gluon' needs Triton 3.6 or newer, which PyTorch 2.11 brings, or impl='auto'")
     rounded = z0.dtype == torch.float32 and matmul_precision(precision, z0.dtype) == "bf16"
     gluon_tile(device_traits(z0.device)[0], torch.bfloat16 if rounded else z0.dtype, z0.shape[1])
     return "gluon"

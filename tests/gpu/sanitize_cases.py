@@ -62,6 +62,9 @@ def loss_cases(device: str, *, few: bool = False) -> Iterator[Case]:
                     yield f"{name}, {dtype}, D {dim}, learnt {learnt}", call
     for precision in () if few else ("tf32", "tf32x3", "bf16"):
         yield f"float32 as {precision}", backward(131, 100, "float32", device, False, {"precision": precision})
+    if device != "cpu" and torch.cuda.get_device_capability()[0] == 9:
+        for dim in (40, 128):
+            yield f"gluon, D {dim}", backward(131, dim, "bfloat16", device, False, {"impl": "gluon"})
     for loss_name in ROW_LOSSES:
         for dtype in dtypes:
             for dim in (37,) if few else (37, 200, 530):
@@ -81,7 +84,7 @@ def backward(pairs: int, dim: int, dtype: str, device: str, learnt: bool, option
         temperature = rest.pop("temperature", 0.2)
         if learnt:
             temperature = torch.tensor(temperature, device=device, requires_grad=True)
-        found = nt_xent(*leaves, temperature, impl="triton", **rest)  # type: ignore[arg-type]
+        found = nt_xent(*leaves, temperature, **{"impl": "triton", **rest})  # type: ignore[arg-type]
         loss = found[0] if isinstance(found, tuple) else found
         loss.sum().backward()
         finite(*(leaf.grad for leaf in leaves), loss)

@@ -39,19 +39,18 @@ GRID = {
     for first in OPERATORS
     for second in OPERATORS
 }
-SINGLE = tuple(name for name in OPERATORS)
 
 
 def best_pair_over_singles(scores: Scores) -> float:
     """Return by how much crop with colour, in the better order, is ahead of the best single operator."""
     pair = max(scores["crop+color"]["linear"], scores["color+crop"]["linear"])
-    return 100 * (pair - max(scores[f"{name}+{name}"]["linear"] for name in SINGLE))
+    return 100 * (pair - max(scores[f"{name}+{name}"]["linear"] for name in OPERATORS))
 
 
 def best_pair_over_pairs(scores: Scores) -> float:
     """Return by how much crop with colour, in the better order, is ahead of the best other pair."""
     own = {"crop+color", "color+crop"}
-    others = (f"{a}+{b}" for a in SINGLE for b in SINGLE if a != b and f"{a}+{b}" not in own)
+    others = (f"{a}+{b}" for a in OPERATORS for b in OPERATORS if a != b and f"{a}+{b}" not in own)
     return 100 * (max(scores[name]["linear"] for name in own) - max(scores[name]["linear"] for name in others))
 
 

@@ -73,11 +73,8 @@ def finding_blocks(finding: dict[str, Any]) -> list[Block]:
     """Return question, effects, scores of the conditions, and what is known not to replicate."""
     blocks: list[Block] = [Paragraph(f"{finding['question']} {finding['source']}.")]
     claims = [claim for claim in finding["claims"] if "mean" in claim]
-    figures = []
     if len(finding["conditions"]) <= MOST_BARS:
-        figures.append(bars(finding))
-    if figures:
-        blocks.append(Charts(figures))
+        blocks.append(Charts([bars(finding)]))
     if claims:
         rows = [(c["title"], c["verdict"], effect_text(c), interval_text(c), seeds_text(c), c["paper"]) for c in claims]
         blocks.append(Table(("claim", "verdict", "effect", "interval", "of each seed", "paper"), rows, "Claims."))

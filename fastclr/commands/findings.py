@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -29,7 +29,7 @@ class RunOptions:
     """Train what the findings need, judge them by a rule fixed before, write a page; goes on where it was stopped."""
 
     tier: TierName = "cpu"
-    """`cpu`: about 20 minutes on 2 cores. `gpu`: full-size trainings. `ci`: a few small ones, which prove nothing."""
+    """`cpu`: an estimated 20 minutes on 2 cores. `gpu`: full-size trainings. `ci`: a few small ones."""
     only: tuple[str, ...] = ()
     """Findings to check, by name. `augmentation-grid` runs alone: 49 pairs."""
     data: str = "shapes"
@@ -136,7 +136,7 @@ def run_suite(options: RunOptions) -> None:
         raise ValueError(void)
 
 
-def store(plan: Plan, out: Path) -> dict[str, object]:
+def store(plan: Plan, out: Path) -> dict[str, Any]:
     """Write the record of what is done so far, and return it."""
     record = make_record(plan, out)
     name = f"findings-{plan.tier.name}-{plan.tier.first_seed}.json"
@@ -144,15 +144,13 @@ def store(plan: Plan, out: Path) -> dict[str, object]:
     return record
 
 
-def show_record(record: dict[str, object], out: Path) -> None:
+def show_record(record: dict[str, Any], out: Path) -> None:
     """Write the page and print the verdicts."""
     path = out / "findings.html"
     content = findings_page(record)
     write_atomically(path, lambda file: file.write(content))
-    findings = record["findings"]
-    if isinstance(findings, list):
-        for finding in findings:
-            for _, claim, verdict, effect, interval, *_ in verdict_rows(finding):
-                said = "  ".join(part for part in (claim, effect, interval) if part)
-                show(one_line(f"{verdict:<13} {finding['name']:<18} {said}"))
+    for finding in record["findings"]:
+        for _, claim, verdict, effect, interval, *_ in verdict_rows(finding):
+            said = "  ".join(part for part in (claim, effect, interval) if part)
+            show(one_line(f"{verdict:<13} {finding['name']:<18} {said}"))
     show(f"\n{path}")

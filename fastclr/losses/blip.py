@@ -15,6 +15,7 @@ from fastclr.losses.row_dots import own_first, share_gradient
 from fastclr.losses.row_inputs import check_ids, check_same_rows, log_add, softplus
 from fastclr.losses.row_loss import Comparison, RowLoss
 from fastclr.losses.scalars import as_number
+from fastclr.losses.tiles import vector_dtype
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -168,7 +169,7 @@ def _share(alpha: float) -> float:
 
 def _class_means(keys: Tensor, classes: Tensor, count: int, deterministic: bool) -> Tensor:
     """The mean key of the class of each of the first `count` keys."""
-    wide = keys.double() if keys.device.type != "mps" else keys
+    wide = keys.to(vector_dtype(keys.device))
     sums = class_sums(wide, classes, deterministic)
     sizes = class_sizes(classes).to(wide.dtype)
     own = classes[:count]

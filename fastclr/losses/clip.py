@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from fastclr.losses.options import RowOptions
+from fastclr.losses.likely_positives import FilteringLoss
 from fastclr.losses.row_inputs import check_ids, check_same_rows, softplus
-from fastclr.losses.row_loss import RowLoss
-from fastclr.losses.scalars import as_number
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
-class CLIPLoss(RowLoss):
+class CLIPLoss(FilteringLoss):
     """``loss_i = (log sum_j exp(s_ij) + log sum_j exp(s_ji)) / 2 - s_ii`` with ``s_ij = scale <a_i, b_j>``.
 
     Replaces ``open_clip.ClipLoss``: the same value and, over a process group, the exact gradient (the original's
@@ -24,28 +17,6 @@ class CLIPLoss(RowLoss):
 
     Source: Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021.
     """
-
-    def __init__(
-        self,
-        temperature: float | Tensor = 0.1,
-        gather_distributed: bool = False,
-        *,
-        margin: float | None = None,
-        **options: Unpack[RowOptions],
-    ) -> None:
-        """Check and store the options.
-
-        Args:
-            margin: leave out texts with ``<a_i, b_j> > <a_i, b_i> + margin`` for an image, likely captions of it too,
-                and images for a text likewise; None for none. The choice has no gradient. For a positive scale.
-            temperature, gather_distributed: as in :class:`fastclr.losses.row_loss.RowLoss`.
-            **options: its other options.
-
-        Raises:
-            TypeError, ValueError: as there, or the margin is not a number.
-        """
-        super().__init__(temperature, gather_distributed, **options)
-        self.margin = None if margin is None else as_number("margin", margin)
 
     def forward(
         self,

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from fastclr.losses.options import RowOptions
+from fastclr.losses.likely_positives import FilteringLoss
 from fastclr.losses.row_inputs import check_ids, check_same_rows, softplus
-from fastclr.losses.row_loss import Comparison, RowLoss
+from fastclr.losses.row_loss import Comparison
 from fastclr.losses.row_stats import dense_part
-from fastclr.losses.scalars import as_number
 from fastclr.parallel import check_same_shape
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
-
-class InfoNCELoss(RowLoss):
+class InfoNCELoss(FilteringLoss):
     """``loss_i = log(e^(s_i) + sum_k e^(<q_i, n_k> / tau)) - s_i`` with ``s_i = <q_i, p_i> / tau``.
 
     The negatives n are a set for all queries (a queue, too), one set per query, or the positives of the other queries.
@@ -27,28 +21,6 @@ class InfoNCELoss(RowLoss):
     Source: van den Oord et al., Representation Learning with Contrastive Predictive Coding, 2018; with a queue, He et
     al., Momentum Contrast for Unsupervised Visual Representation Learning, 2020.
     """
-
-    def __init__(
-        self,
-        temperature: float | Tensor = 0.1,
-        gather_distributed: bool = False,
-        *,
-        margin: float | None = None,
-        **options: Unpack[RowOptions],
-    ) -> None:
-        """Check and store the options.
-
-        Args:
-            margin: leave out negatives with ``<q_i, n_k> > <q_i, p_i> + margin``, likely positives; None for none. The
-                choice has no gradient. For a positive temperature.
-            temperature, gather_distributed: as in :class:`fastclr.losses.row_loss.RowLoss`.
-            **options: its other options.
-
-        Raises:
-            TypeError, ValueError: as there, or the margin is not a number.
-        """
-        super().__init__(temperature, gather_distributed, **options)
-        self.margin = None if margin is None else as_number("margin", margin)
 
     def forward(
         self, query: Tensor, positive: Tensor, negatives: Tensor | None = None, *, ids: Tensor | None = None

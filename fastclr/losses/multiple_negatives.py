@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fastclr.losses.likely_positives import FilteringLoss
 from fastclr.losses.options import RowOptions
 from fastclr.losses.row_inputs import check_ids, check_same_rows, log_add, softplus
-from fastclr.losses.row_loss import Comparison, RowLoss
-from fastclr.losses.scalars import as_number
+from fastclr.losses.row_loss import Comparison
 from fastclr.parallel import check_same_shape
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class MultipleNegativesLoss(RowLoss):
+class MultipleNegativesLoss(FilteringLoss):
     """``loss_i = log(e^(s_ii) + sum over all other documents of e^(s_ij)) - s_ii`` with ``s_ij = <q_i, d_j> / tau``.
 
     The documents are the positives of all queries and any number of hard negatives. Options drop documents that are
@@ -41,18 +41,16 @@ class MultipleNegativesLoss(RowLoss):
         """Check and store the options.
 
         Args:
-            margin: leave out documents with ``<q_i, d_j> > <q_i, d_i> + margin``, likely positives; None for none. The
-                choice has no gradient. For a positive temperature.
             query_query: also sum over the other queries, ``e^(<q_i, q_j> / tau)``.
             document_document: also sum over the other queries' positives, ``e^(<d_i, d_j> / tau)``.
-            temperature, gather_distributed: as in :class:`fastclr.losses.row_loss.RowLoss`.
+            temperature, gather_distributed, margin: as in :class:`fastclr.losses.likely_positives.FilteringLoss`; the
+                margin is for documents.
             **options: its other options.
 
         Raises:
-            TypeError, ValueError: as there, or the margin is not a number.
+            TypeError, ValueError: as there.
         """
-        super().__init__(temperature, gather_distributed, **options)
-        self.margin = None if margin is None else as_number("margin", margin)
+        super().__init__(temperature, gather_distributed, margin=margin, **options)
         self.query_query = query_query
         self.document_document = document_document
 

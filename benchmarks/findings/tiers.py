@@ -78,11 +78,10 @@ class Tier:
         return dataclasses.replace(self.base, augment=AugmentConfig.cifar(self.base.augment.size))
 
 
-# the demo's training, shorter, with more steps an epoch; knn_every 0: evaluated at the end only
+# the demo's training, shorter; knn_every 0: evaluated at the end only
 CPU_BASE = dataclasses.replace(
     PRESETS["demo"],
-    epochs=10,
-    batch_size=128,
+    epochs=12,
     warmup_epochs=1.0,
     knn_every=0,
     knn_k=20,
@@ -92,12 +91,14 @@ CPU_BASE = dataclasses.replace(
     amp="off",
     loader="resident",
 )
-CI_BASE = dataclasses.replace(CPU_BASE, epochs=6, augment=dataclasses.replace(CPU_BASE.augment, size=16), width=0.125)
+CI_BASE = dataclasses.replace(
+    CPU_BASE, epochs=6, batch_size=128, augment=dataclasses.replace(CPU_BASE.augment, size=16), width=0.125
+)
 GPU_BASE = dataclasses.replace(PRESETS["cifar10-short"], knn_every=0, knn_k=20, knn_temperature=0.1, epochs=100)
 
 TIERS = {
     "ci": Tier("ci", CI_BASE, train=600, test=300, seeds=1, margin=1.0),
-    "cpu": Tier("cpu", CPU_BASE, train=3000, test=1000, seeds=5),
-    "grid": Tier("grid", CPU_BASE, train=3000, test=1000, seeds=3),
+    "cpu": Tier("cpu", CPU_BASE, train=4000, test=1000, seeds=5),
+    "grid": Tier("grid", CPU_BASE, train=4000, test=1000, seeds=3),
     "gpu": Tier("gpu", GPU_BASE, train=50_000, test=10_000, seeds=3),
 }

@@ -1,10 +1,10 @@
 """Train CLIP on pictures with captions, then name classes and find pictures by words; no label is used.
 
     pip install 'fastclr[text]'
-    python examples/images_and_words.py [EPOCHS]
+    python examples/images_and_words.py [EPOCHS] [clip|siglip|blip-itc|coca]
 
-The pictures are the built-in shapes, "small red star, top left"; give `fastclr.pretrain` shards, a folder or a CSV of
-your own. The default of 20 epochs takes a few minutes on two cores.
+The pictures are the built-in shapes, "small red star, top left"; give `fastclr.pretrain` shards, a folder, a CSV or a
+Dataset of your own. The default of 20 epochs takes a few minutes on two cores.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from fastclr.training.run import Run
 PROMPTS = ["small red {}, top", "large blue {}, centre", "medium green {}, left", "large grey {}, bottom right"]
 
 
-def main(epochs: int, folder: Path) -> None:
+def main(epochs: int, name: str, folder: Path) -> None:
     """Train, and print how often the first answer is right."""
-    fastclr.pretrain("shapes", preset="shapes-clip", out=folder, epochs=epochs, device="cpu", knn_every=0)
+    fastclr.pretrain("shapes", preset=f"shapes-{name}", out=folder, epochs=epochs, device="cpu", knn_every=0)
     run = Run.open(folder)
     tokenize, towers = run.load_tokenizer(), run.load_method()  # any other process finds them in the folder too
     method: Any = towers
@@ -55,5 +55,6 @@ def main(epochs: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 20, Path(name) / "run")
+    asked = dict(enumerate(sys.argv))
+    with tempfile.TemporaryDirectory() as work:
+        main(int(asked.get(1, 20)), asked.get(2, "clip"), Path(work) / "run")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import html
 import os
 from collections.abc import Iterator, Sequence, Sized
 from functools import cached_property
@@ -35,7 +36,7 @@ from fastclr.training.config import PretrainConfig
 from fastclr.training.evaluation import can_evaluate
 from fastclr.training.image_text import RetrieveOptions, ZeroshotOptions, retrieve_pairs, zeroshot
 from fastclr.training.images import ImageOptions
-from fastclr.training.keywords import configure, options_of, take
+from fastclr.training.keywords import configure, options_of, plain, take, take_images
 from fastclr.training.phases import ExtensionKind
 from fastclr.training.results import read_results
 from fastclr.training.run import Run as Folder
@@ -90,6 +91,14 @@ class Run:
     def __repr__(self) -> str:
         """Return how the run is opened."""
         return f"fastclr.Run({str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        """Return the report, as a page within the page, where a notebook shows a run."""
+        path = self.folder / "report.html"
+        if not path.is_file():
+            return f"<code>{html.escape(repr(self))}</code>"
+        page = html.escape(path.read_text(encoding="utf-8"))
+        return f'<iframe sandbox srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
     @property
     def folder(self) -> Path:
@@ -173,7 +182,7 @@ class Run:
     def zeroshot(
         self,
         *,
-        data: str | os.PathLike[str] | None = None,
+        data: str | os.PathLike[str] | Sized | None = None,
         labels: str | os.PathLike[str] | None = None,
         prompts: Sequence[str] = PROMPTS,
         names: Sequence[str] | os.PathLike[str] | None = None,
@@ -182,7 +191,8 @@ class Run:
         """Classify images by the names of their classes; see ``fastclr zeroshot``. On one process alone.
 
         Args:
-            data: labelled images: their test split, or all where there is none. Default: the run's own test images.
+            data: labelled images, as for `fastclr.pretrain`: their test split, or all where there is none. Default: the
+                run's own test images.
             labels: CSV file with their classes. Default: folders; for the run's images as in the run.
             prompts: texts with ``{}`` in place of the name of a class; their embeddings are averaged.
             names: of the classes, in their order, or a file with one a line. Default: those of the folders.
@@ -195,13 +205,15 @@ class Run:
             names = ()
         elif isinstance(names, (str, os.PathLike)):
             names = [line.strip() for line in Path(names).read_text(encoding="utf-8").splitlines() if line.strip()]
-        asked = {"data": data, "labels": labels, "prompts": tuple(prompts), "names": tuple(names), "device": device}
-        return zeroshot(self._run, take(ZeroshotOptions, asked), self._images)
+        asked: dict[str, Any] = {"data": plain(data), "labels": labels, "device": device}
+        asked |= {"prompts": tuple(prompts), "names": tuple(names)}
+        given = take_images(asked).get("given_data")
+        return zeroshot(self._run, take(ZeroshotOptions, asked), self._images, given)
 
     def retrieve(
         self,
         *,
-        data: str | os.PathLike[str] | None = None,
+        data: str | os.PathLike[str] | Sized | None = None,
         captions: str | os.PathLike[str] | None = None,
         caption_columns: tuple[str, str] | None = None,
         caption_key: str | None = None,
@@ -210,23 +222,25 @@ class Run:
         """Score the search between images and their captions; see ``fastclr retrieve``. On one process alone.
 
         Args:
-            data: images with captions: their test split, or all where there is none. Default: the run's test images.
+            data: images with captions, as for `fastclr.pretrain`: their test split, or all where there is none.
+                Default: the run's test images.
             captions: where they are. Default: as in the run for its own images, else ``auto``.
             caption_columns: header of the images and of the captions in a table. Default: as in the run.
-            caption_key: of the caption in a .json. Default: as in the run.
+            caption_key: of the captions in a .json, in an item or an .npz. Default: as in the run.
             device: where to compute.
 
         Returns:
             the result by direction, as it stands in ``results.json``.
         """
-        asked = {
-            "data": data,
+        asked: dict[str, Any] = {
+            "data": plain(data),
             "captions": captions,
             "caption_columns": caption_columns,
             "caption_key": caption_key,
             "device": device,
         }
-        return retrieve_pairs(self._run, take(RetrieveOptions, asked), self._images)
+        given = take_images(asked).get("given_data")
+        return retrieve_pairs(self._run, take(RetrieveOptions, asked), self._images, given)
 
     def finetune(self, **options: Unpack[FinetuneKeywords]) -> Trained:
         """Train the whole network on labels, and return it with its scores; see ``fastclr finetune``.

@@ -41,7 +41,7 @@ class DataOptions:
     caption_columns: tuple[str, str] | None = None
     """Header of the images and of the captions in a table. Default: filepath title, and other usual names."""
     caption_key: str = ""
-    """Key of the caption in a .json. Default: caption, captions or text."""
+    """Key of the captions in a .json or an .npz. Default: caption, captions or text."""
     resize_shorter: int | None = None
     """Estimate memory and speed for images shrunk to this shorter side."""
     follow_links: str | None = None

@@ -193,6 +193,11 @@ def numbered(dataset: Listed, kinds: Sequence[str | None]) -> Listed:
     return replace(dataset, labels=labels, classes=classes)
 
 
+def unlabelled(dataset: Listed) -> Listed:
+    """Return `dataset` without its classes."""
+    return replace(dataset, labels=torch.full_like(dataset.labels, -1), classes=())
+
+
 def renumbered(dataset: Listed, classes: tuple[str, ...]) -> Listed:
     """Return `dataset` with its labels translated to indices into `classes`.
 

@@ -113,9 +113,9 @@ def open_images(
     follow_links: str | Path | None,
     captions: CaptionOptions | None,
 ) -> PixelSource | FileSource:
-    """Open a source as `open_source` does, with captions only if they are in the samples or rows of the source."""
+    """Open a source as `open_source` does, with captions only if they are in its samples, rows, items or arrays."""
     if not isinstance(source, (str, os.PathLike)):
-        return PixelSource(type(source).__name__, open_given(source, options))
+        return PixelSource(type(source).__name__, open_given(source, options, captions=captions))
     name, path = str(source), Path(source).expanduser()
     if source == "shapes":
         return PixelSource(name, make_shapes() if captions is None else make_shapes(captions=True))
@@ -128,9 +128,9 @@ def open_images(
     if not path.is_dir() and not path.is_file():
         return FileSource(name, index_shards(find_shards(str(path)), str(path), captions))
     if path.suffix.lower() in array_file.SUFFIXES and path.is_file():
-        return PixelSource(name, array_file.read_arrays(path, options))
+        return PixelSource(name, array_file.read_arrays(path, options, captions))
     if path.is_file() and is_table(path.name):
-        return FileSource(name, index_tables({path.name: path}, str(path)))
+        return FileSource(name, index_tables({path.name: path}, str(path), captions))
     if path.is_file() and is_caption_table(path.name):
         return FileSource(name, index_caption_table(path, captions))
     follow = None if follow_links is None else Path(follow_links).expanduser()
@@ -151,7 +151,7 @@ def open_images(
         return FileSource(name, index_shards(shards, str(path), captions))
     if path.is_dir() and is_table_folder(files):
         tables = {file: (path / file).resolve() for file in files.names if is_table(file)}
-        return FileSource(name, index_tables(tables, str(path)))
+        return FileSource(name, index_tables(tables, str(path), captions))
     if path.is_file() and any(file.lower().endswith(".cls") for file in files.names):
         return FileSource(name, index_shards({path.name: path}, str(path), captions))
     images = image_names(files.names)

@@ -30,11 +30,11 @@ class DataOptions:
     labels: str | None = None
     """CSV file with the columns name (or file_name) and label that gives the classes; without it, folders do."""
     captions: str | None = None
-    """Captions: `auto` (.txt, else .json, beside images or in samples; columns of a .csv), `txt`, `json` or a .csv."""
+    """Captions: `auto` (.txt, else .json, beside images or in samples; columns of a table), `txt`, `json` or a .csv."""
     caption_columns: tuple[str, str] | None = None
-    """Header of the images and of the captions in a .csv or .tsv. Default: filepath title, and other usual names."""
+    """Header of the images and of the captions in a .csv, .tsv, .parquet or .arrow. Default: the usual names."""
     caption_key: str = ""
-    """Key of the caption in a .json. Default: caption, captions or text."""
+    """Key of the captions in a .json, an item of a Dataset or an .npz. Default: caption, captions or text."""
     data_root: str = "data"
     """Folder with the files of `cifar10`, `cifar100` and `stl10`."""
     download: bool = False

@@ -15,7 +15,7 @@ from fastclr.data.decoded_set import ImageDataset, Splits
 from fastclr.data.image_source import LoadOptions, Split
 from fastclr.data.label_subsets import strata, stratified
 from fastclr.data.loader_choice import ChosenKind, LoaderKind
-from fastclr.data.make_sets import label_splits, renumbered
+from fastclr.data.make_sets import label_splits, renumbered, unlabelled
 from fastclr.sources.captions import CaptionOptions
 from fastclr.sources.entries import Entry
 from fastclr.sources.label_file import Labels
@@ -49,10 +49,10 @@ class PixelSource:
         Raises:
             ValueError: they have none.
         """
-        if options.is_table or any(dataset.captions is None for dataset in self.datasets.values()):
+        if options.place != "auto" or any(dataset.captions is None for dataset in self.datasets.values()):
             raise ValueError(
-                f"captions={options.place!r} is for image files and shapes, and {self.name} holds pixels without "
-                "captions: store the images as files, with captions beside them or in a table"
+                f"captions={options.place!r} cannot be had for {self.name}, which holds pixels: only captions='auto', "
+                "for shapes, or for a Dataset or arrays that have captions; store other images as files"
             )
         return self
 
@@ -74,7 +74,8 @@ class PixelSource:
 
     def load_test(self, classes: tuple[str, ...], kind: ChosenKind, options: DecodeOptions) -> ImageDataset:
         """Return the test split; it lies in memory whatever ``kind`` says."""
-        return renumbered(self.datasets.get("test", self.datasets["train"]), classes)
+        images = self.datasets.get("test", self.datasets["train"])
+        return renumbered(images if classes or images.captions is None else unlabelled(images), classes)
 
     def listed(self, split: Split) -> tuple[list[Entry], tuple[str, ...]]:
         """Return the images of one split or of all, each with its split as the first part of its name, and classes."""

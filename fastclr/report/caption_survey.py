@@ -8,6 +8,7 @@ from fastclr.data.file_source import FileSource
 from fastclr.data.image_source import ImageSource
 from fastclr.data.pixel_source import PixelSource
 from fastclr.report.spread import Spread, spread
+from fastclr.sources.captions import NO_CAPTION
 
 Named = tuple[tuple[str, str], ...]
 
@@ -40,6 +41,8 @@ def survey_captions(source: ImageSource) -> CaptionSurvey | None:
         without = source.contents.uncaptioned or ()
     elif isinstance(source, PixelSource):
         found = [captions for dataset in source.datasets.values() for captions in dataset.captions or ()]
+        left_out = [item for dataset in source.datasets.values() for item in dataset.skipped]
+        without = tuple((name, reason) for name, reason in left_out if reason.startswith(NO_CAPTION))
     if not found:
         return None
     texts = [text for captions in found for text in captions]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from fastclr.sources.entries import Entry, Source
 
@@ -13,6 +16,7 @@ MAX_BYTES = 2**20  # of a file with the captions of one image
 MAX_CHARACTERS = 10_000  # of one caption; text towers read the first hundred words
 JSON_KEYS = ("caption", "captions", "text")
 SHOWN = 5
+NO_CAPTION = "no caption: "
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,12 @@ class CaptionOptions:
 
     Args:
         place: ``txt`` or ``json``: files of this kind, beside the images or in their samples; ``auto``: the ``.txt`` of
-            an image, else its ``.json``, or what the source itself has; otherwise the path of a table, see
-            :mod:`fastclr.sources.caption_table`.
-        key: key of the caption in a ``.json``; empty: the first of ``caption``, ``captions`` and ``text``.
-        columns: header of the images and of the captions in a table; None: as `caption_table` says.
+            an image, else its ``.json``, or what the source itself has (a column, an array, the items of a Dataset);
+            otherwise the path of a table, see :mod:`fastclr.sources.caption_table`.
+        key: of the captions in a ``.json``, an item or a ``.npz``, or their column in parquet and Arrow; empty: the
+            first of `JSON_KEYS`, in items and columns also ``title``.
+        columns: header of the images and of the captions in a table; None: as `caption_table` says, and in parquet and
+            Arrow as for ``key``.
 
     Raises:
         ValueError: a value is empty.
@@ -45,6 +51,12 @@ class CaptionOptions:
     def is_table(self) -> bool:
         """Whether a table was named."""
         return self.place not in KINDS
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns of images with captions, or the entries of an item, that may hold these; the first one counts."""
+        own = self.columns[1] if self.columns else self.key
+        return (own,) if own else (*JSON_KEYS, "title")
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -84,6 +96,21 @@ def read_captions(content: bytes, suffix: str, key: str = "") -> tuple[str, ...]
     return clean(texts)
 
 
+def captions_of(value: Any) -> tuple[str, ...] | str:
+    """Return the captions in a text, in bytes of UTF-8, or in a list or array of these; or why there are none."""
+    if value is None:
+        return "it has none"
+    found = value.reshape(-1).tolist() if isinstance(value, np.ndarray) else value
+    texts = list(found) if isinstance(found, (list, tuple)) else [found]
+    try:
+        texts = [text.decode() if isinstance(text, bytes) else text for text in texts if text is not None]
+        if odd := [text for text in texts if not isinstance(text, str)]:
+            return f"a caption must be text or a list of texts, got {type(odd[0]).__name__}"
+        return clean(texts)
+    except ValueError as error:  # bytes that are no UTF-8 among them
+        return str(error)
+
+
 def clean(texts: Iterable[str]) -> tuple[str, ...]:
     """Return texts with single spaces between their words, without empty ones and without repetitions.
 
@@ -96,8 +123,9 @@ def clean(texts: Iterable[str]) -> tuple[str, ...]:
         if len(text) > MAX_CHARACTERS:
             raise ValueError(f"a caption has {len(text)} characters, more than {MAX_CHARACTERS}")
         try:
-            text.encode()  # half of a surrogate pair, which JSON admits, can be written nowhere
-        except UnicodeEncodeError as error:
+            # half of a surrogate pair, which JSON admits, and numbers beyond all characters, which NumPy admits
+            text.encode().decode()
+        except UnicodeError as error:
             raise ValueError("a caption is no text in UTF-8") from error
     if not found:
         raise ValueError("it is empty")
@@ -154,12 +182,22 @@ def attach(source: Source, found: Mapping[str, tuple[str, ...] | str]) -> Source
         for entry in entries:
             captions = found[entry.path]
             if isinstance(captions, str):
-                bad.append((entry.path, f"no caption: {captions}"))
+                bad.append((entry.path, NO_CAPTION + captions))
             else:
                 groups.setdefault(split, []).append(replace(entry, captions=captions))
-    total = sum(map(len, source.groups.values()))
-    if 2 * len(bad) > total:
-        listed = "; ".join(f"{path!a}: {reason.removeprefix('no caption: ')}" for path, reason in bad[:SHOWN])
-        raise ValueError(f"{len(bad)} of the {total} images of {source.files.source} have no caption: {listed}")
+    check_captioned(source.files.source, bad, sum(map(len, source.groups.values())))
     files = replace(source.files, skipped=source.files.skipped + tuple(bad))
     return replace(source, files=files, groups=groups, uncaptioned=tuple(bad))
+
+
+def check_captioned(source: str, bad: Sequence[tuple[str, str]], total: int) -> None:
+    """Raise a ValueError if more than half of the images of a source have no caption.
+
+    Args:
+        source: where they are, for the message.
+        bad: ``(name, reason)`` of those that have none.
+        total: the number of all.
+    """
+    if 2 * len(bad) > total:
+        listed = "; ".join(f"{path!a}: {reason.removeprefix(NO_CAPTION)}" for path, reason in bad[:SHOWN])
+        raise ValueError(f"{len(bad)} of the {total} images of {source} have no caption: {listed}")

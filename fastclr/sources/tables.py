@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastclr.sources.byte_ranges import Encoded, Paths, Storage
+from fastclr.sources.captions import CaptionOptions, attach, captions_of
 from fastclr.sources.decode import image_size, is_image_name
 from fastclr.sources.entries import TEST_SPLITS, Entry, Source, split_folders
 from fastclr.sources.folder import Files
@@ -44,21 +45,26 @@ def arrow() -> Any:
     return found
 
 
-def index_tables(tables: dict[str, Path], source: str) -> Source:
+def index_tables(tables: dict[str, Path], source: str, captions: CaptionOptions | None = None) -> Source:
     """List the rows of parquet and Arrow files.
 
     Images are in a column of encoded files, bytes or ``{bytes, path}``; labels in a column of numbers or names, with
-    the names that Hugging Face's metadata gives to numbers. Rows are numbered across the files of a split, sorted by
-    name. The split of a file is the first word of its name, as in ``train-00000-of-00002.parquet``, or its folder.
+    the names that Hugging Face's metadata gives to numbers; captions in a column of texts or of lists of texts. Rows
+    are numbered across the files of a split, sorted by name. The split of a file is the first word of its name, as in
+    ``train-00000-of-00002.parquet``, or its folder.
 
     Args:
         tables: paths by name, with ``/`` between folders.
         source: the folder or file that they come from, for messages.
+        captions: the columns of images and captions, if these are asked for; rows without are left out and named.
 
     Raises:
-        ValueError: a file is damaged, or has no column of images.
+        ValueError: a file is damaged, or has no column of images or of captions, or more than half have no caption.
         ModuleNotFoundError: pyarrow is not installed.
     """
+    if captions is not None and captions.place != "auto":
+        raise ValueError(f"captions={captions.place!r} is for files of text, and {source} has a column of them: auto")
+    told: dict[str, tuple[str, ...] | str] = {}
     words = {name: first_word(name) for name in sorted(tables)}
     folders = split_folders(set(words.values()))
     groups = {
@@ -73,7 +79,7 @@ def index_tables(tables: dict[str, Path], source: str) -> Source:
     for split, names in (groups or {"train": list(words)}).items():
         rows: list[Entry] = []
         for name in names:
-            with opened(tables[name]) as table:
+            with opened(tables[name], captions) as table:
                 kinds, known = table.kinds()
                 classes = classes if len(classes) >= len(known) else known
                 width = len(str(max(len(kinds) - 1, 0)))
@@ -83,6 +89,8 @@ def index_tables(tables: dict[str, Path], source: str) -> Source:
                     for row, (path, kind) in enumerate(zip(paths[name], kinds, strict=True))
                 ]
                 sizes += table.sizes()
+                if captions is not None:
+                    told |= dict(zip(paths[name], table.captions(), strict=True))
         entries[split] = rows
     if not classes:
         numbers = {entry.kind for rows in entries.values() for entry in rows if entry.kind is not None}
@@ -92,7 +100,7 @@ def index_tables(tables: dict[str, Path], source: str) -> Source:
     def stream(wanted: Collection[str]) -> Iterator[tuple[str, Encoded]]:
         remaining = set(wanted)
         for name in paths:
-            with opened(tables[name]) as table:
+            with opened(tables[name], captions) as table:
                 for path, image in zip(paths[name], table.images(), strict=True):
                     if path in remaining:
                         yield path, image
@@ -101,7 +109,7 @@ def index_tables(tables: dict[str, Path], source: str) -> Source:
         files = list(paths)
         places: dict[str, tuple[int, int, int]] = {}
         for number, name in enumerate(files):
-            found = image_places(tables[name])
+            found = image_places(tables[name], captions)
             if found is None:
                 raise ValueError(
                     f"{tables[name]} has its images compressed or in pages: images can be streamed from a folder, an "
@@ -115,7 +123,8 @@ def index_tables(tables: dict[str, Path], source: str) -> Source:
 
     # rows have names without a suffix, which would count as files of unknown kinds
     files = Files(source, (), (), tuple(sizes), stream, storage)
-    return Source(files, {split: rows for split, rows in entries.items() if rows}, classes or None)
+    listed = Source(files, {split: rows for split, rows in entries.items() if rows}, classes or None)
+    return listed if captions is None else attach(listed, told)
 
 
 def first_word(name: str) -> str:
@@ -132,12 +141,13 @@ class Table:
         file: pyarrow's ParquetFile, or a reader of record batches.
         schema: its columns.
         title: its path, for messages.
+        captions: the columns of images and captions, if these are asked for.
 
     Raises:
-        ValueError: it has no column of images.
+        ValueError: it has no column of images, or of captions.
     """
 
-    def __init__(self, file: Any, schema: Any, title: str) -> None:
+    def __init__(self, file: Any, schema: Any, title: str, captions: CaptionOptions | None = None) -> None:
         self.file, self.schema, self.title = file, schema, title
         about: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         for key in ("info", "features"):
@@ -146,10 +156,20 @@ class Table:
         images = [name for name in schema.names if self._kind(name) == "Image"]
         images += [name for name in IMAGES if name in schema.names and self._has_bytes(name)]
         images += [name for name in schema.names if self._has_bytes(name)]
+        there = ", ".join(schema.names) or "none"
+        if captions is not None and captions.columns:
+            images = [name for name in images if name == captions.columns[0]]
         if not images:
-            raise ValueError(f"{title} must have a column of encoded images, got {', '.join(schema.names) or 'none'}")
+            raise ValueError(f"{title} must have a column of encoded images, got {there}")
         self.image = images[0]
         self.label = next((name for name in LABELS if name in schema.names), None)
+        texts = [name for name in (captions.names if captions else ()) if name in schema.names]
+        if captions is not None and not texts:
+            raise ValueError(
+                f"{title} must have a column of captions ({', '.join(captions.names)}), got {there}: "
+                "--caption-columns IMAGES CAPTIONS names it"
+            )
+        self.text = texts[0] if texts else ""
 
     def _kind(self, name: str) -> str:
         """Return what Hugging Face's metadata says that a column is."""
@@ -163,18 +183,25 @@ class Table:
             kind = next((kind.field(i).type for i in range(kind.num_fields) if kind.field(i).name == "bytes"), kind)
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
-    def batches(self, column: str) -> Iterator[list[Any]]:
-        """Yield the values of a column, a few rows at a time."""
+    def batches(self, column: str, *, texts: bool = False) -> Iterator[list[Any]]:
+        """Yield the values of a column, a few rows at a time; texts as bytes, which may be no UTF-8."""
         if hasattr(self.file, "iter_batches"):
             for batch in self.file.iter_batches(ROWS, columns=[column]):
-                yield batch.column(0).to_pylist()
+                values = batch.column(0)
+                yield (texts_as_bytes(values) if texts else values).to_pylist()
             return
         place = self.schema.get_field_index(column)
         for batch in self.file():
-            batch.validate(full=True)  # else offsets of a damaged file would be read through
-            values = batch.column(place)
+            batch.validate()
+            values = texts_as_bytes(batch.column(place)) if texts else batch.column(place)
+            values.validate(full=True)  # else offsets of a damaged file would be read through
             for start in range(0, len(values), ROWS):
                 yield values.slice(start, ROWS).to_pylist()
+
+    def captions(self) -> Iterator[tuple[str, ...] | str]:
+        """Yield the captions of each row, or why it has none."""
+        for values in self.batches(self.text, texts=True):
+            yield from map(captions_of, values)
 
     def images(self) -> Iterator[Encoded]:
         """Yield the image of each row, to be read before the next one is asked for."""
@@ -212,18 +239,34 @@ class Table:
         return kinds, names if len(set(names)) == len(names) else ()
 
 
-def image_places(path: Path) -> list[tuple[int, int]] | None:
+def texts_as_bytes(values: Any) -> Any:
+    """Return an array of texts, or of lists of texts, as one of bytes, so that one that is no UTF-8 stands alone."""
+    pa = arrow()
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    several = pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
+    inner = values.type.value_type if several else values.type
+    if not (pa.types.is_string(inner) or pa.types.is_large_string(inner)):
+        return values
+    kind = pa.large_binary() if pa.types.is_large_string(inner) else pa.binary()
+    if several:
+        kind = (pa.large_list if pa.types.is_large_list(values.type) else pa.list_)(kind)
+    return values.cast(kind)
+
+
+def image_places(path: Path, captions: CaptionOptions | None = None) -> list[tuple[int, int]] | None:
     """Return first byte and size of the image of each row in an Arrow file; None where it is compressed, or parquet."""
     if path.suffix.lower() == ".parquet":
         return None
     pa = arrow()
     places: list[tuple[int, int]] = []
-    with opened(path) as table, pa.memory_map(str(path)) as mapped:
+    with opened(path, captions) as table, pa.memory_map(str(path)) as mapped:
         whole = mapped.read_buffer()
         column = table.schema.get_field_index(table.image)
         for batch in record_batches(pa, whole):
-            batch.validate(full=True)  # else offsets of a damaged file would be read through
+            batch.validate()
             values = batch.column(column)
+            values.validate(full=True)  # else offsets of a damaged file would be read through
             if pa.types.is_struct(values.type):
                 values = values.field("bytes")
             wide = pa.types.is_large_binary(values.type)
@@ -259,13 +302,13 @@ def no_bytes(admit: Any) -> bytes:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Table]:
+def opened(path: Path, captions: CaptionOptions | None = None) -> Iterator[Table]:
     """Open a parquet or Arrow file; whatever is wrong with it becomes a ValueError that names it."""
     pa = arrow()
     try:
         if path.suffix.lower() == ".parquet":
             with pa.parquet.ParquetFile(path) as file:
-                yield Table(file, file.schema_arrow, str(path))
+                yield Table(file, file.schema_arrow, str(path), captions)
         else:
             with pa.memory_map(str(path)) as mapped:
 
@@ -278,7 +321,7 @@ def opened(path: Path) -> Iterator[Table]:
                         whole = pa.ipc.open_file(mapped)
                         return (whole.get_batch(row) for row in range(whole.num_record_batches))
 
-                yield Table(reader, schema_of(pa, mapped), str(path))
+                yield Table(reader, schema_of(pa, mapped), str(path), captions)
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 

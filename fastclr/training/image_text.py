@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fastclr.evaluate.features import evaluation_batches
 from fastclr.evaluate.scores import CONFUSION_UP_TO
 from fastclr.evaluate.zero_shot import PROMPTS
 from fastclr.methods import METHODS
+from fastclr.methods.own_encoder import is_given
 from fastclr.parallel import check_single_process
 from fastclr.sources.captions import CaptionOptions
 from fastclr.sources.label_file import read_labels
@@ -74,7 +76,7 @@ class RetrieveOptions(PlaceOptions):
     caption_columns: tuple[str, str] | None = None
     """Header of the images and of the captions in a table. Default: as in the run."""
     caption_key: str | None = None
-    """Key of the caption in a .json. Default: as in the run."""
+    """Key of the captions in a .json, an item of a Dataset or an .npz. Default: as in the run."""
 
     def where(self, config: PretrainConfig) -> CaptionOptions:
         """Return where the captions are, for a run of this configuration."""
@@ -174,14 +176,18 @@ def own_test(run: Run, config: PretrainConfig, images: Splits | None, what: str)
 
 
 def other_images(
-    source: str, config: PretrainConfig, device: torch.device, captions: CaptionOptions | None, labels: str | None
+    source: str | Sized,
+    config: PretrainConfig,
+    device: torch.device,
+    captions: CaptionOptions | None,
+    labels: str | None,
 ) -> tuple[list[Part], tuple[str, ...]]:
     """Return the test images of a source, or all where it has no test split, and the names of its classes."""
     options = DecodeOptions(config.resize_shorter, config.memory_limit, config.workers or None, reading=config.reading)
     place = locate(source, config.data_root)
     opened = open_source(place, options, config.follow_links, captions)
     if labels is not None:
-        opened = opened.relabelled(read_labels(labels, place))
+        opened = opened.relabelled(read_labels(labels, place if isinstance(place, str) else None))
     try:
         _, classes = opened.listed("test")
         split: Any = "test"
@@ -191,13 +197,16 @@ def other_images(
     return list(opened.load_listed(split, "auto", options, device)), classes
 
 
-def zeroshot(run: Run, options: ZeroshotOptions, images: Splits | None = None) -> dict[str, Any]:
+def zeroshot(
+    run: Run, options: ZeroshotOptions, images: Splits | None = None, given: Sized | None = None
+) -> dict[str, Any]:
     """Classify images by the names of their classes, and store the result.
 
     Args:
         run: of a method of images and texts.
         options: what to classify, and the names.
         images: the run's own images, if they are at hand.
+        given: the images, where ``options.data`` only names what a program holds.
 
     Raises:
         ValueError: the run has no text tower, there are no labelled images, or the names are not those of the classes.
@@ -205,12 +214,12 @@ def zeroshot(run: Run, options: ZeroshotOptions, images: Splits | None = None) -
     check_single_process("an evaluation")
     check_texts(run)
     if options.data is None:
-        chosen = {} if options.labels is None else {"labels": options.labels}
-        config = PretrainConfig.from_dict({**run.config.as_dict(), **chosen}) if chosen else run.config
-        parts, classes = own_test(run, config, None if chosen else images, "labelled images")
+        own = options.labels is None
+        config = run.config if own else dataclasses.replace(run.config, labels=options.labels)
+        parts, classes = own_test(run, config, images if own else None, "labelled images")
     else:
-        device = resolve_device(options.device)
-        parts, classes = other_images(options.data, run.config, device, None, options.labels)
+        source = options.data if given is None else given
+        parts, classes = other_images(source, run.config, resolve_device(options.device), None, options.labels)
     if not classes or not any(bool((part.labels >= 0).any()) for part, _ in parts):
         raise ValueError("the images to classify must have labels: folders of classes, or a CSV with --labels")
     names = options.names or tuple(name.replace("_", " ") for name in classes)
@@ -237,13 +246,16 @@ def labelled(images: ImageDataset | ImageIndex) -> ImageDataset | ImageIndex:
     return images if images.labelled else images.select((images.labels >= 0).nonzero().flatten())
 
 
-def retrieve_pairs(run: Run, options: RetrieveOptions, images: Splits | None = None) -> dict[str, Any]:
+def retrieve_pairs(
+    run: Run, options: RetrieveOptions, images: Splits | None = None, given: Sized | None = None
+) -> dict[str, Any]:
     """Score the search between images and their captions, in both directions, and store the result.
 
     Args:
         run: of a method of images and texts.
         options: which images, and where their captions are.
         images: the run's own images, if they are at hand.
+        given: the images, where ``options.data`` only names what a program holds.
 
     Raises:
         ValueError: the run has no text tower, or the images have no captions.
@@ -253,11 +265,16 @@ def retrieve_pairs(run: Run, options: RetrieveOptions, images: Splits | None = N
     captions = options.where(run.config)
     if options.data is None:
         own = (options.captions, options.caption_columns, options.caption_key) == (None, None, None)
-        values = {"captions": captions.place, "caption_columns": captions.columns, "caption_key": captions.key}
-        config = run.config if own else PretrainConfig.from_dict({**run.config.as_dict(), **values})
+        values: dict[str, Any] = {
+            "captions": captions.place,
+            "caption_columns": captions.columns,
+            "caption_key": captions.key,
+        }
+        config = run.config if own else dataclasses.replace(run.config, **values)
         parts, _ = own_test(run, config, images if own else None, "pairs")
     else:
-        parts, _ = other_images(options.data, run.config, resolve_device(options.device), captions, None)
+        source = options.data if given is None else given
+        parts, _ = other_images(source, run.config, resolve_device(options.device), captions, None)
     towers = Towers(run, options.device)
     found = towers.images(parts)
     if not found.captions:
@@ -280,4 +297,6 @@ def retrieve_pairs(run: Run, options: RetrieveOptions, images: Splits | None = N
 
 def result_name(kind: str, data: str | None) -> str:
     """Return the name of a result: other images than the run's own have theirs in it."""
-    return kind if data is None else f"{kind}-{Path(data).name}"
+    if data is None:
+        return kind
+    return f"{kind}-{data[1:-1].rpartition('.')[2] if is_given(data) else Path(data).name}"

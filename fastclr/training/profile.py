@@ -18,7 +18,7 @@ from fastclr.augment import SimCLRAugment
 from fastclr.augment.images import RaggedImages
 from fastclr.data import Batch, ImageDataset, ImageIndex, Splits
 from fastclr.device import peak_memory, uses_bf16
-from fastclr.methods import Method
+from fastclr.methods import METHODS, Method
 from fastclr.parallel import check_single_process
 from fastclr.training.build import Training, augment_device, build
 from fastclr.training.config import PretrainConfig
@@ -337,7 +337,10 @@ def count_syncs(step: Callable[[], None]) -> int:
 
 
 def synthetic_data(config: PretrainConfig) -> Splits:
-    """Return random images for four steps: of the views' size if small, otherwise photos of common shapes."""
+    """Return random images for four steps: of the views' size if small, otherwise photos of common shapes.
+
+    A method of images and texts gets a caption for each, of ten numbers in words.
+    """
     generator = torch.Generator().manual_seed(config.seed)
     count, size, channels = 4 * config.batch_size, config.augment.size, config.augment.channels
     images: torch.Tensor | RaggedImages
@@ -354,7 +357,11 @@ def synthetic_data(config: PretrainConfig) -> Splits:
         )
     ids = torch.arange(count)
     names = tuple(str(index) for index in range(count))
-    return Splits(ImageDataset(images, ids, torch.full_like(ids, -1), (), names, "random images"), None)
+    digits = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    told = tuple((" ".join(digits[int(digit)] for digit in f"{number:010d}"),) for number in range(count))
+    texts = told if METHODS[config.method].uses_texts else None
+    made = ImageDataset(images, ids, torch.full_like(ids, -1), (), names, "random images", captions=texts)
+    return Splits(made, None)
 
 
 def describe_data(config: PretrainConfig, images: ImageDataset | ImageIndex) -> str:

@@ -109,6 +109,34 @@ def test_retrieval(run: fastclr.Run, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert rows["retrieve-t.csv: image to text"].startswith("recall_at_1 100.00%, recall_at_5 100.00%")
 
 
+def test_images_of_a_program(run: fastclr.Run, tmp_path: Path) -> None:
+    """A Dataset or arrays of the pixels of a folder have its scores, as other images and as the run's own."""
+    paths = [tmp_path / "data/test" / kind / f"{number}.png" for kind in COLOURS for number in range(3)]
+    pixels = np.stack([np.asarray(Image.open(path)) for path in paths])
+    labels = np.repeat(np.arange(3), 3)
+    captions = [json.loads(path.with_suffix(".json").read_text())["caption"] for path in paths]
+    items = [
+        {"image": one, "label": kind, "texts": list(texts)}
+        for one, kind, texts in zip(pixels, labels, captions, strict=True)
+    ]
+    asked = {"prompts": ["{}", "a {} thing"], "device": "cpu"}
+    named = [kind.replace("_", " ") for kind in COLOURS]
+    folder, own = run.zeroshot(**asked), run.retrieve(device="cpu")
+    assert run.zeroshot(data=(pixels, labels), names=named, **asked) == folder
+    assert run.zeroshot(data=items, names=named, **asked) == folder
+    assert run.retrieve(data=(pixels, labels, captions), device="cpu") == own
+    assert run.retrieve(data=(pixels, captions), device="cpu") == own
+    assert run.retrieve(data={"train": items[::3], "test": items}, caption_key="texts", device="cpu") == own
+    assert set(run.results) == {
+        *("zeroshot", "zeroshot-tuple", "zeroshot-list"),
+        *("retrieve", "retrieve-tuple", "retrieve-dict"),
+    }
+    given = fastclr.Run(run.folder, data={"train": items[::3], "test": items})
+    assert given.retrieve(caption_key="texts", device="cpu") == own
+    with pytest.raises(TypeError, match="data must be a path, a Dataset with a length or arrays, got int"):
+        run.retrieve(data=7)  # type: ignore[arg-type]
+
+
 def test_refusals(run: fastclr.Run, tmp_path: Path) -> None:
     """What a run cannot be asked is said before its towers are built."""
     with pytest.raises(ValueError, match=r"a prompt must have one {} for the name of the class, got 'red'"):

@@ -16,14 +16,16 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
-from text_cases import TEXT_METHODS, coarse_shapes, make_tiny_pair, text_config
+from text_cases import TEXT_METHODS, Letters, coarse_shapes, make_tiny_pair, text_config
 
 from fastclr.data import make_shapes
 from fastclr.methods import METHODS
 from fastclr.training import loop
+from fastclr.training.build import build
 from fastclr.training.loop import Ended, pretrain_in, train_in
 from fastclr.training.method_presets import with_method
 from fastclr.training.presets import PRESETS
+from fastclr.training.profile import STAGES, StageClock, synthetic_data, whole_and_staged_step
 from fastclr.training.run import Run
 from fastclr.training.stopping import Interrupted
 
@@ -78,6 +80,44 @@ def test_bfloat16_trains_and_the_log_tells_of_the_embeddings(name: str, tmp_path
             assert math.isfinite(record["loss"]) and 0 < record["embedding_std"] <= 1.0001
             assert -1 <= record["positive_cosine"] <= 1 and 0.01 <= record["temperature"] < 1
     assert {p.dtype for p in ended.training.method.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", TEXT_METHODS)
+def test_compiled_methods_of_texts_have_the_same_curve(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Dynamo makes of a method computes the same; the compiler behind it is PyTorch's own affair, and slow."""
+    trace = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, mode: trace(module, backend="aot_eager"))
+    curves = []
+    for mode in ("off", "default"):
+        ended = run(tmp_path / mode, name, compile=mode, log_every=1, epochs=2)
+        curves.append([record["loss"] for record in log_of(ended) if record["kind"] == "train"])
+        torch._dynamo.reset()
+    assert len(curves[0]) == 6 and curves[1] == pytest.approx(curves[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["off", "default"])
+@pytest.mark.parametrize("name", TEXT_METHODS)
+def test_the_stages_of_a_profile_are_the_step_of_the_loop(
+    name: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its towers compiled one by one, as the profile of a compiled method does it, or not."""
+    trace = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, mode: trace(module, backend="eager"))
+    config = text_config(name, data="shapes", batch_size=16, options=TEXT_METHODS[name], compile=mode)
+    one, other = (build(config, data=DATA, tokenizer=Letters(), make=make_tiny_pair) for _ in range(2))
+    whole, staged = whole_and_staged_step(one)[0], whole_and_staged_step(other)[1]
+    for batch in one.loader.epoch(0):
+        clock = StageClock(torch.device("cpu"))
+        whole(batch)
+        staged(batch, clock)
+    assert {*STAGES} - {*clock.read()} == {"loading"}
+    invented = synthetic_data(config).train.captions  # without data
+    assert invented is not None and len(set(invented)) == 64 == len(invented)
+    for key, value in one.method.state_dict().items():
+        torch.testing.assert_close(other.method.state_dict()[key], value, msg=key)
+    torch._dynamo.reset()
 
 
 def test_the_tokens_of_a_run_stay_its_own(tmp_path: Path) -> None:

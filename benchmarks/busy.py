@@ -23,7 +23,7 @@ from fastclr.training.step import train_step
 STEPS = 4  # of a sample: about half a second
 # what a process is started with; the first is what the fastclr command sets for itself
 SETTINGS = {
-    OURS: {"GOMP_SPINCOUNT": "1000"},
+    OURS: {"GOMP_SPINCOUNT": "10000"},
     "torch's default": {},
     "passive": {"OMP_WAIT_POLICY": "passive"},
     "one thread": {"OMP_NUM_THREADS": "1"},

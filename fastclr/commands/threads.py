@@ -12,8 +12,9 @@ from pathlib import Path
 
 SPINS = "GOMP_SPINCOUNT"
 # turns of an idle thread of libgomp before it sleeps. By default it turns for milliseconds, on a core that another
-# process could use; the threads that have work then wait for that process, step after step
-FEW_SPINS = "1000"
+# process could use; the threads that have work then wait for that process, step after step. A thousand turns are
+# better still beside others, but so few that threads which nobody disturbs fall asleep between operations
+FEW_SPINS = "10000"
 POLICY = "OMP_WAIT_POLICY"
 COUNT = "OMP_NUM_THREADS"
 STAT = Path("/proc/stat")
@@ -81,13 +82,9 @@ def thread_count(most: int, cores: int, others: float) -> int:
     """Return how many threads to start beside `others` busy cores of `cores`: as many as are free, 1 to `most`.
 
     Threads work in step, so that one which shares its core with another process holds up all, operation after
-    operation: see docs/training.md for how much. On two cores beside one process, two threads are as fast as one, and
-    nearly twice as fast once that process ends.
+    operation: see docs/training.md for how much.
     """
-    free = cores - math.floor(others + 0.5)
-    if (cores, free) == (2, 1):
-        return most
-    return max(1, min(most, free))
+    return max(1, min(most, cores - math.floor(others + 0.5)))
 
 
 def describe() -> list[str]:

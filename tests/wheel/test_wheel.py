@@ -24,10 +24,12 @@ pytestmark = pytest.mark.slow
 VENV, MACHINE = sys.prefix, platform.machine().replace("_", "-")
 USE = Path(__file__).with_name("use_wheel.py")
 PAGE = "from fastclr.report.pages import page; print(page('title', 'lead', []).endswith(b'</html>'))"
+# a path to the tree must not answer for what is installed
+CLEAN = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def run(*command: str, cwd: Path, **environment: str) -> str:
-    variables = os.environ | environment
+    variables = CLEAN | environment
     result = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -54,7 +56,7 @@ def pip(python: Path, *arguments: str, **variables: str) -> subprocess.Completed
     """Run pip for that Python outside of the tree."""
     command = [sys.executable, "-m", "pip", "--python", str(python), *arguments]
     return subprocess.run(
-        command, cwd=python.parent, env=os.environ | variables, capture_output=True, text=True, check=False
+        command, cwd=python.parent, env=CLEAN | variables, capture_output=True, text=True, check=False
     )
 
 
@@ -123,7 +125,7 @@ def test_a_build_that_fails_says_so_and_keeps_no_record_of_success(dist: Path, t
     compiler.write_text("#!/bin/sh\necho no >&2\nexit 1\n")
     compiler.chmod(0o755)
     build = [sys.executable, "setup.py", "-q", "build", "--build-lib", "built"]
-    cpu = os.environ | {"CXX": str(compiler), "FASTCLR_BUILD": "cpu"}
+    cpu = CLEAN | {"CXX": str(compiler), "FASTCLR_BUILD": "cpu"}
     failed = subprocess.run(build, cwd=tree, env=cpu, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1].startswith("fastclr: the native code does not compile, see above; FASTCLR_BU")

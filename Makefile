@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help install demo test test-slow test-long test-unit test-interpret test-compile test-wheel test-wheels test-bench \
 	test-oldest test-asan bench bench-losses bench-methods bench-compare publish \
-	site test-gpu bench-gpu record ladder imagenet tune tree lint types format wheel-tools wheels clean
+	docs site test-gpu bench-gpu record ladder imagenet tune tree lint types format wheel-tools wheels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -194,6 +194,16 @@ wheels: $(READY)  ## dist/: what is published, an sdist and a manylinux wheel fo
 	FASTCLR_BUILD=$${FASTCLR_BUILD:-cuda} FASTCLR_PYTHONS="$(PYTHONS)" $(BIN)/python -m build --no-isolation --outdir $(BUILT)
 	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude "libtorch*.so" --wheel-dir $(DIST) $(BUILT)/*.whl
 	cp $(BUILT)/*.tar.gz $(DIST)
+
+# the tools of the documentation are in an environment of their own: they need neither torch nor fastclr
+DOCS := build/docs-tools
+$(DOCS)/.ready: docs/_site/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install -q -r $<
+	touch $@
+
+docs: $(DOCS)/.ready  ## the documentation as a site in build/docs, offline; broken links and undocumented names fail
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
 
 clean:  ## remove what was built
 	rm -rf build dist *.egg-info fastclr/*.so fastclr/_build.json

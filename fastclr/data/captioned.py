@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # from n texts to tokens, int64 [n, L] on the CPU, padded to the same L in every call
 Tokenize = Callable[[Sequence[str]], Tensor]
+"""Makes tokens of n texts: int64 ``[n, L]``, padded to one L."""
 
 FIRST_STREAM = 2**63  # Philox stream of the draws of epoch 0; the order of images has the streams from 0 on
 

@@ -13,6 +13,7 @@ from fastclr.sources.folder import Files
 
 ChosenKind = Literal["resident", "dali", "torch"]
 LoaderKind = Literal["auto", "resident", "dali", "torch"]
+"""How images are kept and decoded; "auto" chooses by size, memory and what is installed."""
 
 
 def check_kind(kind: str) -> None:

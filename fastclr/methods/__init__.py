@@ -54,6 +54,7 @@ METHODS: dict[str, type[Method]] = {
     "gan": GAN,
     "supervised": Supervised,
 }
+"""The class of each method, by the name that ``--method`` and `fastclr.pretrain` take."""
 
 __all__ = [
     "BLIPITC",

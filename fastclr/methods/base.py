@@ -27,9 +27,8 @@ from fastclr.methods.groups import Group, parameter_groups
 from fastclr.methods.options import MethodOptions, ModelOptions
 from fastclr.methods.tokenizers import Vocabulary
 
-# V views of N images: one tensor [V, N, 3, S, S], or V tensors [n, 3, S, S] for a subset of the images, or where sizes
-# differ
 Views = Tensor | Sequence[Tensor]
+"""V views of N images: ``[V, N, 3, S, S]``, or V tensors ``[n, 3, S, S]`` of some images, or of several sizes."""
 
 
 @dataclass(frozen=True)

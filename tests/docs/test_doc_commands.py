@@ -1,0 +1,57 @@
+"""Commands in the pages exist, with the options that they are shown with."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from functools import cache
+
+import pytest
+from doc_pages import PAGES, blocks, name_of
+
+from fastclr.cli import COMMANDS, main
+
+COMMAND = re.compile(r"^(?:torchrun .* -m )?fastclr (?!checkpoint,)([a-z0-9-]+)(.*)$", re.MULTILINE)
+
+
+def shown() -> list[tuple[str, str, str]]:
+    """Page, command and the rest of its line, of every command in fenced code."""
+    found = []
+    for page in PAGES:
+        for code in blocks(page, "", "text", "bash", "console"):
+            for name, rest in COMMAND.findall(code.replace("\\\n", " ")):
+                found.append((name_of(page), name, rest.split(" # ")[0]))
+    return found
+
+
+@cache
+def flags(*words: str) -> set[str]:
+    """The options that the help of a command lists."""
+    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+        main([*words, "--help"])
+    return set(re.findall(r"--[a-z][\w.-]*", text.getvalue()))
+
+
+def asked(rest: str) -> list[str]:
+    """The options on a line."""
+    return [word.split("=")[0] for word in shlex.split(rest.replace("...", "")) if word.startswith("--")]
+
+
+def test_commands_exist() -> None:
+    assert [each for each in shown() if each[1] not in COMMANDS] == []
+    assert {name for _, name, _ in shown()} >= set(COMMANDS) - {"info"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_exist(name: str) -> None:
+    wrong = []
+    for page, each, rest in shown():
+        if each == name and asked(rest):
+            first = rest.split()[0]
+            words = (name, first) if name in ("bench", "findings") and not first.startswith("-") else (name,)
+            known = flags(*words)
+            assert len(known) > 1, words
+            wrong += [(page, flag) for flag in asked(rest) if flag not in known]
+    assert wrong == []

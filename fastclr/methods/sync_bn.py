@@ -53,6 +53,21 @@ def _convert_for_cpu(module: nn.Module, group: Any) -> None:
             _convert_for_cpu(child, group)
 
 
+class _SumOverRanks(torch.autograd.Function):
+    """The sum over the processes of a group, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        values = values.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(values, group=group)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        return _SumOverRanks.apply(grad_output, ctx.group), None
+
+
 class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """CPU batch norm over all processes of a group, in two passes: the mean first, then the variance around it.
 
@@ -81,16 +96,14 @@ class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         self._check_input_dim(input)
         if not (self.training or self.running_mean is None):
             return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        from torch.distributed.nn.functional import all_reduce
-
         x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
         over = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
         count = torch.tensor(x.numel() / x.shape[1], dtype=x.dtype)
         distributed.all_reduce(count, group=self.group)
-        mean: Tensor = all_reduce(x.sum(over), group=self.group) / count
+        mean: Tensor = _SumOverRanks.apply(x.sum(over), self.group) / count
         centred = x - mean.view(shape)
-        var: Tensor = all_reduce((centred * centred).sum(over), group=self.group) / count
+        var: Tensor = _SumOverRanks.apply((centred * centred).sum(over), self.group) / count
         if self.training and self.running_mean is not None:
             self._track(mean.detach(), var.detach() * count / (count - 1))
         y = centred * (var + self.eps).rsqrt().view(shape)

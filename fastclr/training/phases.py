@@ -10,6 +10,8 @@ import torch
 ExtensionKind = Literal["cosine-restart", "constant"]
 # epochs that were planned before, the step from which on it holds, and the schedule from there
 Extension = tuple[int, int, str]
+# one cycle needs no decay between cycles, but without one timm remarks on a cosine of a single step
+STEPWISE = {"t_in_epochs": False, "cycle_decay": 0.5}
 
 
 class Phases:
@@ -39,14 +41,12 @@ class Phases:
         from timm.scheduler import CosineLRScheduler
 
         self.optimizer = optimizer
-        first = CosineLRScheduler(
-            optimizer, t_initial=steps - warmup, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
-        )
+        first = CosineLRScheduler(optimizer, t_initial=steps - warmup, warmup_t=warmup, warmup_prefix=True, **STEPWISE)
         self.phases: list[tuple[int, Any]] = [(0, first)]
         for start, end, kind in extensions:
             if end <= start:
                 raise ValueError(f"epochs must leave steps to do: {start} steps are done already, of {end}")
-            cosine = CosineLRScheduler(optimizer, t_initial=end - start, t_in_epochs=False, initialize=False)
+            cosine = CosineLRScheduler(optimizer, t_initial=end - start, initialize=False, **STEPWISE)
             self.phases.append((start, cosine if kind == "cosine-restart" else None))
 
     def step_update(self, step: int) -> None:

@@ -286,7 +286,13 @@ def test_schedule_is_the_papers(options: dict[str, float], warmup: int) -> None:
         assert all(type(r) is float for r in rates)
 
 
-def test_a_step_is_left_after_the_warmup() -> None:
+def test_a_step_is_left_after_the_warmup(caplog: pytest.LogCaptureFixture) -> None:
     config = dataclasses.replace(PretrainConfig(), epochs=1, warmup_share=0.9)
     assert warmup_steps(config, 1) == 0
-    Schedule(config, build_optimizer(config, parameter_groups(nn.Linear(2, 2), config.optimizer)), 1)
+    optimizer = build_optimizer(config, parameter_groups(nn.Linear(2, 2), config.optimizer))
+    schedule, rates = Schedule(config, optimizer, 1), []
+    for step in (0, 1):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == [pytest.approx(peak_lr(config)), 0.0]
+    assert caplog.messages == []  # timm remarks on a cosine of one step, and a toy run is nobody's mistake

@@ -100,7 +100,7 @@ def disassemble(compiled: Any) -> tuple[list[Instruction | str], int, int]:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = run_tool("cuobjdump", "--dump-resource-usage", file.name)
-        listing = run_tool("nvdisasm", "-c", "-hex", file.name)
+        listing = run_tool("nvdisasm", "-c", "-hex", "-ndf", file.name)  # no analysis of data flow
     numbers = [int(found) for found in re.findall(r"(?:REG|STACK):(\d+)", usage)]
     return parse(listing), numbers[0], numbers[1]
 

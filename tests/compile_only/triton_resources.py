@@ -137,7 +137,7 @@ def inspect_binary(compiled: Any) -> Resources:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = run_tool("cuobjdump", "--dump-resource-usage", file.name)
-        listing = run_tool("nvdisasm", "-c", file.name)
+        listing = run_tool("nvdisasm", "-c", "-ndf", file.name)
     opcodes = Counter(re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]+)", listing, re.M))
     names: Counter[str] = Counter()
     for opcode, count in opcodes.items():

@@ -27,6 +27,12 @@ if find_spec("hypothesis"):  # a machine that runs tests/gpu alone may lack it
     settings.load_profile("fastclr")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the files without slow tests where only those are asked for: importing them all takes long."""
+    is_test = collection_path.match("test_*.py") and config.option.markexpr == "slow"
+    return True if is_test and "mark.slow" not in collection_path.read_text() else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Decoded images of tests are kept in a folder of their own, also by the processes that tests start."""

@@ -35,3 +35,8 @@ def test_no_new_module_lies_beside_the_packages() -> None:
 def test_no_two_test_files_have_one_name() -> None:
     names = [path.name for path in (ROOT / "tests").rglob("*.py")]  # folders of tests are no packages
     assert sorted(name for name in set(names) if names.count(name) > 1 and name != "conftest.py") == []
+
+
+def test_slow_tests_are_where_make_test_slow_looks_for_them() -> None:
+    folder = ROOT / "tests" / "interpret"
+    assert [path.name for path in folder.rglob("*.py") if "mark.slow" in path.read_text()] == []

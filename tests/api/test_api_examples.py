@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import run, script
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.slow
@@ -27,16 +25,13 @@ pytestmark = pytest.mark.slow
 )
 def test_example_learns(name: str, batch: int, package: str) -> None:
     pytest.importorskip(package, reason=f"the example needs {package}, of the extra dev")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(EXAMPLES / f"{name}.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    losses = [float(value) for value in re.findall(r"loss (\d+\.\d+)", done.stdout)]
+    said = run(script, EXAMPLES / f"{name}.py")
+    losses = [float(value) for value in re.findall(r"loss (\d+\.\d+)", said.out)]
     chance = math.log(2 * batch - 1)  # NT-Xent of views that are all alike
     assert len(losses) >= 3 and losses[-1] < losses[0] and losses[-1] < 0.92 * chance
     if name == "own_network":
-        assert float(re.findall(r"kNN (\d\.\d+)", done.stdout)[0]) > 0.9
+        assert float(re.findall(r"kNN (\d\.\d+)", said.out)[0]) > 0.9
     if name == "labels_later":
-        scores = [float(score) for score in re.findall(r"accuracy (\d\.\d+)", done.stdout)]
+        scores = [float(score) for score in re.findall(r"accuracy (\d\.\d+)", said.out)]
         assert len(scores) == 2 and min(scores) > 0.6  # chance is a third
-        assert "the encoder has seen them in pretraining" in done.stderr
+        assert "the encoder has seen them in pretraining" in said.err

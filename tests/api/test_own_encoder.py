@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import my_nets
 import pytest
 import torch
@@ -21,6 +23,7 @@ from fastclr import Run
 from fastclr.cli import main
 from fastclr.evaluate import state_hash
 from fastclr.methods.own_encoder import own_encoder
+from fastclr.training import loop
 
 OWN: dict[str, Any] = {name: value for name, value in QUICK.items() if name != "width"}
 
@@ -142,28 +145,21 @@ def test_what_is_no_encoder_is_said(name: str, message: str) -> None:
         own_encoder(name, None, 32)
 
 
+def killed_at_its_sixth_step(pictures: Path, out: Path) -> None:
+    step = loop.train_step
+
+    def stepped(training: Any, batch: Any) -> None:
+        step(training, batch)
+        if training.step == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    loop.train_step = stepped
+    fastclr.pretrain(pictures, encoder=own(), out=out, **OWN)
+
+
 def test_kill_and_resume_end_where_an_undisturbed_run_ends(run: Run, pictures: Path, tmp_path: Path) -> None:
     """Another process is killed at its sixth step, with dropout and batch norm in the network."""
-    script = f"""
-import os, signal, sys
-sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
-import my_nets, torch
-from test_api import QUICK
-import fastclr
-from fastclr.training import loop
-step = loop.train_step
-def stepped(training, batch):
-    step(training, batch)
-    if training.step == 6:
-        os.kill(os.getpid(), signal.SIGKILL)
-loop.train_step = stepped
-QUICK.pop("width")
-torch.manual_seed(0)
-fastclr.pretrain({str(pictures)!r}, encoder=my_nets.Maps(), out={str(tmp_path / "run")!r}, **QUICK)
-"""
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # on which the bits depend
-    done = subprocess.run([sys.executable, "-c", script], env=one_thread, capture_output=True, text=True, check=False)
-    assert done.returncode == -9, done.stderr
+    forked.run(killed_at_its_sixth_step, pictures, tmp_path / "run", status=-signal.SIGKILL)
     ended = Run(tmp_path / "run", encoder=own(seed=5)).resume()
     assert state_hash(ended.encoder) == state_hash(run.encoder)
     names = ("encoder.safetensors", "config.json")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import compare
+import forked
 import imagenet
 import pytest
 import record
@@ -24,12 +25,8 @@ from fastclr.training.presets import PRESETS
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(*command: str, expected: int = 0) -> str:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = (sys.executable, "-W", "ignore", *command)
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == expected, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def run(name: str, *arguments: str, expected: int = 0) -> str:
+    return "".join(forked.run(forked.script, ROOT / "benchmarks" / "publish" / name, *arguments, status=expected))
 
 
 def only(folder: Path) -> dict[str, object]:
@@ -42,7 +39,7 @@ def only(folder: Path) -> dict[str, object]:
 def test_record_is_cut_short_and_gone_on_with(tmp_path: Path, pictures: Path) -> None:
     out, work = tmp_path / "out", tmp_path / "work"
     command = [
-        "benchmarks/publish/record.py",
+        "record.py",
         "--rehearse",
         "--data",
         str(pictures),
@@ -69,7 +66,7 @@ def test_record_is_cut_short_and_gone_on_with(tmp_path: Path, pictures: Path) ->
     again = run(*command)  # nothing left to do
     assert "final kNN" in again and "epoch 1/2" not in again
     real = [
-        "benchmarks/publish/record.py",
+        "record.py",
         "--data",
         str(pictures),
         "--out",
@@ -82,7 +79,7 @@ def test_record_is_cut_short_and_gone_on_with(tmp_path: Path, pictures: Path) ->
 
 @pytest.mark.slow
 def test_imagenet_has_the_stages_and_the_largest_batches(tmp_path: Path) -> None:
-    command = ["benchmarks/publish/imagenet.py", "--rehearse", "--out", str(tmp_path)]
+    command = ["imagenet.py", "--rehearse", "--out", str(tmp_path)]
     assert "case(s) to go" in run(*command, "--minutes", "0.0001")
     run(*command)
     found = only(tmp_path)
@@ -95,7 +92,7 @@ def test_imagenet_has_the_stages_and_the_largest_batches(tmp_path: Path) -> None
         "fastclr", "dense loss", "fastclr, cached gradients", "dense loss, cached gradients",
     ]  # fmt: skip
     assert [row.work for row in largest] == [8] * 4 and "8 images fit" in largest[0].note
-    assert "--data" in run("benchmarks/publish/imagenet.py", "--out", str(tmp_path), expected=2)
+    assert "--data" in run("imagenet.py", "--out", str(tmp_path), expected=2)
 
 
 def test_largest_batch_is_the_last_that_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +138,7 @@ def test_record_is_the_preset_and_its_evaluation(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.slow
 def test_ladder_has_every_rung_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    command = ["benchmarks/publish/ladder.py", "--rehearse", "--out", str(tmp_path)]
+    command = ["ladder.py", "--rehearse", "--out", str(tmp_path)]
     said = run(*command, "--minutes", "0.0001")
     assert "to go" in said
     run(*command)
@@ -150,7 +147,7 @@ def test_ladder_has_every_rung_and_goes_on_where_it_stopped(tmp_path: Path) -> N
     assert {row.provider for row in rows} == {"pytorch", "+augment", "+loss", "+bf16, channels_last", "fastclr"}
     assert all(row.status == "ok" and row.rate and row.parameters["loss"] > 0 for row in rows)
     assert found["missing"] == []
-    assert "give it" not in run("benchmarks/publish/ladder.py", "--out", str(tmp_path), expected=2)
+    assert "give it" not in run("ladder.py", "--out", str(tmp_path), expected=2)
 
 
 @pytest.mark.slow

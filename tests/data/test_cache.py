@@ -6,21 +6,22 @@ import json
 import os
 import shutil
 import stat
-import subprocess
-import sys
 import tarfile
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from forked import start
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from fastclr.augment.images import RaggedImages
-from fastclr.data import ImageDataset, Splits, cache, load_splits
+from fastclr.data import ImageDataset, Splits, cache, decode_many, load_splits
 from fastclr.data.cache import clear, usage
 
 
@@ -318,28 +319,27 @@ def test_a_source_that_changes_while_it_is_read_is_not_kept(
     assert "changed while it was read" in caplog.text and files(store) == []
 
 
-PROCESS = """
-import sys, time
-from pathlib import Path
-from fastclr.data import cache, decode_many, load_splits
-real = decode_many.decode_image
-def slow(*arguments):
-    Path(sys.argv[3], f"decoded-{time.time_ns()}").touch()
-    time.sleep(0.02)
-    return real(*arguments)
-decode_many.decode_image = slow
-print(load_splits(sys.argv[1], cache=sys.argv[2], workers=1).train.fingerprint)
-"""
+def load_slowly(photos: Path, store: Path, log: Path, found: Path) -> None:
+    real = decode_many.decode_image
+
+    def slow(*arguments: Any) -> Any:
+        (log / f"decoded-{time.time_ns()}").touch()
+        time.sleep(0.02)
+        return real(*arguments)
+
+    decode_many.decode_image = slow  # type: ignore[assignment]
+    found.write_text(load_splits(photos, cache=store, workers=1).train.fingerprint)
 
 
 def test_processes_that_start_together_decode_once(photos: Path, store: Path, tmp_path: Path) -> None:
     """The others wait for the first and take what it kept; every file of the folder is decoded by one of them."""
     (tmp_path / "log").mkdir()
-    arguments = [sys.executable, "-c", PROCESS, str(photos), str(store), str(tmp_path / "log")]
-    started = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    prints = {process.communicate(timeout=120)[0].strip() for process in started}
-    assert [process.returncode for process in started] == [0, 0]
-    assert prints == {load_splits(photos).train.fingerprint}
+    found = [tmp_path / "first", tmp_path / "second"]
+    started = [start(load_slowly, photos, store, tmp_path / "log", path) for path in found]
+    for process in started:
+        process.join(120)
+    assert [process.exitcode for process in started] == [0, 0]
+    assert {path.read_text() for path in found} == {load_splits(photos).train.fingerprint}
     assert len(list((tmp_path / "log").iterdir())) == 21
     assert len(files(store)) == 1
 

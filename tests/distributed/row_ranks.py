@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,10 +83,10 @@ def refusal(loss: nn.Module, *inputs: Tensor) -> str:
     return ""
 
 
-def run_rank(rank: int, ranks: int, folder: str) -> None:
+def run_rank() -> dict[Any, Any]:
     """Every loss on this rank's share, in an order all ranks share."""
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
+    distributed.init_process_group("gloo")
+    rank, ranks = distributed.get_rank(), distributed.get_world_size()
     batch = [x[rank] for x in make_batch(ranks)]
     found: dict[str, Any] = {}
     for name in LOSSES:
@@ -111,6 +109,4 @@ def run_rank(rank: int, ranks: int, folder: str) -> None:
         found["empty", name] = [
             refusal(loss, *([torch.stack([x, x], 1)] if name.startswith("sup_con") else [x, x])) for x in (some, none)
         ]
-    torch.save(found, Path(folder) / f"rank{rank}.pt")
-    distributed.destroy_process_group()
-    os._exit(0)  # threads of torch may outlive the interpreter and abort it
+    return found

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -20,6 +18,7 @@ from cached_ranks import (
     make_loss,
     run_rank,
 )
+from forked import on_ranks
 
 from fastclr.losses.contrast_reference import nt_xent
 
@@ -29,9 +28,7 @@ WORLDS = [2, 4]
 @cache
 def results(ranks: int) -> list[dict[str, Any]]:
     """The results of every rank; each world is started once for all tests."""
-    with TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(run_rank, (ranks, folder), nprocs=ranks)
-        return [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]
+    return on_ranks(ranks, run_rank)
 
 
 @pytest.mark.parametrize("micro_batch", MICRO_BATCHES)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,17 +14,17 @@ from typing import Any
 
 import pytest
 import torch
+from few_label_ranks import train
+from forked import on_ranks, run, start
 from tiny_run import TINY
 
+from fastclr.cli import main
 from fastclr.evaluate import state_hash
 from fastclr.training.loop import pretrain_in
 from fastclr.training.run import Run
 from fastclr.transfer.classifier import Trained
 
-SCRIPT = Path(__file__).with_name("few_label_ranks.py")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 TIMES = {"images_per_s", "train_s", "first_step_s", "processor_s", "peak_bytes"}
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 @pytest.fixture(scope="module")
@@ -37,25 +34,16 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path
     return folder
 
 
-def states(pretrained: Path | None, pictures: Path, work: Path, *launcher: str) -> list[list[dict[str, torch.Tensor]]]:
-    """The networks of every rank, tuned and distilled in a copy of the run; without one, pretrained too."""
-    folder = work / "run"
-    if pretrained is not None:
-        shutil.copytree(pretrained, folder)
-    command = [sys.executable, *launcher, str(SCRIPT), str(folder), str(work)]
-    command += [str(pictures)] if pretrained is None else []
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(path, weights_only=True) for path in sorted(work.glob("*.pt"))]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("stages", ["few labels", "v2"])
 def test_two_ranks_end_where_one_process_ends(stages: str, pretrained: Path, pictures: Path, tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
-    start = None if stages == "v2" else pretrained
-    (one,) = states(start, pictures, tmp_path / "one")
-    ranks = states(start, pictures, tmp_path / "two", *TORCHRUN)
+    found = []
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        if stages == "few labels":
+            shutil.copytree(pretrained, folder)
+        found += on_ranks(count, train, folder, pictures if stages == "v2" else None)
+    one, *ranks = found
     assert len(ranks) == 2 and len(one) == (3 if stages == "v2" else 2)
     for rank in ranks:
         for network, expected in zip(rank, one, strict=True):
@@ -76,15 +64,14 @@ def test_killed_five_times_it_ends_bit_for_bit(
     command: str, options: list[str], name: str, pretrained: Path, tmp_path: Path
 ) -> None:
     whole, parts = (Path(shutil.copytree(pretrained, tmp_path / kind)) for kind in ("whole", "parts"))
-    start = [sys.executable, "-m", "fastclr"]
     if command == "distill":
-        teach = [*start, "finetune", str(whole), "--share", "50%", "--epochs", "1", "--batch-size", "16"]
-        subprocess.run([*teach, "--device", "cpu", "--deterministic"], env=ENVIRONMENT, check=True, capture_output=True)
+        teach = ["finetune", str(whole), "--share", "50%", "--epochs", "1", "--batch-size", "16"]
+        assert main([*teach, "--device", "cpu", "--deterministic"]) == 0
         shutil.copytree(whole, parts, dirs_exist_ok=True)
     arguments = [*options, "--device", "cpu", "--deterministic"]
-    subprocess.run([*start, command, str(whole), *arguments], env=ENVIRONMENT, check=True, capture_output=True)
+    assert main([command, str(whole), *arguments]) == 0
     log = parts / name / "seed-0" / "metrics.jsonl"
-    kill_and_repeat([*start, command, str(parts), *arguments], [log], range(1, 6))
+    kill_and_repeat([command, str(parts), *arguments], [log], range(1, 6))
     ours, expected = (Trained.load(folder / name) for folder in (parts, whole))
     assert state_hash(ours.model) == state_hash(expected.model)
     assert ours.result == expected.result
@@ -93,14 +80,13 @@ def test_killed_five_times_it_ends_bit_for_bit(
 def kill_and_repeat(command: list[str], logs: list[Path], moments: Iterable[int]) -> None:
     """Kill a command whenever its logs have so many lines in all, and repeat it, at last to its end."""
     for lines in moments:
-        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and sum(log.read_text().count("\n") for log in logs if log.exists()) < lines:
+        process = start(main, command)
+        while process.is_alive() and sum(log.read_text().count("\n") for log in logs if log.exists()) < lines:
             time.sleep(0.01)
-        assert process.returncode is None, f"it ended before its logs had {lines} lines"
+        assert process.is_alive(), f"it ended before its logs had {lines} lines"
         process.kill()
-        process.wait()
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+        process.join()
+    run(main, command)
 
 
 V2 = [
@@ -126,10 +112,9 @@ V2 += ["--distill.student", "resnet10t", "--distill.student-width", "0.125", "--
 def test_all_stages_killed_five_times_at_random_end_bit_for_bit(pictures: Path, tmp_path: Path) -> None:
     tuned, student = "finetune-50pct", "distill-50pct-resnet10t-0.125x"
     commands = {
-        name: [sys.executable, "-m", "fastclr", "v2", "--data", str(pictures), "--out", str(tmp_path / name), *V2]
-        for name in ("whole", "parts")
+        name: ["v2", "--data", str(pictures), "--out", str(tmp_path / name), *V2] for name in ("whole", "parts")
     }
-    kill_and_repeat(commands["whole"], [], [])
+    assert main(commands["whole"]) == 0
     logs = {
         name: [tmp_path / name / stage / "metrics.jsonl" for stage in (".", f"{tuned}/seed-0", f"{student}/seed-0")]
         for name in commands

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
+from forked import on_ranks
 from ranks import DIM, PAIRS, TEMPERATURE, Model, gradients, make_batch, run_rank
 from torch import Tensor
 
@@ -20,9 +19,7 @@ WORLDS = [1, 2, 4]
 @cache
 def results(ranks: int) -> list[dict[str, Any]]:
     """The results of every rank; each world is started once for all tests."""
-    with TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(run_rank, (ranks, folder), nprocs=ranks)
-        return [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]
+    return on_ranks(ranks, run_rank)
 
 
 def whole_batch(ranks: int) -> list[Tensor]:

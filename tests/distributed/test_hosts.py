@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import run
 from hosts import Host, two_hosts, why_not
 
+from fastclr.cli import main
 from fastclr.training.run import Run
 
 REASON = why_not()
@@ -82,7 +84,7 @@ def pretrain(pictures: Path, folder: Path) -> list[str]:
         "1",
     ]
     options += ["--amp", "off", "--lr", "0.01", "--deterministic"]
-    return ["-m", "fastclr", "pretrain", "--resume", "auto", "--out", str(folder), *options]
+    return ["pretrain", "--resume", "auto", "--out", str(folder), *options]
 
 
 def losses(folder: Path) -> list[float]:
@@ -108,9 +110,8 @@ def wait_for(count: int, folder: Path, main: subprocess.Popen[str]) -> None:
 def test_two_hosts_end_where_one_process_ends_also_after_a_process_and_a_host_are_lost(
     hosts: tuple[Host, Host], pictures: Path, tmp_path: Path
 ) -> None:
-    one = [sys.executable, *pretrain(pictures, tmp_path / "one")]
-    subprocess.run(one, env=hosts[0].environment(), check=True, capture_output=True, timeout=300)
-    command = pretrain(pictures, tmp_path / "two")
+    run(main, pretrain(pictures, tmp_path / "one"))
+    command = ["-m", "fastclr", *pretrain(pictures, tmp_path / "two")]
     nodes = [start(hosts, rank, *command) for rank in range(2)]
     try:
         wait_for(5, tmp_path / "two", nodes[0])

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from method_ranks import CASES, run_rank, train
+from forked import on_ranks
+from method_ranks import CASES, train, train_all
 
 States = dict[str, dict[str, torch.Tensor]]
 
 
-def launch(ranks: int, folder: Path) -> list[States]:
-    torch.multiprocessing.spawn(run_rank, (ranks, str(folder)), nprocs=ranks)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]
-
-
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids=["2 ranks", "4 ranks"])
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[States]:
-    return launch(request.param, tmp_path_factory.mktemp("ranks"))
+def found(request: pytest.FixtureRequest) -> list[States]:
+    return on_ranks(request.param, train_all)
 
 
 @pytest.fixture(scope="module")

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from evaluate_cases import blobs
-from torch import Tensor, distributed, multiprocessing
+from forked import on_ranks
+from torch import Tensor, distributed
 
 from fastclr.evaluate import OnlineProbe
 
 
-def rank(number: int, folder: str) -> None:
+def two_steps() -> tuple[dict[str, Tensor], list[list[float]]]:
     """Take two steps on one's own rows; the ranks have different numbers of labelled images."""
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=number, world_size=2)
+    distributed.init_process_group("gloo")
     probe = OnlineProbe(8, 3)
-    found = [probe.step(*(part.chunk(2)[number] for part in unevenly(step))) for step in range(2)]
-    numbers = [[float(x) for x in step] for step in found]
-    torch.save((probe.state_dict(), numbers), f"{folder}/{number}.pt")
-    distributed.destroy_process_group()
-    os._exit(0)  # threads of torch may outlive the interpreter and abort it
+    mine = distributed.get_rank()
+    found = [probe.step(*(part.chunk(2)[mine] for part in unevenly(step))) for step in range(2)]
+    return probe.state_dict(), [[float(x) for x in step] for step in found]
 
 
 def unevenly(step: int) -> tuple[Tensor, Tensor]:
@@ -30,12 +26,9 @@ def unevenly(step: int) -> tuple[Tensor, Tensor]:
     return h, labels
 
 
-@pytest.mark.slow  # two processes that import torch
-def test_two_ranks_are_one_process(tmp_path: Path) -> None:
-    multiprocessing.spawn(rank, (str(tmp_path),), nprocs=2)
+def test_two_ranks_are_one_process() -> None:
     alone = OnlineProbe(8, 3)
     expected = [[float(x) for x in alone.step(*unevenly(step))] for step in range(2)]
-    for number in range(2):
-        state, numbers = torch.load(tmp_path / f"{number}.pt", weights_only=True)
+    for state, numbers in on_ranks(2, two_steps):
         torch.testing.assert_close(state["linear.weight"], alone.linear.weight.detach(), atol=1e-6, rtol=1e-5)
         assert numbers == [pytest.approx(step, rel=1e-5) for step in expected]

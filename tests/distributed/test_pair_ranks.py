@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
+from forked import on_ranks
 from pair_ranks import LOSSES, PEERS, Model, gradient, make_batch, run_rank
 
 WORLDS = [1, 2, 4]
@@ -17,9 +16,7 @@ WORLDS = [1, 2, 4]
 @cache
 def results(ranks: int) -> list[dict[str, Any]]:
     """What every rank found; a world is started once for all tests."""
-    with TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(run_rank, (ranks, folder), nprocs=ranks)
-        return [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]
+    return on_ranks(ranks, run_rank)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -13,33 +13,27 @@ from typing import Any
 
 import pytest
 import torch
+from forked import on_ranks, run
+from train_ranks import train
 
+from fastclr.cli import main
 from fastclr.training.run import Run
 
-HERE = Path(__file__).parent
 # two busy threads of one process on two cores wait for those of the others
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+FASTCLR = ["-m", "fastclr"]
 
 
 def torchrun(ranks: int, *command: str) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *command]
 
 
-def run(command: list[str]) -> None:
-    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "lars"])
-def test_ranks_end_where_one_process_ends(optimizer: str, pictures: Path, tmp_path: Path) -> None:
-    arguments = [str(HERE / "train.py"), str(tmp_path), str(pictures), optimizer, "20"]
-    run([sys.executable, *arguments])
-    run(torchrun(2, *arguments))
-    run(torchrun(4, *arguments))
-    one = torch.load(tmp_path / "1-0.pt")
+def test_ranks_end_where_one_process_ends(optimizer: str, pictures: Path) -> None:
+    (one,) = on_ranks(1, train, str(pictures), optimizer, 20)
     for size in (2, 4):
-        ranks = [torch.load(tmp_path / f"{size}-{rank}.pt") for rank in range(size)]
+        ranks = on_ranks(size, train, str(pictures), optimizer, 20)
         for name, expected in one["state"].items():
             for found in ranks:
                 torch.testing.assert_close(found["state"][name], expected, rtol=1e-7, atol=1e-9, msg=name)
@@ -57,7 +51,7 @@ def pretrain(folder: Path, pictures: Path, *options: str) -> list[str]:
     start = ["--preset", "demo", "--data", str(pictures), "--out", str(folder)] if not folder.exists() else []
     fixed = ["--width", "0.125", "--batch-size", "32", "--epochs", "6", "--warmup-epochs", "1", "--deterministic"]
     resume = ["--resume", str(folder)] if folder.exists() else fixed
-    return ["-m", "fastclr", "pretrain", *start, *resume, "--device", "cpu", "--log-every", "1", *options]
+    return ["pretrain", *start, *resume, "--device", "cpu", "--log-every", "1", *options]
 
 
 def latest_step(folder: Path) -> int:
@@ -77,15 +71,17 @@ def losses(folder: Path) -> list[float]:
 @pytest.mark.slow
 def test_stopped_on_four_ranks_and_resumed_on_two(pictures: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run([sys.executable, *pretrain(whole, pictures)])
-    process = subprocess.Popen(torchrun(4, *pretrain(parts, pictures)), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    run(main, pretrain(whole, pictures))
+    process = subprocess.Popen(
+        torchrun(4, *FASTCLR, *pretrain(parts, pictures)), env=ENVIRONMENT, stderr=subprocess.DEVNULL
+    )
     wait_for(parts / "metrics.jsonl", 9, process)
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=300)
     stopped = latest_step(parts)
     assert 9 <= stopped < 24
     assert len(losses(parts)) == stopped  # the checkpoint is that of the step at which the signal came
-    run(torchrun(2, *pretrain(parts, pictures)))
+    assert on_ranks(2, main, pretrain(parts, pictures)) == [0, 0]
     # float32: the order of summation differs with the ranks, and every step multiplies it
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-2)
     assert [r["epoch"] for r in Run.open(parts).metrics.read() if r["kind"] == "eval"] == [6]
@@ -95,7 +91,7 @@ def test_stopped_on_four_ranks_and_resumed_on_two(pictures: Path, tmp_path: Path
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_rank_that_dies_ends_the_job(victim: int, pictures: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    command = torchrun(2, *pretrain(folder, pictures, "--epochs", "100000"))
+    command = torchrun(2, *FASTCLR, *pretrain(folder, pictures, "--epochs", "100000"))
     process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     wait_for(folder / "metrics.jsonl", 3, process)
     os.kill(workers(process.pid)[victim], signal.SIGKILL)

@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from text_ranks import CASES, DATA, run_rank, train
+from forked import on_ranks
+from text_ranks import CASES, DATA, train, train_all
 
 # what the temperature starts from, by the name of its parameter
 LEARNT = {
@@ -18,10 +19,8 @@ States = dict[str, dict[str, torch.Tensor]]
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids=["2 ranks", "4 ranks"])
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[States]:
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(run_rank, (request.param, str(folder)), nprocs=request.param)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(request.param)]
+def found(request: pytest.FixtureRequest) -> list[States]:
+    return on_ranks(request.param, train_all)
 
 
 @pytest.fixture(scope="module")

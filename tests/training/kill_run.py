@@ -163,13 +163,13 @@ def equal(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     # a run that is long enough to be killed so often
     epochs = max(3, options.kills // 5)
     config = dataclasses.replace(TINY, data=str(options.pictures), epochs=epochs, checkpoint_every=1)

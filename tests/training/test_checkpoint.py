@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run
 
 from fastclr.files import write_atomically, write_text_atomically
 from fastclr.training.checkpoint import Checkpoint, load_checkpoint, load_latest, save_checkpoint
@@ -143,25 +144,17 @@ def test_nothing_usable_is_an_error_that_names_each(tmp_path: Path) -> None:
         load_latest(tmp_path, pytest.fail)
 
 
-FULL_DISK = """
-import resource, signal, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_checkpoint import make
-from fastclr.training.checkpoint import save_checkpoint
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)   # writes past the limit then fail as on a full disk
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-save_checkpoint(Path(sys.argv[1]), make(2, size=10**6))
-"""
+def fill_disk(path: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writes past the limit then fail as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    save_checkpoint(path, make(2, size=10**6))
 
 
 def test_failed_write_keeps_the_old_checkpoint_and_says_why(tmp_path: Path) -> None:
     path = tmp_path / "step-00000001.pt"
     save_checkpoint(path, make(1))
-    script = FULL_DISK.format(tests=str(Path(__file__).parent))
-    result = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
-    assert result.returncode != 0
-    assert "could not write" in result.stderr and "the previous step-00000001.pt is untouched" in result.stderr
+    said = run(fill_disk, path, status=1).err
+    assert "could not write" in said and "the previous step-00000001.pt is untouched" in said
     assert load_checkpoint(path).step == 1
     assert list(tmp_path.iterdir()) == [path]
 

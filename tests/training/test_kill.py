@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from effort import EFFORT
-from kill_run import KINDS, differences, latest
+from forked import run
+from kill_run import KINDS, differences, latest, main
 from tiny_run import TINY
 
 from fastclr.training.checkpoint_writer import CheckpointWriter
@@ -26,11 +25,7 @@ pytestmark = pytest.mark.slow
 def work(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     """A folder with a run that was killed six times or more, `killed`, and one that was not, `whole`."""
     folder = tmp_path_factory.mktemp("kill")
-    script = Path(__file__).with_name("kill_run.py")
-    command = [sys.executable, str(script), str(folder), str(pictures), "--kills", str(KILLS)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    (folder / "output.txt").write_text(result.stdout)
-    assert result.returncode == 0, result.stdout + result.stderr
+    (folder / "output.txt").write_text(run(main, [str(folder), str(pictures), "--kills", str(KILLS)]).out)
     return folder
 
 

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
-import subprocess
-import sys
+import signal
 import tarfile
 import warnings
 from pathlib import Path
+from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -88,32 +90,20 @@ def test_z_goes_through_the_head(tmp_path: Path, pictures: Path) -> None:
     np.testing.assert_allclose(read_features(out).features, expected.numpy(), atol=1e-4)
 
 
-KILLED = """
-import os, signal, sys
-sys.path[:0] = [sys.argv[1], os.path.dirname(sys.argv[1])]
-from pathlib import Path
-from export_cases import StoredRun
-import fastclr.transfer.embed, fastclr.transfer.feature_parts as parts
-from fastclr.training.run import Run
+def embed_until_killed(part: int, folder: Path, images: Path, out: Path) -> None:
+    parts = fastclr.transfer.feature_parts
+    whole, numbers = parts.write_atomically, itertools.count(1)
 
-parts.PART = 32
-whole = parts.write_atomically
-count = 0
+    def dying(path: Path, write: Any) -> None:
+        if next(numbers) == part:
+            path.with_name(path.name + ".tmp").write_bytes(b"torn")
+            os.kill(os.getpid(), signal.SIGKILL)
+        whole(path, write)
 
-def dying(path, write):
-    global count
-    count += 1
-    if count == int(sys.argv[5]):
-        path.with_name(path.name + ".tmp").write_bytes(b"torn")
-        os.kill(os.getpid(), signal.SIGKILL)
-    whole(path, write)
-
-parts.write_atomically = dying
-run = Run.open(Path(sys.argv[2]))
-stored = StoredRun(run.folder, run.config)
-how = {"batch_size": 16, "device": "cpu", "loader": "torch", "workers": 1}
-fastclr.transfer.embed.embed(stored, sys.argv[3], Path(sys.argv[4]), **how)
-"""
+    parts.PART, parts.write_atomically = 32, dying
+    run = Run.open(folder)
+    how: dict[str, Any] = {"batch_size": 16, "device": "cpu", "loader": "torch", "workers": 1}
+    embed(StoredRun(folder, run.config), str(images), out, **how)
 
 
 def test_a_killed_call_goes_on_and_ends_with_the_same_file(run: Run, pictures: Path, tmp_path: Path) -> None:
@@ -121,9 +111,8 @@ def test_a_killed_call_goes_on_and_ends_with_the_same_file(run: Run, pictures: P
     (pictures_here := tmp_path / "images").mkdir()
     shutil.copytree(pictures, pictures_here, dirs_exist_ok=True)
     (pictures_here / "train" / "square" / "broken.png").write_bytes(b"no picture")
-    arguments = [str(Path(__file__).parent), str(run.folder), str(pictures_here), str(out), "3"]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False, capture_output=True)
-    assert killed.returncode == -9 and not out.exists()
+    forked.run(embed_until_killed, 3, run.folder, pictures_here, out, status=-signal.SIGKILL)
+    assert not out.exists()
     assert len(list((tmp_path / "f.npz.parts").glob("part-*.npz"))) == 2  # killed in the third
     seen: list[int] = []
     collect = fastclr.transfer.embed.collect

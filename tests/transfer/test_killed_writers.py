@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from damaged_cases import STORED
+from forked import run
 from safetensors.torch import load_file, save
 
-import fastclr
 import fastclr.files
 from fastclr.cli import main
 
-# ends the process at the n-th moment at which a file is whole but not yet there, or is there but not yet forced to disk
-KILLED = """
-import os, signal, sys
-from fastclr import files
-from fastclr.cli import main
 
-left = int(sys.argv[1])
+def killed(moment: int, command: list[str]) -> int:
+    """Die at the n-th moment at which a file is whole but not yet there, or is there but not yet forced to disk."""
+    moments = itertools.count(1)
 
-def dying(call):
-    def wrapped(*arguments):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*arguments)
-    return wrapped
+    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any) -> Any:
+            if next(moments) == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments)
 
-files.os.replace = dying(os.replace)
-files.os.fsync = dying(os.fsync)
-sys.exit(main(sys.argv[2:]))
-"""
+        return wrapped
+
+    os.replace, os.fsync = dying(os.replace), dying(os.fsync)
+    return main(command)
 
 
 @pytest.fixture
@@ -80,12 +75,9 @@ def leftovers() -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["export", "finetune", "embed"])
 def test_a_killed_command_is_repeated_and_ends_alike(folder: Path, command: str) -> None:
-    places = {**os.environ, "PYTHONPATH": str(Path(fastclr.__file__).parents[1])}
     expected: bytes | None = None
     for moment in (2, 5):  # before the names of the first and the second file
-        call = [sys.executable, "-c", KILLED, str(moment), *COMMANDS[command]]
-        done = subprocess.run(call, env=places, capture_output=True, check=False)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        run(killed, moment, COMMANDS[command], status=-signal.SIGKILL)
         assert result(command) in (b"", expected)
         assert main(COMMANDS[command]) == 0
         expected = expected or result(command)

@@ -1,17 +1,11 @@
-"""A short training for torchrun, saving each rank's final state: `python train.py FOLDER IMAGES OPTIMIZER STEPS`."""
+"""A short training, of which each rank returns its final state."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
-from pathlib import Path
+from typing import Any
 
 import torch
-
-from fastclr.training.evaluation import run_features
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_run import TINY
 
 import fastclr.methods.one_branch
@@ -19,11 +13,12 @@ from fastclr.methods import SimCLROptions
 from fastclr.methods.model import build_model
 from fastclr.parallel import open_world
 from fastclr.training.build import build
+from fastclr.training.evaluation import run_features
 from fastclr.training.step import train_step
 
 
-def main(folder: Path, images: str, optimizer: str, steps: int) -> None:
-    """Take the given number of steps from the start, and save the final state."""
+def train(images: str, optimizer: str, steps: int) -> dict[str, Any]:
+    """Take the given number of steps from the start; return weights, log, images and features."""
     config = dataclasses.replace(
         TINY,
         data=images,
@@ -53,9 +48,4 @@ def main(folder: Path, images: str, optimizer: str, steps: int) -> None:
         totals = torch.stack([sums[name] for name in sorted(sums) if name != "embedding_std"])
         found = {"state": training.method.state_dict(), "ids": torch.cat(seen), "totals": totals}
         features = run_features(training.method.float().encoder, training.data, config, world)
-        torch.save({**found, **vars(features)}, folder / f"{world.size}-{world.rank}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
-    os._exit(0)  # threads of torch may outlive the interpreter and abort it
+        return {**found, **vars(features)}

@@ -57,8 +57,8 @@ def loss_cases(device: str, *, few: bool = False) -> Iterator[Case]:
     for name, (pairs, options) in LOSSES.items():
         for dtype in dtypes:
             for dim in (37,) if few else (37, 200, 530):
-                for learnt in (False, True) if "temperature" not in options else (False,):
-                    call = backward(min(pairs, 131) if few else pairs, dim, dtype, device, learnt, options)
+                for learnt in (False,) if "temperature" in options else (True,) if few else (False, True):
+                    call = backward(min(pairs, 67) if few else pairs, dim, dtype, device, learnt, options)
                     yield f"{name}, {dtype}, D {dim}, learnt {learnt}", call
     for precision in () if few else ("tf32", "tf32x3", "bf16"):
         yield f"float32 as {precision}", backward(131, 100, "float32", device, False, {"precision": precision})

@@ -31,7 +31,7 @@ def test_cases_of_the_loss_launch_every_kernel(monkeypatch: pytest.MonkeyPatch) 
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(triton.runtime.interpreter.InterpretedFunction, "run", run)
-    monkeypatch.setattr("fastclr.kernels.ntxent_forward.TRIANGULAR_FROM_ROWS", 256)
+    monkeypatch.setattr("fastclr.kernels.ntxent_forward.TRIANGULAR_FROM_ROWS", 128)
     names = []
     for name, call in sanitize_cases.loss_cases("cpu", few=True):
         call()

@@ -38,6 +38,10 @@ class Result:
         """Return the rows of one suite."""
         return [row for row in self.rows if row.suite == name]
 
+    def timed(self) -> set[tuple[str, str]]:
+        """Return the suites with the contestants that were timed in them."""
+        return {(row.suite, row.provider) for row in self.rows if row.time}
+
 
 def load(path: Path) -> Result:
     """Read a file.

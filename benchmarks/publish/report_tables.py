@@ -32,14 +32,14 @@ def headline_losses(rows: Sequence[Row]) -> list[Row]:
 
 
 def loss_table(rows: Sequence[Row]) -> list[str]:
-    """NT-Xent over M: time and memory of fastclr, and each peer's factors relative to it."""
+    """NT-Xent over N = M / 2: time and memory of fastclr, and each peer's factors relative to it."""
     cases = by_case(headline_losses(rows))
     peers = list(dict.fromkeys(name for found in cases.values() for name in found if not name.startswith(OURS)))
-    lines = ["| rows M = 2N | fastclr | extra memory | of the floor's speed |" + "".join(f" {p} |" for p in peers)]
+    lines = ["| images N | fastclr | extra memory | of the ceiling |" + "".join(f" {p} |" for p in peers)]
     lines.append("|---:|---:|---:|---:|" + "---:|" * len(peers))
     for found in cases.values():
         ours = found[OURS]
-        cells = [f"{ours.parameters['rows']:,}", *own_cells(ours)]
+        cells = [f"{int(ours.parameters['rows']) // 2:,}", *own_cells(ours)]
         cells += [factor(found[name], ours) if name in found else "-" for name in peers]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -58,7 +58,7 @@ LOSS_NAMES = {
 def losses_table(rows: Sequence[Row]) -> list[str]:
     """The other losses, a case a line: time and memory of fastclr, and every peer's factors relative to it."""
     lines = [
-        "| loss | N | D | fastclr | extra memory | of the floor's speed | others |",
+        "| loss | N | D | fastclr | extra memory | of the ceiling | others |",
         "|---|---:|---:|---:|---:|---:|---|",
     ]
     for found in by_case(rows).values():
@@ -71,7 +71,7 @@ def losses_table(rows: Sequence[Row]) -> list[str]:
 
 
 def own_cells(row: Row) -> list[str]:
-    """Time, memory and share of the floor."""
+    """Time, memory and share of the ceiling."""
     share = "-" if row.share is None else f"{row.share:.0%}"
     memory = "-" if row.peak_bytes is None else size(row.peak_bytes)
     return [spread(row.time) if row.time else row.status, memory, share]
@@ -140,7 +140,7 @@ def malloc_text(rows: Sequence[Row]) -> str:
     found = list(by_case(rows).values())[-1]
     ours = found[OURS]
     peers = [f"{row.provider} {factor(row, ours)}" for row in found.values() if row.time and row is not ours]
-    where = f"M = {ours.parameters['rows']:,} takes {own_cells(ours)[0]} in fastclr"
+    where = f"N = {int(ours.parameters['rows']) // 2:,} takes {own_cells(ours)[0]} in fastclr"
     return (
         "By default glibc gives large freed blocks back, so that losses with the whole matrix pay for its pages in "
         f"every call. Where it keeps them, as jemalloc and TCMalloc do, {where}, {', '.join(peers)}"

@@ -11,6 +11,7 @@ import torch
 import tyro
 from torch import nn
 
+from fastclr.commands.browser import open_page
 from fastclr.data import Splits
 from fastclr.device import resolve_device
 from fastclr.evaluate import Features, knn_accuracy, probe_accuracy
@@ -42,6 +43,8 @@ class DemoOptions:
     """Passes over the images."""
     device: str = "auto"
     """`auto` (CUDA if there is one), or a torch device."""
+    open: bool = True
+    """Open the report in a browser, on a desktop."""
 
 
 def run_demo(options: DemoOptions) -> Path:
@@ -54,7 +57,6 @@ def run_demo(options: DemoOptions) -> Path:
     warmup = min(PRESETS["demo"].warmup_epochs, options.epochs / 2)
     config = dataclasses.replace(PRESETS["demo"], epochs=options.epochs, warmup_epochs=warmup, device=options.device)
     run, data, features = pretrain_in(free_folder(options.out), config)
-    write_report(run, data, features, run.say)
     torch.manual_seed(config.seed)
     untrained = build_model(config).encoder  # the weights that the pretraining started from
     supervised_epochs = -(-options.epochs // SUPERVISED_SHARE)
@@ -69,10 +71,14 @@ def run_demo(options: DemoOptions) -> Path:
     }
     scores = {name: score(run, name, found) for name, found in rows.items()}
     run.add_result("demo", scores)
+    page = write_report(run, data, rows["SimCLR encoder"], run.say)
     epochs = {"SimCLR encoder": config.epochs, "supervised encoder": supervised_epochs}
     show(table(scores, epochs))
     show(f"\n{run.folder}: {', '.join(sorted(p.name for p in run.folder.iterdir()))}")
     show(f"took {time.perf_counter() - start:.0f} s on {resolve_device(config.device)}")
+    show(f"report: {page}")
+    if options.open:
+        open_page(page)
     return run.folder
 
 

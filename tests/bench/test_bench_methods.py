@@ -128,7 +128,7 @@ def test_the_page_has_the_table_of_the_published_file(
     for old in (tmp_path / "benchmarks" / "results").glob("methods-*.json"):
         old.unlink()
     (tmp_path / "docs").mkdir()
-    for name in ("README.md", report.METHODS_PAGE, report.FINDINGS_PAGE):
+    for name in report.PAGES:
         shutil.copy(ROOT / name, tmp_path / name)
     assert report.main([]) == 0 and "Not measured yet" in (tmp_path / report.METHODS_PAGE).read_text()
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""The README, its plots and the page match the results files."""
+"""The pages with numbers, their plots and the page of a machine match the results files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from report_plots import digest_of, stored_digest
 from fastclr.bench.rows import Row, Spread
 from fastclr.bench.suite import FORMAT
 
+ROOT = Path(__file__).resolve().parents[2]
 
-def test_readme_and_plots_say_what_the_results_say() -> None:
+
+def test_pages_and_plots_say_what_the_results_say() -> None:
     assert report.main(["--check"]) == 0
 
 
@@ -56,13 +58,15 @@ def some_rows(dtype: str = "bfloat16", device: str = "cuda") -> list[Row]:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with only a README and a folder of results."""
+    """A project with only the pages that have numbers, and a folder of results."""
     monkeypatch.setattr(report, "ROOT", tmp_path)
     monkeypatch.setattr(report, "RESULTS", tmp_path / "benchmarks" / "results")
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     (tmp_path / "docs").mkdir()
-    for name in ("README.md", report.METHODS_PAGE, report.FINDINGS_PAGE):
-        (tmp_path / name).write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    for page in report.PAGES:
+        names = [found[1] for found in report.BLOCK.finditer((ROOT / page).read_text())]
+        blocks = [f"{report.BEGIN.format(name=name)}\nold\n{report.END}\n" for name in names]
+        (tmp_path / page).write_text("before\n" + "".join(blocks) + "after\n")
     return tmp_path
 
 
@@ -76,7 +80,7 @@ def call(tree: Path, *arguments: str) -> int:
     return report.main([*arguments, "--results", str(tree / "benchmarks" / "results")])
 
 
-def test_a_changed_number_is_noticed_in_the_readme_and_in_the_plot(
+def test_a_changed_number_is_noticed_in_the_pages_and_in_the_plot(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     contents = results("cuda", some_rows())
@@ -84,44 +88,46 @@ def test_a_changed_number_is_noticed_in_the_readme_and_in_the_plot(
     assert call(tree, "--check") == 1
     assert call(tree) == 0
     assert call(tree, "--check") == 0
-    readme = (tree / "README.md").read_text()
-    assert readme.startswith("before\n") and readme.endswith("\nafter\n") and "old" not in readme
+    page = (tree / report.RESULTS_PAGE).read_text()
+    assert page.startswith("before\n") and page.endswith("-->\nafter\n") and "\nold" not in page
     contents["rows"][0]["time"]["median"] = 0.004
     path.write_text(json.dumps(contents))
     capsys.readouterr()
     assert call(tree, "--check") == 1
     said = capsys.readouterr().out
-    assert "README.md" in said and "docs/bench-loss.svg" in said and "docs/bench-augment.svg" not in said
+    for name in ("README.md", report.RESULTS_PAGE, "docs/bench-loss.svg"):
+        assert name in said, name
+    assert "docs/bench-augment.svg" not in said
 
 
 def test_the_caption_tells_where_how_and_with_what(tree: Path) -> None:
     write(tree, "h200.json", results("cuda", some_rows()))
     call(tree)
-    readme = (tree / "README.md").read_text()
+    page = (tree / report.RESULTS_PAGE).read_text()
     for part in ("NVIDIA H200", "700.00 W", "driver 580.1", "PyTorch 2.11.0", "Triton 3.6.0", "lightly 1.6", "n = 9"):
-        assert part in readme, part
+        assert part in page, part
     for part in ("commit 0123456789", "with uncommitted changes", "`make bench-gpu`", "benchmarks/results/h200.json"):
-        assert part in readme, part
-    assert "3.0x time, 16.0x memory" in readme and "50%" in readme
-    assert "wrong gradient" in readme and "not installed" in readme
-    assert "Not measured on a GPU:** training step" in readme
+        assert part in page, part
+    assert "3.0x time, 16.0x memory" in page and "50%" in page
+    assert "wrong gradient" in page and "not installed" in page
+    assert "Not measured on a GPU:** training step" in page
 
 
 def test_a_gpu_goes_before_a_cpu_and_nothing_measured_is_said_plainly(tree: Path) -> None:
     write(tree, "a-cpu.json", results("cpu", some_rows("float32", "cpu")))
     call(tree)
-    readme = (tree / "README.md").read_text()
-    assert "Some CPU" in readme and "Not measured on a GPU: everything" in readme
+    page = (tree / report.RESULTS_PAGE).read_text()
+    assert "Some CPU" in page and "Not measured on a GPU: everything" in page
     write(tree, "h200.json", results("cuda", some_rows()))
     call(tree)
-    readme = (tree / "README.md").read_text()
-    assert "Some CPU" not in readme and "everything" not in readme
+    page = (tree / report.RESULTS_PAGE).read_text()
+    assert "Some CPU" not in page and "everything" not in page
 
 
 def test_the_other_losses_have_a_table_from_a_file_of_their_own(tree: Path) -> None:
     write(tree, "cpu.json", results("cpu", some_rows("float32", "cpu")))
     call(tree)
-    assert "SupCon" not in (tree / "README.md").read_text()
+    assert "SupCon" not in (tree / report.RESULTS_PAGE).read_text()
     sizes = {"rows": 2048, "dim": 128, "device": "cpu"}
     rows = []
     for suite, loss, peer in (("contrast", "sup_con", "supcontrast"), ("gram", "barlow_twins", "lightly")):
@@ -131,11 +137,9 @@ def test_the_other_losses_have_a_table_from_a_file_of_their_own(tree: Path) -> N
         rows.append(Row(suite=suite, case=loss, provider="unfit", status="unsuitable", parameters=parameters))
     write(tree, "cpu-losses.json", results("cpu", rows))
     assert call(tree, "--check") == 1 and call(tree) == 0 and call(tree, "--check") == 0
-    readme = (tree / "README.md").read_text()
-    assert (
-        "| SupCon, 100 classes | 2,048 | 128 | ~20 ms" in readme and "supcontrast 5.0x time, 16.0x memory |" in readme
-    )
-    assert "| Barlow Twins | 2,048 |" in readme and "cpu-losses.json" in readme and "unfit" not in readme
+    page = (tree / report.RESULTS_PAGE).read_text()
+    assert "| SupCon, 100 classes | 2,048 | 128 | ~20 ms" in page and "supcontrast 5.0x time, 16.0x memory |" in page
+    assert "| Barlow Twins | 2,048 |" in page and "cpu-losses.json" in page and "unfit" not in page
 
 
 def test_publishing_replaces_results_of_the_same_kind_and_refuses_unfinished_ones(
@@ -176,11 +180,9 @@ def test_a_record_is_told_with_its_clock_and_a_rehearsal_is_not(tree: Path, tmp_
     new = tmp_path / "record-h200.json"
     new.write_text(json.dumps(record))
     assert call(tree, "--publish", str(new)) == 0
-    readme = (tree / "README.md").read_text()
-    assert (
-        "777.0 s of training and 41.0 s of compilation" in readme and "kNN 90.31%" in readme and "epoch 480" in readme
-    )
-    assert "with labels 95.12% after 100 epochs" in readme and call(tree, "--check") == 0
+    page = (tree / report.RESULTS_PAGE).read_text()
+    assert "777.0 s of training and 41.0 s of compilation" in page and "kNN 90.31%" in page and "epoch 480" in page
+    assert "with labels 95.12% after 100 epochs" in page and call(tree, "--check") == 0
     new.write_text(json.dumps(record | {"rehearsal": True}))
     assert call(tree, "--publish", str(new)) == 2
 
@@ -211,9 +213,9 @@ def test_kept_memory_has_a_sentence_of_its_own_and_survives_the_other_file(tree:
     faster[1].ratio = Spread(1.5, 1.5, 1.5)
     write(tree, "a-cpu-kept.json", results("cpu", faster, malloc="keeps freed memory"))
     call(tree)
-    readme = (tree / "README.md").read_text()
-    assert "| 3.0x time" in readme and "cpu.json" in readme
-    assert "M = 4,096 takes ~2 ms [1.8 ms, 2.4 ms] in fastclr, lightly 1.5x time, 16.0x memory, [a-cpu" in readme
+    page = (tree / report.RESULTS_PAGE).read_text()
+    assert "| 3.0x time" in page and "cpu.json" in page
+    assert "N = 2,048 takes ~2 ms [1.8 ms, 2.4 ms] in fastclr, lightly 1.5x time, 16.0x memory, [a-cpu" in page
     again = tree / "elsewhere"
     again.mkdir()
     (again / "new.json").write_text(json.dumps(usual))

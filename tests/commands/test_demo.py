@@ -6,13 +6,14 @@ import dataclasses
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from torch import nn
 
 from fastclr.augment import AugmentConfig
-from fastclr.commands import demo
+from fastclr.commands import browser, demo
 from fastclr.commands.demo import DemoOptions, run_demo, table
 from fastclr.evaluate import Features
 from fastclr.training import build as building
@@ -44,7 +45,7 @@ def test_its_rows_lines_and_what_it_does_not_repeat(
     monkeypatch.setattr(demo, "run_features", counted_features)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        folder = run_demo(DemoOptions(out=tmp_path / "demo", epochs=3, device="cpu"))
+        folder = run_demo(DemoOptions(out=tmp_path / "demo", epochs=3, device="cpu", open=False))
     assert len(loads) == 1
     # raw pixels, untrained, supervised: SimCLR's are those of the last evaluation
     assert len(encoders) == 3 and isinstance(encoders[0], nn.Flatten)
@@ -63,7 +64,8 @@ def test_its_rows_lines_and_what_it_does_not_repeat(
         "kNN and linear",
     ):
         assert any(line.startswith(start) for line in said), start
-    assert (folder / "report.html").is_file()
+    assert "demo: raw pixels" in (folder / "report.html").read_text()
+    assert out.endswith(f"report: {folder / 'report.html'}\n")
     run = Run.open(folder)
     again = plain(run.load_encoder(), load(run.config), run.config)
     assert demo.score(run, "SimCLR encoder", again) == scores["SimCLR encoder"]
@@ -79,3 +81,21 @@ def test_the_table_names_epochs() -> None:
         "raw pixels                           25.0%    12.5%",
         "SimCLR encoder                  30  100.0%   100.0%",
     ]
+
+
+def test_a_page_opens_on_a_desktop_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(browser.webbrowser, "open", lambda address: bool(opened.append(address)) or True)
+    monkeypatch.setattr(browser.sys, "platform", "linux")
+    monkeypatch.setattr(browser.sys, "stdout", SimpleNamespace(isatty=lambda: True))
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+    page = tmp_path / "a b.html"
+    assert not browser.open_page(page)
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert browser.open_page(page) and opened == [page.as_uri()]
+    monkeypatch.setenv("SSH_CONNECTION", "host")
+    assert not browser.open_page(page)
+    monkeypatch.delenv("SSH_CONNECTION")
+    monkeypatch.setattr(browser.sys, "stdout", SimpleNamespace(isatty=lambda: False))
+    assert not browser.open_page(page) and len(opened) == 1

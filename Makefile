@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help install demo test test-slow test-long test-unit test-interpret test-compile test-wheel test-wheels test-bench \
 	test-oldest test-asan bench bench-losses bench-methods bench-compare publish \
-	docs site test-gpu bench-gpu record ladder imagenet tune tree lint types format wheel-tools wheels clean
+	docs site test-gpu bench-gpu gpu-kit gpu-day hf-kernel record ladder imagenet tune tree lint types format wheel-tools wheels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -129,6 +129,35 @@ KIND ?= half
 WIDTH ?= 128
 tune: $(SITE_READY)  ## the tiles of the loss kernels for rows of KIND and WIDTH on the device at hand
 	$(RUN) -m fastclr.kernels.tune --kind $(KIND) --width $(WIDTH) --json $(DAY)/tune-$(KIND)-$(WIDTH).json
+
+# An archive for such a machine, made with a network: the package with its CUDA library for sm_90, and every kernel that gpu-day
+# launches, compiled. Triton finds them only with the same Python version, Triton and sources.
+KIT ?= build/gpu-kit.tar.xz
+KIT_PYTHON ?= python3.12
+KIT_TORCH ?= 2.11.0
+KIT_VENV ?= build/kit-venv
+MINUTES ?= 9.5
+$(KIT_VENV)/.ready:
+	test -x $(KIT_VENV)/bin/python || $(KIT_PYTHON) -m venv $(KIT_VENV)
+	$(KIT_VENV)/bin/pip install -q torch==$(KIT_TORCH) numpy 'setuptools>=77' ninja 'pybind11>=2.13'
+	touch $@
+
+build/kit-peers/.ready: benchmarks/peers.txt $(KIT_VENV)/.ready
+	$(KIT_VENV)/bin/pip install -q --no-deps --upgrade --target build/kit-peers -r $<
+	touch $@
+
+gpu-kit: $(KIT_VENV)/.ready build/kit-peers/.ready  ## KIT, an archive with package, kernels compiled for sm_90 and peers, for gpu-day
+	FASTCLR_BUILD=cuda TORCH_CUDA_ARCH_LIST=9.0 $(KIT_VENV)/bin/python setup.py -q build --build-base build/kit-tmp --build-lib build/kit-site
+	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/kit-site:$(CURDIR)/benchmarks/publish $(KIT_VENV)/bin/python -W ignore \
+		benchmarks/publish/gpu_kit.py --site build/kit-site --peers build/kit-peers --out $(KIT)
+
+USE_KIT = $(if $(TOY),,$(wildcard $(KIT)))
+gpu-day: $(if $(USE_KIT),,$(SITE_READY))  ## numerics, losses, tiles, augmentation, record (DATA=PATH) in boxes, in MINUTES; with KIT if it is there
+	$(RUN) benchmarks/publish/gpu_day.py --out $(DAY) --work $(WORK) --minutes $(MINUTES) $(and $(DATA),--data "$(DATA)") \
+		$(and $(USE_KIT),--kit $(USE_KIT)) $(TOY)
+
+hf-kernel:  ## the losses in the layout of the Hugging Face Hub's kernels, in OUT (build/hf-kernel); nothing is uploaded
+	$(PY) benchmarks/publish/hf_kernel.py $(or $(OUT),build/hf-kernel)
 
 test-bench: $(READY)  ## every benchmark once, without timing, so that none rots
 	$(PARALLEL) -W ignore benchmarks --benchmark-disable

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         cached_step,
         nt_xent,
     )
+    from fastclr.transfer.hub import HubEncoder
 
 __all__ = [
     "AugmentConfig",
@@ -35,6 +36,7 @@ __all__ = [
     "DCLLoss",
     "DebiasedNTXentLoss",
     "FewLabels",
+    "HubEncoder",
     "InfoNCELoss",
     "MarginTripletLoss",
     "MultipleNegativesLoss",
@@ -60,6 +62,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "fastclr.api": ("FewLabels", "Run", "compare", "pretrain", "search", "survey", "v2"),
     "fastclr.augment": ("AugmentConfig", "AugmentParams", "RaggedImages", "SimCLRAugment"),
+    "fastclr.transfer.hub": ("HubEncoder",),
 }
 _PACKAGES = dict.fromkeys(__all__, "fastclr.losses") | {
     name: place for place, names in _PLACES.items() for name in names

@@ -22,14 +22,14 @@ class ExportOptions:
     """Folder of a run."""
     format: Format | None = None
     """Both towers of a method of images and texts, with the tokenizer, in a folder: `towers`. Of the encoder alone,
-    weights only: `safetensors` for timm, `timm` the same as a folder that it loads by its path and hubs know,
-    `torchvision` for its ResNets. Including the computation: `pt2`
-    (torch.export), `onnx`, `torchscript` (deprecated by PyTorch). Default: as the suffix of --out says; without one
-    `safetensors` for an encoder that timm builds, `pt2` for any other."""
+    weights only: `safetensors` for timm, `timm` the same as a folder that it loads by its path and hubs know, `hub` as
+    a folder that `fastclr.HubEncoder` loads, of any width and stem, `torchvision` for its ResNets. Including the
+    computation: `pt2` (torch.export), `onnx`, `torchscript` (deprecated by PyTorch). Default: as the suffix of --out
+    says; without one `safetensors` for an encoder that timm builds, `pt2` for any other."""
     out: Path | None = None
     """The file, or folder. Default: export/FORMAT/encoder.SUFFIX in the run's folder, or export/FORMAT."""
     check: bool = True
-    """Load the file in a fresh process without fastclr and compare the features."""
+    """Load the file in a fresh process, without fastclr but for `hub`, and compare the features."""
     licence: str | None = None
     """Licence of the weights, for the model card."""
     overwrite: bool = False
@@ -44,7 +44,8 @@ def main(arguments: list[str]) -> None:
     size = sum(path.stat().st_size for path in files)
     show(f"{done.path} ({size / 1e6:.1f} MB), model card {done.card}")
     if done.difference is not None:
-        show(f"checked in a process without fastclr: features differ by {done.difference:.1e} of the largest one")
+        where = "a fresh process" if options.format == "hub" else "a process without fastclr"
+        show(f"checked in {where}: features differ by {done.difference:.1e} of the largest one")
     if done.lines is None:
         show("timm cannot build this encoder: this file holds only weights; pt2 and onnx also hold the computation")
         return

@@ -35,7 +35,7 @@ from fastclr.transfer.loading_code import WITHOUT_BUILDING, fill_path, timm_line
 from fastclr.transfer.model_card import MARK, model_card
 from fastclr.transfer.timm_folder import CONFIG, WEIGHTS, check_config, timm_config
 
-Format = Literal["safetensors", "timm", "torchvision", "torchscript", "pt2", "onnx", "towers"]
+Format = Literal["safetensors", "timm", "hub", "torchvision", "torchscript", "pt2", "onnx", "towers"]
 SUFFIXES: dict[Format, str] = {
     "safetensors": ".safetensors",
     "torchvision": ".pth",
@@ -43,6 +43,7 @@ SUFFIXES: dict[Format, str] = {
     "pt2": ".pt2",
     "onnx": ".onnx",
 }
+BACKBONE = "backbone."  # where `fastclr.transfer.hub.HubEncoder` has it
 TOLERANCE = 1e-5  # relative to the largest feature: allows for other kernels and summation orders in float32
 AMPLIFIED = 3.0  # of what float32 misses float64 by, may the file differ by: twice that is likely if it is right
 CHECK_IMAGES = 4
@@ -79,12 +80,13 @@ def export_run(
     Args:
         run: a run with a checkpoint.
         kind: ``safetensors``: weights under timm's names. ``timm``: the same as a folder that timm loads by its path
-            alone, see `fastclr.transfer.timm_folder`. ``torchvision``: a state dict for torchvision's ResNets.
+            alone, see `fastclr.transfer.timm_folder`. ``hub``: a folder that `fastclr.HubEncoder` loads, of any width
+            and stem. ``torchvision``: a state dict for torchvision's ResNets.
             ``torchscript``, ``pt2`` (`torch.export`), ``onnx``: also the computation, float32 ``[batch, 3, S, S]`` to
             ``[batch, F]`` for any batch size. ``towers``: both towers of a method of images and texts, see
             `fastclr.transfer.export_towers`. Default: see `choose`.
-        out: the file, or the folder of ``timm``. Default: ``export/KIND/encoder.SUFFIX`` in the run's folder, or
-            ``export/timm``.
+        out: the file, or the folder of ``timm`` and ``hub``. Default: ``export/KIND/encoder.SUFFIX`` in the run's
+            folder, or ``export/KIND``.
         check: run the printed lines in a fresh process where fastclr cannot be imported, and compare features.
         licence: of the weights, for the card.
         overwrite: replace an existing file.
@@ -106,7 +108,7 @@ def export_run(
     lines = loading_lines(encoder, run, kind)
     beside = None if lines is None else fill_path(lines, Path(path.name))
     inputs = preprocessing(run.config.augment, run.config.range)
-    described = None if kind != "timm" else timm_config(encoder, run, inputs, licence)
+    described = describe(encoder, run, kind, inputs, licence)
     files = {} if described is None else {CONFIG: (json.dumps(described, indent=2) + "\n").encode()}
     files[path.name] = serialise(encoder, kind, run.config.augment.size, file_metadata(run, inputs, beside))
     error = None
@@ -124,6 +126,19 @@ def export_run(
     return Exported(path, readme, None if lines is None else fill_path(lines, path), error)
 
 
+def describe(
+    encoder: nn.Module, run: Run, kind: Format, inputs: dict[str, Any], licence: str | None
+) -> dict[str, Any] | None:
+    """Return what the config.json of a folder says; None for a single file."""
+    if kind == "timm":
+        return timm_config(encoder, run, inputs, licence)
+    if kind == "hub":
+        from fastclr.transfer.hub import hub_config
+
+        return hub_config(run.config, inputs)
+    return None
+
+
 def choose(run: Run, out: Path | None) -> Format:
     """Return the format of the suffix of `out`; else ``safetensors`` for what timm builds, and ``pt2`` for the rest."""
     for kind, suffix in SUFFIXES.items():
@@ -136,11 +151,11 @@ def check_request(run: Run, kind: Format, out: Path | None, overwrite: bool) -> 
     """Return the path to write, having rejected everything that can be rejected before any work is done."""
     if kind not in get_args(Format):
         raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {kind!r}")
-    if kind == "timm":
+    if kind in ("timm", "hub"):
         if out is not None and (out.suffix in SUFFIXES.values() or out.is_file()):
-            raise ValueError(f"format timm writes a folder, got {out}")
+            raise ValueError(f"format {kind} writes a folder, got {out}")
         path = (out or run.folder / "export" / kind) / WEIGHTS
-        check_config(path.parent / CONFIG, overwrite)
+        check_config(path.parent / CONFIG, overwrite, "architecture" if kind == "timm" else "preprocessing")
     else:
         path = out or run.folder / "export" / kind / f"encoder{SUFFIXES[kind]}"
     if path.suffix != (suffix := SUFFIXES.get(kind, path.suffix)):
@@ -199,10 +214,13 @@ def file_metadata(run: Run, inputs: dict[str, Any], lines: str | None) -> dict[s
 
 def serialise(encoder: nn.Module, kind: str, size: int, metadata: dict[str, str]) -> bytes:
     """Return the contents of the file in the given format."""
-    if kind in ("safetensors", "timm"):
+    if kind in ("safetensors", "timm", "hub"):
         from safetensors.torch import save
 
-        return save(state_of(encoder), {"format": "pt", **metadata})
+        state = state_of(encoder)
+        if kind == "hub":
+            state = {BACKBONE + name: tensor for name, tensor in state.items()}
+        return save(state, {"format": "pt", **metadata})
     buffer = io.BytesIO()
     if kind == "torchvision":
         torch.save(state_of(encoder), buffer)  # tensors only, so it loads with weights_only=True
@@ -266,7 +284,7 @@ def compare(encoder: nn.Module, files: dict[str, bytes], lines: str, kind: str, 
         for name, contents in files.items():
             (Path(folder) / name).write_bytes(contents)
         np.save(Path(folder) / "images.npy", images.numpy())
-        actual = features_without_fastclr(Path(folder), lines, kind)
+        actual = features_in_fresh_process(Path(folder), lines, kind)
     if actual.shape != expected.shape:
         raise ValueError(f"the exported file gives features {actual.shape}, the run's encoder {expected.shape}")
     error = relative(actual, expected)
@@ -315,12 +333,12 @@ def photographs(size: int, channels: int = 3) -> Tensor:
     return torch.cat(squares)[:, torch.arange(channels) % 3]
 
 
-def features_without_fastclr(folder: Path, lines: str, kind: str) -> npt.NDArray[np.float32]:
-    """Run `lines` in a fresh process that cannot import fastclr, and return its features of ``images.npy``."""
+def features_in_fresh_process(folder: Path, lines: str, kind: str) -> npt.NDArray[np.float32]:
+    """Return what `lines` make of ``images.npy`` in a fresh process; only the format `hub` may import fastclr there."""
     apply = "encoder.run(None, {'images': images})[0]"
     script = [
         "import sys",
-        "sys.modules['fastclr'] = None",
+        "" if kind == "hub" else "sys.modules['fastclr'] = None",
         lines,
         "import numpy",
         "images = numpy.load('images.npy')",
@@ -333,6 +351,7 @@ def features_without_fastclr(folder: Path, lines: str, kind: str) -> npt.NDArray
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         reason = result.stderr.strip().splitlines()[-1:] or [f"status {result.returncode}"]
-        raise ValueError(f"the exported file does not load without fastclr, using:\n{lines}\n{reason[0]}")
+        where = "" if kind == "hub" else " without fastclr"
+        raise ValueError(f"the exported file does not load{where}, using:\n{lines}\n{reason[0]}")
     loaded: npt.NDArray[np.float32] = np.load(folder / "features.npy")
     return loaded

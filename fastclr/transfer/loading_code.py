@@ -1,4 +1,4 @@
-"""The Python that loads an exported encoder without fastclr."""
+"""The Python that loads an exported encoder, without fastclr but for the format of hubs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from torch import nn
 from fastclr.methods.own_encoder import channels_of
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-FILE, FOLDER = "'<file>'", "'local-dir:<folder>'"  # placeholders for the path, and for timm's name of its folder
+# placeholders for the path of the file, that of its folder, and timm's name of that
+FILE, FOLDER, LOCAL = "'<file>'", "'<folder>'", "'local-dir:<folder>'"
 WITHOUT_BUILDING = {
-    "timm": f"import timm; encoder = timm.create_model({FOLDER}, pretrained=True).eval()",
+    "timm": f"import timm; encoder = timm.create_model({LOCAL}, pretrained=True).eval()",
+    "hub": f"from fastclr import HubEncoder; encoder = HubEncoder.from_pretrained({FOLDER})",
     "torchscript": f"import torch; encoder = torch.jit.load({FILE})",
     "pt2": f"import torch; encoder = torch.export.load({FILE}).module()",
     "onnx": f"import onnxruntime; encoder = onnxruntime.InferenceSession({FILE})",
@@ -22,7 +24,8 @@ WITHOUT_BUILDING = {
 
 def fill_path(lines: str, path: Path) -> str:
     """Return `lines` with the placeholders replaced by the path of the file."""
-    return lines.replace(FILE, repr(str(path))).replace(FOLDER, repr(f"local-dir:{path.parent}"))
+    lines = lines.replace(FILE, repr(str(path))).replace(LOCAL, repr(f"local-dir:{path.parent}"))
+    return lines.replace(FOLDER, repr(str(path.parent)))
 
 
 class TimmPlan(NamedTuple):

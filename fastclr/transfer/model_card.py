@@ -20,6 +20,7 @@ TOWERS = (
     "The text tower is there too, and the tokens that it takes. Both towers embed into one space, not at unit length: "
     "cosines compare an image and a text."
 )
+MIXIN = ("model_hub_mixin", "pytorch_model_hub_mixin")  # by these tags the Hugging Face Hub knows such models
 LIBRARIES = {"timm": "timm", "onnx": "onnx"}  # whose loading code hubs show
 DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}  # their names on the Hugging Face Hub
 INDEXED = {"knn": "kNN", "probe": "linear classifier"}  # results that other models have too
@@ -74,7 +75,7 @@ def front_matter(run: Run, kind: str, licence: str | None) -> str:
     """
     config = run.config
     values: dict[str, Any] = {"license": licence} if licence else {}
-    values["tags"] = [config.method, "self-supervised"]
+    values["tags"] = [config.method, "self-supervised", *(MIXIN if kind == "hub" else ())]
     values["pipeline_tag"] = "image-feature-extraction"
     values["library_name"] = LIBRARIES.get(kind, "fastclr")
     name = Path(config.data).name

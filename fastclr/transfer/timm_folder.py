@@ -73,8 +73,14 @@ def timm_config(encoder: nn.Module, run: Run, inputs: dict[str, Any], licence: s
     }
 
 
-def check_config(path: Path, overwrite: bool) -> None:
-    """Raise a ValueError if a file lies at `path` that may not be replaced: a run has a config.json of its own."""
+def check_config(path: Path, overwrite: bool, key: str) -> None:
+    """Raise a ValueError if a file lies at `path` that may not be replaced: a run has a config.json of its own.
+
+    Args:
+        path: the config.json of an exported folder.
+        overwrite: whether to replace an exported one.
+        key: what an exported one of the format says, and no other file.
+    """
     if not path.exists():
         return
     if not overwrite:
@@ -83,5 +89,5 @@ def check_config(path: Path, overwrite: bool) -> None:
         stored = json.loads(path.read_text())
     except ValueError:
         stored = None
-    if not isinstance(stored, dict) or "architecture" not in stored:
-        raise ValueError(f"{path} describes no model of timm and would be lost: choose another --out")
+    if not isinstance(stored, dict) or key not in stored:
+        raise ValueError(f"{path} describes no model of this format and would be lost: choose another --out")

@@ -60,7 +60,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_printed_lines_give_the_same_features_without_fastclr(name: str, outcomes: dict[str, Outcome]) -> None:
+def test_the_printed_lines_give_the_same_features_in_fresh_process(name: str, outcomes: dict[str, Outcome]) -> None:
     lines, found, expected = outcomes[name]
     kind, *_, count = CASES[name]
     assert len(lines.splitlines()) == count
@@ -240,7 +240,7 @@ def test_an_encoder_that_amplifies_rounding_is_compared_by_its_own(monkeypatch: 
         with torch.no_grad():
             return (encoder.maps(images).flatten(2).sum(2) / 30**2 + 2000.0 - 2000.0).numpy() + 1.2e-4
 
-    monkeypatch.setattr(fastclr.transfer.export, "features_without_fastclr", other_order)
+    monkeypatch.setattr(fastclr.transfer.export, "features_in_fresh_process", other_order)
     error = fastclr.transfer.export.compare(encoder, {}, "", "onnx", AugmentConfig.cifar(32))
     assert fastclr.transfer.export.TOLERANCE < error < 0.01
     # of photographs: neighbouring pixels are alike, and no two images are the same
@@ -248,6 +248,6 @@ def test_an_encoder_that_amplifies_rounding_is_compared_by_its_own(monkeypatch: 
         inputs[0].std()
     )
     assert len({image.sum().item() for image in inputs[0]}) == 4
-    monkeypatch.setattr(fastclr.transfer.export, "features_without_fastclr", lambda *_: other_order(*_) * 1.01)
+    monkeypatch.setattr(fastclr.transfer.export, "features_in_fresh_process", lambda *_: other_order(*_) * 1.01)
     with pytest.raises(ValueError, match=r"features differ by .* more than the allowed"):
         fastclr.transfer.export.compare(encoder, {}, "", "onnx", AugmentConfig.cifar(32))

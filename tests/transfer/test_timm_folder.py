@@ -113,7 +113,7 @@ def test_no_file_of_another_kind_is_replaced(tmp_path: Path) -> None:
     run = stored_run(tmp_path / "run", "resnet18", 32, stem="imagenet")
     with pytest.raises(ValueError, match=r"config\.json already exists"):
         export_run(run, "timm", run.folder)
-    with pytest.raises(ValueError, match="describes no model of timm and would be lost"):
+    with pytest.raises(ValueError, match="describes no model of this format and would be lost"):
         export_run(run, "timm", run.folder, overwrite=True)
     with pytest.raises(ValueError, match="writes a folder"):
         export_run(run, "timm", tmp_path / "a.safetensors")

@@ -40,6 +40,9 @@ SCHEMAS = {
     ),
 }
 
+# operators of the CPU library that `fastclr.losses.contrast_native` declares
+CPU_ONLY = ("ntxent_cpu", "ntxent_cpu_rows", "ntxent_cpu_rows_bwd")
+
 
 @dataclass(frozen=True)
 class LibraryStatus:
@@ -90,7 +93,31 @@ def _load(target: str, file: str) -> LibraryStatus:
         torch.ops.load_library(path)
     except (OSError, RuntimeError) as error:
         return _missing(target, path, {}, f"built, but cannot be loaded: {error}")
+    if names := lacking(target):
+        reason = f"built from older sources, which have these operators not or otherwise: {', '.join(names)}"
+        return _missing(target, path, {}, reason)
     return LibraryStatus(target, path, True, f"built with {built.get('reason', 'an unrecorded toolchain')}", "")
+
+
+def lacking(target: str) -> list[str]:
+    """Return the operators that a loaded library lacks or has with other arguments, as one of older sources does."""
+    names = [*SCHEMAS, *(CPU_ONLY if target == "cpu" else ())]
+    return [name for name in names if not _has_kernel(name, target.upper()) or not _agrees(name)]
+
+
+def _has_kernel(name: str, key: str) -> bool:
+    try:
+        return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"fastclr::{name}", key))
+    except RuntimeError:  # no library has such an operator
+        return False
+
+
+def _agrees(name: str) -> bool:
+    """Whether the library declares an operator with the arguments that Python passes; some, Python declares."""
+    if name not in SCHEMAS:
+        return True
+    declared = getattr(torch.ops.fastclr, name).default._schema
+    return str(declared) == str(torch._C.parse_schema(f"fastclr::{name}{SCHEMAS[name]}"))
 
 
 def _host() -> LibraryStatus:

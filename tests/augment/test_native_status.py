@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastclr.augment import native
+from fastclr.augment import SimCLRAugment, native
 from fastclr.cli import main
 from fastclr.commands.info import report
 
@@ -73,6 +73,7 @@ def test_torch_for_another_cuda(package: Path, monkeypatch: pytest.MonkeyPatch) 
     (package / "_C_cuda.so").touch()
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
+    monkeypatch.setattr(native, "lacking", lambda target: [])
     found = native._load_cuda(CPU)
     assert found.loaded and not found.remedy
     assert found.reason.endswith("for sm_80, sm_90, sm_100, newer than sm_100, driver 580 or newer")
@@ -113,3 +114,25 @@ def test_info_prints_it(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cpu     NO  not built: FASTCLR_BUILD=0" in text
     assert "fix it with: unset FASTCLR_BUILD, then pip install --force-reinstall" in text
     assert main(["info"]) == 0
+
+
+def test_a_library_of_an_older_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one at hand has not the operators of the future, and those of today without an argument of the future."""
+    if not native.kernels("cpu").loaded:
+        pytest.fail(f"the library for the CPU is needed: {native.kernels('cpu').reason}")
+    assert native._load("cpu", "_C.so").loaded
+    schema = native.SCHEMAS["augment_params"]
+    for name, changed in (
+        ("augment_next", schema),
+        ("augment_params", schema.replace("int seed", "int seed, int key")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setitem(native.SCHEMAS, name, changed)
+            found = native._load("cpu", "_C.so")
+            assert not found.loaded and found.reason.endswith(f"not or otherwise: {name}")
+            assert found.remedy.startswith("pip install ")
+            patch.setattr(native, "_CPU", found)
+            assert f"cpu     NO  {found.reason}" in report()
+            assert not SimCLRAugment.supports("cpu")
+    monkeypatch.setattr(native, "CPU_ONLY", ("ntxent_cpu", "ntxent_next"))
+    assert native.lacking("cpu") == ["ntxent_next"]

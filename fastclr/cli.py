@@ -10,6 +10,7 @@ import sys
 import warnings
 
 from fastclr.commands import threads
+from fastclr.sources.nearest import near
 from fastclr.sources.packages import remedy
 from fastclr.sources.printable import Notices, printable, show
 
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         show(__version__)
         return 0
     if name not in COMMANDS:
-        show(f"fastclr: error: unknown command {name!r}\n\n{usage()}", sys.stderr)
+        show(f"fastclr: error: unknown command {name!r}{near(name, COMMANDS)}\n\n{usage()}", sys.stderr)
         return BAD_INPUT
     escape_notices()
     try:

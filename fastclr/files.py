@@ -92,6 +92,19 @@ def written(path: Path, write: Callable[[BinaryIO], object]) -> Iterator[None]:
     sync_folder(path.parent)
 
 
+def link_atomically(path: Path, target: str) -> None:
+    """Make `path` a symbolic link to `target`; a link or a file that is there is replaced, and never followed.
+
+    Raises:
+        OSError: it cannot be made, for one because the file system has no links.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    temporary.symlink_to(target)
+    os.replace(temporary, path)
+
+
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn a failure to write `path` into an OSError that names it."""

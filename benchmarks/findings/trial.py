@@ -76,8 +76,8 @@ class Trial:
         # without test images nothing is evaluated during the training
         ended = train_in(folder, config, progress=False, data=Splits(data.train, None), make=make)
         last = [r for r in ended.run.metrics.read() if r["kind"] == "train" and r["epoch"] == config.epochs]
-        names = [name for name in ("loss", "contrastive_accuracy", "contrastive_entropy") if name in last[0]]
-        found: dict[str, float] = {name: statistics.fmean(float(record[name]) for record in last) for name in names}
+        names = [n for n in ("loss", "contrastive_accuracy", "contrastive_entropy") if f"train/{n}" in last[0]]
+        found: dict[str, float] = {n: statistics.fmean(float(each[f"train/{n}"]) for each in last) for n in names}
         return Outcome(ended.training.method, data, config, ended.run), found
 
 

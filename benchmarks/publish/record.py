@@ -38,6 +38,8 @@ from fastclr.bench.suite import check_same
 from fastclr.device import resolve_device
 from fastclr.files import write_text_atomically
 from fastclr.training.config import PretrainConfig
+from fastclr.training.metric_names import FIRST, KNN, SECONDS
+from fastclr.training.metrics import MetricsLog
 from fastclr.training.presets import PRESETS
 from fastclr.training.run import Run
 
@@ -120,11 +122,10 @@ def train_ceiling(folder: Path, data: Splits, config: PretrainConfig, epochs: in
 
 def summarise(folder: Path, config: PretrainConfig, target: float) -> dict[str, Any]:
     """Return the run's results so far: the curve, and the clock at the first evaluation that reaches the target."""
-    path = folder / "metrics.jsonl"
-    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    clocks = {r["step"]: r["train_s"] for r in records if r["kind"] == "train"}  # one at the end of every epoch
+    records = MetricsLog(folder / "metrics.jsonl").read()
+    clocks = {r["step"]: r[SECONDS] for r in records if r["kind"] == "train"}  # one at the end of every epoch
     found = [r for r in records if r["kind"] == "eval"]
-    curve = [{**{n: r[n] for n in ("epoch", "step", "knn")}, "train_s": clocks.get(r["step"])} for r in found]
+    curve = [{"epoch": r["epoch"], "step": r["step"], "knn": r[KNN], "train_s": clocks.get(r["step"])} for r in found]
     passed = next((point for point in curve if point["knn"] >= target), None)
     stored = {name: folder / f"{name}.json" for name in ("final", "supervised")}
     return {
@@ -133,7 +134,7 @@ def summarise(folder: Path, config: PretrainConfig, target: float) -> dict[str, 
         "epochs_done": max((r["epoch"] for r in records), default=0),
         "passed": passed,
         "clock_s": passed["train_s"] if passed else None,
-        "compile_s": max((r["first_step_s"] for r in records if r["kind"] == "train"), default=None),
+        "compile_s": max((r[FIRST] for r in records if r["kind"] == "train"), default=None),
         "training_s": max(clocks.values(), default=None),
         **{name: json.loads(file.read_text()) if file.exists() else None for name, file in stored.items()},
         "curve": curve,

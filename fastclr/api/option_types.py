@@ -76,7 +76,17 @@ class MethodKeywords(TypedDict, total=False):
     learnable_temperature: bool
 
 
-class PretrainKeywords(AugmentKeywords, MethodKeywords, total=False):
+class AliasKeywords(TypedDict, total=False):
+    """What other libraries call an option: `fastclr.training.keywords.ALIASES`."""
+
+    model: str | nn.Module
+    num_workers: int | None
+    img_size: int
+    in_chans: int
+    initial_checkpoint: Place | None
+
+
+class PretrainKeywords(AugmentKeywords, MethodKeywords, AliasKeywords, total=False):
     """What `fastclr.pretrain` takes beside its own parameters: the fields of `PretrainConfig`."""
 
     augment: dict[str, Any] | AugmentConfig
@@ -146,6 +156,7 @@ class PretrainKeywords(AugmentKeywords, MethodKeywords, total=False):
     keep_checkpoints: int
     tensorboard: bool
     wandb: str | None
+    mlflow: str | None
 
 
 class ResumeKeywords(PretrainKeywords, total=False):

@@ -14,8 +14,9 @@ from typing_extensions import Unpack
 from fastclr.api.option_types import PretrainKeywords
 from fastclr.api.runs import Run
 from fastclr.api.starting import AUTO, default_folder, start_or_return
+from fastclr.sources.nearest import near
 from fastclr.training.config import PretrainConfig
-from fastclr.training.keywords import configure, near
+from fastclr.training.keywords import configure
 from fastclr.training.phases import ExtensionKind
 from fastclr.training.presets import PRESETS
 

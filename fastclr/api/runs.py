@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import html
 import os
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Sequence, Sized
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +23,7 @@ from fastclr.api.option_types import (
     Protocol,
     ResumeKeywords,
 )
-from fastclr.api.starting import start_or_return
+from fastclr.api.starting import find_images, start_or_return, told
 from fastclr.data import Splits
 from fastclr.data.image_source import Split
 from fastclr.data.loader_choice import LoaderKind
@@ -41,7 +40,7 @@ from fastclr.training.phases import ExtensionKind
 from fastclr.training.results import read_results
 from fastclr.training.run import Run as Folder
 from fastclr.training.scoring import KnnOptions, ProbeOptions, knn, probe
-from fastclr.training.stopping import Interrupted
+from fastclr.transfer.bare_encoder import BareEncoder, bare_encoder
 from fastclr.transfer.classifier import Trained, check_free, is_pretrained
 from fastclr.transfer.distill import DistillConfig, distill, find_teacher
 from fastclr.transfer.embed import Embedded, Kind, embed
@@ -88,14 +87,41 @@ class Run:
         made._run, made._images = run, images
         return made
 
+    @classmethod
+    def of_encoder(
+        cls,
+        encoder: str | None = None,
+        *,
+        pretrained: bool = False,
+        init: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> Run:
+        """Return an encoder that was trained elsewhere, for `embed`, `knn` and `probe`; it has no folder.
+
+        Args:
+            encoder: name of a timm model, or ``module:factory``. Default: as an ``encoder.safetensors`` in `init` says.
+            pretrained: take the weights that timm publishes for it.
+            init: or those of a file, of any library.
+            options: ``init_prefix``, ``download``, ``size``, ``mean``, ``std``, ``data``, ``test_data``, ``labels``;
+                see `fastclr.transfer.bare_encoder`.
+
+        Raises:
+            FileNotFoundError: the weights are not there.
+            ValueError: it is not said whose weights, or they do not fit.
+        """
+        file = None if init is None else os.fspath(init)
+        return cls._of(bare_encoder(encoder, pretrained=pretrained, init=file, **options))
+
     def __repr__(self) -> str:
         """Return how the run is opened."""
+        if isinstance(self._run, BareEncoder):
+            return f"fastclr.Run.of_encoder({self.config.encoder!r}, ...)"
         return f"fastclr.Run({str(self.folder)!r})"
 
     def _repr_html_(self) -> str:
         """Return the report, as a page within the page, where a notebook shows a run."""
-        path = self.folder / "report.html"
-        if not path.is_file():
+        path = None if isinstance(self._run, BareEncoder) else self.folder / "report.html"
+        if path is None or not path.is_file():
             return f"<code>{html.escape(repr(self))}</code>"
         page = html.escape(path.read_text(encoding="utf-8"))
         return f'<iframe sandbox srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
@@ -144,7 +170,7 @@ class Run:
         names = [name for name in ("data", "test_data") if not isinstance(options.get(name), places)]
         if not names:
             return self._run, self._images
-        return Folder(self.folder, configure(self.config, {name: options.pop(name) for name in names})), None
+        return self._run.with_config(configure(self.config, {name: options.pop(name) for name in names})), None
 
     def knn(
         self, *, k: int | Sequence[int] = (), temperature: float | None = None, **options: Unpack[EvaluateKeywords]
@@ -358,21 +384,3 @@ class Run:
         config = configure(self.config, dict(options))
         self.__dict__.pop("encoder", None)
         return Run._of(*start_or_return(config, self.folder, str(self.folder), extend))
-
-
-@contextlib.contextmanager
-def told(how: str) -> Iterator[None]:
-    """Add to an interrupt how to go on."""
-    try:
-        yield
-    except Interrupted as interrupt:
-        interrupt.args = (f"{interrupt}; {how}",)
-        raise
-
-
-def find_images(run: Folder, asked: ImageOptions, at_hand: Splits | None) -> Splits | Missing:
-    """Return the images to report on, or why they could not be loaded."""
-    try:
-        return asked.load(run, at_hand)
-    except (ValueError, OSError) as error:
-        return Missing(f"The images could not be read: {error}. If they have moved, pass their location with --data.")

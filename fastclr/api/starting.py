@@ -1,10 +1,12 @@
-"""Start a run or go on with it, and write its report: what `pretrain`, `Run.resume` and the command share."""
+"""Start a run or go on with it, and report on it: what `pretrain`, `Run` and the commands share."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 from fastclr.data import Splits
@@ -12,10 +14,11 @@ from fastclr.environment import use_stored_threads
 from fastclr.methods import METHODS
 from fastclr.methods.own_encoder import is_given
 from fastclr.parallel import speaks
-from fastclr.report import write_report
+from fastclr.report import Missing, write_report
 from fastclr.training.config import PretrainConfig
 from fastclr.training.extend import longer
 from fastclr.training.health import find_collapse
+from fastclr.training.images import ImageOptions
 from fastclr.training.loop import pretrain_in
 from fastclr.training.run import Run as Folder
 from fastclr.training.stopping import Interrupted
@@ -84,3 +87,21 @@ def how_to_go_on(config: PretrainConfig, folder: Path) -> str:
         return f"fastclr pretrain --resume {folder}"
     again = "".join(f", {name}=..." for name in given)
     return f"fastclr.Run({str(folder)!r}{again}).resume()"
+
+
+@contextlib.contextmanager
+def told(how: str) -> Iterator[None]:
+    """Add to an interrupt how to go on."""
+    try:
+        yield
+    except Interrupted as interrupt:
+        interrupt.args = (f"{interrupt}; {how}",)
+        raise
+
+
+def find_images(run: Folder, asked: ImageOptions, at_hand: Splits | None) -> Splits | Missing:
+    """Return the images to report on, or why they could not be loaded."""
+    try:
+        return asked.load(run, at_hand)
+    except (ValueError, OSError) as error:
+        return Missing(f"The images could not be read: {error}. If they have moved, pass their location with --data.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from fastclr.api import Run
+from fastclr.commands.bare_options import BareOptions
 from fastclr.commands.preset import shallow
 from fastclr.data.image_source import Split
 from fastclr.data.loader_choice import LoaderKind
@@ -22,10 +22,11 @@ SHOWN = 10
 class EmbedOptions:
     """Write the features of images to a file; run the same command again to resume after a kill."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of a run."""
-    images: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder of a run. With --encoder or --init there is none, and this is IMAGES."""
+    images: Annotated[str | None, tyro.conf.Positional] = None
     """As `--data` of pretrain: a folder, a tar, shards, `shapes`, `cifar10`, ..."""
+    bare: tyro.conf.OmitArgPrefixes[BareOptions] = field(default_factory=BareOptions)
     out: Path = Path("features.npz")
     """The file to write, .npz or .parquet."""
     features: Kind = "h"
@@ -55,7 +56,11 @@ class EmbedOptions:
 def main(arguments: list[str]) -> None:
     """Embed, and print a summary."""
     options = tyro.cli(EmbedOptions, args=arguments, prog="fastclr embed")
-    done = Run(options.run).embed(**{name: value for name, value in shallow(options).items() if name != "run"})
+    run, images = (None, options.run) if options.images is None else (Path(options.run), options.images)
+    if run is None and not options.bare.given():
+        raise ValueError(f"embed needs RUN and IMAGES, or --encoder or --init and IMAGES, got {images} alone")
+    others = {name: value for name, value in shallow(options).items() if name not in ("run", "bare", "images")}
+    done = options.bare.open(run, {}).embed(images, **others)
     if done is None:
         show(f"{options.out} already exists, made with the same settings")
         return

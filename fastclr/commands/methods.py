@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
-import itertools
 import textwrap
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
+from fastclr.commands.option_texts import field_texts
 from fastclr.methods import METHODS
+from fastclr.sources.nearest import near
 from fastclr.sources.printable import show
 from fastclr.training.config import PretrainConfig
-from fastclr.training.keywords import near
 from fastclr.training.method_presets import with_method
 from fastclr.training.optim import peak_lr
 from fastclr.training.presets import PRESETS
@@ -77,16 +76,3 @@ def description(name: str) -> str:
 def wrapped(text: str, first: str, indent: str) -> list[str]:
     """Return a text in lines of limited width."""
     return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
-
-
-def field_texts(owner: type[Any]) -> dict[str, str]:
-    """Return the text below each field of a dataclass and of those that it derives from."""
-    texts: dict[str, str] = {}
-    for each in reversed(owner.__mro__[:-1]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(each))).body[0]
-        nodes = body.body if isinstance(body, ast.ClassDef) else []
-        for node, following in itertools.pairwise(nodes):
-            match node, following:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    texts[name] = " ".join(text.split())
-    return texts

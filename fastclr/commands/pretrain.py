@@ -4,30 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from fastclr.api.starting import AUTO, default_folder, start
-from fastclr.commands.preset import PRESET_HELP, base_config, early_option, parse
+from fastclr.commands.preset import ConfigCommand, early_option, parse
 from fastclr.parallel import speaks
 from fastclr.sources.printable import show
-from fastclr.training.config import PretrainConfig
+from fastclr.training.checkpoint import list_checkpoints
 from fastclr.training.evaluation import can_evaluate
 from fastclr.training.phases import ExtensionKind
 from fastclr.training.run import Run
 
 
-@dataclass
-class PretrainOptions:
+@dataclass(kw_only=True)
+class PretrainOptions(ConfigCommand):
     """Pretrain an encoder without labels."""
 
-    config: PretrainConfig
-    preset: Annotated[str | None, tyro.conf.arg(help=PRESET_HELP)] = None
     out: Path | None = None
     """Folder of the run. Default: runs/ followed by the name of the preset, otherwise of the data."""
     resume: str | None = None
-    """Continue the run in this folder from its last checkpoint; `auto`: that in --out, or start it."""
+    """Continue the run in this folder, or of this checkpoint if it is the last; `auto`: that in --out, or start it."""
     extend: ExtensionKind | None = None
     """Rates from the last checkpoint on, where --epochs is not the run's: a new cosine from the peak, or the peak.
     Default: cosine-restart after the run's last epoch, before it an error."""
@@ -35,20 +30,40 @@ class PretrainOptions:
 
 def main(arguments: list[str]) -> None:
     """Parse the options, run, and print where the results are."""
-    preset, resume = early_option(arguments, "--preset"), early_option(arguments, "--resume")
-    base = base_config(arguments)
-    if preset is not None and resume not in (None, AUTO):
-        raise ValueError("--resume uses the configuration of the run: drop --preset")
+    resume, base, place = early_option(arguments, "--resume"), None, Path()
     if resume not in (None, AUTO):
-        base = Run.open(Path(resume)).config
-    options = parse(PretrainOptions, base, arguments, "fastclr pretrain")
+        for drop in ("--preset", "--config"):
+            if early_option(arguments, drop, *(["-c"] if drop == "--config" else [])) is not None:
+                raise ValueError(f"--resume uses the configuration of the run: drop {drop}")
+        place = folder_of(Path(str(resume)))
+        base = Run.open(place).config
+    options = parse(PretrainOptions, arguments, "fastclr pretrain", base)
     folder = options.out or default_folder(options.config, options.preset)
     if options.resume not in (None, AUTO):
-        if options.out not in (None, Path(options.resume)):
-            raise ValueError(f"--resume continues in {options.resume}: drop --out {options.out}")
-        folder = Path(options.resume)
+        if base is None:
+            raise ValueError(f"resume must be {AUTO} in {options.config_file}, got {options.resume!r}: give it alone")
+        if options.out not in (None, place):
+            raise ValueError(f"--resume continues in {place}: drop --out {options.out}")
+        folder = place
     run, images = start(options.config, folder, resume=options.resume, extend=options.extend)
     if speaks():
         labels = "" if can_evaluate(images) else " --labels LABELS.csv"
         evaluate = f"fastclr knn {run.folder}{labels}; fastclr probe {run.folder}{labels}"
         show(f"done: {run.folder} (evaluate it with: {evaluate})")
+
+
+def folder_of(place: Path) -> Path:
+    """Return the folder of a run, which may be named by its last checkpoint.
+
+    Raises:
+        ValueError: it is an earlier checkpoint.
+    """
+    if not place.is_file() or place.parent.name != "checkpoints":
+        return place
+    newest = list_checkpoints(place.parent)[0][1] if list_checkpoints(place.parent) else place
+    if place.resolve() != newest.resolve():
+        raise ValueError(
+            f"--resume goes on from the last checkpoint of a run, which is {newest}, got {place}: give "
+            f"{place.parent.parent}, or start a new run from these weights with --init {place}"
+        )
+    return place.parent.parent

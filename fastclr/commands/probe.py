@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from fastclr.api import Run
+from fastclr.commands.bare_options import BareOptions
 from fastclr.commands.preset import shallow
 from fastclr.sources.printable import show
 from fastclr.training.scoring import ProbeOptions
@@ -18,15 +18,18 @@ from fastclr.training.scoring import ProbeOptions
 class Command:
     """Fit a linear classifier on frozen features of the training images, and score it on the test images."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of a run."""
+    run: Annotated[Path | None, tyro.conf.Positional] = None
+    """Folder of a run; or --encoder or --init in its place, with --data. Their result is shown, and stored nowhere."""
+    bare: tyro.conf.OmitArgPrefixes[BareOptions] = field(default_factory=BareOptions)
     options: tyro.conf.OmitArgPrefixes[ProbeOptions] = field(default_factory=ProbeOptions)
 
 
 def main(arguments: list[str]) -> None:
     """Evaluate, store the result in the run, and print it."""
     command = tyro.cli(Command, args=arguments, prog="fastclr probe")
-    show(format_result(Run(command.run).probe(**shallow(command.options))))
+    options = command.options
+    places = {"data": options.data, "test_data": options.test_data, "labels": options.labels}
+    show(format_result(command.bare.open(command.run, places).probe(**shallow(options))))
 
 
 def format_result(result: dict[str, Any]) -> str:

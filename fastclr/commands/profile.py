@@ -5,23 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Annotated
 
-import tyro
-
-from fastclr.commands.preset import PRESET_HELP, base_config, parse
+from fastclr.commands.preset import ConfigCommand, parse
 from fastclr.sources.printable import show
-from fastclr.training.config import PretrainConfig
 from fastclr.training.profile import profile_training
 from fastclr.training.profile_table import advice, format_profile
 
 
-@dataclass
-class ProfileOptions:
+@dataclass(kw_only=True)
+class ProfileOptions(ConfigCommand):
     """Measure a training step by stage. Without data, random images in memory are used."""
 
-    config: PretrainConfig
-    preset: Annotated[str | None, tyro.conf.arg(help=PRESET_HELP)] = None
     steps: int = 20
     """Number of steps to measure."""
     json: bool = False
@@ -30,8 +24,7 @@ class ProfileOptions:
 
 def main(arguments: list[str]) -> None:
     """Parse the options, measure, and print."""
-    base = base_config(arguments)
-    options = parse(ProfileOptions, base, arguments, "fastclr profile")
+    options = parse(ProfileOptions, arguments, "fastclr profile")
     profile = profile_training(options.config, options.steps)
     if options.json:
         show(json.dumps({**dataclasses.asdict(profile), "advice": advice(profile)}, indent=2))

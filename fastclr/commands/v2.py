@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from fastclr.api.few_labels import HEAD_LAYERS, run_stages, v2_folder
-from fastclr.commands.preset import PRESET_HELP, base_config, parse
+from fastclr.commands.preset import ConfigCommand, parse
 from fastclr.parallel import speaks
 from fastclr.sources.printable import show
-from fastclr.training.config import PretrainConfig
 from fastclr.transfer.distill import DistillConfig
 from fastclr.transfer.finetune import FinetuneConfig
 from fastclr.transfer.simclr_v2 import Plan, format_stages
 
 
-@dataclass
-class V2Options:
+@dataclass(kw_only=True)
+class V2Options(ConfigCommand):
     """Pretrain, fine-tune on few labels, and distil into a student; repeat the command to continue after a stop.
 
     The pretraining has a head of three layers unless --head-layers says otherwise; fine-tuning starts from
     its first.
     """
 
-    config: PretrainConfig
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
-    preset: Annotated[str | None, tyro.conf.arg(help=PRESET_HELP)] = None
     out: Path | None = None
     """Folder of the run. Default: runs/v2- followed by the name of the preset, otherwise of the data."""
     self_first: bool = False
@@ -47,8 +40,7 @@ def main(arguments: list[str]) -> None:
                 f"--{stage}.labels is no option: the share of the labels is --{stage}.share, as in "
                 f"--{stage}.share 1%, and --labels FILE.csv gives the classes of all stages"
             )
-    base = dataclasses.replace(base_config(arguments), head_layers=HEAD_LAYERS)
-    options = parse(V2Options, base, arguments, "fastclr v2")
+    options = parse(V2Options, arguments, "fastclr v2", head_layers=HEAD_LAYERS)
     folder = options.out or v2_folder(options.config, options.preset)
     plan = Plan(
         finetune=options.finetune,

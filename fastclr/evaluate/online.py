@@ -89,6 +89,18 @@ class OnlineProbe(nn.Module):
         self._optimizer.zero_grad(set_to_none=True)
         return OnlineStep(means[0], means[1], everything[2])
 
+    @torch.no_grad()
+    def accuracy(self, features: Tensor, labels: Tensor) -> float:
+        """Return the share of features ``[N, F]`` whose class, int64 ``[N]``, is the one with the largest logit.
+
+        Labels below 0, of images of unknown class, and those of classes that the probe does not have count as wrong.
+        """
+        if not len(labels) or features.dim() != 2 or labels.shape != (len(features),):
+            raise ValueError(f"features and labels must be [N, F] and [N], got {features.shape} and {labels.shape}")
+        device = self.linear.weight.device
+        rows = [self(part.to(device)).argmax(dim=1).cpu() for part in features.split(4096)]
+        return float((torch.cat(rows) == labels.cpu()).float().mean())
+
     def get_extra_state(self) -> dict[str, Any]:
         """Return the optimiser's state, which `state_dict` stores alongside the weights."""
         return self._optimizer.state_dict()

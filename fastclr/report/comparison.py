@@ -12,6 +12,7 @@ from fastclr.report.blocks import Block, Cell, Missing, Section, Table
 from fastclr.report.material import Material, collect
 from fastclr.report.pages import GENERATOR, page
 from fastclr.report.run_sections import ABSENT, config_texts, state, training_charts
+from fastclr.training.metric_names import KNN, LOSS, PEAK, PROCESSOR, SECONDS
 from fastclr.training.results import percent, read_results, score_rows
 from fastclr.training.run import Run
 
@@ -75,14 +76,14 @@ def summary(material: Material) -> tuple[str, ...]:
     config, results = material.run.config, read_results(material.run)
     shares = {name: entry.get("accuracy") for name, entry in results.items() if isinstance(entry, dict)}
     stored = {name: percent(share) for name, share in shares.items() if share is not None and fits(share, float)}
-    seen = [percent(record["knn"]) for record in material.evaluations[-1:]]
+    seen = [percent(record[KNN]) for record in material.evaluations[-1:]]
     knn = stored["knn"] if "knn" in stored else next(iter(seen), ABSENT)
     linear = next((stored[name] for name in PROBES if name in stored), ABSENT)
-    last = material.train[-1] if material.train else {"step": 0, "train_s": 0.0}
-    spent = last.get("train_s", math.nan)
+    last = material.train[-1] if material.train else {"step": 0, SECONDS: 0.0}
+    spent = last.get(SECONDS, math.nan)
     seconds = f"{spent:,.0f}" if math.isfinite(spent) else ABSENT
-    used = [record["processor_s"] for record in material.train if "processor_s" in record]  # runs of before have none
-    peaks = [record["peak_bytes"] for record in material.train if "peak_bytes" in record]
+    used = [record[PROCESSOR] for record in material.train if PROCESSOR in record]  # runs of before have none
+    peaks = [record[PEAK] for record in material.train if PEAK in record]
     processor = f"{sum(used):,.0f}" if len(used) == len(material.train) > 0 else ABSENT
     memory = f"{max(peaks) / 2**20:,.0f} MiB" if peaks else ABSENT
     cost = f"{last['step'] * config.batch_size:,}", seconds, processor, memory
@@ -93,7 +94,7 @@ def score_comparison(materials: Sequence[Material], names: Sequence[str]) -> Tab
     """Return all scores of several runs side by side, with their protocols."""
     columns = [{label: (score, protocol) for label, score, protocol in score_rows(m.run)} for m in materials]
     labels = list(dict.fromkeys(label for column in columns for label in column))
-    losses = (m.train[-1]["loss"] if m.train else math.nan for m in materials)
+    losses = (m.train[-1][LOSS] if m.train else math.nan for m in materials)
     rows: list[Sequence[str | Cell]] = [
         ("loss, last record", *(f"{loss:.3f}" if math.isfinite(loss) else ABSENT for loss in losses)),
         ("state", *(state(material) for material in materials)),

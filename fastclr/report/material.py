@@ -17,6 +17,7 @@ from fastclr.evaluate import Features, extract_features, frozen
 from fastclr.report.blocks import Missing
 from fastclr.report.pictures import to_bytes
 from fastclr.training.config import PretrainConfig
+from fastclr.training.metric_names import KNN, LOSS
 from fastclr.training.run import Run
 
 SHOWN = 1000  # images in the map, neighbours and diagnostics: t-SNE of more is slower but no clearer
@@ -66,12 +67,12 @@ class Material:
     @property
     def train(self) -> list[dict[str, Any]]:
         """The training records."""
-        return [r for r in self.records if r.get("kind") == "train" and "loss" in r]
+        return [r for r in self.records if r.get("kind") == "train" and LOSS in r]
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
         """The records of evaluations during training."""
-        return [r for r in self.records if r.get("kind") == "eval" and "knn" in r]
+        return [r for r in self.records if r.get("kind") == "eval" and KNN in r]
 
 
 def collect(run: Run, data: Splits | Missing, features: Features | None = None) -> Material:

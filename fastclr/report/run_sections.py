@@ -14,19 +14,35 @@ from fastclr.report.charts import Series, line_chart
 from fastclr.report.material import Material
 from fastclr.training.config import PretrainConfig, difference, flat
 from fastclr.training.health import find_collapse
+from fastclr.training.metric_names import (
+    FIRST,
+    KNN,
+    LOSS,
+    PEAK,
+    PLAIN,
+    PROCESSOR,
+    RANK,
+    RATE,
+    SECONDS,
+    SPEED,
+    STD,
+    is_share,
+    short_name,
+)
 from fastclr.training.presets import PRESETS
 from fastclr.training.results import percent, score_rows
 
 # logged by every training; the rest is specific to the method
-COMMON = ("kind", "epoch", "step", "loss", "lr", "images_per_s", "train_s", "first_step_s", "processor_s", "peak_bytes")
+COMMON = (*PLAIN, LOSS, RATE, SPEED, SECONDS, FIRST, PROCESSOR, PEAK)
 CAPTIONS = {
-    "contrastive_accuracy": "Share of views whose partner is the most similar of all views in the batch.",
-    "contrastive_entropy": "Entropy of the softmax over all other views, in nats; high: many views look alike to the "
-    "encoder.",
-    "temperature": "Learnt together with the weights.",
-    "embedding_std": "Standard deviation of the unit embeddings: 1 if they are spread evenly, 0 if they are all alike.",
-    "embedding_rank": "Effective rank of a few hundred embeddings: in how many directions they vary.",
+    "train/contrastive_accuracy": "Share of views whose partner is the most similar of all views in the batch.",
+    "train/contrastive_entropy": "Entropy of the softmax over all other views, in nats; high: many views look alike to "
+    "the encoder.",
+    "train/temperature": "Learnt together with the weights.",
+    STD: "Standard deviation of the unit embeddings: 1 if they are spread evenly, 0 if they are all alike.",
+    RANK: "Effective rank of a few hundred embeddings: in how many directions they vary.",
 }
+WORDS = {STD: "embedding std", RANK: "embedding rank"}  # as titles
 KNN_CAPTION = "Test images classified by their nearest training images."
 ABSENT = "\N{EM DASH}"  # for an option that only the other method has
 
@@ -36,12 +52,12 @@ def tiles(material: Material) -> Tiles:
     train, evaluations = material.train, material.evaluations
     entries = [("state", state(material))]
     if train:
-        rates = [r["images_per_s"] for r in train if "images_per_s" in r]
-        entries.append(("loss, last record", f"{train[-1]['loss']:.3f}"))
-        entries += [(to_words(name), percent(train[-1][name])) for name in train[-1] if name.endswith("_accuracy")]
+        rates = [r[SPEED] for r in train if SPEED in r]
+        entries.append(("loss, last record", f"{train[-1][LOSS]:.3f}"))
+        entries += [(to_words(name), percent(train[-1][name])) for name in train[-1] if is_share(name)]
         entries += [("images per second, median", f"{statistics.median(rates):,.0f}")] if rates else []
     if evaluations:
-        entries.append((f"kNN after epoch {evaluations[-1]['epoch']}", percent(evaluations[-1]["knn"])))
+        entries.append((f"kNN after epoch {evaluations[-1]['epoch']}", percent(evaluations[-1][KNN])))
     return Tiles(entries)
 
 
@@ -82,8 +98,8 @@ def training_charts(materials: Sequence[Material], names: Sequence[str], axis: s
 
     train = [record for material in materials for record in material.train]
     recorded = dict.fromkeys(name for record in train for name, value in record.items() if is_number(value))
-    shares = [name for name in recorded if name.endswith("_accuracy")]
-    knn = lines("knn", "eval", 100)
+    shares = [name for name in recorded if is_share(name)]
+    knn = lines(KNN, "eval", 100)
     if single:
         named = [(f"{to_words(name)}, training", lines(name, factor=100)[0]) for name in shares]
         named.append(("kNN accuracy, test", knn[0]))
@@ -95,11 +111,11 @@ def training_charts(materials: Sequence[Material], names: Sequence[str], axis: s
         accuracies.append(line_chart("kNN accuracy", knn, axis, KNN_CAPTION, from_zero=True, unit="%"))
     others = [name for name in recorded if name not in COMMON and name not in shares and varies(materials, name)]
     charts = [
-        line_chart("Loss", lines("loss"), axis, f"{method_titles(materials)}; mean over the steps of each record."),
+        line_chart("Loss", lines(LOSS), axis, f"{method_titles(materials)}; mean over the steps of each record."),
         *accuracies,
         *(method_chart(name, lines(name), axis) for name in others),
-        line_chart("Learning rate", lines("lr"), axis, "Of the first parameter group.", from_zero=True),
-        line_chart("Throughput", lines("images_per_s"), axis, "Images per second during training.", from_zero=True),
+        line_chart("Learning rate", lines(RATE), axis, "Of the first parameter group.", from_zero=True),
+        line_chart("Throughput", lines(SPEED), axis, "Images per second during training.", from_zero=True),
     ]
     return Charts(charts)
 
@@ -117,7 +133,7 @@ def method_chart(name: str, lines: Sequence[Series], axis: str, *, from_zero: bo
 
 def to_words(name: str) -> str:
     """Return the name of a logged quantity in plain words."""
-    return name.replace("_", " ")
+    return WORDS.get(name, short_name(name).replace("_", " "))
 
 
 def varies(materials: Sequence[Material], name: str) -> bool:

@@ -17,6 +17,7 @@ MODULES = {
         "tqdm",
         "safetensors",
         "PIL",
+        "yaml",
         "filelock",
         "jinja2",
         "matplotlib",

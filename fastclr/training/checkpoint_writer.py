@@ -15,21 +15,22 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from fastclr.files import locked, make_folder, sync_folder
+from fastclr.files import link_atomically, locked, make_folder, sync_folder
 from fastclr.training.checkpoint import Checkpoint, checkpoint_path, find_fault, list_checkpoints, save_checkpoint
 
 T = TypeVar("T")
+LAST = "last"  # a link to the newest
 OVERHEAD = 2**20  # bytes a file needs beyond its tensors: the archive's directory and the pickled structure
 
 
 class CheckpointWriter:
-    """Writes ``step-00001234.pt`` files into one folder while training goes on.
+    """Writes ``step-00001234.pt`` files into one folder while training goes on, and ``last``, a link to the newest.
 
     `save` copies everything to the CPU and returns; a thread then runs `before`, writes a temporary file, fsyncs it,
-    renames it, fsyncs the folder, and only then deletes old checkpoints. A kill between any two of these steps leaves
-    the previous checkpoints untouched and at most a temporary file, which the next writer removes. At most one copy is
-    held in memory, because each `save` waits for the one before it. While a writer is open, no other process can open
-    one on the same folder.
+    renames it, fsyncs the folder, lets ``last`` point to it, and only then deletes old checkpoints. A kill between any
+    two of these steps leaves the previous checkpoints untouched and at most a temporary file, which the next writer
+    removes. At most one copy is held in memory, because each `save` waits for the one before it. While a writer is
+    open, no other process can open one on the same folder.
 
     Args:
         folder: created if it does not exist.
@@ -127,7 +128,10 @@ class CheckpointWriter:
         try:
             if self._before is not None:
                 self._before(checkpoint)
-            save_checkpoint(checkpoint_path(self.folder, checkpoint.step), checkpoint)
+            path = checkpoint_path(self.folder, checkpoint.step)
+            save_checkpoint(path, checkpoint)
+            with contextlib.suppress(OSError):  # a name for people: not every file system has links
+                link_atomically(self.folder / LAST, path.name)
             self._delete_old(checkpoint.step)
         except OSError as error:
             self._error = OSError(f"{error}; {self._what_is_left()}")

@@ -65,6 +65,8 @@ class RunOptions:
     """Also log to TensorBoard: event files in the `tensorboard` subfolder of the run."""
     wandb: str | None = None
     """Also log to this Weights & Biases project."""
+    mlflow: str | None = None
+    """Also log to this MLflow experiment, on the server that MLFLOW_TRACKING_URI names."""
 
     def checks(self) -> list[Check]:
         """Return the constraints on the values."""
@@ -80,6 +82,7 @@ class RunOptions:
             ("checkpoint_epochs", self.checkpoint_epochs >= 1, "at least 1"),
             ("keep_checkpoints", self.keep_checkpoints >= 1, "at least 1"),
             ("wandb", self.wandb != "", "the name of a project or None"),
+            ("mlflow", self.mlflow != "", "the name of an experiment or None"),
         ]
 
 

@@ -10,6 +10,7 @@ from fastclr.evaluate import Features, knn_accuracy, labelled_features
 from fastclr.parallel import World
 from fastclr.training.build import Training
 from fastclr.training.config import PretrainConfig
+from fastclr.training.metric_names import KNN, LINEAR
 from fastclr.training.run import Run
 
 
@@ -35,16 +36,24 @@ def can_evaluate(data: Splits) -> bool:
     return data.test is not None and int(data.train.labels.max()) >= 0 and int(data.test.labels.max()) >= 0
 
 
-def evaluate_epoch(training: Training, run: Run) -> Features:
-    """Compute kNN accuracy on frozen features, log it, and return the features."""
+def evaluate_epoch(training: Training, run: Run) -> tuple[Features, str]:
+    """Score frozen features by kNN and by the online probe, if there is one, and log that.
+
+    Returns:
+        the features, and the scores in words.
+    """
     config = training.config
     features = run_features(training.method.encoder, training.data, config, training.world)
     k = min(config.knn_k, len(features.train))
-    accuracy = knn_accuracy(features, k=k, temperature=config.knn_temperature)
+    scores = {KNN: knn_accuracy(features, k=k, temperature=config.knn_temperature)}
+    words = f"kNN {100 * scores[KNN]:.1f}%"
+    if training.probe is not None:
+        scores[LINEAR] = training.probe.accuracy(features.test, features.test_labels)
+        words += f", linear {100 * scores[LINEAR]:.1f}%"
     if training.world.is_main:
-        run.metrics.append({"kind": "eval", "epoch": training.epoch + 1, "step": training.step, "knn": accuracy})
-    say(training, run, f"epoch {training.epoch + 1}/{config.epochs}: kNN {100 * accuracy:.1f}%")
-    return features
+        run.metrics.append({"kind": "eval", "epoch": training.epoch + 1, "step": training.step, **scores})
+    say(training, run, f"epoch {training.epoch + 1}/{config.epochs}: {words}")
+    return features, words
 
 
 def is_evaluation_due(config: PretrainConfig, epoch: int) -> bool:

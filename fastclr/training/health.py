@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastclr.evaluate.diagnostics import effective_rank
+from fastclr.training.metric_names import STD
 
 COLLAPSED = 0.1  # of the standard deviation of unit vectors that are spread evenly
 PATIENCE = 100  # steps
@@ -16,7 +17,7 @@ RANKED = 256  # embeddings from which the effective rank is estimated
 
 
 class Health:
-    """Two numbers of the last embeddings of a method (the other view's, or a target's), for the log.
+    """Two numbers of the last embeddings of a method (the other view's, or a target's): `health/std`, `health/rankme`.
 
     ``embedding_std``: standard deviation of the unit embeddings over the images of a process, the mean over the
     dimensions, times sqrt(D): 1 where they are spread evenly, 0 where they are all alike. ``embedding_rank``: the
@@ -59,7 +60,7 @@ def find_collapse(records: Sequence[Mapping[str, Any]], cause: str) -> str | Non
     """
     train = [record for record in records if record.get("kind") == "train"]
     low = len(train)
-    while low and train[low - 1].get("embedding_std", COLLAPSED) < COLLAPSED:
+    while low and train[low - 1].get(STD, COLLAPSED) < COLLAPSED:
         low -= 1
     steps = train[-1]["step"] - (train[low - 1]["step"] if low else 0) if train else 0
     if low == len(train) or steps < PATIENCE:

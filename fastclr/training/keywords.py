@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Iterable, Sequence, Sized
 from typing import Any, TypeVar
@@ -14,11 +13,21 @@ from torch import nn
 from fastclr.augment import AugmentConfig
 from fastclr.methods import METHODS
 from fastclr.methods.own_encoder import is_given, name_of
+from fastclr.sources.nearest import near
 from fastclr.training.config import SHORT_OPTIONS, TRANSIENT, PretrainConfig
 from fastclr.training.method_presets import with_method
 from fastclr.training.presets import for_channels, for_encoder
 
 Options = TypeVar("Options")
+
+# what other libraries call an option
+ALIASES = {
+    "model": "encoder",
+    "num_workers": "workers",
+    "img_size": "size",
+    "in_chans": "channels",
+    "initial_checkpoint": "init",
+}
 
 
 def configure(base: PretrainConfig, options: dict[str, Any]) -> PretrainConfig:
@@ -28,7 +37,7 @@ def configure(base: PretrainConfig, options: dict[str, Any]) -> PretrainConfig:
         TypeError: there is no such option.
         ValueError: a value has another type than its option, or is out of range.
     """
-    options = {name: plain(value) for name, value in options.items()}
+    options = {name: plain(value) for name, value in unaliased(options).items()}
     transient = {"given_data": base.given_data, "given_test_data": base.given_test_data, **take_images(options)}
     method, encoder = options.get("method", base.method), options.get("encoder", base.encoder)
     if not isinstance(method, str) or method not in METHODS:
@@ -38,14 +47,16 @@ def configure(base: PretrainConfig, options: dict[str, Any]) -> PretrainConfig:
         given, options["encoder"] = encoder, name_of(encoder)
     elif not isinstance(encoder, str) or (is_given(encoder) and given is None and "encoder" in options):
         raise TypeError(f"encoder must be a torch.nn.Module, or the name of one, got {encoder!r}")
-    family = (METHODS[method].flags or method).replace("-", "_")
+    family = family_of(method)
     owners: dict[str, type[Any]] = {family: METHODS[method].Options, "augment": AugmentConfig}
     nested = {name: options.pop(name, {}) for name in owners}
     known = {name: names_of(owner) for name, owner in owners.items()}
     flat = {family: SHORT_OPTIONS, "augment": known["augment"]}  # what needs not be nested
     single = {name: {n: options.pop(n) for n in flat[name] if n in options and n in known[name]} for name in owners}
+    if missing := [name for name in SHORT_OPTIONS if name in options]:
+        raise TypeError(f"the options of {method} have no {missing[0]!r}, only {', '.join(known[family]) or 'none'}")
     fields = set(names_of(PretrainConfig)) - {"options", "augment", "extensions", *TRANSIENT}
-    check_names(options, [*fields, *owners, *(name for names in flat.values() for name in names)], "option")
+    check_names(options, [*fields, *owners, *(name for names in flat.values() for name in names), *ALIASES], "option")
     if method != base.method:
         base = with_method(base, method)
     wanted_channels = single["augment"].get("channels", given_channels(nested["augment"]))
@@ -58,6 +69,22 @@ def configure(base: PretrainConfig, options: dict[str, Any]) -> PretrainConfig:
         check_names(wanted, known[name], f"option of {name}")
         values[method if name == family else name] |= {**wanted, **single[name]}
     return dataclasses.replace(PretrainConfig.from_dict(values), given=given, **transient)
+
+
+def unaliased(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options under their own names.
+
+    Raises:
+        TypeError: one is given under both of its names.
+    """
+    if twice := [alias for alias, name in ALIASES.items() if alias in options and name in options]:
+        raise TypeError(f"{twice[0]} is another name of {ALIASES[twice[0]]}: give one of them")
+    return {ALIASES.get(name, name): value for name, value in options.items()}
+
+
+def family_of(method: str) -> str:
+    """Return the keyword that holds a method's own options: its name, or that of its family, as ``moco``."""
+    return (METHODS[method].flags or method).replace("-", "_")
 
 
 def given_channels(augment: object) -> object:
@@ -94,12 +121,6 @@ def check_names(given: Iterable[str], known: Sequence[str], what: str) -> None:
     for name in given:
         if name not in known:
             raise TypeError(f"there is no {what} {name!r}{near(name, known)}")
-
-
-def near(name: object, known: Iterable[str]) -> str:
-    """Return what may have been meant, to be put behind an error."""
-    found = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def options_of(owner: type[Options], options: dict[str, Any]) -> Options:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fastclr.data import Splits
 from fastclr.device import peak_memory
@@ -18,12 +19,15 @@ from fastclr.training.checkpoint_writer import CheckpointWriter
 from fastclr.training.config import PretrainConfig
 from fastclr.training.evaluation import can_evaluate, evaluate_epoch, is_evaluation_due, say
 from fastclr.training.health import find_collapse
-from fastclr.training.metrics import check_hooks, open_hooks
+from fastclr.training.metric_hooks import check_hooks, open_hooks
+from fastclr.training.metric_names import FIRST, PEAK, PROCESSOR, SECONDS, SPEED
 from fastclr.training.optim import peak_lr
+from fastclr.training.progress import Progress
 from fastclr.training.run import Run
 from fastclr.training.save import is_checkpoint_due, restore, write_checkpoint
 from fastclr.training.step import explain_step, read_totals, train_step
 from fastclr.training.stopping import Interrupted, StopRequest
+from fastclr.training.train_log import TrainLog
 
 SHOWN_SKIPPED = 10
 
@@ -98,34 +102,39 @@ def train_in(
     Raises:
         Exception: as `pretrain_in`.
     """
-    check_hooks(tensorboard=config.tensorboard, wandb=config.wandb)
+    check_hooks(config)
     with open_world(config.device) as world, ExitStack() as files:
-        run = Run.open(folder, config) if resume else None
-        writer = None
-        if run is None:
+        told, writer = files.enter_context(TrainLog()), None
+        run = dataclasses.replace(Run.open(folder, config) if resume else Run(folder, config), told=told)
+        config = run.config  # of a run that goes on: with the loader and the range that it began with
+        if not resume:
             Run.check_free(folder)
         elif world.is_main:
             # locked before the checkpoint is read, so that no other process can write a newer one
             writer = files.enter_context(run.checkpoint_writer())
         if data is None:
             find_data(config)
-        checkpoint = run.latest_checkpoint() if run else None
+        checkpoint = run.latest_checkpoint() if resume else None
         if checkpoint is None and make is None:
-            find_start(config, world, run or Run(folder, config))
-        if world.is_main:  # now: to list a million files takes a minute
-            (run or Run(folder, config)).say(f"{METHODS[config.method].title}: reading the images of {config.data}")
+            find_start(config, world, run)
+        if world.is_main:  # now: timm takes two seconds to import
+            run.say(f"{METHODS[config.method].title}: building {config.encoder}")
         check_model(config)  # all that is cheap to check comes before the images
-        tokenizer = run.load_tokenizer() if run and run.has_tokenizer else None
+        if world.is_main:  # to list a million files takes a minute
+            run.say(f"reading the images of {config.data}")
+        tokenizer = run.load_tokenizer() if resume and run.has_tokenizer else None
         training = build(config, world, data, make, fresh=checkpoint is None, tokenizer=tokenizer)
         if checkpoint is not None:
             restore(training, checkpoint, folder)
         world.barrier()  # every process must see the folder empty before the first one fills it
-        if run is None:
-            run = (Run.create if world.is_main else Run)(folder, training.config)
-            writer = files.enter_context(run.checkpoint_writer()) if world.is_main else None
-        elif world.is_main:
-            training.config.save(run.folder / "config.json")  # the location of the images may have changed
+        run = run.with_config(training.config)
         if world.is_main:
+            if writer is None:
+                Run.create(folder, run.config)
+                writer = files.enter_context(run.checkpoint_writer())
+            else:
+                run.save_config()  # the location of the images may have changed
+            told.open(run.folder / "train.log")
             if training.tokenizer is not None:
                 run.save_tokenizer(training.tokenizer)
             record_environment(run.folder)
@@ -156,13 +165,7 @@ def open_log(training: Training, run: Run, files: ExitStack) -> None:
     config = training.config
     metrics = files.enter_context(closing(run.metrics))
     metrics.keep_up_to(training.step, training.epoch)  # a run killed before its first checkpoint starts over
-    metrics.hooks = open_hooks(
-        run.folder,
-        tensorboard=config.tensorboard,
-        wandb=config.wandb,
-        config=config.as_dict(),
-        step=training.step,
-    )
+    metrics.hooks = open_hooks(run.folder, config, training.step)
 
 
 def train(training: Training, run: Run, writer: CheckpointWriter | None, progress: bool) -> Features | None:
@@ -172,22 +175,24 @@ def train(training: Training, run: Run, writer: CheckpointWriter | None, progres
         The features of the last evaluation, if there was one.
     """
     config, features, stop = training.config, None, StopRequest()
-    while training.epoch < config.epochs:
-        with stop.watch():
-            train_epoch(training, run, writer, stop, progress)
-            # saved before the evaluation, so that a kill during it costs only the evaluation
-            if is_checkpoint_due(training):
+    steps, main = len(training.loader), training.world.is_main
+    with closing(Progress(run, config.epochs, steps, training.step, bar=progress, speaks=main)) as shown:
+        while training.epoch < config.epochs:
+            with stop.watch():
+                train_epoch(training, run, writer, stop, shown)
+                # saved before the evaluation, so that a kill during it costs only the evaluation
+                if is_checkpoint_due(training):
+                    write_checkpoint(training, writer)
+            if can_evaluate(training.data) and is_evaluation_due(config, training.epoch):
+                features, shown.score = evaluate_epoch(training, run)
+            training.epoch, training.step_in_epoch = training.epoch + 1, 0
+            if training.epoch == config.epochs:
                 write_checkpoint(training, writer)
-        if can_evaluate(training.data) and is_evaluation_due(config, training.epoch):
-            features = evaluate_epoch(training, run)
-        training.epoch, training.step_in_epoch = training.epoch + 1, 0
-        if training.epoch == config.epochs:
-            write_checkpoint(training, writer)
     return features
 
 
 def train_epoch(
-    training: Training, run: Run, writer: CheckpointWriter | None, stop: StopRequest, progress: bool
+    training: Training, run: Run, writer: CheckpointWriter | None, stop: StopRequest, shown: Progress
 ) -> None:
     """Train on the remainder of the current epoch.
 
@@ -197,14 +202,12 @@ def train_epoch(
     """
     config, loader, world = training.config, training.loader, training.world
     training.method.train()
-    title = f"epoch {training.epoch + 1}/{config.epochs}"
-    bar = run.bar(len(loader), training.step_in_epoch, title, progress and world.is_main)
-    text, rate, clock = "", 0.0, training.clock
+    clock = training.clock
     logged = training.step, clock.total
     clock.start()
     for batch in loader.epoch(training.epoch, start_step=training.step_in_epoch):
         train_step(training, batch)
-        bar.update()
+        shown.update()
         if not clock.started:
             clock.lap()
         at_end = training.step_in_epoch == len(loader)
@@ -216,30 +219,21 @@ def train_epoch(
             clock.lap()
             rate = (training.step - logged[0]) * config.batch_size / (clock.total - logged[1])
             logged = training.step, clock.total
-            record |= {"images_per_s": rate, "train_s": clock.training, "first_step_s": clock.first_step}
-            record |= {"processor_s": clock.take_processor(), "peak_bytes": peak_memory(world.device)}
+            record |= {SPEED: rate, SECONDS: clock.training, FIRST: clock.first_step}
+            record |= {PROCESSOR: clock.take_processor(), PEAK: peak_memory(world.device)}
             if world.is_main:
                 run.metrics.append(record)
-            bar.set_postfix_str(text := summary(record))
+            shown.show(record)
         signal = world.any(stop.number)
         if signal or (config.checkpoint_every and training.step % config.checkpoint_every == 0 and not at_end):
             clock.lap()
             write_checkpoint(training, writer)
             clock.start()
         if signal:
-            bar.close()
             raise Interrupted(signal, f"stopped at step {training.step}, epoch {training.epoch + 1}")
-    bar.close()
-    if text:
-        say(training, run, f"{title}: {text}, {rate:.0f} images/s")
+    shown.end_epoch()
     if warning := find_collapse(run.metrics.read(), training.method.cause):
         say(training, run, f"warning: {warning}")
-
-
-def summary(record: dict[str, Any]) -> str:
-    """Return the loss and accuracies of a log record as short text."""
-    accuracies = [f"{name.replace('_', ' ')} {record[name]:.2f}" for name in record if name.endswith("accuracy")]
-    return ", ".join([f"loss {record['loss']:.3f}", *accuracies])
 
 
 def report_data(training: Training, run: Run) -> None:

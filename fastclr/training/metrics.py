@@ -1,29 +1,18 @@
-"""Metrics of a run: `metrics.jsonl` always, and TensorBoard or Weights & Biases beside it if asked for."""
+"""The log of a run: `metrics.jsonl`, whose records go to other places too if that is asked for."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import secrets
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from fastclr.files import append_text, fits, make_folder, sync_folder, write_text_atomically
+from fastclr.files import append_text, fits, sync_folder, write_text_atomically
+from fastclr.training.metric_names import NUMBERS, full_names, is_share
 
-NUMBERS = {
-    "loss",
-    "lr",
-    "knn",
-    "grad_norm",
-    "images_per_s",
-    "train_s",
-    "first_step_s",
-    "processor_s",
-    "peak_bytes",
-}  # what is drawn or computed with
 log = logging.getLogger("fastclr")
 
 
@@ -38,13 +27,16 @@ class MetricsHook(Protocol):
 
 
 def is_record(value: object) -> bool:
-    """Tell whether a line of the log is a record: a kind, a step, an epoch from 1, and numbers or texts."""
+    """Tell whether a line of the log is a record: a kind, a step, an epoch from 1, and numbers or texts.
+
+    Its metrics must have the present names.
+    """
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str) or not fits(value.get("step"), int):
         return False
     counts = value["step"] >= 0 and fits(value.get("epoch"), int) and value["epoch"] >= 1
     good = all(isinstance(item, float) or fits(item, float | bool | str) for item in value.values())
     texts = {name for name, item in value.items() if isinstance(item, str)}
-    return counts and good and NUMBERS.isdisjoint(texts) and not any(name.endswith("_accuracy") for name in texts)
+    return counts and good and NUMBERS.isdisjoint(texts) and not any(map(is_share, texts))
 
 
 class MetricsLog:
@@ -60,7 +52,7 @@ class MetricsLog:
         self.hooks = list(hooks)
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add one record, with the keys `kind` and `step`.
+        """Add one record: `kind`, `epoch`, `step`, and metrics under the names of `fastclr.training.metric_names`.
 
         Raises:
             OSError: it could not be written to the file, for one because the disk is full.
@@ -77,7 +69,7 @@ class MetricsLog:
                 warnings.warn(f"{type(hook).__name__} failed and is off: {error}", RuntimeWarning, stacklevel=2)
 
     def read(self) -> list[dict[str, Any]]:
-        """Return all whole records; a last line torn by a kill, and what no `append` wrote, is left out."""
+        """Return all whole records, under the present names; a line torn by a kill, or of no `append`, is left out."""
         records: list[dict[str, Any]] = []
         foreign = 0
         if self.path.exists():
@@ -86,6 +78,7 @@ class MetricsLog:
                     record = json.loads(line)
                 except (ValueError, RecursionError):  # not JSON, or not UTF-8
                     continue
+                record = full_names(record) if isinstance(record, dict) else record
                 if is_record(record):
                     records.append(record)
                 else:
@@ -118,111 +111,3 @@ class MetricsLog:
             except Exception as error:  # as in `append`
                 warnings.warn(f"{type(hook).__name__} did not close: {error}", RuntimeWarning, stacklevel=2)
         self.hooks = []
-
-
-class TensorBoardHook:
-    """Event files for TensorBoard.
-
-    Args:
-        folder: of the event files.
-        step: the last step that is done; TensorBoard hides what an earlier process logged after it.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)
-
-    def log(self, record: dict[str, Any]) -> None:
-        """Add every number of `record` as a scalar named KIND/NAME."""
-        for name, value in scalars(record).items():
-            self._writer.add_scalar(name, value, record["step"])
-        self._writer.flush()  # a killed run shows as much here as in metrics.jsonl
-
-    def close(self) -> None:
-        """Close the event file."""
-        self._writer.close()
-
-
-class WandbHook:
-    """A run on Weights & Biases, whose id is kept in `folder`, so that a resumed run goes on there.
-
-    W&B takes no step twice: what is logged again after a resume is dropped there, the first values stay.
-
-    Args:
-        folder: of the run; `wandb-id` is written to it, and W&B's own files.
-        project: name of the project.
-        config: shown with the run.
-
-    Raises:
-        ValueError: W&B did not start.
-    """
-
-    def __init__(self, folder: Path, project: str, config: dict[str, Any]) -> None:
-        import wandb
-
-        path = folder / "wandb-id"
-        if not path.exists():
-            write_text_atomically(path, secrets.token_hex(8) + "\n")
-        identity = path.read_text().strip()
-        try:
-            self._run: Any = wandb.init(
-                project=project, id=identity, resume="allow", name=folder.name, dir=str(folder), config=config
-            )
-        except Exception as error:  # its types are its own
-            raise ValueError(
-                f"Weights & Biases did not start: {error}; run `wandb login`, or set WANDB_MODE=offline"
-            ) from error
-
-    def log(self, record: dict[str, Any]) -> None:
-        """Log every number of `record` as KIND/NAME."""
-        self._run.log(scalars(record), step=record["step"])
-
-    def close(self) -> None:
-        """Finish the run."""
-        self._run.finish()
-
-
-def check_hooks(*, tensorboard: bool, wandb: str | None) -> None:
-    """See that the packages of the hooks that are asked for are installed.
-
-    Raises:
-        ValueError: one is not; the message says how to install it.
-    """
-    if tensorboard:
-        try:
-            import torch.utils.tensorboard  # noqa: F401
-        except ImportError as error:
-            raise ValueError(
-                f"tensorboard=True needs the package tensorboard ({error}): pip install 'fastclr[logging]'"
-            ) from error
-    if wandb is not None:
-        try:
-            import wandb as _  # noqa: F401
-        except ImportError as error:
-            raise ValueError(f"wandb={wandb!r} needs the package wandb ({error}): pip install wandb") from error
-
-
-def open_hooks(
-    folder: Path, *, tensorboard: bool, wandb: str | None, config: dict[str, Any], step: int
-) -> list[MetricsHook]:
-    """Open the hooks that are asked for, for the run in `folder`, of which `step` steps are done.
-
-    Raises:
-        ValueError: a package is not installed, or W&B did not start.
-    """
-    check_hooks(tensorboard=tensorboard, wandb=wandb)
-    hooks: list[MetricsHook] = []
-    if tensorboard:
-        make_folder(folder / "tensorboard")
-        hooks.append(TensorBoardHook(folder / "tensorboard", step))
-    if wandb is not None:
-        make_folder(folder / "wandb")
-        hooks.append(WandbHook(folder, wandb, config))
-    return hooks
-
-
-def scalars(record: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers of `record`, but for the step, as ``{"kind/name": value}``."""
-    kind = record["kind"]
-    return {f"{kind}/{k}": v for k, v in record.items() if k != "step" and isinstance(v, int | float)}

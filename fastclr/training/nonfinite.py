@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fastclr.training.metric_names import GRADIENT, LOSS, RATE, short_name
+
 SHOWN_NAMES = 3
 SHOWN_RECORDS = 5
 DIVERGED = 1e6  # magnitudes in a healthy step stay far below this
@@ -92,13 +94,13 @@ def describe_broken(broken: list[tuple[str, Tensor]], total: int) -> str:
 
 def describe_history(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return lines about the last good step and the recent history of the learning rate and gradient norm."""
-    train = [r for r in records if "loss" in r and "step" in r]
-    good = [r for r in train if math.isfinite(r["loss"])]
+    train = [r for r in records if LOSS in r and "step" in r]
+    good = [r for r in train if math.isfinite(r[LOSS])]
     if not good:
         return ["no step with a finite loss was logged"] if train else []
-    lines = [f"last logged step with a finite loss: {good[-1]['step']} (loss {good[-1]['loss']:.4g})"]
-    for key in ("lr", "grad_norm"):
+    lines = [f"last logged step with a finite loss: {good[-1]['step']} (loss {good[-1][LOSS]:.4g})"]
+    for key in (RATE, GRADIENT):
         values = [f"{r[key]:.3g}" for r in train[-SHOWN_RECORDS:] if key in r]
         if values:
-            lines.append(f"{key} of the last records: {', '.join(values)}")
+            lines.append(f"{short_name(key)} of the last records: {', '.join(values)}")
     return lines

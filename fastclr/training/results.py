@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from fastclr.files import fits, read_json
+from fastclr.training.metric_names import KNN
 from fastclr.training.run import Run
 
 # evaluations every reader looks for, and substrings of the names they are stored under
@@ -40,7 +41,7 @@ def score_rows(run: Run) -> list[tuple[str, str, str]]:
         (
             r
             for r in reversed(run.metrics.read())
-            if r.get("kind") == "eval" and fits(r.get("knn"), float) and "epoch" in r
+            if r.get("kind") == "eval" and fits(r.get(KNN), float) and "epoch" in r
         ),
         None,
     )
@@ -48,7 +49,7 @@ def score_rows(run: Run) -> list[tuple[str, str, str]]:
         config = run.config
         protocol = f"after epoch {last['epoch']} of {config.epochs}, "
         protocol += f"k={config.knn_k}, temperature={config.knn_temperature}"
-        rows.append(("kNN while training, last", percent(last["knn"]), protocol))
+        rows.append(("kNN while training, last", percent(last[KNN]), protocol))
     present = f"{json.dumps(results)} {'knn' if last is not None else ''}"
     for label, names in EXPECTED.items():
         if not any(name in present for name in names):

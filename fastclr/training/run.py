@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +18,9 @@ from fastclr.sources.printable import printable, progress_bar
 from fastclr.training.checkpoint import Checkpoint, load_latest, load_state
 from fastclr.training.checkpoint_writer import CheckpointWriter
 from fastclr.training.config import PretrainConfig, difference
+from fastclr.training.config_yaml import to_yaml
 from fastclr.training.metrics import MetricsLog
+from fastclr.training.train_log import TrainLog
 
 if TYPE_CHECKING:
     from fastclr.methods import Method
@@ -48,6 +50,7 @@ FREE_TO_CHANGE = {
     "keep_checkpoints",
     "tensorboard",
     "wandb",
+    "mlflow",
 }
 
 
@@ -57,6 +60,11 @@ class Run:
 
     folder: Path
     config: PretrainConfig
+    told: TrainLog | None = field(default=None, repr=False, compare=False)  # keeps what is said, in a training
+
+    def with_config(self, config: PretrainConfig) -> Run:
+        """Return the same run with other settings."""
+        return dataclasses.replace(self, config=config)
 
     @cached_property
     def metrics(self) -> MetricsLog:
@@ -112,9 +120,15 @@ class Run:
         """
         Run.check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config.save(folder / "config.json")
+        run = Run(folder, config)
+        run.save_config()
         sync_folder(folder.parent)
-        return Run(folder, config)
+        return run
+
+    def save_config(self) -> None:
+        """Write the configuration, as JSON for `open` and as YAML for people and for ``--config``."""
+        self.config.save(self.folder / "config.json")
+        write_text_atomically(self.folder / "config.yaml", to_yaml(self.config))
 
     @staticmethod
     def open(folder: Path, config: PretrainConfig | None = None) -> Run:
@@ -142,14 +156,16 @@ class Run:
         return Run(folder, config or stored)
 
     def say(self, message: str) -> None:
-        """Print a line, above the progress bar if there is one."""
+        """Print a line, above the progress bar if there is one; a training also keeps it in ``train.log``."""
         from tqdm import tqdm
 
         tqdm.write(printable(message), file=sys.stderr)
         sys.stderr.flush()
+        if self.told is not None:
+            self.told.add(printable(message))
 
     def bar(self, total: int, initial: int, title: str, progress: bool) -> Any:
-        """Return a tqdm bar for one epoch, silent where the output is no terminal."""
+        """Return a tqdm bar of steps, silent where the output is no terminal."""
         return progress_bar(progress, total=total, initial=initial, desc=title, leave=False, unit="step")
 
     def save_encoder(self, checkpoint: Checkpoint) -> None:
@@ -158,8 +174,10 @@ class Run:
 
         state = {name: tensor.contiguous() for name, tensor in encoder_state(checkpoint).items()}
         about = {name: getattr(self.config, name) for name in ("encoder", "width", "stem", "patch_size", "norm")}
-        shape = {"size": self.config.augment.size}
-        shape |= {} if self.config.augment.channels == 3 else {"channels": self.config.augment.channels}
+        augment = self.config.augment
+        shape: dict[str, Any] = {"size": augment.size}
+        shape |= {} if augment.channels == 3 else {"channels": augment.channels}
+        shape |= {} if augment.mean is None else {"mean": augment.mean, "std": augment.std}
         metadata = {"fastclr": json.dumps({**about, **shape, "step": checkpoint.step})}
         contents = save(state, metadata)
         write_atomically(self.folder / "encoder.safetensors", lambda file: file.write(contents))

@@ -14,6 +14,7 @@ from fastclr.data import Batch
 from fastclr.losses import cached_step
 from fastclr.methods import Views
 from fastclr.training.build import Training, seed_step
+from fastclr.training.metric_names import full_names
 from fastclr.training.nonfinite import explain_nonfinite
 from fastclr.training.optim import peak_lr
 from fastclr.training.run import Run
@@ -104,7 +105,7 @@ def texts_of(training: Training, batch: Batch) -> tuple[Tensor, ...]:
 
 
 def read_totals(training: Training) -> dict[str, Any]:
-    """Return the means over all processes since the last record, and reset the totals.
+    """Return the means over all processes since the last record, under the names of the log, and reset the totals.
 
     Raises:
         FloatingPointError: the loss is not finite; raised on every process.
@@ -119,7 +120,7 @@ def read_totals(training: Training) -> dict[str, Any]:
             f"Try a lower lr (now {peak_lr(training.config):g}), a warm-up, or --amp off"
         )
     labelled = sums.get("online_labelled", 0.0)
-    return {
+    record = {
         "kind": "train",
         "epoch": training.epoch + 1,
         "step": training.step,
@@ -129,6 +130,7 @@ def read_totals(training: Training) -> dict[str, Any]:
         "lr": training.optimizer.param_groups[0]["lr"],
         **({"online_probe_accuracy": sums["online_right"] / labelled} if labelled else {}),
     }
+    return full_names(record)
 
 
 def explain_step(training: Training, batch: Batch, run: Run) -> str:

@@ -16,7 +16,7 @@ from fastclr.api import option_types
 from fastclr.methods import METHODS, MethodOptions
 from fastclr.training.config import SHORT_OPTIONS, TRANSIENT, PretrainConfig
 from fastclr.training.images import ImageOptions
-from fastclr.training.keywords import configure
+from fastclr.training.keywords import ALIASES, configure
 from fastclr.training.scoring import EvaluateOptions, ProbeOptions
 from fastclr.transfer.distill import DistillConfig
 from fastclr.transfer.finetune import FinetuneConfig
@@ -44,7 +44,8 @@ def pretraining() -> dict[str, Any]:
     fields = {name: hint for name, hint in hints_of(PretrainConfig).items() if name not in ("options", "extensions")}
     short = {name: get_type_hints(METHODS["simclr"].Options)[name] for name in SHORT_OPTIONS}
     families = dict.fromkeys({(m.flags or name).replace("-", "_") for name, m in METHODS.items()}, MethodOptions)
-    return fields | short | families | hints_of(AugmentConfig)
+    found = fields | short | families | hints_of(AugmentConfig)
+    return found | {alias: found[name] for alias, name in ALIASES.items()}
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ def test_its_rows_lines_and_what_it_does_not_repeat(
     assert [line[26:34].strip() for line in out.splitlines()[:5]] == ["epochs", "", "", "3", "2"]
     said = err.splitlines()
     for start in (
-        "SimCLR: reading the images",
+        "SimCLR: building resnet18",
+        "reading the images of",
         "epoch 3/3:",
         "report: t-SNE",
         "supervised training: resnet18 x0.125",

@@ -100,6 +100,7 @@ def test_the_names_of_the_extras_are_those_of_the_project() -> None:
     imported = {
         "scikit-learn": "sklearn",
         "pillow": "PIL",
+        "pyyaml": "yaml",
         "open_clip_torch": "open_clip",
         "nvidia-dali-cuda130": "nvidia",
     }

@@ -75,7 +75,7 @@ def test_an_unknown_method_comes_with_what_was_meant(capsys: pytest.CaptureFixtu
 
 def test_flags_of_a_family_and_recipes_of_a_method() -> None:
     def parsed(*arguments: str) -> PretrainConfig:
-        return parse(PretrainOptions, PretrainConfig(), list(arguments), "fastclr pretrain").config
+        return parse(PretrainOptions, list(arguments), "fastclr pretrain").config
 
     config = parsed("--method", "moco-v2", "--moco.queue", "16384", "--moco.momentum", "0.98", "--temperature", "0.3")
     assert config.options == MoCoOptions(queue=16384, momentum=0.98, temperature=0.3)

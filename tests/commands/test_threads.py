@@ -180,5 +180,5 @@ def test_pretrain_speaks_before_it_reads_and_before_it_loads_what_is_slow_to_imp
     command = [sys.executable, "-c", FIRST_LINE, str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     first, error = done.stderr.splitlines()
-    assert first == "SimCLR: reading the images of shapes"
+    assert first == "SimCLR: building resnet18"
     assert error.startswith("fastclr: error: before the first line: [] ")

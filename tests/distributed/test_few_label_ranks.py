@@ -16,15 +16,13 @@ import pytest
 import torch
 from few_label_ranks import train
 from forked import on_ranks, run, start
-from tiny_run import TINY
+from tiny_run import TIMES, TINY
 
 from fastclr.cli import main
 from fastclr.evaluate import state_hash
 from fastclr.training.loop import pretrain_in
 from fastclr.training.run import Run
 from fastclr.transfer.classifier import Trained
-
-TIMES = {"images_per_s", "train_s", "first_step_s", "processor_s", "peak_bytes"}
 
 
 @pytest.fixture(scope="module")

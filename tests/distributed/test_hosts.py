@@ -88,7 +88,7 @@ def pretrain(pictures: Path, folder: Path) -> list[str]:
 
 
 def losses(folder: Path) -> list[float]:
-    return [record["loss"] for record in Run.open(folder).metrics.read() if record["kind"] == "train"]
+    return [record["train/loss"] for record in Run.open(folder).metrics.read() if record["kind"] == "train"]
 
 
 def weights(folder: Path) -> torch.Tensor:

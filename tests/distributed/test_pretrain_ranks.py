@@ -65,7 +65,7 @@ def wait_for(log: Path, steps: int, process: subprocess.Popen[Any]) -> None:
 
 
 def losses(folder: Path) -> list[float]:
-    return [record["loss"] for record in Run.open(folder).metrics.read() if record["kind"] == "train"]
+    return [record["train/loss"] for record in Run.open(folder).metrics.read() if record["kind"] == "train"]
 
 
 @pytest.mark.slow

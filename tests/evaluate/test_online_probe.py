@@ -128,3 +128,18 @@ def test_it_learns_what_is_separable() -> None:
 def test_bad_input_is_refused(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_accuracy_is_that_of_the_largest_logit() -> None:
+    from sklearn.metrics import accuracy_score
+
+    probe = OnlineProbe(8, 3)
+    with torch.no_grad():
+        probe.linear.weight.normal_(generator=torch.Generator().manual_seed(1))
+    h, labels = blobs(40, 0, 1.0)
+    labels[::5] = -1
+    answers = (h.double() @ probe.linear.weight.detach().double().T).argmax(dim=1)
+    assert probe.accuracy(h, labels) == pytest.approx(accuracy_score(labels.numpy(), answers.numpy()))
+    for rows, classes in ((h[:0], labels[:0]), (h, labels[1:])):
+        with pytest.raises(ValueError, match="features and labels must be"):
+            probe.accuracy(rows, classes)

@@ -80,7 +80,7 @@ def by_hand(model: nn.Module, data: ImageDataset) -> list[float]:
 
 def test_the_loop_is_the_one_written_by_hand(tmp_path: Path) -> None:
     ours, expected = train(tmp_path / "run"), net()
-    losses = [r["loss"] for r in Run.open(tmp_path / "run").metrics.read()]
+    losses = [r["train/loss"] for r in Run.open(tmp_path / "run").metrics.read()]
     assert losses == pytest.approx(by_hand(expected, SHAPES.train), rel=1e-4)
     for a, b in zip(ours.state_dict().values(), expected.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
@@ -139,7 +139,7 @@ def test_the_baseline_is_a_method_of_the_command_line(
     small = ["--width", "0.125", "--epochs", "1", "--batch-size", "32", "--device", "cpu", "--supervised.layer", "1"]
     assert main(["pretrain", "--method", "supervised", "--data", str(pictures), "--out", run, *small]) == 0
     record = Run.open(Path(run)).metrics.read()[0]
-    assert 0 <= record["training_accuracy"] <= 1
+    assert 0 <= record["train/training_accuracy"] <= 1
     assert main(["knn", run, "--device", "cpu"]) == 0
     capsys.readouterr()
     assert main(["knn", run, "--device", "cpu", "--features", "z"]) == 2

@@ -69,7 +69,7 @@ def test_a_finished_run_has_every_section(finished: Path) -> None:
     assert not page.all("p", **{"class": "missing"})
     overview = section(page, "overview")
     records = Run.open(finished).metrics.read()
-    knn = next(r["knn"] for r in reversed(records) if r["kind"] == "eval")
+    knn = next(r["eval/knn_top1"] for r in reversed(records) if r["kind"] == "eval")
     assert f"{100 * knn:.2f}%" in overview.text and "finished, 3 epochs" in overview.text
     assert "fine-tuning" in overview.text and "not evaluated" in overview.text
     assert len(section(page, "training").all("svg")) == 7
@@ -265,10 +265,10 @@ def test_the_table_of_a_comparison(
     assert head == ["run", "method", "kNN", "linear", "images", "seconds", "processor", "memory"]
     records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     train = [r for r in records if r["kind"] == "train"]
-    cost = [f"{train[-1]['train_s']:.0f}", f"{sum(r['processor_s'] for r in train):.0f}"]
-    cost.append(f"{max(r['peak_bytes'] for r in train) / 2**20:,.0f} MiB")
-    assert all(r["processor_s"] > 0 and r["peak_bytes"] > 2**27 for r in train)
-    knn = f"{100 * next(r['knn'] for r in reversed(records) if r['kind'] == 'eval'):.2f}%"
+    cost = [f"{train[-1]['time/train_s']:.0f}", f"{sum(r['time/processor_s'] for r in train):.0f}"]
+    cost.append(f"{max(r['memory/peak_bytes'] for r in train) / 2**20:,.0f} MiB")
+    assert all(r["time/processor_s"] > 0 and r["memory/peak_bytes"] > 2**27 for r in train)
+    knn = f"{100 * next(r['eval/knn_top1'] for r in reversed(records) if r['kind'] == 'eval'):.2f}%"
     assert [row[1:] for row in rows] == [
         ["SimCLR", knn, "\N{EM DASH}", "384", *cost],  # 3 epochs of 128 images
         ["SimCLR", "12.30%", "25.00%", "384", *cost],

@@ -41,11 +41,11 @@ from fastclr.training.run import Run
 
 KINDS = ("write", "fsync", "replace", "unlink")
 TIMES = {
-    "images_per_s",
-    "train_s",
-    "first_step_s",
-    "processor_s",
-    "peak_bytes",
+    "train/images_per_s",
+    "time/train_s",
+    "time/first_step_s",
+    "time/processor_s",
+    "memory/peak_bytes",
     "seconds",
 }  # all that may differ between two runs
 

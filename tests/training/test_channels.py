@@ -86,7 +86,7 @@ def test_stems_follow() -> None:
 
 def test_options_of_channels() -> None:
     """The flag and the keyword leave colours out of the defaults, and refuse those that are asked for."""
-    options = parse(PretrainOptions, TINY, ["--data", "x", "--channels", "13", "--range", "0", "10000"], "p")
+    options = parse(PretrainOptions, ["--data", "x", "--channels", "13", "--range", "0", "10000"], "p", TINY)
     assert options.config.augment == TINY.augment.with_channels(13) and options.config.range == (0, 10000)
     assert configure(PretrainConfig(), {"channels": 1}).augment == PretrainConfig().augment.with_channels(1)
     assert configure(PretrainConfig(), {"augment": {"channels": 2}}).augment.gray_p == 0

@@ -22,7 +22,7 @@ from fastclr.training.checkpoint_writer import CheckpointWriter, copy_to_cpu
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+    return sorted(path.name for path in folder.iterdir() if path.name not in (".lock", "last"))
 
 
 def latest_step(folder: Path) -> int:
@@ -49,6 +49,33 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
             writer.save(make(step))
     assert names(folder) == ["step-00000003.pt", "step-00000004.pt"]
     assert [load_checkpoint(folder / name).step for name in names(folder)] == [3, 4]
+
+
+def test_last_is_a_name_of_the_newest(tmp_path: Path) -> None:
+    """Also where something was put in its place, which is not written through."""
+    folder, other = tmp_path / "run" / "checkpoints", tmp_path / "other"
+    other.write_text("mine")
+    with CheckpointWriter(folder, keep=1) as writer:
+        (folder / "last").symlink_to(other)
+        for step in (1, 2):
+            writer.save(make(step))
+            writer.wait()
+            assert os.readlink(folder / "last") == f"step-{step:08d}.pt"  # relative: a copied folder is whole
+            assert load_checkpoint(folder / "last").step == step
+    assert other.read_text() == "mine" and not (folder / "last.tmp").exists()
+    assert latest_step(folder) == 2
+
+
+def test_a_file_system_without_links_has_checkpoints_without_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    with CheckpointWriter(tmp_path) as writer:
+        writer.save(make(1))
+    assert names(tmp_path) == ["step-00000001.pt"] and not (tmp_path / "last").is_symlink()
 
 
 def test_one_is_kept_and_a_step_can_be_written_again(tmp_path: Path) -> None:

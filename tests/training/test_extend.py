@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from kill_run import differences
-from tiny_run import TINY
+from tiny_run import TIMES, TINY
 
 import fastclr
 from fastclr.api import starting
@@ -48,7 +48,7 @@ def short(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 
 
 def rates(folder: Path) -> list[float]:
-    return [record["lr"] for record in Run.open(folder).metrics.read() if record["kind"] == "train"]
+    return [record["train/lr"] for record in Run.open(folder).metrics.read() if record["kind"] == "train"]
 
 
 @pytest.mark.slow
@@ -73,11 +73,7 @@ def test_the_past_of_an_extended_run_is_that_of_the_short_one(short: Path, tmp_p
     folder = shutil.copytree(short, tmp_path / "run")
     fastclr.Run(folder).resume(epochs=3)
     timeless = [
-        {
-            k: v
-            for k, v in record.items()
-            if k not in ("images_per_s", "train_s", "first_step_s", "processor_s", "peak_bytes")
-        }
+        {k: v for k, v in record.items() if k not in TIMES}
         for path in (short, folder)
         for record in Run.open(path).metrics.read()
         if record["step"] <= 8 and record["kind"] == "train"

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_run import TIMES
 
 from fastclr.evaluate import state_hash
 from fastclr.losses import nt_xent
 from fastclr.methods import SimCLROptions, parameter_groups
+from fastclr.training import build as building
 from fastclr.training.build import build
 from fastclr.training.checkpoint import Checkpoint
 from fastclr.training.config import PretrainConfig
@@ -20,14 +22,6 @@ from fastclr.training.loop import pretrain_in
 from fastclr.training.optim import Schedule, build_optimizer
 from fastclr.training.run import Run
 from fastclr.training.step import train_step
-
-TIMES = {
-    "images_per_s",
-    "train_s",
-    "first_step_s",
-    "processor_s",
-    "peak_bytes",
-}  # all that may differ between two runs of one configuration
 
 
 def latest(folder: Path) -> Checkpoint:
@@ -52,15 +46,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 
 def test_a_run_leaves_its_files(finished: Path) -> None:
     names = {p.name for p in finished.iterdir()}
-    written = {"config.json", "environment.json", "metrics.jsonl", "checkpoints", "encoder.safetensors"}
-    assert names == written  # the report is the command's
+    written = {"config.json", "config.yaml", "environment.json", "metrics.jsonl", "train.log", "checkpoints"}
+    assert names == written | {"encoder.safetensors"}  # the report is the command's
     assert {p.name for p in (finished / "checkpoints").glob("*.pt*")} == {"step-00000008.pt", "step-00000012.pt"}
     records = metrics(finished)
     assert [r["epoch"] for r in records if r["kind"] == "eval"] == [2, 3]
     train = [r for r in records if r["kind"] == "train"]
     assert train[-1]["step"] == 3 * 4
-    assert {"loss", "contrastive_accuracy", "contrastive_entropy", "lr", "temperature"} <= set(train[0])
-    assert all(0 <= r["contrastive_accuracy"] <= 1 for r in train)
+    names = ("loss", "contrastive_accuracy", "contrastive_entropy", "lr", "temperature")
+    assert {f"train/{name}" for name in names} <= set(train[0])
+    assert all(0 <= r["train/contrastive_accuracy"] <= 1 for r in train)
 
 
 def test_the_encoder_file_loads_without_the_checkpoint(finished: Path) -> None:
@@ -122,7 +117,7 @@ def test_two_deterministic_runs_are_equal_and_two_seeds_differ(
     pretrain_in(tmp_path / "again", tiny)
     assert metrics(tmp_path / "again") == metrics(finished)
     pretrain_in(tmp_path / "seed", dataclasses.replace(tiny, seed=1, epochs=1))
-    assert metrics(tmp_path / "seed")[0]["loss"] != metrics(finished)[0]["loss"]
+    assert metrics(tmp_path / "seed")[0]["train/loss"] != metrics(finished)[0]["train/loss"]
 
 
 def test_resume_of_a_finished_run_changes_nothing(finished: Path, tiny: PretrainConfig) -> None:
@@ -226,7 +221,7 @@ def test_step_is_the_plain_recipe(tiny: PretrainConfig) -> None:
 def test_learnable_temperature_is_trained_saved_and_logged(tiny: PretrainConfig, tmp_path: Path) -> None:
     config = dataclasses.replace(tiny, options=SimCLROptions(learnable_temperature=True), epochs=1, knn_every=0)
     run = pretrain_in(tmp_path / "run", config).run
-    assert run.metrics.read()[0]["temperature"] != config.options.temperature
+    assert run.metrics.read()[0]["train/temperature"] != config.options.temperature
     assert "criterion.log_temperature" in latest(run.folder).method
 
 
@@ -235,10 +230,29 @@ def test_the_online_probe_learns_beside_the_run_and_does_not_touch_it(
 ) -> None:
     run = pretrain_in(tmp_path / "probed", dataclasses.replace(tiny, online_probe=True)).run
     assert state_hash(run.load_encoder()) == state_hash(Run.open(finished).load_encoder())
-    accuracy = [r["online_probe_accuracy"] for r in run.metrics.read() if r["kind"] == "train"]
+    scored = [r["eval/linear_top1"] for r in run.metrics.read() if r["kind"] == "eval"]
+    assert scored and all(0 <= score <= 1 for score in scored)
+    accuracy = [r["train/linear_top1"] for r in run.metrics.read() if r["kind"] == "train"]
     assert all(0 <= a <= 1 for a in accuracy) and accuracy[-1] > 0
     probe = run.latest_checkpoint().probe  # type: ignore[union-attr]
     assert any(tensor.abs().sum() > 0 for tensor in probe.values() if isinstance(tensor, torch.Tensor))
+
+
+def test_a_run_that_goes_on_reads_with_the_loader_that_it_began_with(
+    tiny: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the same call is made again and still says `auto`, which depends on the memory that is free."""
+    seen: list[str] = []
+    load = building.load_data
+
+    def seeing(config: PretrainConfig, *rest: Any) -> Any:
+        seen.append(config.loader)
+        return load(config, *rest)
+
+    monkeypatch.setattr(building, "load_data", seeing)
+    for resume in (False, True):
+        pretrain_in(tmp_path / "run", dataclasses.replace(tiny, epochs=1, knn_every=0), resume=resume)
+    assert seen == ["auto", "resident"]
 
 
 def test_micro_batches_take_the_step_of_the_whole_batch(tiny: PretrainConfig) -> None:

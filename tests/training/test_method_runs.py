@@ -17,6 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
 from method_cases import VARIANTS, config_of, make_tiny
+from tiny_run import TIMES
 
 from fastclr.data import make_shapes
 from fastclr.evaluate import effective_rank
@@ -27,7 +28,6 @@ from fastclr.training.loop import Ended, pretrain_in, train_in
 from fastclr.training.stopping import Interrupted
 
 DATA = dataclasses.replace(make_shapes(train=48, test=8), test=None)
-TIMES = {"images_per_s", "train_s", "first_step_s", "processor_s", "peak_bytes"}
 STEPS = 12  # four epochs of three: a ring of 64 keys goes round three times
 pytestmark = pytest.mark.filterwarnings("ignore:batch norm can leak")
 
@@ -96,9 +96,9 @@ def test_bfloat16_trains_and_the_log_tells_of_the_embeddings(variant: str, tmp_p
     ended = run(tmp_path / "run", variant, amp="bf16")
     records = [r for r in log_of(ended) if r["kind"] == "train"]
     for record in records:
-        assert math.isfinite(record["loss"])
+        assert math.isfinite(record["train/loss"])
         if METHODS[VARIANTS[variant][0]].cause:
-            assert 0 < record["embedding_std"] <= 1.0001 and 1 <= record["embedding_rank"] <= 8.0001
+            assert 0 < record["health/std"] <= 1.0001 and 1 <= record["health/rankme"] <= 8.0001
     assert {p.dtype for p in ended.training.method.parameters()} == {torch.float32}
 
 
@@ -110,7 +110,7 @@ def test_compiled_methods_have_the_same_curve(variant: str, tmp_path: Path) -> N
     curves = []
     for mode in ("off", "default"):
         ended = run(tmp_path / mode, name, compile=mode, log_every=1, **changes)
-        curves.append([r["loss"] for r in log_of(ended)])
+        curves.append([r["train/loss"] for r in log_of(ended)])
         torch._dynamo.reset()
     assert len(curves[0]) == STEPS
     assert curves[1] == pytest.approx(curves[0], rel=1e-3)
@@ -148,8 +148,8 @@ def test_the_numbers_of_the_log_are_their_formulas() -> None:
 
 
 def test_collapse_is_low_deviation_for_a_hundred_steps() -> None:
-    records = [{"kind": "train", "step": step, "embedding_std": 0.5} for step in (10, 20)]
-    low = [{"kind": "train", "step": step, "embedding_std": 0.09} for step in range(30, 130, 10)]
+    records = [{"kind": "train", "step": step, "health/std": 0.5} for step in (10, 20)]
+    low = [{"kind": "train", "step": step, "health/std": 0.09} for step in range(30, 130, 10)]
     assert find_collapse([], "") is None and find_collapse(records, "") is None
     assert find_collapse(records + low[:-1], "") is None
     found = find_collapse(records + low, "Usual: a cause.")
@@ -157,9 +157,9 @@ def test_collapse_is_low_deviation_for_a_hundred_steps() -> None:
         "the embeddings have collapsed: for 100 steps their standard deviation is below 0.1 of that of evenly spread "
         "ones. Usual: a cause."
     )
-    back = [{"kind": "train", "step": 130, "embedding_std": 0.11}, {"kind": "eval", "step": 130, "knn": 0.5}]
+    back = [{"kind": "train", "step": 130, "health/std": 0.11}, {"kind": "eval", "step": 130, "eval/knn_top1": 0.5}]
     assert find_collapse(records + low + back, "") is None
-    assert find_collapse([{"kind": "train", "step": 200, "loss": 1.0}], "") is None  # a method that is not watched
+    assert find_collapse([{"kind": "train", "step": 200, "train/loss": 1.0}], "") is None  # it is not watched
 
 
 def test_every_method_that_compares_embeddings_names_the_usual_cause_of_collapse() -> None:

@@ -49,8 +49,8 @@ def test_a_method_learns(name: str, tmp_path: Path) -> None:
     ended = train_in(tmp_path / "run", config, progress=False, data=data)
     records = [record for record in ended.run.metrics.read() if record["kind"] == "train"]
     quarter = len(records) // 4
-    early = max(record["loss"] for record in records[: 2 * quarter])  # a queue of random keys is easy at first
-    late = sum(record["loss"] for record in records[-quarter:]) / quarter
+    early = max(record["train/loss"] for record in records[: 2 * quarter])  # a queue of random keys is easy at first
+    late = sum(record["train/loss"] for record in records[-quarter:]) / quarter
     assert late < early
     assert find_collapse(records, "") is None
     assert ended.features is not None
@@ -72,5 +72,5 @@ def test_rotation_is_told_where_images_have_an_up_and_is_chance_where_they_have_
     changes = {"epochs": 6, "warmup_epochs": 1.0, "batch_size": 64, "log_every": 4, "width": 0.125}
     config = with_method(PRESETS["demo"], "rotation", **changes, lr=0.1, device="cpu", amp="off", knn_every=0)
     ended = train_in(tmp_path / "run", config, progress=False, data=data)
-    told = [record["task_accuracy"] for record in ended.run.metrics.read() if record["kind"] == "train"][-1]
+    told = [record["train/task_accuracy"] for record in ended.run.metrics.read() if record["kind"] == "train"][-1]
     assert told > 0.5 if has_up else abs(told - 0.25) < 0.05, told

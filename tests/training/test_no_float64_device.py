@@ -99,7 +99,7 @@ def test_training_steps_need_none(method: str, tiny: PretrainConfig, monkeypatch
         with Device(everything=patched):
             for batch in batches:
                 train_step(training, batch)
-        logged.append(read_totals(training)["loss"])
+        logged.append(read_totals(training)["train/loss"])
     assert logged[1] == pytest.approx(logged[0], rel=1e-4)
 
 

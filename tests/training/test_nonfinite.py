@@ -65,9 +65,11 @@ def test_nothing_is_changed_and_nothing_found_is_said() -> None:
 
 def test_history_gives_the_last_good_step() -> None:
     records = [
-        {"kind": "train", "step": 10 * i, "loss": 1.0 / i, "lr": i / 100, "grad_norm": 10.0**i} for i in range(1, 8)
+        {"kind": "train", "step": 10 * i, "train/loss": 1.0 / i, "train/lr": i / 100, "train/grad_norm": 10.0**i}
+        for i in range(1, 8)
     ]
-    records += [{"kind": "eval", "step": 70, "knn": 0.5}, {"kind": "train", "step": 80, "loss": math.nan, "lr": 0.08}]
+    records.append({"kind": "eval", "step": 70, "eval/knn_top1": 0.5})
+    records.append({"kind": "train", "step": 80, "train/loss": math.nan, "train/lr": 0.08})
     lines = explain_nonfinite(stages("h"), records).splitlines()
     assert lines[3:] == [
         "last logged step with a finite loss: 70 (loss 0.1429)",

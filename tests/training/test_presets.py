@@ -81,7 +81,7 @@ EXPECTED = {
 
 def parsed(name: str, *arguments: str) -> PretrainConfig:
     """The configuration that the command line makes."""
-    return parse(PretrainOptions, PRESETS[name], ["--preset", name, *arguments], "fastclr pretrain").config
+    return parse(PretrainOptions, ["--preset", name, *arguments], "fastclr pretrain").config
 
 
 def test_every_preset_is_checked_here() -> None:

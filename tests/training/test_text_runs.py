@@ -17,6 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
 from text_cases import TEXT_METHODS, Letters, coarse_shapes, make_tiny_pair, text_config
+from tiny_run import TIMES
 
 from fastclr.data import make_shapes
 from fastclr.methods import METHODS
@@ -30,7 +31,6 @@ from fastclr.training.run import Run
 from fastclr.training.stopping import Interrupted
 
 DATA = coarse_shapes(48)
-TIMES = {"images_per_s", "train_s", "first_step_s", "processor_s", "peak_bytes"}
 STEPS = 12  # four epochs of three: a queue of 64 keys goes round three times
 
 
@@ -77,8 +77,8 @@ def test_bfloat16_trains_and_the_log_tells_of_the_embeddings(name: str, tmp_path
     ended = run(tmp_path / "run", name, amp="bf16")
     for record in log_of(ended):
         if record["kind"] == "train":
-            assert math.isfinite(record["loss"]) and 0 < record["embedding_std"] <= 1.0001
-            assert -1 <= record["positive_cosine"] <= 1 and 0.01 <= record["temperature"] < 1
+            assert math.isfinite(record["train/loss"]) and 0 < record["health/std"] <= 1.0001
+            assert -1 <= record["train/positive_cosine"] <= 1 and 0.01 <= record["train/temperature"] < 1
     assert {p.dtype for p in ended.training.method.parameters()} == {torch.float32}
 
 
@@ -92,7 +92,7 @@ def test_compiled_methods_of_texts_have_the_same_curve(
     curves = []
     for mode in ("off", "default"):
         ended = run(tmp_path / mode, name, compile=mode, log_every=1, epochs=2)
-        curves.append([record["loss"] for record in log_of(ended) if record["kind"] == "train"])
+        curves.append([record["train/loss"] for record in log_of(ended) if record["kind"] == "train"])
         torch._dynamo.reset()
     assert len(curves[0]) == 6 and curves[1] == pytest.approx(curves[0], rel=1e-4)
 

@@ -111,7 +111,7 @@ def test_the_teacher_sees_the_students_view_and_stays_as_it_was(tmp_path: Path) 
     for (view, training), (taught, teaches) in zip(seen[::2], seen[1::2], strict=True):
         assert torch.equal(view, taught) and training and not teaches
     record = Run.open(tmp_path / "run").metrics.read()[-1]
-    assert 0 <= record["teacher_agreement"] <= 1
+    assert 0 <= record["train/teacher_agreement"] <= 1
 
 
 def test_no_gradient_reaches_the_teacher() -> None:

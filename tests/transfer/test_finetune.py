@@ -171,8 +171,10 @@ def test_stopped_it_goes_on_to_the_same_network(run: Run, tmp_path: Path) -> Non
     assert again.result == whole.result and state_hash(again.model) == state_hash(whole.model)
     assert sorted(path.name for path in (folder / "seed-1").iterdir()) == [
         "config.json",
+        "config.yaml",
         "environment.json",
         "metrics.jsonl",
+        "train.log",
     ]
 
 

@@ -23,6 +23,7 @@ FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
     ["fastclr.training.loop", "fastclr.training.evaluation", "fastclr.transfer.distill", "fastclr.commands.pretrain"]
 )
+PLAIN = multiprocessing.get_all_start_methods()[0]  # the default of a fresh interpreter
 TIMEOUT_S = 1200
 
 
@@ -90,6 +91,8 @@ def _enter_rank(
 
 
 def _become(environment: dict[str, str]) -> None:
+    # not the method by which this process was started: its workers would outlive it
+    multiprocessing.set_start_method(PLAIN, force=True)
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)

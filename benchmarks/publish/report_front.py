@@ -13,57 +13,82 @@ from memory_curve import curves
 from method_run import UNTRAINED
 from methods_table import missing, of
 from report_data import Result
-from report_results import best, on_gpu, other_losses
+from report_results import best, kept_memory, on_gpu, other_losses
 from report_tables import by_case, headline_losses
 
-from fastclr.bench.rows import OURS, Row
+from fastclr.bench.rows import OURS, Row, Spread
 from fastclr.bench.table import rate, seconds, size
 from fastclr.methods import METHODS
 
 Language = Literal["en", "zh"]
 FRONT: dict[str, Language] = {"README.md": "en", "README.zh-CN.md": "zh"}
 RESULTS_FOLDER = "benchmarks/results"
+COMPARED = {"pytorch": "PyTorch", "lightly": "lightly"}  # whom the headline of speed names
 WORDS: dict[Language, dict[str, str]] = {
     "en": {
-        "memory": "**{factor:.0f}x less memory** than plain PyTorch, counted: the loss of {pairs:,} images needs {ours} "
+        "memory": "**{factor:.0f}x less memory** than plain PyTorch, counted: the loss of {pairs:,} images takes {ours} "
         "instead of {theirs}",
         "speed": "**{speed}**, measured: NT-Xent of {pairs:,} images, forward and backward, in {time}",
-        "faster": "{factor:.1f}x as fast as {name}",
+        "faster": "{factor}x as fast as {name}",
         "and": ", ",
-        "views": "**{rate} views a second**, measured, at {side} pixels: {factor:.1f}x the fastest other library ({name})",
-        "more": ", {factor:.1f}x at {side} ({name})",
+        "kept": "{factors} where the allocator keeps freed memory",
+        "factor": "{factor}x",
+        "both": " and ",
+        "then": "; ",
+        "views": "**{rate} augmented views a second**, measured, at {side} pixels: {factor}x the rate of the fastest other "
+        "library ({name})",
+        "more": ", {factor}x at {side} ({name})",
         "on": "Times: {hardware}.",
+        "allocator": " By default glibc returns freed matrices to the system, and the next call pays for their pages again; jemalloc and "
+        "TCMalloc keep them.",
+        "spread": " `~`: spread above 15%.",
         "threads": "{threads} threads of {cpu}",
         "dropins": "| instead of | write | less memory | faster | measured at |",
         "at": "N = {rows:,}, D = {dim:,}",
-        "dropins-note": "Measured on {hardware}: forward and backward, their time and memory over those of fastclr's loss. "
-        "Files: {files}.",
+        "dropins-note": "Forward and backward, theirs over ours: time measured, memory counted, on {hardware}.{asides} "
+        "Files: {files}. All calls: [docs/from-another-library.md](docs/from-another-library.md).",
+        "formula": " (formula)",
+        "formula-note": " (formula): the library's formula written out again, not its own code.",
+        "kept-note": " Where the allocator keeps freed memory, the factors of time are {factors}; the other rows were not "
+        "measured so.",
         "unmeasured": "not measured",
-        "methods": "| kind | methods, `--method` | losses alone | kNN accuracy, measured |",
+        "methods": "| kind | methods, `--method` | losses for a loop of your own |",
+        "methods-knn": " kNN accuracy, measured |",
         "methods-note": "Measured, % of test images, in small: {epochs} epochs on {images:,} images of CIFAR-10 (untrained "
         "network: {untrained}); conditions and linear accuracy: [docs/methods.md](docs/methods.md).",
-        "methods-none": "No method has been measured side by side yet (-): `make bench-methods` does it, "
-        "[docs/methods.md](docs/methods.md) will show it.",
+        "methods-none": "Our own accuracies, side by side, are not measured yet (`make bench-methods`); published ones: "
+        "[docs/methods.md](docs/methods.md).",
         "unknown-all": "- **Unknown:** any speed on a GPU. No GPU run of the present kernels is recorded.",
         "unknown-some": "- **Unknown:** on a GPU, all that [docs/results.md](docs/results.md) does not list.",
     },
     "zh": {
-        "memory": "**内存占用仅为普通 PyTorch 的 {factor:.0f} 分之一**（计数所得）：{pairs:,} 张图像的损失只需 {ours}，而不是 {theirs}",
-        "speed": "**{speed}**（实测）：{pairs:,} 张图像的 NT-Xent 前向加反向耗时 {time}",
-        "faster": "速度是 {name} 的 {factor:.1f} 倍",
-        "and": "，",
-        "views": "**每秒 {rate} 个视图**（实测，{side} 像素）：是其他最快的库（{name}）的 {factor:.1f} 倍",
-        "more": "；{side} 像素时为 {factor:.1f} 倍（{name}）",
+        "memory": "**内存占用仅为普通 PyTorch 的 {factor:.0f} 分之一**（计数所得）：计算 {pairs:,} 张图像的损失只需 {ours}，而不是 {theirs}",
+        "speed": "**速度是 {speed}**（实测）：{pairs:,} 张图像的 NT-Xent 前向加反向耗时 {time}",
+        "faster": "{name} 的 {factor} 倍",
+        "and": "、",
+        "kept": "若内存分配器保留已释放的内存，则为 {factors}",
+        "factor": "{factor} 倍",
+        "both": "和 ",
+        "then": "；",
+        "views": "**每秒增强 {rate} 个视图**（实测，{side} 像素）：是其他库中最快者（{name}）的 {factor} 倍",
+        "more": "；{side} 像素时为 {factor} 倍（{name}）",
         "on": "计时环境：{hardware}。",
+        "allocator": "glibc 默认把释放的矩阵归还系统，下一次调用要重新为其分配内存页；jemalloc 和 TCMalloc 则会保留这些内存。",
+        "spread": "`~`：波动超过 15%。",
         "threads": "{cpu}，{threads} 线程",
         "dropins": "| 原来 | 改为 | 内存节省 | 加速 | 测量规模 |",
         "at": "N = {rows:,}，D = {dim:,}",
-        "dropins-note": "在 {hardware} 上实测前向加反向，数值为对方的时间和内存除以 fastclr 损失的时间和内存。数据文件：{files}。",
+        "dropins-note": "前向加反向，对方与 fastclr 之比：时间为实测，内存为计数所得，环境为 {hardware}。{asides}数据文件：{files}。"
+        "全部调用方式：[docs/from-another-library.md](docs/from-another-library.md)。",
+        "formula": "（公式）",
+        "formula-note": "（公式）：按该库的公式重新写出，并非其自身代码。",
+        "kept-note": "若内存分配器保留已释放的内存，时间之比为 {factors}；其余各行未在此条件下测量。",
         "unmeasured": "未测量",
-        "methods": "| 类别 | 方法，`--method` | 单独使用的损失 | kNN 准确率（实测） |",
+        "methods": "| 类别 | 方法，`--method` | 可用于自有训练循环的损失 |",
+        "methods-knn": " kNN 准确率（实测） |",
         "methods-note": "实测的小规模结果，单位为测试图像的 %：在 CIFAR-10 的 {images:,} 张图像上训练 {epochs} 个 epoch（未训练的网络："
         "{untrained}）；实验条件与线性准确率见 [docs/methods.md](docs/methods.md)。",
-        "methods-none": "各方法尚未并排测量（-）：运行 `make bench-methods` 即可，结果将列在 "
+        "methods-none": "我们自己的准确率对比尚未测量（`make bench-methods`）；论文公布的数值见 "
         "[docs/methods.md](docs/methods.md)。",
         "unknown-all": "- **未知：** GPU 上的任何速度。目前的 kernel 还没有任何 GPU 运行记录。",
         "unknown-some": "- **未知：** [docs/results.md](docs/results.md) 未列出的 GPU 数据。",
@@ -87,8 +112,6 @@ DROP_INS = (
     DropIn("lightly.loss.NTXentLoss", "fastclr.NTXentLoss", "loss", "ntxent", "lightly"),
     DropIn("solo.losses.simclr_loss_func", f"{COMPAT}.solo_learn.simclr_loss_func", "loss", "ntxent", "solo-learn"),
     DropIn("open_clip.loss.ClipLoss", f"{COMPAT}.open_clip.ClipLoss", "contrast", "clip", "open_clip"),
-    DropIn("open_clip.loss.SigLipLoss", f"{COMPAT}.open_clip.SigLipLoss", "contrast", "siglip", "open_clip"),
-    DropIn("losses.SupConLoss", f"{COMPAT}.supcontrast.SupConLoss", "contrast", "sup_con", "supcontrast"),
     DropIn(
         "pytorch_metric_learning.losses.SupConLoss",
         f"{COMPAT}.pytorch_metric_learning.SupConLoss",
@@ -104,7 +127,6 @@ DROP_INS = (
         "sentence-transformers",
     ),
     DropIn("lightly.loss.BarlowTwinsLoss", f"{COMPAT}.lightly.BarlowTwinsLoss", "gram", "barlow_twins", "lightly"),
-    DropIn("lightly.loss.VICRegLoss", f"{COMPAT}.lightly.VICRegLoss", "gram", "vicreg", "lightly"),
 )
 # what a kind of method is called in both languages, its methods, and the losses that stand alone
 KINDS: tuple[tuple[dict[Language, str], tuple[str, ...], tuple[str, ...]], ...] = (
@@ -124,11 +146,10 @@ KINDS: tuple[tuple[dict[Language, str], tuple[str, ...], tuple[str, ...]], ...] 
         ("BarlowTwinsLoss", "VICRegLoss"),
     ),
     (
-        {"en": "images and texts", "zh": "图像与文本"},
+        {"en": "images and texts, or texts alone", "zh": "图像与文本，或仅文本"},
         ("clip", "siglip", "blip-itc", "coca"),
-        ("CLIPLoss", "SigLIPLoss", "BLIPLoss"),
+        ("CLIPLoss", "SigLIPLoss", "BLIPLoss", "MultipleNegativesLoss"),
     ),
-    ({"en": "texts, queries and documents", "zh": "文本、查询与文档"}, (), ("MultipleNegativesLoss",)),
     (
         {"en": "for comparison", "zh": "对照"},
         ("rotation", "jigsaw", "context", "autoencoder", "gan", "supervised"),
@@ -153,11 +174,17 @@ def front_blocks(
 def headlines(results: Sequence[Result], words: Mapping[str, str]) -> str:
     """Return three numbers, each with its file; those that no file backs are left out."""
     loss, augment = best(results, "loss"), best(results, "augment")
-    told = [*memory_headline(results, words), (speed_headline(loss, words), loss.path.name)]
-    told.append((views_headline(augment, words), augment.path.name))
-    lines = [f"- {text} ([{name}]({RESULTS_FOLDER}/{name}))" for text, name in told if text]
+    speed = speed_headline(loss, words)
+    kept = kept_headlines(results, loss, words) if speed else []
+    told = [memory_headline(results, words), [(speed, loss.path.name), *kept]]
+    told.append([(views_headline(augment, words), augment.path.name)])
+    lines: list[str] = []
+    for parts in told:
+        linked = [f"{text} ([{name}]({RESULTS_FOLDER}/{name}))" for text, name in parts if text]
+        lines += ["- " + words["then"].join(linked)] if linked else []
     places = dict.fromkeys(hardware(result, words) for result in (loss, augment))
-    return "\n".join([*lines, "", words["on"].format(hardware="; ".join(places))])
+    last = words["on"].format(hardware="; ".join(places)) + (words["allocator"] if kept else "")
+    return "\n".join([*lines, "", last + (words["spread"] if "~" in "".join(lines) else "")])
 
 
 def memory_headline(results: Sequence[Result], words: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -178,9 +205,9 @@ def speed_headline(result: Result, words: Mapping[str, str]) -> str:
     found = list(by_case(headline_losses(result.suite("loss"))).values())[-1]
     ours = found[OURS]
     faster = [
-        words["faster"].format(name=shown, factor=found[name].ratio.median)  # type: ignore[union-attr]
-        for name, shown in (("pytorch", "PyTorch"), ("lightly", "lightly"))
-        if name in found and found[name].ratio
+        words["faster"].format(name=shown, factor=times(ratio))
+        for name, shown in COMPARED.items()
+        if name in found and (ratio := found[name].ratio)
     ]
     if not (faster and ours.time):
         return ""
@@ -188,16 +215,30 @@ def speed_headline(result: Result, words: Mapping[str, str]) -> str:
     return words["speed"].format(speed=words["and"].join(faster), pairs=pairs, time=seconds(ours.time.median))
 
 
+def kept_headlines(results: Sequence[Result], shown: Result, words: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The same factors where the C library keeps freed memory, and the file."""
+    case = list(by_case(headline_losses(shown.suite("loss"))))[-1]
+    told: list[tuple[str, str]] = []
+    for result in kept_memory(results, shown):
+        found = by_case(headline_losses(result.suite("loss"))).get(case, {})
+        ratios = [found[name].ratio for name in COMPARED if name in found]
+        factors = [words["factor"].format(factor=times(ratio)) for ratio in ratios if ratio]
+        if factors:
+            told.append((words["kept"].format(factors=words["both"].join(factors)), result.path.name))
+    return told
+
+
 def views_headline(result: Result, words: Mapping[str, str]) -> str:
-    """Views a second of the first size, and at every size the factor over the fastest other library."""
-    text = ""
-    for case, found in by_case([row for row in result.suite("augment") if "float32" not in row.case]).items():
+    """Views a second at the smallest size, and at every size the factor over the fastest other library."""
+    text, cases = "", by_case([row for row in result.suite("augment") if "float32" not in row.case])
+    for case, found in sorted(cases.items(), key=lambda each: int(each[0].rpartition("-")[2])):
         others = [row for row in found.values() if not row.provider.startswith(OURS) and row.ratio]
         own, side = found.get(OURS), int(case.rpartition("-")[2])
         if not (others and own and own.rate):
             continue
-        nearest = min(others, key=lambda row: row.ratio.median)  # type: ignore[union-attr]
-        values = {"rate": rate(own.rate), "factor": nearest.ratio.median, "name": nearest.provider, "side": side}  # type: ignore[union-attr]
+        nearest, ratio = min(((row, row.ratio) for row in others if row.ratio), key=lambda each: each[1].median)
+        values = {"rate": mark(own.time) + rate(own.rate), "factor": times(ratio)}
+        values |= {"name": nearest.provider, "side": str(side)}
         text += words["more" if text else "views"].format(**values)
     return text
 
@@ -208,7 +249,14 @@ def drop_ins(results: Sequence[Result], words: Mapping[str, str]) -> str:
     largest = list(by_case(headline_losses(loss.suite("loss"))).values())[::-1]
     cases = [("loss", loss, found) for found in largest]
     cases += [(rows[0].suite, result, {row.provider: row for row in rows}) for result, rows in others]
+    again = [
+        ("loss", other, rows)
+        for other in kept_memory(results, loss)
+        for rows in by_case(other.suite("loss")).values()
+    ]
     lines, used = [words["dropins"], "|---|---|---:|---:|---|"], {}
+    kept: list[str] = []
+    formulas = False
     for each in DROP_INS:
         found = compared(each, cases)
         cells = [f"`{each.theirs}`", f"`{each.ours}`"]
@@ -217,10 +265,15 @@ def drop_ins(results: Sequence[Result], words: Mapping[str, str]) -> str:
             continue
         source, ours, theirs = found
         used[source.path.name] = source
+        if theirs.note.startswith("its formula"):
+            cells[0], formulas = cells[0] + words["formula"], True
+        if kept_rows := compared(each, [case for case in again if ours.case in {row.case for row in case[2].values()}]):
+            used[kept_rows[0].path.name] = kept_rows[0]
+            ratio = kept_rows[2].ratio
+            kept += [f"{cells[0]} {words['factor'].format(factor=times(ratio))}"] if ratio else []
         pairs = ours.parameters["rows"] // (2 if each.suite == "loss" else 1)
         memory = f"{theirs.peak_bytes / ours.peak_bytes:.1f}x" if theirs.peak_bytes and ours.peak_bytes else "-"
-        mark = "~" if theirs.ratio and theirs.ratio.noisy else ""
-        factor = f"{mark}{theirs.ratio.median:.1f}x" if theirs.ratio else "-"
+        factor = f"{times(theirs.ratio)}x" if theirs.ratio else "-"
         lines.append(
             "| "
             + " | ".join([*cells, memory, factor, words["at"].format(rows=pairs, dim=ours.parameters["dim"])])
@@ -228,11 +281,11 @@ def drop_ins(results: Sequence[Result], words: Mapping[str, str]) -> str:
         )
     places = "; ".join(dict.fromkeys(hardware(result, words) for result in used.values()))
     files = ", ".join(f"[{name}]({RESULTS_FOLDER}/{name})" for name in used)
-    return (
-        "\n".join([*lines, "", words["dropins-note"].format(hardware=places, files=files)])
-        if used
-        else "\n".join(lines)
-    )
+    if not used:
+        return "\n".join(lines)
+    asides = (words["spread"] if "~" in "".join(lines) else "") + (words["formula-note"] if formulas else "")
+    asides += words["kept-note"].format(factors=words["and"].join(kept)) if kept else ""
+    return "\n".join([*lines, "", words["dropins-note"].format(hardware=places, asides=asides, files=files)])
 
 
 def compared(each: DropIn, cases: Sequence[tuple[str, Result, Mapping[str, Row]]]) -> tuple[Result, Row, Row] | None:
@@ -250,11 +303,12 @@ def kinds(methods: Mapping[Path, Mapping[str, Any]], language: Language) -> str:
     """Return methods and losses by kind, with the accuracy of those that were measured."""
     words, stored = WORDS[language], next(iter(methods.values()), None)
     scores = accuracies(stored)
-    lines = [words["methods"], "|---|---|---|---|"]
+    lines = [words["methods"] + (words["methods-knn"] if scores else ""), "|---|---|---|" + ("---|" if scores else "")]
     for kind, names, losses in KINDS:
         titles = ", ".join(f"{METHODS[name].title} (`{name}`)" for name in names) or "-"
         found = ", ".join(f"{METHODS[name].title} {scores[name]:.1f}" for name in names if name in scores) or "-"
-        lines.append(f"| {kind[language]} | {titles} | {', '.join(f'`{loss}`' for loss in losses)} | {found} |")
+        cells = [kind[language], titles, ", ".join(f"`{loss}`" for loss in losses), *([found] if scores else [])]
+        lines.append(f"| {' | '.join(cells)} |")
     if stored is None or not scores:
         return "\n".join([*lines, "", words["methods-none"]])
     first = next(each for each in stored["trainings"] if each["status"] == "ok" and each["method"] in scores)
@@ -274,6 +328,16 @@ def accuracies(stored: Mapping[str, Any] | None) -> dict[str, float]:
         if name not in missing(stored) and good:
             found[name] = 100 * statistics.fmean(good)
     return found
+
+
+def mark(spread: Spread | None) -> str:
+    """Return `~` where the spread is wide."""
+    return "~" if spread and spread.noisy else ""
+
+
+def times(ratio: Spread) -> str:
+    """Return a factor with its mark."""
+    return f"{mark(ratio)}{ratio.median:.1f}"
 
 
 def hardware(result: Result, words: Mapping[str, str]) -> str:

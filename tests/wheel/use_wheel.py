@@ -32,17 +32,11 @@ images, ids = torch.arange(4 * 40 * 50 * 3).remainder(251).to(torch.uint8).view(
 config = fastclr.AugmentConfig(32)
 views = [fastclr.SimCLRAugment(config, impl=impl)(images, ids, 0) for impl in ("native", "reference")]
 torch.testing.assert_close(*views, rtol=0, atol=1e-4)
-# what README shows for one's own code: losses and augmentation, which need torch alone
-names = {
-    "z0": torch.randn(8, 16, requires_grad=True),
-    "z1": torch.randn(8, 16),
-    "images": images,
-    "ids": ids,
-    "epoch": 0,
-}
+# what README shows for a loop of one's own, which needs torch alone
+names = {"z0": torch.randn(8, 16, requires_grad=True), "z1": torch.randn(8, 16)}
 snippets = re.findall(r"^```python\n(.*?)^```$", (here / "README.md").read_text(), re.M | re.S)
 for snippet in [text for text in snippets if "fastclr.pretrain" not in text]:
     exec(snippet, names)
-if names["z0"].grad is None or names["views"].shape != (2, 4, 3, 224, 224):
-    raise SystemExit("README's snippets computed no loss or no views")
+if names["z0"].grad is None:
+    raise SystemExit("README's snippets computed no loss")
 print("used", *sys.argv[1:])

@@ -250,9 +250,7 @@ def drop_ins(results: Sequence[Result], words: Mapping[str, str]) -> str:
     cases = [("loss", loss, found) for found in largest]
     cases += [(rows[0].suite, result, {row.provider: row for row in rows}) for result, rows in others]
     again = [
-        ("loss", other, rows)
-        for other in kept_memory(results, loss)
-        for rows in by_case(other.suite("loss")).values()
+        ("loss", other, rows) for other in kept_memory(results, loss) for rows in by_case(other.suite("loss")).values()
     ]
     lines, used = [words["dropins"], "|---|---|---:|---:|---|"], {}
     kept: list[str] = []

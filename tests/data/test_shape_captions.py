@@ -67,9 +67,9 @@ def test_pixels_without_captions_are_refused() -> None:
     """A table is for files, and arrays have none."""
     source = PixelSource("shapes", make_shapes(8, 8, captions=True))
     assert source.captioned(CaptionOptions()) is source
-    with pytest.raises(ValueError, match=r"captions='t\.csv' is for image files and shapes"):
+    with pytest.raises(ValueError, match=r"captions='t\.csv' cannot be had for shapes, which holds pixels"):
         source.captioned(CaptionOptions("t.csv"))
-    with pytest.raises(ValueError, match="holds pixels without captions"):
+    with pytest.raises(ValueError, match=r"4 of the 4 images of the tuple .* have no caption"):
         load_splits((torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)), captions="auto")
 
 

@@ -311,7 +311,7 @@ def test_a_folder_has_one_writing_process_until_that_is_gone(tmp_path: Path) -> 
 UNCLOSED = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_checkpoint import make
 from fastclr.training.checkpoint_writer import CheckpointWriter
 def slow(checkpoint):
@@ -324,7 +324,7 @@ CheckpointWriter(Path(sys.argv[1]), before=slow).save(make(3))
 
 @pytest.mark.parametrize("what", ["write", "fail"])
 def test_a_program_that_just_ends_loses_nothing_silently(tmp_path: Path, what: str) -> None:
-    script = UNCLOSED.format(tests=str(Path(__file__).parent))
+    script = UNCLOSED.format(tests=[str(folder) for folder in Path(__file__).parents[:2]])
     command = [sys.executable, "-c", script, str(tmp_path), what]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     if what == "write":

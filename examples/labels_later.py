@@ -50,7 +50,7 @@ def main() -> None:
         options = {"width": 0.25, "batch_size": 64, "lr": 0.3, "temperature": 0.2, "log_every": 7}
         run = fastclr.pretrain(Path(work) / "images", epochs=4, out=Path(work) / "run", **options)
         for record in run.metrics:
-            print(f"step {record['step']:3d}  loss {record['loss']:.4f}")
+            print(f"step {record['step']:3d}  loss {record['train/loss']:.4f}")
         labels = Path(work) / "labels.csv"
         with labels.open("w", newline="") as file:
             csv.writer(file).writerows([("name", "label"), *rows])

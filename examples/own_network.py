@@ -55,7 +55,7 @@ def main() -> None:
         run = fastclr.pretrain(data, encoder=make(), epochs=8, out=Path(folder) / "run", **options)
         for record in run.metrics:
             if record["kind"] == "train":
-                print(f"step {record['step']:3d}  loss {record['loss']:.4f}")
+                print(f"step {record['step']:3d}  loss {record['train/loss']:.4f}")
         print(f"kNN {run.knn()['accuracy']:.3f}, features {tuple(run.encoder(torch.zeros(1, 3, 32, 32)).shape)}")
 
 

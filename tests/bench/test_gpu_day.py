@@ -15,6 +15,7 @@ import gpu_cases
 import gpu_day
 import pytest
 import torch
+from effort import EFFORT
 from gpu_day import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,6 +134,7 @@ def test_tiles_are_rehearsed_in_the_interpreter(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(EFFORT == 1, reason="two minutes: make test-long")
 def test_the_day_is_rehearsed(tmp_path: Path) -> None:
     command = ["make", "gpu-day", "REHEARSE=1", f"PY={sys.executable}", f"OUT={tmp_path / 'out'}", "MINUTES=9"]
     command.append(f"WORK={tmp_path / 'work'}")

@@ -26,10 +26,8 @@ from typing import Any
 from compiled_ahead import place
 
 HERE = Path(__file__).resolve().parent
-GRACE_S, REHEARSED_GRACE_S = (
-    25.0,
-    120.0,
-)  # a stage stops itself between cases; after that it is interrupted, then killed
+# a stage stops itself between cases; after that it is interrupted, then killed
+GRACE_S, REHEARSED_GRACE_S = 25.0, 120.0
 
 
 @dataclass(frozen=True)

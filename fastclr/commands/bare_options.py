@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +9,8 @@ from typing import Annotated, Any
 import tyro
 
 from fastclr.api import Run
-
-NAMES = ("encoder", "pretrained", "init", "init_prefix", "download", "size", "mean", "std")
+from fastclr.commands.preset import shallow
+from fastclr.training.scoring import EvaluateOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +36,14 @@ class BareOptions:
 
     def given(self) -> dict[str, Any]:
         """Return what was asked for."""
-        values = {name: getattr(self, name) for name in NAMES}
-        return {name: value for name, value in values.items() if value not in (None, False)}
+        return {name: value for name, value in shallow(self).items() if value not in (None, False)}
 
-    def open(self, run: Path | None, places: Mapping[str, Any]) -> Run:
+    def open(self, run: Path | None, options: EvaluateOptions | None = None) -> Run:
         """Return the run in a folder, or the encoder that was asked for.
 
         Args:
             run: the folder, if one was given.
-            places: of the images, for an encoder.
+            options: of an evaluation, which say where an encoder's images are.
 
         Raises:
             ValueError: there are both, or neither.
@@ -58,5 +56,5 @@ class BareOptions:
             return Run(run)
         if not given:
             raise ValueError("give the folder of a run, or an encoder: --encoder NAME --pretrained, or --init FILE")
-        kept = {name: value for name, value in places.items() if value is not None}
-        return Run.of_encoder(self.encoder, **{n: v for n, v in given.items() if n != "encoder"}, **kept)
+        places = {name: getattr(options, name, None) for name in ("data", "test_data", "labels")}
+        return Run.of_encoder(**given, **{name: value for name, value in places.items() if value is not None})

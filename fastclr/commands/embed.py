@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
     if run is None and not options.bare.given():
         raise ValueError(f"embed needs RUN and IMAGES, or --encoder or --init and IMAGES, got {images} alone")
     others = {name: value for name, value in shallow(options).items() if name not in ("run", "bare", "images")}
-    done = options.bare.open(run, {}).embed(images, **others)
+    done = options.bare.open(run).embed(images, **others)
     if done is None:
         show(f"{options.out} already exists, made with the same settings")
         return

@@ -28,8 +28,7 @@ def main(arguments: list[str]) -> None:
     """Evaluate, store the result in the run, and print it; the first k provides the stored accuracy."""
     command = tyro.cli(Command, args=arguments, prog="fastclr knn")
     options = command.options
-    places = {"data": options.data, "test_data": options.test_data, "labels": options.labels}
-    result = command.bare.open(command.run, places).knn(**shallow(options))
+    result = command.bare.open(command.run, options).knn(**shallow(options))
     for k, accuracy in result["by_k"].items():
         top5 = "" if result["top5_by_k"][k] is None else f", top-5 {100 * result['top5_by_k'][k]:.2f}%"
         about = f"k={k}, temperature={result['temperature']}, features {result['features']}"

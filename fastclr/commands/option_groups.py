@@ -14,24 +14,22 @@ import tyro
 
 from fastclr.augment import AugmentConfig
 from fastclr.commands.option_texts import field_texts
-from fastclr.data.options import DataOptions
 from fastclr.methods import METHODS
-from fastclr.methods.options import ModelOptions
-from fastclr.training.config import SHORT_OPTIONS, TRANSIENT, PretrainConfig, RunOptions
+from fastclr.training.config import SHORT_OPTIONS, TRANSIENT, PretrainConfig
+from fastclr.training.config_yaml import PARTS
 from fastclr.training.keywords import ALIASES
-from fastclr.training.optim import OptimizerOptions
 from fastclr.training.presets import PRESETS
 
 # shown first, and alone by --help
 USUAL = ("data", "out", "preset", "method", "encoder", "init", "size", "epochs", "batch_size", "lr")
 NOT_TYPED = {*TRANSIENT, "options", "augment", "extensions"}  # --extend writes the last
-GROUPS: dict[str, tuple[str, type[Any] | None]] = {
-    "data": ("The images: where they lie, what is tested on, how they are read.", DataOptions),
-    "model": ("The encoder, the head, and what they start from.", ModelOptions),
-    "method": ("The method's own.", None),
-    "views": ("The random views of an image.", AugmentConfig),
-    "optimiser": ("How long, how many images at a time, and the learning rate.", OptimizerOptions),
-    "run": ("Device, precision, log, checkpoints, evaluations.", RunOptions),
+GROUPS = {
+    "data": "The images: where they lie, what is tested on, how they are read.",
+    "model": "The encoder, the head, and what they start from.",
+    "method": "The method's own.",
+    "views": "The random views of an image.",
+    "optimiser": "How long, how many images at a time, and the learning rate.",
+    "run": "Device, precision, log, checkpoints, evaluations.",
 }
 LAST = "run"  # where the command's own options belong
 # flags of the commands' own options that are called otherwise than their field
@@ -105,17 +103,18 @@ def options_of(command: type[Any], default: Any) -> list[Option]:
             )
 
     add("command", LAST, command, default, [each.name for each in fields(command) if each.name != "config"])
-    for group, (_, kind) in GROUPS.items():
-        if kind is None:
+    for group in GROUPS:
+        if group == "method":
             method = METHODS[config.method]
             names = [each.name for each in fields(method.Options)]
             prefix = f"{method.flags or config.method}."
             add("method", group, method.Options, config.options, names, prefix)
-        elif kind is AugmentConfig:
-            add("augment", group, kind, config.augment, [each.name for each in fields(kind) if each.name != "_"])
+        elif group == "views":
+            names = [each.name for each in fields(AugmentConfig) if each.name != "_"]
+            add("augment", group, AugmentConfig, config.augment, names)
         else:
-            names = [each.name for each in fields(kind) if each.name not in NOT_TYPED]
-            add("config", group, kind, config, names)
+            names = [each.name for each in fields(PARTS[group]) if each.name not in NOT_TYPED]
+            add("config", group, PARTS[group], config, names)
     return sorted(found, key=lambda option: USUAL.index(option.name) if not option.group else len(USUAL))
 
 
@@ -132,7 +131,7 @@ def ask(options: Sequence[Option], arguments: Sequence[str], prog: str, about: s
         if members:
             inner: list[Any] = [(o.place, o.annotation(), field(default=o.default)) for o in members]
             group = make_dataclass(name, inner, frozen=True, kw_only=True)
-            group.__doc__ = GROUPS[name][0]
+            group.__doc__ = GROUPS[name]
             outer.append((name, Annotated[group, tyro.conf.OmitArgPrefixes], field(default=group())))
     for option in options:
         if option.nested:

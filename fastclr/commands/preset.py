@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fastclr.augment import AugmentConfig
-from fastclr.commands.config_file import own_settings, settings_in
+from fastclr.commands.config_file import NOT_IN_FILES, own_settings, settings_in
 from fastclr.commands.option_groups import ask, options_of, short_help
 from fastclr.methods import METHODS
 from fastclr.sources.nearest import near
@@ -89,9 +89,8 @@ def parse(
     config, own_values = assembled(default.config, found)
     parsed = options(config=config, **own_values)
     if parsed.print_config:
-        others = {each.name: getattr(parsed, each.name) for each in fields(parsed)}
-        hidden = ("config", "config_file", "print_config")
-        told = {n: v for n, v in others.items() if n not in hidden and v != getattr(options(config=config), n)}
+        unset = shallow(options(config=config))
+        told = {n: v for n, v in shallow(parsed).items() if n not in NOT_IN_FILES and v != unset[n]}
         show(to_yaml(config, told).rstrip("\n"))
         raise SystemExit(0)
     return parsed

@@ -32,9 +32,9 @@ def main(arguments: list[str]) -> None:
     """Parse the options, run, and print where the results are."""
     resume, base, place = early_option(arguments, "--resume"), None, Path()
     if resume not in (None, AUTO):
-        for drop in ("--preset", "--config"):
-            if early_option(arguments, drop, *(["-c"] if drop == "--config" else [])) is not None:
-                raise ValueError(f"--resume uses the configuration of the run: drop {drop}")
+        for flags in (("--preset",), ("--config", "-c")):
+            if early_option(arguments, *flags) is not None:
+                raise ValueError(f"--resume uses the configuration of the run: drop {flags[0]}")
         place = folder_of(Path(str(resume)))
         base = Run.open(place).config
     options = parse(PretrainOptions, arguments, "fastclr pretrain", base)

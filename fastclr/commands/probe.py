@@ -28,8 +28,7 @@ def main(arguments: list[str]) -> None:
     """Evaluate, store the result in the run, and print it."""
     command = tyro.cli(Command, args=arguments, prog="fastclr probe")
     options = command.options
-    places = {"data": options.data, "test_data": options.test_data, "labels": options.labels}
-    show(format_result(command.bare.open(command.run, places).probe(**shallow(options))))
+    show(format_result(command.bare.open(command.run, options).probe(**shallow(options))))
 
 
 def format_result(result: dict[str, Any]) -> str:

@@ -24,12 +24,13 @@ PLAIN = {
     "int": r"[-+]?(0|[1-9][0-9]*)",
     "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
-PARTS: tuple[tuple[str, type[Any]], ...] = (
-    ("data", DataOptions),
-    ("model", ModelOptions),
-    ("optimiser", OptimizerOptions),
-    ("run", RunOptions),
-)
+# the groups of settings, but for the method's and those of views
+PARTS: dict[str, type[Any]] = {
+    "data": DataOptions,
+    "model": ModelOptions,
+    "optimiser": OptimizerOptions,
+    "run": RunOptions,
+}
 
 
 def to_yaml(config: PretrainConfig, others: Mapping[str, Any] | None = None) -> str:
@@ -44,7 +45,7 @@ def to_yaml(config: PretrainConfig, others: Mapping[str, Any] | None = None) -> 
     del values["extensions"]  # --extend makes them
     for title, names in (
         ("", list(others or ())),
-        *((title, [n for n in names_of(part) if n in values and n != "augment"]) for title, part in PARTS),
+        *((title, [n for n in names_of(part) if n in values and n != "augment"]) for title, part in PARTS.items()),
         ("method", [family_of(config.method)]),
         ("views", ["augment"]),
     ):

@@ -6,15 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from failing_commands import fails
 
 from fastclr.cli import main
-
-
-def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run a command that must exit with status 2, and return its message without tyro's line breaks."""
-    assert main(arguments) == 2
-    return " ".join(capsys.readouterr().err.split())
-
 
 TINY = ["--width", "0.125", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "32", "--device", "cpu"]
 

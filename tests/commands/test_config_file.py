@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from failing_commands import fails
 
 from fastclr.cli import main
 from fastclr.commands.preset import parse
@@ -20,12 +21,6 @@ from fastclr.training.presets import PRESETS
 
 def pretrain(*arguments: str) -> PretrainOptions:
     return parse(PretrainOptions, list(arguments), "fastclr pretrain")
-
-
-def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run a command that must exit with status 2, and return its message."""
-    assert main(arguments) == 2
-    return " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -82,13 +82,18 @@ def test_bfloat16_trains_and_the_log_tells_of_the_embeddings(name: str, tmp_path
     assert {p.dtype for p in ended.training.method.parameters()} == {torch.float32}
 
 
+def use_backend(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch.compile trace as ever, and hand on to a backend without code generation."""
+    trace = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, mode: trace(module, backend=name))
+
+
 @pytest.mark.parametrize("name", TEXT_METHODS)
 def test_compiled_methods_of_texts_have_the_same_curve(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What Dynamo makes of a method computes the same; the compiler behind it is PyTorch's own affair, and slow."""
-    trace = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module, mode: trace(module, backend="aot_eager"))
+    use_backend("aot_eager", monkeypatch)
     curves = []
     for mode in ("off", "default"):
         ended = run(tmp_path / mode, name, compile=mode, log_every=1, epochs=2)
@@ -103,8 +108,7 @@ def test_the_stages_of_a_profile_are_the_step_of_the_loop(
     name: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With its towers compiled one by one, as the profile of a compiled method does it, or not."""
-    trace = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module, mode: trace(module, backend="eager"))
+    use_backend("eager", monkeypatch)
     config = text_config(name, data="shapes", batch_size=16, options=TEXT_METHODS[name], compile=mode)
     one, other = (build(config, data=DATA, tokenizer=Letters(), make=make_tiny_pair) for _ in range(2))
     whole, staged = whole_and_staged_step(one)[0], whole_and_staged_step(other)[1]

@@ -13,6 +13,7 @@ from fastclr.environment import record_environment
 from fastclr.evaluate import Features
 from fastclr.methods import METHODS
 from fastclr.methods.model import check_start
+from fastclr.methods.own_encoder import is_given
 from fastclr.parallel import World, open_world
 from fastclr.training.build import MakeMethod, Training, build, check_model, find_data
 from fastclr.training.checkpoint_writer import CheckpointWriter
@@ -143,6 +144,11 @@ def train_in(
             say(training, run, line)
         say(training, run, describe(training))
         report_data(training, run)
+        if checkpoint is None and is_given(training.config.encoder):
+            # who resumes a run that was killed early may bring other weights than those it started from
+            write_checkpoint(training, writer)
+            if writer is not None:
+                writer.wait()
         features = train(training, run, writer, progress)
         training.loader.close()
         world.barrier()

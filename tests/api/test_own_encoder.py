@@ -145,22 +145,23 @@ def test_what_is_no_encoder_is_said(name: str, message: str) -> None:
         own_encoder(name, None, 32)
 
 
-def killed_at_its_sixth_step(pictures: Path, out: Path) -> None:
+def killed_at_step(number: int, pictures: Path, out: Path) -> None:
     step = loop.train_step
 
     def stepped(training: Any, batch: Any) -> None:
         step(training, batch)
-        if training.step == 6:
+        if training.step == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
     loop.train_step = stepped
     fastclr.pretrain(pictures, encoder=own(), out=out, **OWN)
 
 
-def test_kill_and_resume_end_where_an_undisturbed_run_ends(run: Run, pictures: Path, tmp_path: Path) -> None:
-    """Another process is killed at its sixth step, with dropout and batch norm in the network."""
-    forked.run(killed_at_its_sixth_step, pictures, tmp_path / "run", status=-signal.SIGKILL)
-    ended = Run(tmp_path / "run", encoder=own(seed=5)).resume()
+@pytest.mark.parametrize("step", [1, 6])
+def test_kill_and_resume_end_where_an_undisturbed_run_ends(run: Run, pictures: Path, tmp_path: Path, step: int) -> None:
+    """Another process is killed, with dropout and batch norm in the network; at step 1 only the start is on disk."""
+    forked.run(killed_at_step, step, pictures, tmp_path / "run", status=-signal.SIGKILL)
+    ended = Run(tmp_path / "run", encoder=own(seed=5)).resume()  # the weights given now are not those of the start
     assert state_hash(ended.encoder) == state_hash(run.encoder)
     names = ("encoder.safetensors", "config.json")
     assert all((ended.folder / name).read_bytes() == (run.folder / name).read_bytes() for name in names)

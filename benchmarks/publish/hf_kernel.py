@@ -2,15 +2,19 @@
 
     python benchmarks/publish/hf_kernel.py FOLDER        # make hf-kernel
 
-Writes `build.toml`, `CARD.md` and the sources in `torch-ext/`, from which their builder makes a noarch kernel, and
-`build/torch-universal/`, what `kernels.get_local_kernel` loads. The sources are those of this tree with relative
-imports, since such a package is loaded under a made-up name, and operators in their own namespace, so that it and
-fastclr can be loaded side by side. What needs the compiled libraries falls back to PyTorch.
+Writes `build.toml`, `flake.nix`, `CARD.md` and the sources in `torch-ext/`, from which their builder makes a noarch
+kernel, and what it would make of them: a package for each backend in `build/torch-BACKEND/`, which
+`kernels.get_local_kernel` loads. The sources are those of this tree with relative imports, since such a package is
+loaded under a made-up name, and operators in a namespace of the build, so that several versions and fastclr can be
+loaded side by side. What needs the compiled libraries falls back to PyTorch.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import hashlib
+import json
 import re
 import shutil
 import sys
@@ -19,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "fastclr_losses"
 REPOSITORY = "fastclr/losses"
+BACKENDS = ("cpu", "cuda", "rocm", "xpu")
 # folder or file of the tree -> of the package
 SOURCES = {"fastclr/losses": "losses", "kernels": "kernels", "fastclr/parallel.py": ".", "fastclr/device.py": "."}
 LEFT_OUT = {"tune.py"}
@@ -46,18 +51,54 @@ from .losses import {names}
 
 __all__ = {all}
 '''
+# written by the builder beside the sources
+OPS = '''"""The namespace of this build's operators."""
+
+from __future__ import annotations
+
+import torch
+
+ops = torch.ops.{id}
+
+
+def add_op_namespace_prefix(name: str) -> str:
+    """Return the full name of an operator."""
+    return f"{id}::{{name}}"
+'''
+OLDER = '''"""For versions of `kernels` that look for the package in a folder of its name."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+if "{id}" not in sys.modules:
+    _spec = importlib.util.spec_from_file_location("{id}", Path(__file__).parents[1] / "__init__.py")
+    sys.modules["{id}"] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules["{id}"])
+__all__ = sys.modules["{id}"].__all__
+globals().update({{name: getattr(sys.modules["{id}"], name) for name in __all__}})
+'''
 TOML = """\
 [general]
-name = "fastclr-losses"
+name = "{name}"
 version = {version}
 license = "Apache-2.0"
 edition = 5
-backends = ["cpu", "cuda", "rocm", "xpu"]
+backends = {backends}
 
 [general.hub]
 repo-id = "{repository}"
 
 [torch-noarch]
+"""
+FLAKE = """\
+{
+  description = "fastclr-losses";
+  inputs.kernel-builder.url = "github:huggingface/kernels";
+  outputs = { self, kernel-builder }: kernel-builder.lib.genKernelFlakeOutputs { inherit self; path = ./.; };
+}
 """
 CARD = """\
 ---
@@ -74,7 +115,7 @@ NT-Xent, CLIP, SigLIP, SupCon and other contrastive losses in O(N D) memory, of 
 import torch
 from kernels import get_kernel
 
-losses = get_kernel("{repository}")
+losses = get_kernel("{repository}", version={version}, trust_remote_code=True)
 loss = losses.NTXentLoss(temperature=0.1)(torch.randn(512, 128), torch.randn(512, 128))
 ```
 
@@ -96,9 +137,13 @@ def rewritten(text: str, depth: int) -> str:
     text = re.sub(r"^(\s*)from fastclr import", rf"\1from {above}losses import", text, flags=re.M)
     # the package's name is known when it runs
     text = re.sub(r'"fastclr\.(kernels[\w.]*)"', lambda m: "f\"{__package__.rpartition('.')[0]}." + m[1] + '"', text)
-    text = text.replace("fastclr::", f"{NAME}::").replace("torch.ops.fastclr.", f"torch.ops.{NAME}.")
-    if left := re.search(r"^\s*(?:import|from) fastclr.*|import_module\(\W*fastclr.*", text, re.M):
-        raise ValueError(f"this import cannot be made relative: {left[0].strip()}")
+    text, named = re.subn(r'(f?)"fastclr::([^"]+)"', r'add_op_namespace_prefix(\1"\2")', text)
+    text, called = re.subn(r"torch\.ops\.fastclr\.", "ops.", text)
+    if named or called:
+        imported = f"from {above}_ops import add_op_namespace_prefix, ops\n"
+        text = re.sub(r"^import torch\n", f"import torch\n{imported}", text, count=1, flags=re.M)
+    if left := re.search(r"^\s*(?:import|from) fastclr.*|import_module\(\W*fastclr.*|.*\bfastclr::.*", text, re.M):
+        raise ValueError(f"this cannot be made relative: {left[0].strip()}")
     return text
 
 
@@ -110,19 +155,47 @@ def public_names() -> list[str]:
     return sorted(re.findall(r'"(\w+)"', found[1]))
 
 
-def write_package(folder: Path) -> None:
-    """Write the Python package."""
+def package() -> dict[str, str]:
+    """Return the texts of the Python package by their paths in it."""
+    names = public_names()
+    texts = {"native.py": NATIVE, "__init__.py": INIT.format(names=", ".join(names), all=names)}
     for source, target in SOURCES.items():
         path = ROOT / source
-        files = sorted(path.glob("*.py")) if path.is_dir() else [path]
-        (folder / target).mkdir(parents=True, exist_ok=True)
-        for file in files:
+        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
             if file.name not in LEFT_OUT:
-                text = rewritten(file.read_text(), 0 if target == "." else 1)
-                (folder / target / file.name).write_text(text)
-    (folder / "native.py").write_text(NATIVE)
-    names = public_names()
-    (folder / "__init__.py").write_text(INIT.format(names=", ".join(names), all=names))
+                place = Path(target, file.name).as_posix()
+                texts[place] = rewritten(file.read_text(), 0 if target == "." else 1)
+    return texts
+
+
+def variant(texts: dict[str, str], backend: str, version: int) -> dict[str, str]:
+    """Return the files of a build: the package, its operators' namespace, and the description that `kernels` reads.
+
+    The name under which it is loaded, which is that namespace, contains a hash of the sources.
+    """
+    sources = json.dumps(texts, sort_keys=True).encode()
+    identity = f"_{NAME}_{backend}_{hashlib.sha256(sources).hexdigest()[:12]}"
+    files = texts | {"_ops.py": OPS.format(id=identity), f"{NAME}/__init__.py": OLDER.format(id=identity)}
+    digest = {
+        path: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for path, text in sorted(files.items())
+    }
+    metadata = {
+        "name": NAME.replace("_", "-"),
+        "id": identity,
+        "version": version,
+        "license": "Apache-2.0",
+        "python-depends": [],
+        "backend": {"type": backend},
+        "digest": {"algorithm": "sha256", "files": digest},
+    }
+    return files | {"metadata.json": json.dumps(metadata, indent=1) + "\n"}
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    """Write texts by their paths in a folder."""
+    for path, text in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(text.encode())
 
 
 def release() -> str:
@@ -145,12 +218,18 @@ def main(arguments: list[str]) -> int:
     try:
         if folder.exists() and any(folder.iterdir()) and not (folder / "build.toml").exists():
             raise ValueError(f"{folder} holds files of something else: choose another folder")
+        texts, names = package(), ", ".join(f"`{name}`" for name in public_names())
         shutil.rmtree(folder, ignore_errors=True)
-        for place in (folder / "torch-ext" / NAME, folder / "build" / "torch-universal" / NAME):
-            write_package(place)
-        (folder / "build.toml").write_text(TOML.format(version=options.version, repository=REPOSITORY))
-        names = ", ".join(f"`{name}`" for name in public_names())
-        (folder / "CARD.md").write_text(CARD.format(release=release(), repository=REPOSITORY, names=names))
+        about = {"name": NAME.replace("_", "-"), "version": options.version, "repository": REPOSITORY}
+        described = {
+            "build.toml": TOML.format(backends=json.dumps(BACKENDS), **about),
+            "flake.nix": FLAKE,
+            "CARD.md": CARD.format(release=release(), names=names, **about),
+        }
+        write(folder, described)
+        write(folder / "torch-ext" / NAME, texts)
+        for backend in BACKENDS:
+            write(folder / "build" / f"torch-{backend}", variant(texts, backend, options.version))
     except (ValueError, OSError) as error:
         print(f"hf-kernel: error: {error}", file=sys.stderr)
         return 2

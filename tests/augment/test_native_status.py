@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 from fastclr.augment import SimCLRAugment, native
 from fastclr.cli import main
+from fastclr.commands import info
 from fastclr.commands.info import report
 
 RECORD = {
@@ -91,6 +93,41 @@ def test_torch_without_cuda(
     found = native._load_cuda(CPU)
     assert not found.loaded and reason in found.reason
     assert remedy in found.remedy and bool(remedy) == bool(found.remedy)
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_info_on_rocm(found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its triton has another name, and PyPI's would take its place."""
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", "7.1")
+    monkeypatch.setattr(native, "_CUDA", native._load_cuda(CPU))
+    monkeypatch.setattr(info, "TRITON_FOUND", found)
+    monkeypatch.setattr(info, "package_versions", lambda: {"torch": "2.14.1+rocm7.1"})
+    text = report()
+    assert "fastclr[triton]" not in text and "CPU build" not in text and "CUDA build" not in text
+    assert "cuda    none: this torch is a build for ROCm" in text and "is a build for ROCm, whose tensors" in text
+    said = "as torch's build for ROCm brings it" if found else "not found: torch's builds for ROCm bring it"
+    assert f"triton                {said}" in text
+
+
+def test_no_compiler_for_triton(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton 3.6 compiles what launches a kernel, newer ones bring it; a wheel needs no compiler else."""
+    driver = tmp_path / "backends" / "nvidia" / "driver.py"
+    driver.parent.mkdir(parents=True)
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(info, "find_spec", lambda name: spec)
+    monkeypatch.setattr(info, "TRITON_FOUND", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("CC", raising=False)
+    for text, path, said in (
+        ("mod = compile_module_from_src(src)", "", "finds no C compiler: install gcc or set CC"),
+        ("mod = compile_module_from_src(src)", str(tmp_path), "triton"),
+        ("mod = native_launcher()", "", "triton"),
+    ):
+        driver.write_text(text)
+        (tmp_path / "gcc").touch(mode=0o755)
+        monkeypatch.setenv("PATH", path)
+        assert info.implementations()[1].endswith(said), (text, path)
 
 
 def test_old_torch(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:

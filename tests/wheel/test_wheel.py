@@ -14,8 +14,10 @@ import venv
 import zipfile
 from pathlib import Path
 
+import check_release
 import pytest
 
+import fastclr
 from fastclr._build_plan import find_cuda_home
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,9 +40,9 @@ def run(*command: str, cwd: Path, **environment: str) -> str:
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """sdist, and the wheel for all Pythons of this machine, built from it."""
-    out = tmp_path_factory.mktemp("dist")
+    out, built = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("built")
     build = "auto" if find_cuda_home({}) is None else "cuda"
-    make = ["make", "-s", "-o", f"{VENV}/.ready", "wheels", f"VENV={VENV}", f"DIST={out}", f"BUILT={out / 'built'}"]
+    make = ["make", "-s", "-o", f"{VENV}/.ready", "wheels", f"VENV={VENV}", f"DIST={out}", f"BUILT={built}"]
     run(*make, cwd=ROOT, FASTCLR_BUILD=build)
     return out
 
@@ -63,8 +65,8 @@ def pip(python: Path, *arguments: str, **variables: str) -> subprocess.Completed
 def test_sdist_holds_the_sources_and_nothing_built(dist: Path) -> None:
     with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"LICENSE", "README.md", "setup.py", "csrc/ops.cpp", "kernels/__init__.py", "fastclr/py.typed"} <= names
-    assert "fastclr/report/page.html" in names
+    assert {"LICENSE", "LICENSE-THIRD-PARTY", "README.md", "setup.py", "csrc/ops.cpp", "fastclr/py.typed"} <= names
+    assert {"kernels/__init__.py", "fastclr/report/page.html"} <= names
     assert not [n for n in names if n.endswith((".so", ".pyc", "_build.json"))]
 
 
@@ -75,7 +77,12 @@ def test_wheel_holds_the_package_and_the_libraries_for_every_python(dist: Path) 
     wanted |= {"_host" + sysconfig.get_config_var("EXT_SUFFIX")} | ({"_C_cuda.so"} if find_cuda_home({}) else set())
     assert {f"fastclr/{name}" for name in wanted} <= set(names)
     assert not [n for n in names if n.startswith(("kernels/", "csrc/", "tests/", "fastclr.libs/"))]
+    licences = {
+        f"fastclr-{fastclr.__version__}.dist-info/licenses/{name}" for name in ("LICENSE", "LICENSE-THIRD-PARTY")
+    }
+    assert licences <= set(names)
     assert re.fullmatch(r"fastclr-[\d.]+-py310-none-(manylinux_2_\d+_\w+\.?)+", wheel.stem)
+    assert check_release.wrong_files(ROOT, dist) == []
 
 
 def test_libraries_need_what_torch_brings_and_the_system_has(dist: Path, tmp_path: Path) -> None:

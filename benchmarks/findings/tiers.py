@@ -81,7 +81,7 @@ class Tier:
 # the demo's training, shorter; knn_every 0: evaluated at the end only
 CPU_BASE = dataclasses.replace(
     PRESETS["demo"],
-    epochs=12,
+    epochs=9,
     warmup_epochs=1.0,
     knn_every=0,
     knn_k=20,

@@ -61,6 +61,11 @@ EXPECTED = {
     "cifar10-barlow": (0.24, 0.12, 0, 11.17),
     "cifar10-vicreg": (0.24, 0.12, 0, 11.17),
     "cifar10-rotation": (0.1, 0.2, 0, 11.17),  # 0.1 at 128
+    "cifar10-jigsaw": (0.1, 0.1, 0, 11.17),
+    "cifar10-context": (0.1, 0.1, 0, 11.17),
+    "cifar10-autoencoder": (1e-3, 1e-3, 0, 11.17),
+    "cifar10-gan": (2e-4, 2e-4, 0, 11.17),
+    "cifar10-lejepa": (2e-3, 2e-3, 0, 11.17),
     "imagenet-dcl": (1.2, 1.2, 10, 23.5),
     "imagenet-rotation": (0.1, 0.1, 0, 23.5),
     "imagenet-jigsaw": (0.1, 0.1, 0, 23.5),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fastclr.bench.findings import trial
 from fastclr.bench.findings.finding import Finding
 from fastclr.bench.findings.plan import Plan, Task
 from fastclr.bench.findings.tiers import FINDINGS, Tier
@@ -145,13 +145,13 @@ class Runner:
             return next((task for task in wanted() if self.plan.key(task) not in known), None)
 
         self.progress(self.cost, self.cost + self.plan.cost_left())
-        Pool(jobs, following, self.command, self.log, self.ended).run()
+        Pool(jobs, following, trial.main, self.arguments, self.log, self.ended).run()
 
     def log(self, task: Task) -> Path:
         """Return the file for what a training says."""
         return self.work / f"{self.plan.key(task)}.log"
 
-    def command(self, task: Task) -> list[str]:
+    def arguments(self, task: Task) -> list[str]:
         """Write down what a training is to do, and return the arguments of its process."""
         key = self.plan.key(task)
         described = self.work / f"{key}.json"
@@ -160,10 +160,9 @@ class Runner:
             "--out": self.plan.folder / f"{key}.json",
             "--work": self.work,
             "--cache": self.cache,
-            "--parent": os.getpid(),
         }
         named = [str(part) for pair in arguments.items() for part in pair]
-        return ["-m", "fastclr.bench.findings.trial", str(described), *named]
+        return [str(described), *named]
 
     def ended(self, task: Task, status: int) -> None:
         """Take up a result, or say what the training said."""

@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import json
 import statistics
-import sys
 import tempfile
 import time
 from functools import partial
@@ -21,7 +20,6 @@ import torch
 from fastclr.bench.findings.images import Images
 from fastclr.bench.findings.measures import MEASURES, Outcome, accuracy
 from fastclr.bench.findings.studied import Branches, studied
-from fastclr.bench.jobs import end_with
 from fastclr.data import Splits
 from fastclr.files import read_json, write_text_atomically
 from fastclr.methods.model import build_model
@@ -88,9 +86,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--parent", type=int, required=True)
     options = parser.parse_args(arguments)
-    end_with(options.parent)
     torch.set_num_threads(1)
     trial = Trial.read(options.trial)
     try:
@@ -100,7 +96,3 @@ def main(arguments: list[str]) -> int:
     found |= {"config": trial.config, "branches": trial.branches, "measures": trial.measures}
     write_text_atomically(options.out, json.dumps(found, indent=1) + "\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

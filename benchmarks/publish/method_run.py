@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ import torch
 
 from fastclr.augment import AugmentConfig
 from fastclr.bench import machine
-from fastclr.bench.jobs import end_with
 from fastclr.data import ImageDataset, Splits, load_splits
 from fastclr.data.label_subsets import label_subset
 from fastclr.device import peak_memory
@@ -195,17 +193,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--rehearse", action="store_true")
     options = parser.parse_args(arguments)
-    end_with(options.parent)
     torch.set_num_threads(1)
     planned = Planned(options.method, options.factor, options.seed)
     images = Images.load(options.data, options.work, options.images)
     found = measure(planned, images, options.rehearse, options.work)
     write_text_atomically(options.out, json.dumps(found, indent=1) + "\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

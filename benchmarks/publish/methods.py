@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import shutil
 import signal
 import statistics
@@ -24,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import method_run
 import torch
 from method_run import FACTORS, IMAGES, SEEDS, TOY_IMAGES, TUNING_SEED, UNTRAINED, Planned
 from methods_table import missing, table
@@ -148,14 +148,18 @@ def call(plan: Plan, options: argparse.Namespace, stored: Callable[[], None]) ->
         report(planned, plan, status, options)
         stored()
 
-    def command(planned: Planned) -> list[str]:
-        made = [str(Path(__file__).with_name("method_run.py")), planned.method, str(planned.factor), str(planned.seed)]
+    def arguments(planned: Planned) -> list[str]:
+        made = [planned.method, str(planned.factor), str(planned.seed)]
         out = plan.folder / f"{planned.name}.json"
         made += ["--data", options.data, "--work", str(options.work), "--out", str(out)]
-        made += ["--images", str(options.images), "--parent", str(os.getpid())]
+        made += ["--images", str(options.images)]
         return made + (["--rehearse"] if options.rehearse else [])
 
-    pool = Pool(options.jobs, following, command, lambda planned: options.work / f"{planned.name}.log", ended)
+    def log(planned: Planned) -> Path:
+        path: Path = options.work / f"{planned.name}.log"
+        return path
+
+    pool = Pool(options.jobs, following, method_run.main, arguments, log, ended)
     pool.run(until=end)  # what still runs then is repeated by the next call
 
 

@@ -179,9 +179,8 @@ CIFAR10["dino"] = {
     "augment": AugmentConfig(32, crop_scale=(0.4, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur_p=0.0),
     "options": DINOOptions(prototypes=2048, momentum=0.99, local_views=0, temperature_epochs=0),
 }
-# Unpublished: the tasks with the crops and epochs of RotNet and the rates of their recipes, a puzzle of 2 x 2 patches of
-# 12 px; the autoencoder and the GAN with the usual rates of AdamW; LeJEPA with the views of its minimal example, which
-# trains on 128 px, and lightly's epochs
+# Unpublished: the tasks with RotNet's crops and epochs and the rates of their recipes, a puzzle of 2 x 2 patches of 12
+# px; the autoencoder and the GAN with the usual rates of AdamW; LeJEPA with 4 views and lightly's epochs
 _TASK: dict[str, Any] = {"augment": CIFAR10["rotation"]["augment"], "epochs": 200, "batch_size": 256}
 CIFAR10 |= {
     "jigsaw": {**_TASK, "options": JigsawOptions(grid=2, permutations=24)},

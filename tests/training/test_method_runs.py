@@ -69,7 +69,7 @@ def test_a_run_that_is_stopped_again_and_again_ends_bit_identical(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["moco-v2", "byol", "barlow-lars"])
+@pytest.mark.parametrize("variant", ["moco-v2", "byol", "barlow-lars", "pirl", "dino", "lejepa-views", "gan"])
 def test_a_run_that_is_killed_at_random_steps_ends_bit_identical(variant: str, tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", variant)
     kills = sorted(random.Random(variant).sample(range(2, STEPS), 5))

@@ -1,4 +1,4 @@
-"""Fixed costs of fastclr: importing it, and calling its operators on tiny inputs."""
+"""Fixed costs of fastclr: importing it, the first line of a training, and calls on tiny inputs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,30 @@ start = time.perf_counter()
 import {module}
 print(time.perf_counter() - start)
 """
+# as `fastclr pretrain` starts, up to the line after which networks and images are loaded
+FIRST_LINE = """
+import sys, time
+import torch
+start = time.perf_counter()
+from fastclr.cli import main
+from fastclr.training import loop
+
+def stop(config):
+    print(time.perf_counter() - start)
+    sys.exit(0)
+
+loop.check_model = stop
+main(["pretrain", "--preset", "demo", "--out", "no-such-run"])
+"""
+STARTED = "fastclr pretrain, first line"
 
 
 @dataclass(frozen=True)
 class OverheadCase:
-    """`import`: seconds that an import adds to `import torch` in a fresh process; `call`: a call on tiny tensors."""
+    """`import`: what comes on top of `import torch` in a fresh process; `call`: a call on tiny tensors.
+
+    Imports are seconds until a package is imported, or until `fastclr pretrain` has said its first line.
+    """
 
     kind: Literal["import", "call"]
     device: str = "cpu"
@@ -50,7 +69,8 @@ class OverheadCase:
     def run(self, ceilings: Ceilings, effort: Effort, only: tuple[str, ...] = ()) -> list[Row]:
         """Time all contestants, or those named by `only`."""
         if self.kind == "import":
-            return import_rows([name for name in IMPORTS if not only or name in only], 1 if effort.toy else TIMES)
+            names = [name for name in (*IMPORTS, STARTED) if not only or name in only]
+            return import_rows(names, 1 if effort.toy else TIMES)
 
         def base() -> Row:
             parameters = {"device": self.device}
@@ -66,18 +86,21 @@ def cases(device: torch.device) -> list[OverheadCase]:
 
 
 def import_rows(names: list[str], times: int) -> list[Row]:
-    """Time processes that import torch and then one package, in turn."""
-    found: dict[str, list[float]] = {name: [] for name in names if find_spec(name.partition(".")[0]) is not None}
+    """Time processes that import torch and then one package, or start a training, in turn."""
+    installed = {name for name in names if name == STARTED or find_spec(name.partition(".")[0]) is not None}
+    found: dict[str, list[float]] = {name: [] for name in names if name in installed}
     for _ in range(times):
         for name, samples in found.items():
-            command = [sys.executable, "-c", CHILD.format(module=name)]
+            program = FIRST_LINE if name == STARTED else CHILD.format(module=name)
+            command = [sys.executable, "-c", program]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             samples.append(float(done.stdout))
     rows = []
     for name in names:
         row = Row(suite="overhead", case="import", provider=name, status="not installed")
         if name in found:
-            row.status, row.versions, row.n, row.work = "ok", package_versions((IMPORTS[name],)), len(found[name]), 1
+            row.status, row.n, row.work = "ok", len(found[name]), 1
+            row.versions = package_versions((IMPORTS.get(name, ""),))
             row.time = Spread.of(found[name])
             if "fastclr" in found:
                 row.reference = "fastclr"

@@ -18,7 +18,7 @@ from typing import Any
 
 from findings_table import findings_block, load_findings
 from memory_curve import curves
-from memory_plot import memory_svg
+from memory_plot import memory_shown, memory_svg
 from methods_table import block, load_tables, missing
 from report_data import Result, in_order, load, load_all, load_records
 from report_front import FRONT, front_blocks
@@ -78,7 +78,7 @@ def stale(results: Sequence[Result]) -> list[str]:
         if not path.is_file() or stored_digest(path.read_text()) != digest_of(shown(rows)):
             found.append(name)
     counted, path = curves(results), ROOT / MEMORY_PLOT
-    if counted and not (path.is_file() and path.read_text() == memory_svg(counted[1])):
+    if counted and not (path.is_file() and stored_digest(path.read_text()) == digest_of(memory_shown(counted[1]))):
         found.append(MEMORY_PLOT)
     return found
 

@@ -49,8 +49,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "Files: {files}. All calls: [docs/from-another-library.md](docs/from-another-library.md).",
         "formula": " (formula)",
         "formula-note": " (formula): the library's formula written out again, not its own code.",
-        "kept-note": " Where the allocator keeps freed memory, the factors of time are {factors}; the other rows were not "
-        "measured so.",
+        "kept-note": " In brackets: where the allocator keeps freed memory, measured for these rows alone.",
         "unmeasured": "not measured",
         "methods": "| kind | methods, `--method` | losses for a loop of your own |",
         "methods-knn": " kNN accuracy, measured |",
@@ -82,7 +81,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "全部调用方式：[docs/from-another-library.md](docs/from-another-library.md)。",
         "formula": "（公式）",
         "formula-note": "（公式）：按该库的公式重新写出，并非其自身代码。",
-        "kept-note": "若内存分配器保留已释放的内存，时间之比为 {factors}；其余各行未在此条件下测量。",
+        "kept-note": "括号内：内存分配器保留已释放的内存时的比值，只测量了这些行。",
         "unmeasured": "未测量",
         "methods": "| 类别 | 方法，`--method` | 可用于自有训练循环的损失 |",
         "methods-knn": " kNN 准确率（实测） |",
@@ -184,7 +183,7 @@ def headlines(results: Sequence[Result], words: Mapping[str, str]) -> str:
         lines += ["- " + words["then"].join(linked)] if linked else []
     places = dict.fromkeys(hardware(result, words) for result in (loss, augment))
     last = words["on"].format(hardware="; ".join(places)) + (words["allocator"] if kept else "")
-    return "\n".join([*lines, "", last + (words["spread"] if "~" in "".join(lines) else "")])
+    return "\n".join([*lines, f"- {last}{words['spread'] if '~' in ''.join(lines) else ''}"])
 
 
 def memory_headline(results: Sequence[Result], words: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -253,8 +252,7 @@ def drop_ins(results: Sequence[Result], words: Mapping[str, str]) -> str:
         ("loss", other, rows) for other in kept_memory(results, loss) for rows in by_case(other.suite("loss")).values()
     ]
     lines, used = [words["dropins"], "|---|---|---:|---:|---|"], {}
-    kept: list[str] = []
-    formulas = False
+    bracketed = formulas = False
     for each in DROP_INS:
         found = compared(each, cases)
         cells = [f"`{each.theirs}`", f"`{each.ours}`"]
@@ -267,11 +265,11 @@ def drop_ins(results: Sequence[Result], words: Mapping[str, str]) -> str:
             cells[0], formulas = cells[0] + words["formula"], True
         if kept_rows := compared(each, [case for case in again if ours.case in {row.case for row in case[2].values()}]):
             used[kept_rows[0].path.name] = kept_rows[0]
-            ratio = kept_rows[2].ratio
-            kept += [f"{cells[0]} {words['factor'].format(factor=times(ratio))}"] if ratio else []
         pairs = ours.parameters["rows"] // (2 if each.suite == "loss" else 1)
         memory = f"{theirs.peak_bytes / ours.peak_bytes:.1f}x" if theirs.peak_bytes and ours.peak_bytes else "-"
         factor = f"{times(theirs.ratio)}x" if theirs.ratio else "-"
+        if kept_rows and kept_rows[2].ratio:
+            factor, bracketed = f"{factor} ({times(kept_rows[2].ratio)}x)", True
         lines.append(
             "| "
             + " | ".join([*cells, memory, factor, words["at"].format(rows=pairs, dim=ours.parameters["dim"])])
@@ -282,7 +280,7 @@ def drop_ins(results: Sequence[Result], words: Mapping[str, str]) -> str:
     if not used:
         return "\n".join(lines)
     asides = (words["spread"] if "~" in "".join(lines) else "") + (words["formula-note"] if formulas else "")
-    asides += words["kept-note"].format(factors=words["and"].join(kept)) if kept else ""
+    asides += words["kept-note"] if bracketed else ""
     return "\n".join([*lines, "", words["dropins-note"].format(hardware=places, asides=asides, files=files)])
 
 

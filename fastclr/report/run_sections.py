@@ -17,7 +17,9 @@ from fastclr.training.health import find_collapse
 from fastclr.training.metric_names import (
     FIRST,
     KNN,
+    LINEAR,
     LOSS,
+    ONLINE,
     PEAK,
     PLAIN,
     PROCESSOR,
@@ -39,10 +41,12 @@ CAPTIONS = {
     "train/contrastive_entropy": "Entropy of the softmax over all other views, in nats; high: many views look alike to "
     "the encoder.",
     "train/temperature": "Learnt together with the weights.",
+    ONLINE: "Online probe: a linear classifier that learns beside the encoder, on the views that it is about to learn "
+    "from, and on test images.",
     STD: "Standard deviation of the unit embeddings: 1 if they are spread evenly, 0 if they are all alike.",
     RANK: "Effective rank of a few hundred embeddings: in how many directions they vary.",
 }
-WORDS = {STD: "embedding std", RANK: "embedding rank"}  # as titles
+WORDS = {STD: "embedding std", RANK: "embedding rank", ONLINE: "online probe"}  # as titles
 KNN_CAPTION = "Test images classified by their nearest training images."
 ABSENT = "\N{EM DASH}"  # for an option that only the other method has
 
@@ -57,7 +61,9 @@ def tiles(material: Material) -> Tiles:
         entries += [(to_words(name), percent(train[-1][name])) for name in train[-1] if is_share(name)]
         entries += [("images per second, median", f"{statistics.median(rates):,.0f}")] if rates else []
     if evaluations:
-        entries.append((f"kNN after epoch {evaluations[-1]['epoch']}", percent(evaluations[-1][KNN])))
+        last = evaluations[-1]
+        entries.append((f"kNN after epoch {last['epoch']}", percent(last[KNN])))
+        entries += [(f"online probe after epoch {last['epoch']}", percent(last[LINEAR]))] if LINEAR in last else []
     return Tiles(entries)
 
 
@@ -99,16 +105,21 @@ def training_charts(materials: Sequence[Material], names: Sequence[str], axis: s
     train = [record for material in materials for record in material.train]
     recorded = dict.fromkeys(name for record in train for name, value in record.items() if is_number(value))
     shares = [name for name in recorded if is_share(name)]
-    knn = lines(KNN, "eval", 100)
+    knn, linear = lines(KNN, "eval", 100), lines(LINEAR, "eval", 100)
+    probed = any(line.y for line in linear)
     if single:
         named = [(f"{to_words(name)}, training", lines(name, factor=100)[0]) for name in shares]
         named.append(("kNN accuracy, test", knn[0]))
+        named += [(f"{WORDS[ONLINE]}, test", linear[0])] if probed else []
         both = [dataclasses.replace(line, name=name, colour=colour) for colour, (name, line) in enumerate(named)]
         caption = " ".join(CAPTIONS[name] for name in shares if name in CAPTIONS) + f" kNN: {KNN_CAPTION}"
         accuracies = [line_chart("Accuracy", both, axis, caption.strip(), from_zero=True, unit="%")]
     else:
         accuracies = [method_chart(name, lines(name, factor=100), axis, from_zero=True, unit="%") for name in shares]
         accuracies.append(line_chart("kNN accuracy", knn, axis, KNN_CAPTION, from_zero=True, unit="%"))
+        if probed:
+            title = f"{WORDS[ONLINE]}, test".capitalize()
+            accuracies.append(line_chart(title, linear, axis, CAPTIONS[ONLINE], from_zero=True, unit="%"))
     others = [name for name in recorded if name not in COMMON and name not in shares and varies(materials, name)]
     charts = [
         line_chart("Loss", lines(LOSS), axis, f"{method_titles(materials)}; mean over the steps of each record."),

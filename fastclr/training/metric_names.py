@@ -8,18 +8,18 @@ from typing import Any
 # what every record has, beside its metrics
 PLAIN = ("kind", "epoch", "step")
 LOSS, RATE, GRADIENT = "train/loss", "train/lr", "train/grad_norm"
-KNN, LINEAR = "eval/knn_top1", "eval/linear_top1"
+KNN, LINEAR, ONLINE = "eval/knn_top1", "eval/linear_top1", "train/linear_top1"
 STD, RANK = "health/std", "health/rankme"
 SPEED, SECONDS, FIRST = "train/images_per_s", "time/train_s", "time/first_step_s"
 PROCESSOR, PEAK = "time/processor_s", "memory/peak_bytes"
 # what is drawn or computed with, and so must be a number
-NUMBERS = {LOSS, RATE, GRADIENT, KNN, LINEAR, STD, RANK, SPEED, SECONDS, FIRST, PROCESSOR, PEAK}
+NUMBERS = {LOSS, RATE, GRADIENT, KNN, LINEAR, ONLINE, STD, RANK, SPEED, SECONDS, FIRST, PROCESSOR, PEAK}
 # names in records of before 0.1.0, and within a step; any other is KIND/NAME now
 RENAMED = {
     "knn": KNN,
     "embedding_std": STD,
     "embedding_rank": RANK,
-    "online_probe_accuracy": "train/linear_top1",
+    "online_probe_accuracy": ONLINE,
     "train_s": SECONDS,
     "first_step_s": FIRST,
     "processor_s": PROCESSOR,

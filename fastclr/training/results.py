@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from fastclr.files import fits, read_json
-from fastclr.training.metric_names import KNN
+from fastclr.training.metric_names import KNN, LINEAR
 from fastclr.training.run import Run
 
 # evaluations every reader looks for, and substrings of the names they are stored under
@@ -48,8 +48,10 @@ def score_rows(run: Run) -> list[tuple[str, str, str]]:
     if last is not None:
         config = run.config
         protocol = f"after epoch {last['epoch']} of {config.epochs}, "
-        protocol += f"k={config.knn_k}, temperature={config.knn_temperature}"
-        rows.append(("kNN while training, last", percent(last[KNN]), protocol))
+        votes = f"k={config.knn_k}, temperature={config.knn_temperature}"
+        rows.append(("kNN while training, last", percent(last[KNN]), protocol + votes))
+        if LINEAR in last:
+            rows.append(("online probe, last", percent(last[LINEAR]), protocol + "learnt beside the encoder"))
     present = f"{json.dumps(results)} {'knn' if last is not None else ''}"
     for label, names in EXPECTED.items():
         if not any(name in present for name in names):

@@ -1,4 +1,4 @@
-"""The notebooks: without outputs, with a badge and an installation first, and they run from top to bottom."""
+"""The notebooks: without outputs, an installation first, a badge once there is an address; they run from top to bottom."""
 
 from __future__ import annotations
 
@@ -56,13 +56,16 @@ def test_notebooks_are_kept_without_outputs(path: Path) -> None:
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
     assert "".join(code[0]["source"]).startswith("%pip install -q ")
-    badge = re.findall(
-        r"\]\(https://colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/main/(\S+)\)",
-        cells(path, "markdown")[0],
-    )
-    assert [place for _, place in badge] == [str(path.relative_to(ROOT))]
+    first = cells(path, "markdown")[0]
+    place = path.relative_to(ROOT)
     named = re.findall(r"github\.com/([\w.-]+/[\w.-]+)", (ROOT / "pyproject.toml").read_text())
-    assert not named or {owner for owner, _ in badge} == set(named)  # there is no public repository yet
+    badges = re.findall(r"colab\.research\.google\.com/github/([\w./-]+)", first)
+    assert badges == [f"{owner}/blob/main/{place}" for owner in sorted(set(named))], (
+        "a badge needs the repository that [project.urls] in pyproject.toml names, and every notebook then has one: "
+        "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+        f"(https://colab.research.google.com/github/OWNER/NAME/blob/main/{place})"
+    )
+    assert badges or "*Upload notebook*" in first
     docs = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
     assert f"../examples/notebooks/{path.name}" in docs
 

@@ -12,8 +12,9 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from memory_curve import Curve, curves
-from memory_plot import GB, MOST, across, memory_svg, up
+from memory_plot import BOX, FEWEST, GB, HEIGHT, MOST, TOP_GB, WIDTH, memory_shown, memory_svg
 from report_data import load_all
+from report_plots import digest_of, stored_digest
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -90,14 +91,31 @@ def test_the_picture_shows_every_curve_where_its_counts_are() -> None:
     for name in ("pytorch", "lightly", "pytorch-compile", "pytorch-metric-learning"):
         assert f"{found[name].within(80 * GB):,}" in texts
     lines = {
-        each.get("class", "").split()[1]: each.get("points", "")
-        for each in root.iter("{http://www.w3.org/2000/svg}polyline")
+        each.get("id", "").removeprefix("curve-"): each[0].get("d", "")
+        for each in root.iter("{http://www.w3.org/2000/svg}g")
+        if each.get("id", "").startswith("curve-")
     }
-    for name, points in lines.items():
-        pairs = [tuple(map(float, point.split(","))) for point in points.split()]
-        assert all(0 <= x <= 840 and 0 <= y <= 430 for x, y in pairs), name
-        assert [x for x, _ in pairs] == sorted(x for x, _ in pairs)
-    x, y = (float(value) for value in lines["c-fastclr"].split()[-1].split(","))
-    assert (x, y) == pytest.approx((across(MOST), up(found["fastclr"].at(MOST))), abs=0.1)
-    assert up(80 * GB) < up(0) and math.isclose(across(2**13) - across(2**12), across(2**18) - across(2**17))
-    assert not re.search(r"(src|href)=", svg)
+    assert {"pytorch", "lightly", "fastclr"} < set(lines)
+    for name, path in lines.items():
+        places = [(float(x), float(y)) for x, y in re.findall(r"[ML] (\S+) (\S+)", path)]
+        assert [x for x, _ in places] == sorted(x for x, _ in places)
+        last = min(MOST, found[name].within(TOP_GB * GB))
+        assert places[0] == pytest.approx(place(FEWEST, found[name].at(FEWEST)), abs=0.1), name
+        assert places[-1] == pytest.approx(place(last, found[name].at(last)), abs=0.1), name
+    assert not re.search(r"(src|href)=\"[^#]", svg)
+
+
+def place(images: float, count: float) -> tuple[float, float]:
+    """Return where in the picture a number of bytes belongs: logarithmic across, linear upwards."""
+    left, bottom, width, height = BOX
+    across = left + width * math.log(images / FEWEST) / math.log(MOST / FEWEST)
+    return WIDTH * across, HEIGHT * (1 - bottom - height * count / GB / TOP_GB)
+
+
+def test_the_picture_is_the_same_every_time_and_knows_its_counts() -> None:
+    found = drawn()
+    svg = memory_svg(found)
+    assert svg == memory_svg(found)
+    assert stored_digest(svg) == digest_of(memory_shown(found))
+    few = {name: found[name] for name in ("pytorch", "fastclr")}
+    assert stored_digest(memory_svg(few)) == digest_of(memory_shown(few)) != stored_digest(svg)

@@ -13,7 +13,9 @@ from doc_pages import PAGES, blocks, name_of
 
 from fastclr.cli import COMMANDS, main
 
-COMMAND = re.compile(r"^(?:torchrun .* -m )?fastclr (?!checkpoint,)([a-z0-9-]+)(.*)$", re.MULTILINE)
+COMMAND = re.compile(
+    r"^(?:torchrun .* -m |docker run .* )?fastclr(?::\w+)? (?!checkpoint,)([a-z0-9-]+)(.*)$", re.MULTILINE
+)
 
 
 def shown() -> list[tuple[str, str, str]]:
@@ -27,11 +29,16 @@ def shown() -> list[tuple[str, str, str]]:
 
 
 @cache
-def flags(*words: str) -> set[str]:
-    """The options that the help of a command lists."""
+def help_of(*words: str) -> str:
+    """The help of a command."""
     with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
         main([*words, "--help"])
-    return set(re.findall(r"--[a-z][\w.-]*", text.getvalue()))
+    return text.getvalue()
+
+
+def flags(*words: str) -> set[str]:
+    """The options that the help of a command lists."""
+    return set(re.findall(r"--[a-z][\w.-]*", help_of(*words)))
 
 
 def asked(rest: str) -> list[str]:
@@ -55,3 +62,10 @@ def test_options_exist(name: str) -> None:
             assert len(known) > 1, words
             wrong += [(page, flag) for flag in asked(rest) if flag not in known]
     assert wrong == []
+
+
+def test_only_commands_that_take_words_without_an_option_are_shown_with_some() -> None:
+    groups = {"bench", "findings"}  # what follows is a command of theirs
+    bare = {name for _, name, rest in shown() if re.match(r" +\w", rest)} - groups
+    assert {"knn", "embed"} < bare
+    assert [name for name in sorted(bare) if "positional arguments" not in help_of(name)] == []

@@ -184,6 +184,28 @@ def test_a_run_killed_halfway(copied: Path, few: None, pictures: Path) -> None:
     assert "did not record its environment" in section(page, "environment").text
 
 
+def test_scores_of_an_online_probe_are_drawn_where_a_run_has_them(copied: Path, finished: Path, tmp_path: Path) -> None:
+    log = copied / "metrics.jsonl"
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    scores = iter((0.25, 0.4375))
+    for record in records:
+        record |= {"train/linear_top1": 0.125} if record["kind"] == "train" else {"eval/linear_top1": next(scores)}
+    log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    run = Run.open(copied)
+    write_report(run, Missing("not needed"))
+    page = read_page(copied / "report.html")
+    (drawn,) = [each for each in section(page, "training").all("svg") if "online probe, test" in str(each.attributes)]
+    assert "online probe, test: 25% first, 43.8% last" in str(drawn.attributes)
+    assert "online probe, training: 12.5% first" in str(drawn.attributes)
+    overview = section(page, "overview")
+    assert "online probe after epoch 3" in overview.text and "43.75%" in overview.text
+    assert ["online probe, last", "43.75%"] in [row[:2] for row in cells(overview.all("table")[0])]
+    assert "not evaluated" in overview.text  # the probe of `fastclr probe` is another
+    write_comparison([Run.open(finished), run], tmp_path / "both.html")
+    titles = [each.text for each in section(read_page(tmp_path / "both.html"), "training").all("h3")]
+    assert "Online probe, test" in titles
+
+
 def test_a_run_that_recorded_nothing(copied: Path, few: None) -> None:
     (copied / "metrics.jsonl").unlink()
     write_report(Run.open(copied), Missing("The images are at the sea."))

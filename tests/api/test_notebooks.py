@@ -1,4 +1,4 @@
-"""The notebooks: without outputs, an installation first, a badge once there is an address; they run from top to bottom."""
+"""Notebooks: without outputs, an installation first, a badge once there is an address; they run from top to bottom."""
 
 from __future__ import annotations
 

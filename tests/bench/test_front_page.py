@@ -141,9 +141,12 @@ def test_what_no_file_has_is_left_out() -> None:
 
 @pytest.mark.slow
 def test_the_example_runs_on_a_folder_of_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (block,) = [each for each in CODE.findall(ENGLISH.read_text()) if "fastclr.pretrain" in each]
+    """And prints lines of the form that README shows."""
+    code = CODE.findall(ENGLISH.read_text())
+    (block,) = [each for each in code if "fastclr.pretrain" in each]
+    (printed,) = [each for each in code if each.startswith("```text")]
     source = "\n".join(block.splitlines()[1:-1])
     shorter = re.sub(r"epochs=\d+", "epochs=1, batch_size=32", source)
     assert shorter != source
@@ -151,3 +154,11 @@ def test_the_example_runs_on_a_folder_of_images(
     (tmp_path / "photos").symlink_to(pictures)
     exec(compile(shorter, "README.md", "exec"), {})
     assert (tmp_path / "features.npz").is_file() and (tmp_path / "runs" / "photos" / "report.html").is_file()
+    said = "\n".join(capsys.readouterr())
+    expected = printed.splitlines()[1:-1]
+    assert len(expected) >= 3 and {*map(form, expected)} <= {*map(form, said.splitlines())}
+
+
+def form(line: str) -> str:
+    """Return a line without its numbers."""
+    return NUMBER.sub("N", line)

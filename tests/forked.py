@@ -21,7 +21,13 @@ from torch import distributed
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
-    ["fastclr.training.loop", "fastclr.training.evaluation", "fastclr.transfer.distill", "fastclr.commands.pretrain"]
+    [
+        "timm",
+        "fastclr.training.loop",
+        "fastclr.training.evaluation",
+        "fastclr.transfer.distill",
+        "fastclr.commands.pretrain",
+    ]
 )
 PLAIN = multiprocessing.get_all_start_methods()[0]  # the default of a fresh interpreter
 TIMEOUT_S = 1200

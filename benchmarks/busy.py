@@ -1,4 +1,4 @@
-"""Training beside busy processes, by how idle threads wait, and each time alone in the same run."""
+"""Training beside busy processes, by how many threads there are and how idle ones wait, and each time alone."""
 
 from __future__ import annotations
 
@@ -21,16 +21,21 @@ from fastclr.training.presets import PRESETS
 from fastclr.training.step import train_step
 
 STEPS = 4  # of a sample: about half a second
-# what a process is started with; the first is what the fastclr command sets for itself
-SETTINGS = {
-    OURS: {"GOMP_SPINCOUNT": "10000"},
-    "torch's default": {},
-    "passive": {"OMP_WAIT_POLICY": "passive"},
-    "one thread": {"OMP_NUM_THREADS": "1"},
-}
 OPENMP = ("GOMP_", "OMP_")
 BURN = "while True: pass"
 ALONE = ", alone"
+
+
+def settings(others: int) -> dict[str, dict[str, str]]:
+    """Return what processes are started with beside `others`; the first is what the fastclr command does for itself."""
+    free = max(1, len(os.sched_getaffinity(0)) - others)
+    turns = {"GOMP_SPINCOUNT": "10000"}
+    return {
+        OURS: turns | {"OMP_NUM_THREADS": str(free)},
+        "few turns": turns,
+        "passive": {"OMP_WAIT_POLICY": "passive"},
+        "torch's default": {},
+    }
 
 
 class Trainer:
@@ -114,7 +119,7 @@ class BusyCase:
             parameters = {"others": self.others, "steps": self.steps, "batch": PRESETS["demo"].batch_size}
             return Row(suite="busy", case=self.name, provider="", status="ok", parameters=parameters, unit="images")
 
-        names = list(SETTINGS)[: 1 if effort.toy else None]
+        names = list(settings(self.others))[: 1 if effort.toy else None]
         with ExitStack() as started:
             others = Others(self.others)
             started.callback(others.close)
@@ -124,10 +129,11 @@ class BusyCase:
     def pair(self, name: str, others: Others, started: ExitStack) -> list[Contestant]:
         """Return the contestants of one setting, beside the others and alone, which share a process."""
         shared: list[Trainer] = []
+        chosen = settings(self.others)[name]
 
         def prepare(step: Callable[[], float]) -> Attempt:
             if not shared:
-                shared.append(Trainer(SETTINGS[name]))
+                shared.append(Trainer(chosen))
                 started.callback(shared[0].close)
 
             def check() -> None:
@@ -142,7 +148,7 @@ class BusyCase:
         def alone() -> float:
             return shared[0].train(self.steps)
 
-        note = " ".join(f"{key}={value}" for key, value in SETTINGS[name].items())
+        note = " ".join(f"{key}={value}" for key, value in chosen.items())
         return [
             Contestant(name, lambda: prepare(beside), note=note),
             Contestant(name + ALONE, lambda: prepare(alone), note=note),

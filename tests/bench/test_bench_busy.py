@@ -30,8 +30,11 @@ def eventually(holds: Callable[[], bool]) -> bool:
     return holds()
 
 
-def test_ours_is_what_the_command_line_sets() -> None:
-    assert busy.SETTINGS[OURS] == {threads.SPINS: threads.FEW_SPINS}
+def test_ours_is_what_the_command_line_does() -> None:
+    cores = len(os.sched_getaffinity(0))
+    for others in range(cores + 2):
+        count = threads.thread_count(cores, cores, others)
+        assert busy.settings(others)[OURS] == {threads.SPINS: threads.FEW_SPINS, threads.COUNT: str(count)}
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")

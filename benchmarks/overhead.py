@@ -87,8 +87,9 @@ def cases(device: torch.device) -> list[OverheadCase]:
 
 def import_rows(names: list[str], times: int) -> list[Row]:
     """Time processes that import torch and then one package, or start a training, in turn."""
-    installed = {name for name in names if name == STARTED or find_spec(name.partition(".")[0]) is not None}
-    found: dict[str, list[float]] = {name: [] for name in names if name in installed}
+    found: dict[str, list[float]] = {
+        name: [] for name in names if name == STARTED or find_spec(name.partition(".")[0]) is not None
+    }
     for _ in range(times):
         for name, samples in found.items():
             program = FIRST_LINE if name == STARTED else CHILD.format(module=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections import Counter
 from importlib.util import find_spec
@@ -137,6 +138,15 @@ def test_what_no_file_has_is_left_out() -> None:
     found = front_blocks([alone], {}, "en")
     assert "x" not in found["headlines"].replace("Some CPU", "") and "not measured" in found["drop-ins"]
     assert "No GPU run" in found["unknown"] and compared(DROP_INS[0], []) is None
+
+
+def test_the_output_shown_is_that_of_its_file() -> None:
+    found = json.loads((ROOT / report_front.RESULTS_FOLDER / "front" / "example.json").read_text())
+    example, *others = found["knn_top1"].values()
+    text = ENGLISH.read_text()
+    assert f"kNN {100 * example:.1f}%\n{example}\n" in text
+    assert all(f" {100 * other:.1f}%" in text for other in others) and len(others) == 2
+    assert f"{found['processor_s'] / 60:.0f} minutes of one core" in text
 
 
 @pytest.mark.slow

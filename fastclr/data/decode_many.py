@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +21,7 @@ from fastclr.sources.printable import progress_bar
 from fastclr.sources.reading import AS_RGB, CHANNELS_FLAG, Pixels, Reading
 from fastclr.sources.remarks import quiet_pillow
 
-BLOCK = 2**26  # bytes; glibc maps what is larger than 2**25 by itself, so that it can be returned to the system
+BLOCK = 2**25 + 2**20  # bytes; glibc maps what is larger than 2**25 by itself, so that it can be returned to the system
 IN_FLIGHT = 4  # images that are being decoded may take this part of what those that are kept may take,
 LEAST_IN_FLIGHT = 2**26  # and this in any case: a photo of 4 megapixels
 
@@ -128,8 +130,16 @@ def decode_files(
             total += result.nbytes
             if total > most:
                 check_memory(files.source, round(total * len(names) / len(decoded)), len(names), limit, options)
+    return_freed_memory()
     check_readable(files.source, failed, len(names))
     return decoded, failed
+
+
+def return_freed_memory() -> None:
+    """Return to the system what threads allocated and freed: glibc keeps it, up to all that was ever in flight."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)
 
 
 def estimated_bytes(files: Files, count: int, options: DecodeOptions) -> int:

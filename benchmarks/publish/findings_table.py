@@ -10,11 +10,12 @@ from methods_table import commit_text
 from report_data import contents
 from report_tables import hardware_text
 
-from fastclr.bench.findings.operators import OPERATORS
-from fastclr.bench.findings.page import GRID, effect_text, interval_text
+from fastclr.bench.findings.page import effect_text, interval_text
 
 HEAD = ("finding", "claim", "verdict", "again", "effect", "95% interval", "paper")
-TIERS = ("cpu", "gpu")
+TIERS = ("cpu", "gpu", "grid")
+EFFECTS_IMAGE = "The effects that are measured in points, with their 95% intervals"
+GRID_IMAGE = "Linear accuracy of all pairs of augmentations"
 
 
 def load_findings(folder: Path) -> dict[Path, dict[str, Any]]:
@@ -23,17 +24,26 @@ def load_findings(folder: Path) -> dict[Path, dict[str, Any]]:
     return {path: stored for path, stored in found.items() if "findings" in stored}
 
 
+def by_tier(records: Mapping[Path, Mapping[str, Any]]) -> dict[str, dict[Path, Mapping[str, Any]]]:
+    """Return the records of every tier, those with the lowest seeds first."""
+    found: dict[str, dict[Path, Mapping[str, Any]]] = {}
+    for tier in TIERS:
+        same_tier = [path for path, stored in records.items() if stored["tier"] == tier]
+        for path in sorted(same_tier, key=lambda path: min(records[path]["seeds"])):
+            found.setdefault(tier, {})[path] = records[path]
+    return found
+
+
 def findings_block(records: Mapping[Path, Mapping[str, Any]]) -> str:
     """Return the text between the markers of docs/findings.md."""
     parts = []
-    for tier in TIERS:
-        found = {path: stored for path, stored in records.items() if stored["tier"] == tier}
-        if found:
-            path, *again = sorted(found, key=lambda path: min(found[path]["seeds"]))
-            parts += [verdict_table(found[path], [found[other] for other in again]), caption(found, path)]
-    for path, stored in records.items():
-        if stored["tier"] == "grid":
-            parts += [grid_table(stored), caption({path: stored}, path)]
+    for tier, suites in by_tier(records).items():
+        path, (first, *again) = next(iter(suites)), suites.values()
+        if tier == "grid":
+            parts += [image(tier), claims_text(first)]
+        else:
+            parts += [image(tier), verdict_table(first, again)]
+        parts.append(caption(suites, path))
     if not parts:
         return "Not measured yet: `fastclr findings run` makes the table."
     return "\n\n".join(parts)
@@ -65,21 +75,21 @@ def same(title: str, name: str, stored: Mapping[str, Any]) -> str:
     return next((str(claim["verdict"]) for claim in claims if claim["title"] == title), "")
 
 
-def grid_table(stored: Mapping[str, Any]) -> str:
-    """Return the linear accuracy of all pairs of operators, the first down, the second across, best ones in bold."""
-    (finding,) = [each for each in stored["findings"] if each["name"] == GRID]
-    means = {row["role"]: 100 * row["means"]["linear"] for row in finding["conditions"]}
-    best = sorted(means.values())[-2:]
-    lines = [f"| first, then second | {' | '.join(OPERATORS)} |", "|---" * (len(OPERATORS) + 1) + "|"]
-    for first in OPERATORS:
-        values = [means[f"{first}+{second}"] for second in OPERATORS]
-        cells = [f"**{value:.1f}**" if value in best else f"{value:.1f}" for value in values]
-        lines.append(f"| {first} | {' | '.join(cells)} |")
-    claims = "; ".join(
-        f"{claim['title']}: {claim['verdict']}, {effect_text(claim)} {interval_text(claim)}"
-        for claim in finding["claims"]
-    )
-    return "\n".join(lines) + f"\n\n{claims}."
+def plot_of(tier: str) -> str:
+    """Return the name of the picture of a tier, beside docs/findings.md."""
+    return f"findings-{tier}.svg"
+
+
+def image(tier: str) -> str:
+    """Return the link to the picture of a tier."""
+    return f"![{GRID_IMAGE if tier == 'grid' else EFFECTS_IMAGE}]({plot_of(tier)})"
+
+
+def claims_text(stored: Mapping[str, Any]) -> str:
+    """Return what was claimed of the grid, and what came out."""
+    claims = [claim for finding in stored["findings"] for claim in finding["claims"]]
+    said = (f"{each['title']}: {each['verdict']}, {effect_text(each)} {interval_text(each)}" for each in claims)
+    return f"{'; '.join(said)}."
 
 
 def caption(records: Mapping[Path, Mapping[str, Any]], path: Path) -> str:

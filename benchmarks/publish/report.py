@@ -13,10 +13,11 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from findings_table import findings_block, load_findings
+from findings_plot import effects_shown, effects_svg, grid_shown, grid_svg
+from findings_table import by_tier, findings_block, load_findings, plot_of
 from memory_curve import curves
 from memory_plot import memory_shown, memory_svg
 from methods_table import block, load_tables, missing
@@ -27,20 +28,12 @@ from report_plots import augment_plot, augment_shown, digest_of, loss_plot, loss
 from report_results import best, results_blocks
 from report_tables import record_text
 
-from fastclr.bench.rows import Row
-
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 RESULTS_PAGE, METHODS_PAGE, FINDINGS_PAGE = "docs/results.md", "docs/methods.md", "docs/findings.md"
 PAGES = (*FRONT, RESULTS_PAGE, METHODS_PAGE, FINDINGS_PAGE)
 BEGIN, END = "<!-- {name}: written by benchmarks/publish/report.py -->", "<!-- end -->"
 BLOCK = re.compile(BEGIN.format(name=r"([\w-]+)") + "\n(.*?)" + END, re.DOTALL)
-# suite -> its plot, how it is drawn, and the numbers in it
-PLOTS: dict[str, tuple[str, Callable[[Sequence[Row]], str], Callable[[Sequence[Row]], Any]]] = {
-    "loss": ("docs/bench-loss.svg", loss_plot, loss_shown),
-    "augment": ("docs/bench-augment.svg", augment_plot, augment_shown),
-}
-MEMORY_PLOT = "docs/loss-memory.svg"
 
 
 def blocks(results: Sequence[Result]) -> dict[str, dict[str, str]]:
@@ -66,20 +59,33 @@ def filled(name: str, text: str, inside: Mapping[str, str]) -> str:
     return BLOCK.sub(lambda found: f"{BEGIN.format(name=found[1])}\n{inside[found[1]]}\n{END}", text)
 
 
+def plots(results: Sequence[Result]) -> dict[str, tuple[str, Callable[[], str]]]:
+    """Return the digest of the numbers of every plot by its name, and how it is drawn."""
+    loss, augment = (best(results, suite).suite(suite) for suite in ("loss", "augment"))
+    found: dict[str, tuple[str, Callable[[], str]]] = {
+        "docs/bench-loss.svg": (digest_of(loss_shown(loss)), partial(loss_plot, loss)),
+        "docs/bench-augment.svg": (digest_of(augment_shown(augment)), partial(augment_plot, augment)),
+    }
+    if counted := curves(results):
+        found["docs/loss-memory.svg"] = (digest_of(memory_shown(counted[1])), partial(memory_svg, counted[1]))
+    for tier, suites in by_tier(load_findings(RESULTS)).items():
+        name, records = f"docs/{plot_of(tier)}", list(suites.values())
+        if tier == "grid":
+            found[name] = (digest_of(grid_shown(records[0])), partial(grid_svg, records[0]))
+        else:
+            found[name] = (digest_of(effects_shown(records)), partial(effects_svg, records))
+    return found
+
+
 def stale(results: Sequence[Result]) -> list[str]:
     """Return the pages and plots that do not match the files."""
     found = []
     for name, inside in blocks(results).items():
         text = (ROOT / name).read_text()
         found += [name] if filled(name, text, inside) != text else []
-    for suite, (name, _, shown) in PLOTS.items():
+    for name, (digest, _) in plots(results).items():
         path = ROOT / name
-        rows = best(results, suite).suite(suite)
-        if not path.is_file() or stored_digest(path.read_text()) != digest_of(shown(rows)):
-            found.append(name)
-    counted, path = curves(results), ROOT / MEMORY_PLOT
-    if counted and not (path.is_file() and stored_digest(path.read_text()) == digest_of(memory_shown(counted[1]))):
-        found.append(MEMORY_PLOT)
+        found += [] if path.is_file() and stored_digest(path.read_text()) == digest else [name]
     return found
 
 
@@ -88,10 +94,8 @@ def rewrite(results: Sequence[Result]) -> None:
     for name, inside in blocks(results).items():
         path = ROOT / name
         path.write_text(filled(name, path.read_text(), inside))
-    for suite, (name, draw, _) in PLOTS.items():
-        (ROOT / name).write_text(draw(best(results, suite).suite(suite)))
-    if counted := curves(results):
-        (ROOT / MEMORY_PLOT).write_text(memory_svg(counted[1]))
+    for name, (_, draw) in plots(results).items():
+        (ROOT / name).write_text(draw())
 
 
 def kind(result: Result) -> tuple[bool, str | None, str]:

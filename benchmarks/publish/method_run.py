@@ -22,7 +22,7 @@ from fastclr.data import ImageDataset, Splits, load_splits
 from fastclr.data.label_subsets import label_subset
 from fastclr.device import peak_memory
 from fastclr.evaluate import Features, knn_accuracy, lbfgs_probe
-from fastclr.files import write_text_atomically
+from fastclr.files import write_atomically, write_text_atomically
 from fastclr.methods import METHODS
 from fastclr.methods.model import build_model
 from fastclr.training.config import PretrainConfig
@@ -32,10 +32,13 @@ from fastclr.training.loop import train_in
 from fastclr.training.method_presets import with_method
 from fastclr.training.optim import peak_lr
 from fastclr.training.presets import PRESETS
+from fastclr.training.run import Run
+from fastclr.transfer.export import file_metadata, preprocessing, serialise
 
 FACTORS = (1.0, 0.3, 3.0)  # of the rate of the method's preset
 TUNING_SEED, SEEDS = 0, (1, 2)
 UNTRAINED = "untrained"
+ENCODERS = "encoders"  # the folder for those of the first reported seed
 IMAGES = 10_000
 # alike for all methods; everything else is that of the preset for CIFAR-10, or of the method's recipe
 SHARED: dict[str, Any] = {
@@ -160,6 +163,8 @@ def trained(planned: Planned, images: Images, config: PretrainConfig, work: Path
         ended = train_in(Path(folder) / "run", config, progress=False, data=splits)
         spent = time.process_time() - begin
         peak, method, records = peak_memory(torch.device("cpu")), ended.training.method, ended.run.metrics.read()
+        if planned.seed == SEEDS[0]:
+            keep(method.encoder, ended.run, work.parent / ENCODERS / f"{planned.name}.safetensors")
     cost = {
         "processor_s": spent,
         "peak_bytes": peak,
@@ -168,6 +173,14 @@ def trained(planned: Planned, images: Images, config: PretrainConfig, work: Path
         "collapsed": find_collapse(records, method.cause) is not None,
     }
     return cost | scores(method.encoder, planned, images, config)
+
+
+def keep(encoder: torch.nn.Module, run: Run, path: Path) -> None:
+    """Write the encoder as `fastclr export` does, so that ``fastclr.Run.of_encoder(init=path)`` loads it."""
+    inputs = preprocessing(run.config.augment, run.config.range)
+    path.parent.mkdir(exist_ok=True)
+    contents = serialise(encoder, "safetensors", run.config.augment.size, file_metadata(run, inputs, None))
+    write_atomically(path, lambda file: file.write(contents))
 
 
 def scores(encoder: torch.nn.Module, planned: Planned, images: Images, config: PretrainConfig) -> dict[str, Any]:

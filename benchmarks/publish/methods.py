@@ -5,7 +5,8 @@ no training sees; two other seeds at the best rate are scored on the test images
 frozen features. An epoch draws every image once, however many views of it the method makes.
 
 Trainings have one thread each and run --jobs at a time. Each stores its result when it ends; called again, the command
-goes on with those that are missing, and repeats one that was killed. Methods are those of `fastclr methods`.
+goes on with those that are missing, and repeats one that was killed. Methods are those of `fastclr methods`. The
+encoders of the first reported seed are kept in OUT/methods/encoders, one file each.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ import report
 import torch
 from method_run import FACTORS, SEEDS, TUNING_SEED, UNTRAINED, Images, Planned
 
+import fastclr
 from fastclr.methods import METHODS, BYOLOptions
 from fastclr.training.optim import peak_lr
 
@@ -187,6 +188,23 @@ def kill_when_there_is(path: Path, command: list[str]) -> None:
             assert parent.poll() is None
             time.sleep(0.05)
         parent.kill()
+
+
+def test_the_encoder_of_the_first_reported_seed_is_kept_and_scores_the_same(pictures: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    images = Images.load(str(pictures), work, 32)
+    config = Planned("dcl", 1.0, SEEDS[0]).config(rehearse=True)
+    for seed in (TUNING_SEED, *SEEDS):
+        found = method_run.measure(Planned("dcl", 1.0, seed), images, True, work)
+        if seed == SEEDS[0]:
+            expected = found
+    (path,) = (tmp_path / "encoders").iterdir()
+    assert path.name == f"dcl-x1-seed{SEEDS[0]}.safetensors"
+    run = fastclr.Run.of_encoder(init=path)
+    assert run.config.width == 0.125 and run.config.augment.mean == config.augment.mean
+    again = method_run.scores(run.encoder, Planned("dcl", 1.0, SEEDS[0]), images, config)
+    assert {name: expected[name] for name in again} == again
 
 
 def test_a_training_tells_cost_and_scores_and_one_that_breaks_is_a_result(pictures: Path, tmp_path: Path) -> None:

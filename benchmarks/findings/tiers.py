@@ -98,7 +98,7 @@ GPU_BASE = dataclasses.replace(PRESETS["cifar10-short"], knn_every=0, knn_k=20, 
 
 TIERS = {
     "ci": Tier("ci", CI_BASE, train=600, test=300, seeds=1, margin=1.0),
-    "cpu": Tier("cpu", CPU_BASE, train=4000, test=1000, seeds=4),
+    "cpu": Tier("cpu", CPU_BASE, train=4000, test=1000, seeds=5),
     "grid": Tier("grid", CPU_BASE, train=4000, test=1000, seeds=3),
     "gpu": Tier("gpu", GPU_BASE, train=50_000, test=10_000, seeds=3),
 }

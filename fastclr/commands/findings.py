@@ -29,7 +29,7 @@ class RunOptions:
     """Train what the findings need, judge them by a rule fixed before, write a page; goes on where it was stopped."""
 
     tier: TierName = "cpu"
-    """`cpu`: an estimated 20 minutes on 2 cores. `gpu`: full-size trainings. `ci`: a few small ones."""
+    """`cpu`: 25 minutes on 2 cores. `gpu`: full-size trainings. `ci`: a few small ones."""
     only: tuple[str, ...] = ()
     """Findings to check, by name. `augmentation-grid` runs alone: 49 pairs."""
     data: str = "shapes"

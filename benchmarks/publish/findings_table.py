@@ -95,10 +95,10 @@ def claims_text(stored: Mapping[str, Any]) -> str:
 def caption(records: Mapping[Path, Mapping[str, Any]], path: Path) -> str:
     """Return on what, where and from which files."""
     stored = records[path]
-    seeds = stored["seeds"]
+    seeds = ", again ".join(f"{each['seeds'][0]} to {each['seeds'][-1]}" for each in records.values())
     parts = [
         f"Measured on {stored['data']}, {stored['images'][0]:,} training and {stored['images'][1]:,} test images; "
-        f"seeds {seeds[0]} to {seeds[-1]}; {stored['trainings']} trainings, {stored['processor_s'] / 60:.0f} minutes "
+        f"seeds {seeds}; {stored['trainings']} trainings, {stored['processor_s'] / 60:.0f} minutes "
         "of a processor",
         hardware_text(stored["machine"]),
         f"commit {commit_text(stored['commit'])}",

@@ -181,7 +181,8 @@ def hardware_text(machine: dict[str, Any]) -> str:
         parts += [f"driver {machine['driver']}" if machine.get("driver") else ""]
     else:
         malloc = "" if machine["malloc"] == DEFAULT_MALLOC else f"malloc {machine['malloc']}"
-        parts = [f"{machine['threads']} threads of {machine['cpu']}", malloc]
+        threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+        parts = [f"{threads} of {machine['cpu']}", malloc]
     known = machine["versions"]
     parts += [f"PyTorch {known['torch']}", f"Triton {known['triton']}" if "triton" in known else ""]
     return ", ".join(filter(None, parts))

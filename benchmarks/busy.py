@@ -22,7 +22,8 @@ from fastclr.training.step import train_step
 
 STEPS = 4  # of a sample: about half a second
 OPENMP = ("GOMP_", "OMP_")
-BURN = "while True: pass"
+# PR_SET_PDEATHSIG, SIGKILL: it ends with its parent however that ends, also while it is stopped
+BURN = "import ctypes; ctypes.CDLL(None).prctl(1, 9); print(flush=True)\nwhile True: pass"
 ALONE = ", alone"
 
 
@@ -72,7 +73,12 @@ class Others:
     """Processes that keep a core busy each, when they may."""
 
     def __init__(self, count: int) -> None:
-        self.processes = [subprocess.Popen([sys.executable, "-c", BURN]) for _ in range(count)]
+        command = [sys.executable, "-c", BURN]
+        self.processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(count)]
+        for process in self.processes:
+            if process.stdout is not None:
+                process.stdout.readline()
+                process.stdout.close()
         self.tell(signal.SIGSTOP)
 
     def tell(self, number: signal.Signals) -> None:

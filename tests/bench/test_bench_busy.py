@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -52,6 +54,22 @@ def test_others_work_inside_of_the_block_alone() -> None:
     finally:
         others.close()
     assert process.returncode is not None
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
+def test_others_end_with_a_parent_that_is_killed() -> None:
+    """One that works, and one that is stopped."""
+    source = "from fastclr.bench import busy; one, two = busy.Others(1), busy.Others(1)\n"
+    source += "with one.working(): print(one.processes[0].pid, two.processes[0].pid, flush=True); input()"
+    command = [sys.executable, "-W", "ignore", "-c", source]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        if parent.stdout is None:
+            raise ValueError("no output")
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert eventually(lambda: seconds(pids[0]) > 0.2)  # it has said by now that it ends with its parent
+        time.sleep(0.3)
+        parent.kill()
+    assert len(pids) == 2 and eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
 
 
 def test_a_trainer_that_ends_is_a_failed_row_and_nothing_stays(monkeypatch: pytest.MonkeyPatch) -> None:

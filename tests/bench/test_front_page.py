@@ -149,6 +149,16 @@ def test_the_output_shown_is_that_of_its_file() -> None:
     assert f"{found['processor_s'] / 60:.0f} minutes of one core" in text
 
 
+def test_accuracies_of_few_labels_are_those_of_their_file() -> None:
+    stored = json.loads((ROOT / report_front.RESULTS_FOLDER / "front" / "few-labels.json").read_text())
+    text = (ROOT / "docs" / "few-labels.md").read_text()
+    assert all(command.replace(" --out RUN", "") in text.replace("\\\n    ", "") for command in stored["commands"][:1])
+    for name, found in stored["results"].items():
+        spread = f" +- {100 * found['std']:.1f}" if found.get("std") else ""
+        assert f"{100 * found['accuracy']:.1f}%{spread}" in text, name
+    assert f"from the first ({100 * stored['results']['distill-1pct-self']['teacher_accuracy']:.1f}%)" in text
+
+
 @pytest.mark.slow
 def test_the_example_runs_on_a_folder_of_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: Path, capsys: pytest.CaptureFixture[str]

@@ -35,8 +35,9 @@ test: test-unit test-interpret test-compile test-bench  ## all quick tests: what
 test-slow: test-wheel  ## the others: trainings, several processes, kills, all of record, ladder and imagenet in small, the wheel
 	$(PARALLEL) -m slow tests --ignore tests/interpret --ignore tests/wheel
 
-test-long: $(READY)  ## by hand, about an hour: 30 kills of a run, all notebooks, the day with a GPU rehearsed, 50 times the random examples, test-oldest, test-asan
+test-long: $(READY)  ## by hand, about two hours: 30 kills of a run, all notebooks, the day with a GPU rehearsed, each method for minutes, 50 times the random examples, test-oldest, test-asan
 	FASTCLR_TEST_EFFORT=5 $(PYTEST) tests/training/test_kill.py tests/api/test_notebooks.py tests/bench/test_gpu_day.py
+	FASTCLR_TEST_EFFORT=5 $(PARALLEL) tests/training/test_methods_learn.py
 	FASTCLR_TEST_EFFORT=50 $(PARALLEL) -m hypothesis tests
 	$(MAKE) test-oldest test-asan
 

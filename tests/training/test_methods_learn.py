@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from effort import EFFORT
 
 from fastclr.data import Splits, make_shapes
 from fastclr.evaluate import knn_accuracy
@@ -17,33 +18,35 @@ from fastclr.training.loop import train_in
 from fastclr.training.method_presets import with_method
 from fastclr.training.presets import PRESETS
 
-# points of kNN accuracy, of 8 classes, that ten short epochs must add
-MARGINS: dict[str, float] = {
-    "demo": 0.03,
-    "shapes-dcl": 0.07,
-    "shapes-supcon": 0.12,
-    "shapes-moco-v2": 0.03,
-    "shapes-moco-v3": 0.04,
-    "shapes-cpc": 0.01,
-    "shapes-pirl": 0.015,
-    "shapes-byol": 0.04,
-    "shapes-simsiam": 0.02,
-    "shapes-barlow": 0.03,
-    "shapes-vicreg": 0.06,
-    "shapes-dino": 0.02,
-    "shapes-lejepa": 0.02,
-    "shapes-jigsaw": 0.03,
-    "shapes-context": 0.02,
-    "shapes-autoencoder": 0.01,
+LONG = EFFORT > 1  # `make test-long`: three minutes a method, not twenty seconds
+# gain of kNN accuracy, of 8 classes, that must be reached in ten epochs of 1,200 images, and in thirty of 4,000, where
+# it is half of what was measured
+MARGINS: dict[str, tuple[float, float]] = {
+    "demo": (0.03, 0.2),
+    "shapes-dcl": (0.07, 0.17),
+    "shapes-supcon": (0.12, 0.4),
+    "shapes-moco-v2": (0.03, 0.18),
+    "shapes-moco-v3": (0.04, 0.2),
+    "shapes-cpc": (0.01, 0.04),
+    "shapes-pirl": (0.015, 0.14),
+    "shapes-byol": (0.04, 0.1),
+    "shapes-simsiam": (0.02, 0.13),
+    "shapes-barlow": (0.03, 0.18),
+    "shapes-vicreg": (0.06, 0.2),
+    "shapes-dino": (0.02, 0.018),
+    "shapes-lejepa": (0.02, 0.2),
+    "shapes-jigsaw": (0.03, 0.07),
+    "shapes-context": (0.02, 0.07),
+    "shapes-autoencoder": (0.01, 0.1),
 }
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", MARGINS)
 def test_a_method_learns(name: str, tmp_path: Path) -> None:
-    data = make_shapes(train=1200, test=1000)
-    changes = {"epochs": 10, "warmup_epochs": 1.0, "batch_size": 64, "log_every": 4, "device": "cpu", "amp": "off"}
-    config = dataclasses.replace(PRESETS[name], **changes, knn_every=0)
+    data = make_shapes(train=4000 if LONG else 1200, test=1000)
+    changes = {"warmup_epochs": 1.0, "batch_size": 64, "log_every": 4, "device": "cpu", "amp": "off", "knn_every": 0}
+    config = dataclasses.replace(PRESETS[name], **changes, epochs=30 if LONG else 10)
     torch.manual_seed(config.seed)
     untrained = run_features(build_model(config).encoder, data, config)  # the weights that the training starts from
     ended = train_in(tmp_path / "run", config, progress=False, data=data)
@@ -56,7 +59,7 @@ def test_a_method_learns(name: str, tmp_path: Path) -> None:
     assert ended.features is not None
     k, tau = config.knn_k, config.knn_temperature
     before, after = (knn_accuracy(features, k=k, temperature=tau) for features in (untrained, ended.features))
-    assert after > before + MARGINS[name], (before, after)
+    assert after > before + MARGINS[name][LONG], (before, after)
 
 
 @pytest.mark.parametrize("has_up", [True, False])

@@ -60,9 +60,9 @@ def grid_svg(stored: Mapping[str, Any]) -> str:
         axes.set_xticks([*np.arange(count) + 0.48, count + 0.68], [*names, MEAN])
         axes.set_yticks(np.arange(count) + 0.49, names)
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
-        top = (12 / WIDTH, 1 - 30 / HEIGHT), (12 / WIDTH, 1 - 50 / HEIGHT)
-        figure.text(*top[0], f"{TITLE}, %", size=17, weight="bold")
-        figure.text(*top[1], f"The first down, the second across, one alone on the diagonal. {where(stored)}.", **SMALL)
+        below = f"The first down, the second across, one alone on the diagonal. {where(stored)}."
+        figure.text(12 / WIDTH, 1 - 30 / HEIGHT, f"{TITLE}, %", size=17, weight="bold")
+        figure.text(12 / WIDTH, 1 - 50 / HEIGHT, below, **SMALL)
     return finished(svg[0], TITLE, description(shown), digest_of(shown), {})
 
 

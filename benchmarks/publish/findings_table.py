@@ -39,11 +39,8 @@ def findings_block(records: Mapping[Path, Mapping[str, Any]]) -> str:
     parts = []
     for tier, suites in by_tier(records).items():
         path, (first, *again) = next(iter(suites)), suites.values()
-        if tier == "grid":
-            parts += [image(tier), claims_text(first)]
-        else:
-            parts += [image(tier), verdict_table(first, again)]
-        parts.append(caption(suites, path))
+        told = claims_text(first) if tier == "grid" else verdict_table(first, again)
+        parts += [image(tier), told, caption(suites, path)]
     if not parts:
         return "Not measured yet: `fastclr findings run` makes the table."
     return "\n\n".join(parts)

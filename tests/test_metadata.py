@@ -42,9 +42,11 @@ def test_torch_and_numpy_are_all_that_is_required() -> None:
 
 def test_a_release_is_built_before_it_is_published_and_stores_no_password() -> None:
     workflow: Any = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
-    publish = workflow["jobs"]["publish"]
-    assert set(publish["needs"]) == set(workflow["jobs"]) - {"publish"}
-    assert publish["permissions"] == {"id-token": "write"} and workflow["permissions"] == {"contents": "read"}
+    publish, release = (workflow["jobs"][name] for name in ("publish", "release"))
+    assert publish["needs"] == ["wheels"] and set(release["needs"]) == set(workflow["jobs"]) - {"release"}
+    allowed = {name: job["permissions"] for name, job in workflow["jobs"].items() if "permissions" in job}
+    assert allowed == {"publish": {"id-token": "write"}, "release": {"contents": "write"}}
+    assert workflow["permissions"] == {"contents": "read"}
     assert "secrets." not in (ROOT / ".github" / "workflows" / "release.yml").read_text()
 
 

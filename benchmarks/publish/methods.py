@@ -6,12 +6,13 @@ frozen features. An epoch draws every image once, however many views of it the m
 
 Trainings have one thread each and run --jobs at a time. Each stores its result when it ends; called again, the command
 goes on with those that are missing, and repeats one that was killed. Methods are those of `fastclr methods`. The
-encoders of the first reported seed are kept in OUT/methods/encoders, one file each.
+encoders of the first reported seed are kept in OUT/methods/encoders, one file each, with their SHA-256 in the results.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import shutil
@@ -26,7 +27,7 @@ from typing import Any
 
 import method_run
 import torch
-from method_run import FACTORS, IMAGES, SEEDS, TOY_IMAGES, TUNING_SEED, UNTRAINED, Planned
+from method_run import ENCODERS, FACTORS, IMAGES, SEEDS, TOY_IMAGES, TUNING_SEED, UNTRAINED, Planned
 from methods_table import missing, table
 
 from fastclr.bench import machine
@@ -189,6 +190,8 @@ def write(path: Path, plan: Plan, here: dict[str, Any], commands: Sequence[str])
     contents: dict[str, Any] = {"format": FORMAT, "machine": here, "commands": list(commands), "trainings": trainings}
     contents["methods"] = list(NAMES)
     contents["missing"] = missing(contents)
+    kept = sorted((plan.folder.parent / ENCODERS).glob("*.safetensors"))
+    contents["encoders"] = {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in kept}
     write_text_atomically(path, json.dumps(contents, indent=1) + "\n")
     return contents
 

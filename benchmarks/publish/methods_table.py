@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from method_run import FACTORS, SEEDS, SHARED, TUNING_SEED, UNTRAINED
+from method_run import FACTORS, SEEDS, SHARED, TUNING_SEED, UNTRAINED, Planned
 from report_data import contents
 from report_tables import hardware_text
 
 from fastclr.methods import METHODS
 
 Trainings = Sequence[Mapping[str, Any]]
-HEAD = ("method", "rate", "views", "kNN", "linear", "processor seconds per epoch", "peak memory")
+HEAD = ("method", "rate", "views", "kNN", "linear", "processor seconds per epoch", "peak memory", "encoder")
 COLLAPSED = "*"
 
 
@@ -51,11 +51,11 @@ def table(stored: Mapping[str, Any]) -> str:
     """Return the table of the methods that have all of their trainings, in the order of the registry."""
     names = [name for name in stored["methods"] if name not in missing(stored)]
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
-    lines += [f"| {' | '.join(row(name, stored['trainings']))} |" for name in names]
+    lines += [f"| {' | '.join(row(name, stored['trainings'], stored['encoders']))} |" for name in names]
     return "\n".join(lines)
 
 
-def row(name: str, trainings: Trainings) -> Sequence[str]:
+def row(name: str, trainings: Trainings, encoders: Container[str]) -> Sequence[str]:
     """Return the cells of a method."""
     tuning, reported = of(name, trainings)
     good = [each for each in reported if each["status"] == "ok"]
@@ -64,14 +64,16 @@ def row(name: str, trainings: Trainings) -> Sequence[str]:
         return (title(name), "; ".join(reasons), *[""] * (len(HEAD) - 2))
     scored = [percent([each[score] for each in good]) for score in ("knn", "linear")]
     if name == UNTRAINED:
-        return (title(name), "", "", *scored, "", "")
+        return (title(name), "", "", *scored, "", "", "")
     mark = COLLAPSED if any(each["collapsed"] for each in good) else ""
     first, every = good[0], [each for each in (*tuning, *reported) if each["status"] == "ok"]
     seconds = statistics.median(each["processor_s"] / each["config"]["epochs"] for each in every)
     memory = statistics.median(each["peak_bytes"] for each in every)
     rate = f"{first['config']['optimizer']} {first['lr']:.3g}"
     views = f"{first['views']}"
-    return title(name) + mark, rate, views, *scored, f"{seconds:.1f}", f"{memory / 2**20:,.0f} MiB"
+    file = f"{Planned(name, first['factor'], SEEDS[0]).name}.safetensors"
+    cost = f"{seconds:.1f}", f"{memory / 2**20:,.0f} MiB"
+    return title(name) + mark, rate, views, *scored, *cost, f"`{file}`" if file in encoders else ""
 
 
 def title(name: str) -> str:
@@ -111,6 +113,7 @@ def block(tables: Mapping[Path, Mapping[str, Any]]) -> str:
         "seconds of one processor in training, views included, the median over the trainings: two run at a time, and "
         "other load stretches such seconds less than the clock's; peak memory of the process, Python and PyTorch "
         "included",
+        f"encoder: the file of seed {SEEDS[0]}, its SHA-256 in the results",
     ]
     if any(each.get("collapsed") for each in trainings if each["seed"] in SEEDS):
         parts.append(f"{COLLAPSED} the embeddings of a training collapsed")

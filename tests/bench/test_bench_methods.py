@@ -113,7 +113,7 @@ def test_a_rate_that_breaks_and_a_method_that_refuses_are_results(tmp_path: Path
     trainings = [stored(Planned("byol", factor, 0), status="diverged", note="the loss became nan") for factor in (1, 3)]
     trainings += [stored(Planned("byol", f, s), linear=0.4) for f, s in ((0.3, 0), (0.3, 1), (0.3, 2))]
     trainings += [stored(Planned("dcl", factor, 0), status="refused", note="too small") for factor in FACTORS]
-    contents = {"trainings": trainings, "methods": ["byol", "dcl", "simclr"]}
+    contents = {"trainings": trainings, "methods": ["byol", "dcl", "simclr"], "encoders": {}}
     assert methods_table.missing(contents) == ["simclr"]
     rows = methods_table.table(contents).splitlines()
     assert len(rows) == 4 and "BYOL" in rows[2] and "DCL" in rows[3] and "refused: too small" in rows[3]
@@ -137,12 +137,26 @@ def test_the_page_has_the_table_of_the_published_file(
     folder.mkdir(parents=True)
     fill(folder, "byol", {1.0: 0.5, 0.3: 0.4, 3.0: 0.6})
     fill(folder, "dcl", {1.0: 0.5, 0.3: 0.6, 3.0: 0.4}, collapsed=True)
+    (out / "methods" / "encoders").mkdir()
+    (out / "methods" / "encoders" / "byol-x3-seed1.safetensors").write_bytes(b"abc")
     assert methods.main(["--report", "--out", str(out)]) == 0
     (path,) = out.glob("methods-*.json")
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+    assert json.loads(path.read_text())["encoders"] == {"byol-x3-seed1.safetensors": abc}
     capsys.readouterr()
     assert report.main(["--publish", str(path)]) == 0 and report.main(["--check"]) == 0
     page = (tmp_path / report.METHODS_PAGE).read_text()
-    assert "| BYOL (`byol`) | sgd 0.36 | 2 | 45.0 ± 5.0 | 50.0 ± 0.0 | 2.0 | 512 MiB |" in page
+    cells = (
+        "BYOL (`byol`)",
+        "sgd 0.36",
+        "2",
+        "45.0 ± 5.0",
+        "50.0 ± 0.0",
+        "2.0",
+        "512 MiB",
+        "`byol-x3-seed1.safetensors`",
+    )
+    assert f"| {' | '.join(cells)} |" in page
     assert "| DCL (`dcl`)* |" in page and "collapsed" in page and path.name in page
     assert "400,000 images drawn" in page and "not measured yet: untrained, simclr, supcon" in page
     lacking = json.loads(path.read_text())

@@ -124,7 +124,7 @@ def summarise(folder: Path, config: PretrainConfig, target: float) -> dict[str, 
     """Return the run's results so far: the curve, and the clock at the first evaluation that reaches the target."""
     records = MetricsLog(folder / "metrics.jsonl").read()
     clocks = {r["step"]: r[SECONDS] for r in records if r["kind"] == "train"}  # one at the end of every epoch
-    found = [r for r in records if r["kind"] == "eval"]
+    found = [r for r in records if r["kind"] == "eval" and r["epoch"]]  # without that before training
     curve = [{"epoch": r["epoch"], "step": r["step"], "knn": r[KNN], "train_s": clocks.get(r["step"])} for r in found]
     passed = next((point for point in curve if point["knn"] >= target), None)
     stored = {name: folder / f"{name}.json" for name in ("final", "supervised")}

@@ -60,7 +60,9 @@ def tiles(material: Material) -> Tiles:
         entries.append(("loss, last record", f"{train[-1][LOSS]:.3f}"))
         entries += [(to_words(name), percent(train[-1][name])) for name in train[-1] if is_share(name)]
         entries += [("images per second, median", f"{statistics.median(rates):,.0f}")] if rates else []
-    if evaluations:
+    if evaluations and not evaluations[0]["epoch"]:
+        entries.append(("kNN before training", percent(evaluations[0][KNN])))
+    if evaluations and evaluations[-1]["epoch"]:
         last = evaluations[-1]
         entries.append((f"kNN after epoch {last['epoch']}", percent(last[KNN])))
         entries += [(f"online probe after epoch {last['epoch']}", percent(last[LINEAR]))] if LINEAR in last else []
@@ -159,8 +161,8 @@ def method_titles(materials: Sequence[Material]) -> str:
 
 def steps_per_epoch(material: Material) -> float:
     """Return the steps per epoch according to the records; for a run in its first epoch, the steps done so far."""
-    if material.evaluations:
-        return float(material.evaluations[-1]["step"] / material.evaluations[-1]["epoch"])
+    if material.evaluations and (epoch := material.evaluations[-1]["epoch"]):
+        return float(material.evaluations[-1]["step"] / epoch)
     train = material.train
     last = max((r["epoch"] for r in train), default=1)
     whole = [r["step"] for r in train if r["epoch"] == last - 1]

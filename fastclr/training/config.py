@@ -48,7 +48,7 @@ class RunOptions:
     online_probe: bool = False
     """Train a linear classifier on the detached features during pretraining, and log its accuracy."""
     knn_every: int = 10
-    """Epochs between kNN evaluations during training; 0: only at the end."""
+    """Epochs between kNN evaluations, the first before training; 0: only at the end."""
     knn_k: int = 20
     """Number of neighbours that vote."""
     knn_temperature: float | None = 0.1

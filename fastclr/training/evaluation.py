@@ -36,6 +36,27 @@ def can_evaluate(data: Splits) -> bool:
     return data.test is not None and int(data.train.labels.max()) >= 0 and int(data.test.labels.max()) >= 0
 
 
+def evaluate_start(training: Training, run: Run) -> None:
+    """Score the features of the network as it starts by kNN, which says what the training adds, and log that.
+
+    Images that cannot be evaluated are found now, and not after the first epochs.
+    """
+    if training.step or not (training.config.knn_every and can_evaluate(training.data)):
+        return
+    scores = knn_scores(training)[1]
+    if training.world.is_main:
+        run.metrics.append({"kind": "eval", "epoch": 0, "step": 0, **scores})
+    say(training, run, f"before training: kNN {100 * scores[KNN]:.1f}%")
+
+
+def knn_scores(training: Training) -> tuple[Features, dict[str, float]]:
+    """Return the features of all labelled images, and their kNN accuracy under its name in the log."""
+    config = training.config
+    features = run_features(training.method.encoder, training.data, config, training.world)
+    k = min(config.knn_k, len(features.train))
+    return features, {KNN: knn_accuracy(features, k=k, temperature=config.knn_temperature)}
+
+
 def evaluate_epoch(training: Training, run: Run) -> tuple[Features, str]:
     """Score frozen features by kNN and by the online probe, if there is one, and log that.
 
@@ -43,17 +64,27 @@ def evaluate_epoch(training: Training, run: Run) -> tuple[Features, str]:
         the features, and the scores in words.
     """
     config = training.config
-    features = run_features(training.method.encoder, training.data, config, training.world)
-    k = min(config.knn_k, len(features.train))
-    scores = {KNN: knn_accuracy(features, k=k, temperature=config.knn_temperature)}
+    features, scores = knn_scores(training)
     words = f"kNN {100 * scores[KNN]:.1f}%"
     if training.probe is not None:
         scores[LINEAR] = training.probe.accuracy(features.test, features.test_labels)
         words += f", linear {100 * scores[LINEAR]:.1f}%"
     if training.world.is_main:
         run.metrics.append({"kind": "eval", "epoch": training.epoch + 1, "step": training.step, **scores})
+    if training.epoch + 1 == config.epochs and training.world.is_main:
+        warn_of_no_gain(run, scores[KNN])
     say(training, run, f"epoch {training.epoch + 1}/{config.epochs}: {words}")
     return features, words
+
+
+def warn_of_no_gain(run: Run, score: float) -> None:
+    """Say so if the training ended with a kNN accuracy that the network had before it."""
+    before = [record[KNN] for record in run.metrics.read() if record["kind"] == "eval" and record["epoch"] == 0]
+    if before and score <= before[0]:
+        run.say(
+            f"warning: kNN is no better than the {100 * before[0]:.1f}% before training: {run.config.epochs} epochs at "
+            f"--lr {run.config.lr:g} taught nothing that it measures; small networks and short runs want higher rates"
+        )
 
 
 def is_evaluation_due(config: PretrainConfig, epoch: int) -> bool:

@@ -18,7 +18,7 @@ from fastclr.parallel import World, open_world
 from fastclr.training.build import MakeMethod, Training, build, check_model, find_data
 from fastclr.training.checkpoint_writer import CheckpointWriter
 from fastclr.training.config import PretrainConfig
-from fastclr.training.evaluation import can_evaluate, evaluate_epoch, is_evaluation_due, say
+from fastclr.training.evaluation import can_evaluate, evaluate_epoch, evaluate_start, is_evaluation_due, say
 from fastclr.training.health import find_collapse
 from fastclr.training.metric_hooks import check_hooks, open_hooks
 from fastclr.training.metric_names import FIRST, PEAK, PROCESSOR, SECONDS, SPEED
@@ -182,6 +182,7 @@ def train(training: Training, run: Run, writer: CheckpointWriter | None, progres
     """
     config, features, stop = training.config, None, StopRequest()
     steps, main = len(training.loader), training.world.is_main
+    evaluate_start(training, run)
     with closing(Progress(run, config.epochs, steps, training.step, bar=progress, speaks=main)) as shown:
         while training.epoch < config.epochs:
             with stop.watch():

@@ -29,11 +29,12 @@ class MetricsHook(Protocol):
 def is_record(value: object) -> bool:
     """Tell whether a line of the log is a record: a kind, a step, an epoch from 1, and numbers or texts.
 
-    Its metrics must have the present names.
+    An evaluation before the first step is of epoch 0. Its metrics must have the present names.
     """
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str) or not fits(value.get("step"), int):
         return False
-    counts = value["step"] >= 0 and fits(value.get("epoch"), int) and value["epoch"] >= 1
+    first = 0 if value["kind"] == "eval" and value["step"] == 0 else 1
+    counts = value["step"] >= 0 and fits(value.get("epoch"), int) and value["epoch"] >= first
     good = all(isinstance(item, float) or fits(item, float | bool | str) for item in value.values())
     texts = {name for name, item in value.items() if isinstance(item, str)}
     return counts and good and NUMBERS.isdisjoint(texts) and not any(map(is_share, texts))
@@ -90,9 +91,14 @@ class MetricsLog:
     def keep_up_to(self, step: int, epochs: int) -> None:
         """Drop what will be written again, and a torn last line.
 
-        That is training after `step`, and evaluations of other than the first `epochs` epochs, which are done.
+        That is training after `step`, and evaluations of other than the first `epochs` epochs, which are done; at step
+        0 also the evaluation before it.
         """
-        kept = [r for r in self.read() if (r["epoch"] <= epochs if r["kind"] == "eval" else r["step"] <= step)]
+        kept = (
+            []
+            if step == 0
+            else [r for r in self.read() if (r["epoch"] <= epochs if r["kind"] == "eval" else r["step"] <= step)]
+        )
         lines = [json.dumps(record) + "\n" for record in kept]
         write_text_atomically(self.path, "".join(lines))
 

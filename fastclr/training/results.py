@@ -37,18 +37,14 @@ def score_rows(run: Run) -> list[tuple[str, str, str]]:
             rows += [(f"{name}: {inner}", *describe(value)) for inner, value in result.items()]
         else:
             rows.append((name, *describe(result if isinstance(result, dict) else {"value": result})))
-    last = next(
-        (
-            r
-            for r in reversed(run.metrics.read())
-            if r.get("kind") == "eval" and fits(r.get(KNN), float) and "epoch" in r
-        ),
-        None,
-    )
+    evaluated = {r["epoch"]: r for r in run.metrics.read() if r["kind"] == "eval" and fits(r.get(KNN), float)}
+    config = run.config
+    votes = f"k={config.knn_k}, temperature={config.knn_temperature}"
+    if (before := evaluated.pop(0, None)) is not None:
+        rows.append(("kNN before training", percent(before[KNN]), f"the network as it started, {votes}"))
+    last = evaluated[max(evaluated)] if evaluated else None
     if last is not None:
-        config = run.config
         protocol = f"after epoch {last['epoch']} of {config.epochs}, "
-        votes = f"k={config.knn_k}, temperature={config.knn_temperature}"
         rows.append(("kNN while training, last", percent(last[KNN]), protocol + votes))
         if LINEAR in last:
             rows.append(("online probe, last", percent(last[LINEAR]), protocol + "learnt beside the encoder"))

@@ -138,7 +138,7 @@ def test_the_baseline_is_a_method_of_the_command_line(
     run = str(tmp_path / "run")
     small = ["--width", "0.125", "--epochs", "1", "--batch-size", "32", "--device", "cpu", "--supervised.layer", "1"]
     assert main(["pretrain", "--method", "supervised", "--data", str(pictures), "--out", run, *small]) == 0
-    record = Run.open(Path(run)).metrics.read()[0]
+    record = Run.open(Path(run)).metrics.read()[1]  # after the evaluation before training
     assert 0 <= record["train/training_accuracy"] <= 1
     assert main(["knn", run, "--device", "cpu"]) == 0
     capsys.readouterr()

@@ -174,10 +174,14 @@ def test_a_run_killed_halfway(copied: Path, few: None, pictures: Path) -> None:
     shutil.rmtree(copied / "checkpoints")
     (copied / "environment.json").unlink()
     lines = (copied / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (copied / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
+    (copied / "metrics.jsonl").write_text("".join(lines[:4]) + lines[4][:20])
     assert main(["report", str(copied), "--device", "cpu"]) == 0
     page = read_page(copied / "report.html")
-    assert "stopped in epoch 2 of 3" in section(page, "overview").text
+    overview = section(page, "overview")
+    assert "stopped in epoch 2 of 3" in overview.text
+    before = f"{100 * json.loads(lines[0])['eval/knn_top1']:.2f}%"
+    assert ["kNN before training", before] in [row[:2] for row in cells(overview.all("table")[0])]
+    assert "after epoch 0" not in page.text
     for name in ("map", "neighbours", "confusion", "collapse"):
         assert "no checkpoint" in section(page, name).text
     assert section(page, "views").all("img")
@@ -188,7 +192,7 @@ def test_scores_of_an_online_probe_are_drawn_where_a_run_has_them(copied: Path, 
     log = copied / "metrics.jsonl"
     records = [json.loads(line) for line in log.read_text().splitlines()]
     scores = iter((0.25, 0.4375))
-    for record in records:
+    for record in records[1:]:  # after the evaluation before training
         record |= {"train/linear_top1": 0.125} if record["kind"] == "train" else {"eval/linear_top1": next(scores)}
     log.write_text("".join(json.dumps(record) + "\n" for record in records))
     run = Run.open(copied)

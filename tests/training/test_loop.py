@@ -11,13 +11,15 @@ import pytest
 import torch
 from tiny_run import TIMES
 
-from fastclr.evaluate import state_hash
+from fastclr.evaluate import knn_accuracy, state_hash
 from fastclr.losses import nt_xent
 from fastclr.methods import SimCLROptions, parameter_groups
+from fastclr.methods.model import build_model
 from fastclr.training import build as building
 from fastclr.training.build import build
 from fastclr.training.checkpoint import Checkpoint
 from fastclr.training.config import PretrainConfig
+from fastclr.training.evaluation import run_features, warn_of_no_gain
 from fastclr.training.loop import pretrain_in
 from fastclr.training.optim import Schedule, build_optimizer
 from fastclr.training.run import Run
@@ -50,12 +52,39 @@ def test_a_run_leaves_its_files(finished: Path) -> None:
     assert names == written | {"encoder.safetensors"}  # the report is the command's
     assert {p.name for p in (finished / "checkpoints").glob("*.pt*")} == {"step-00000008.pt", "step-00000012.pt"}
     records = metrics(finished)
-    assert [r["epoch"] for r in records if r["kind"] == "eval"] == [2, 3]
+    assert [r["epoch"] for r in records if r["kind"] == "eval"] == [0, 2, 3]
     train = [r for r in records if r["kind"] == "train"]
     assert train[-1]["step"] == 3 * 4
     names = ("loss", "contrastive_accuracy", "contrastive_entropy", "lr", "temperature")
     assert {f"train/{name}" for name in names} <= set(train[0])
     assert all(0 <= r["train/contrastive_accuracy"] <= 1 for r in train)
+
+
+def test_the_network_is_scored_as_it_starts(
+    finished: Path, tiny: PretrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(tiny.seed)
+    features = run_features(build_model(tiny).encoder, build(tiny).data, tiny)
+    score = knn_accuracy(features, k=tiny.knn_k, temperature=tiny.knn_temperature)
+    assert metrics(finished)[0] == {"kind": "eval", "epoch": 0, "step": 0, "eval/knn_top1": score}
+    run = pretrain_in(tmp_path / "end", dataclasses.replace(tiny, epochs=1, knn_every=0)).run
+    assert [r["epoch"] for r in run.metrics.read() if r["kind"] == "eval"] == [1]
+    assert "before training" not in capsys.readouterr().err
+
+
+def test_a_run_that_ends_no_better_than_it_began_is_told(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run.open(shutil.copytree(finished, tmp_path / "run"))
+    before = run.metrics.read()[0]["eval/knn_top1"]
+    warn_of_no_gain(run, before + 1e-6)
+    assert capsys.readouterr().err == ""
+    warn_of_no_gain(run, before)
+    said = capsys.readouterr().err
+    assert f"warning: kNN is no better than the {100 * before:.1f}% before training" in said and "--lr 0.1 " in said
+    run.metrics.path.write_text("")  # of a run of before, or with --knn-every 0
+    warn_of_no_gain(run, 0.0)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_encoder_file_loads_without_the_checkpoint(finished: Path) -> None:
@@ -117,7 +146,7 @@ def test_two_deterministic_runs_are_equal_and_two_seeds_differ(
     pretrain_in(tmp_path / "again", tiny)
     assert metrics(tmp_path / "again") == metrics(finished)
     pretrain_in(tmp_path / "seed", dataclasses.replace(tiny, seed=1, epochs=1))
-    assert metrics(tmp_path / "seed")[0]["train/loss"] != metrics(finished)[0]["train/loss"]
+    assert metrics(tmp_path / "seed")[1]["train/loss"] != metrics(finished)[1]["train/loss"]
 
 
 def test_resume_of_a_finished_run_changes_nothing(finished: Path, tiny: PretrainConfig) -> None:
@@ -230,7 +259,7 @@ def test_the_online_probe_learns_beside_the_run_and_does_not_touch_it(
 ) -> None:
     run = pretrain_in(tmp_path / "probed", dataclasses.replace(tiny, online_probe=True)).run
     assert state_hash(run.load_encoder()) == state_hash(Run.open(finished).load_encoder())
-    scored = [r["eval/linear_top1"] for r in run.metrics.read() if r["kind"] == "eval"]
+    scored = [r["eval/linear_top1"] for r in run.metrics.read() if r["kind"] == "eval" and r["epoch"]]
     assert scored and all(0 <= score <= 1 for score in scored)
     accuracy = [r["train/linear_top1"] for r in run.metrics.read() if r["kind"] == "train"]
     assert all(0 <= a <= 1 for a in accuracy) and accuracy[-1] > 0

@@ -150,7 +150,8 @@ def test_wandb_gets_all_records_and_a_resumed_run_has_the_same_id(
     assert first["config"]["lr"] == config.lr
     records = run.metrics.read()
     assert [step for _, _, step in logged] == [r["step"] for r in records]
-    assert logged[0][1]["train/loss"] == records[0]["train/loss"]
+    assert [about["epoch"] for _, about, _ in logged][:2] == [0, 1]
+    assert logged[1][1]["train/loss"] == records[1]["train/loss"]
     assert logged[-1][1]["eval/knn_top1"] == records[-1]["eval/knn_top1"]
     assert not {"kind", "step"} & set(logged[0][1])
     assert last == ("finish",)
@@ -251,6 +252,16 @@ def test_an_evaluation_that_will_be_repeated_is_dropped(tmp_path: Path) -> None:
         log.append({"kind": "eval", "epoch": epoch, "step": 10 * epoch})
     log.keep_up_to(20, 1)  # all steps of epoch 2 are done, its evaluation is not
     assert [(r["kind"], r["epoch"]) for r in log.read()] == [("train", 1), ("eval", 1), ("train", 2)]
+
+
+def test_the_evaluation_before_training_stays_unless_the_run_starts_over(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.append({"kind": "eval", "epoch": 0, "step": 0})
+    log.append({"kind": "train", "epoch": 1, "step": 5})
+    log.keep_up_to(3, 0)
+    assert [(r["kind"], r["epoch"]) for r in log.read()] == [("eval", 0)]
+    log.keep_up_to(0, 0)
+    assert log.read() == []
 
 
 def test_a_log_of_before_is_read_under_the_present_names(tmp_path: Path) -> None:

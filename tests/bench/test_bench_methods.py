@@ -18,6 +18,7 @@ import methods_table
 import pytest
 import report
 import torch
+import yaml
 from method_run import FACTORS, SEEDS, TUNING_SEED, UNTRAINED, Images, Planned
 
 import fastclr
@@ -58,6 +59,9 @@ def test_all_methods_are_trained_alike_but_for_what_is_their_own() -> None:
         assert peak_lr(lower) == pytest.approx(0.3 * peak_lr(config)) and lower.weight_decay == config.weight_decay
     assert configs["byol"].options == BYOLOptions(second_solarize_p=0.0)  # of cifar10-byol
     assert configs["rotation"].optimizer == METHODS["rotation"].recipe.get("optimizer", "sgd")
+    release = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]["encoders"]
+    trained = [name for part in release["strategy"]["matrix"]["methods"] for name in part.split()]
+    assert sorted(trained) == sorted(configs)
     left_out = {UNTRAINED, *METHODS} - set(methods.NAMES)  # methods come from the registry; the images have no captions
     assert "clip" in left_out and all(METHODS[name].uses_texts for name in left_out)
 

@@ -130,6 +130,8 @@ def test_the_workflow_checks_before_it_builds_and_before_it_uploads(capsys: pyte
     (build,) = (index for index, step in enumerate(steps) if " wheels " in step)
     upload = next(index for index, step in enumerate(steps) if "upload-artifact" in step)
     assert first < build < again < upload and steps[again].split()[-1] == "dist"
+    sbom = workflow["jobs"]["wheels"]["env"]["SBOM"]
+    assert "matrix.image" in sbom and 'SBOM="$SBOM"' in steps[build]  # two files of a release cannot have one name
     assert check_release.main(["--repository", PLACE, "--tag", "v9"]) == 1
     assert "release: the tag is v9" in capsys.readouterr().out
 

@@ -72,8 +72,8 @@ bench-losses: tree $(PEERS)  ## the losses beside NT-Xent on an idle CPU, at mos
 	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(TREE):$(CURDIR)/$(PEERS) $(BIN)/python -W ignore -m fastclr.bench --device cpu \
 		--suites contrast,gram --name losses --budget 4 --minutes 6 --out $(or $(OUT),build/bench)
 
-METHODS_OPTIONS = $(and $(DATA),--data "$(DATA)") $(and $(ONLY),--only $(ONLY)) $(and $(BUDGET),--budget $(BUDGET)) $(and $(REPORT),--report)
-bench-methods: $(READY)  ## every method on 10,000 images of CIFAR-10 (DATA=PATH, ONLY="byol dino", BUDGET=minutes, REPORT=1), in hours, resumable
+METHODS_OPTIONS = $(and $(DATA),--data "$(DATA)") $(and $(ONLY),--only $(ONLY)) $(and $(BUDGET),--budget $(BUDGET)) $(and $(REPORT),--report) $(and $(COSTS),--costs)
+bench-methods: $(READY)  ## every method on 10,000 images of CIFAR-10 (DATA=PATH, ONLY="byol dino", BUDGET=minutes, REPORT=1, COSTS=1), in hours, resumable
 	$(BIN)/python -W ignore benchmarks/publish/methods.py $(METHODS_OPTIONS) --out $(or $(OUT),build/bench)
 
 publish: $(READY)  ## take results over: make publish FROM="build/bench/*.json"; rewrites README and plots

@@ -1,6 +1,6 @@
 """One training of the table of methods: a method, a factor on its rate and a seed, from images to a file of scores.
 
-The training is one process with one thread. Its times are those of the processor, which other processes change little.
+The training is one process with one thread.
 """
 
 from __future__ import annotations
@@ -155,24 +155,21 @@ def measure(planned: Planned, images: Images, rehearse: bool, work: Path) -> dic
 
 
 def trained(planned: Planned, images: Images, config: PretrainConfig, work: Path) -> dict[str, Any]:
-    """Train, and return cost and scores."""
+    """Train, and return memory and scores."""
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        begin = time.process_time()
         splits = Splits(images.train, None)  # without test images nothing is evaluated during the training
         config = dataclasses.replace(config, checkpoint_epochs=config.epochs)
         ended = train_in(Path(folder) / "run", config, progress=False, data=splits)
-        spent = time.process_time() - begin
         peak, method, records = peak_memory(torch.device("cpu")), ended.training.method, ended.run.metrics.read()
         if planned.seed == SEEDS[0]:
             keep(method.encoder, ended.run, work.parent / ENCODERS / f"{planned.name}.safetensors")
-    cost = {
-        "processor_s": spent,
+    about = {
         "peak_bytes": peak,
         "views": method.views.count,
         "images_drawn": ended.training.step * config.batch_size,
         "collapsed": find_collapse(records, method.cause) is not None,
     }
-    return cost | scores(method.encoder, planned, images, config)
+    return about | scores(method.encoder, planned, images, config)
 
 
 def keep(encoder: torch.nn.Module, run: Run, path: Path) -> None:

@@ -7,6 +7,8 @@ frozen features. An epoch draws every image once, however many views of it the m
 Trainings have one thread each and run --jobs at a time. Each stores its result when it ends; called again, the command
 goes on with those that are missing, and repeats one that was killed. Methods are those of `fastclr methods`. The
 encoders of the first reported seed are kept in OUT/methods/encoders, one file each, with their SHA-256 in the results.
+
+What a step costs is measured apart, with --costs, while nothing else runs: see method_costs.
 """
 
 from __future__ import annotations
@@ -20,14 +22,15 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import method_costs
 import method_run
 import torch
-from method_run import ENCODERS, FACTORS, IMAGES, SEEDS, TOY_IMAGES, TUNING_SEED, UNTRAINED, Planned
+from method_run import ENCODERS, FACTORS, IMAGES, SEEDS, TOY_IMAGES, TUNING_SEED, UNTRAINED, Images, Planned
 from methods_table import missing, table
 
 from fastclr.bench import machine
@@ -36,6 +39,7 @@ from fastclr.files import locked, write_text_atomically
 from fastclr.methods import METHODS
 
 FORMAT = 1
+COSTS = "costs.json"
 SAME = ("device", "cpu", "versions", "threads", "malloc", "rehearsal")
 NAMES = (UNTRAINED, *(name for name, method in METHODS.items() if not method.uses_texts))
 TAIL = 2000  # characters of a failed training's output
@@ -191,9 +195,19 @@ def write(path: Path, plan: Plan, here: dict[str, Any], commands: Sequence[str])
     contents["methods"] = list(NAMES)
     contents["missing"] = missing(contents)
     kept = sorted((plan.folder.parent / ENCODERS).glob("*.safetensors"))
+    costs = plan.folder.parent / COSTS
+    contents["costs"] = json.loads(costs.read_text()) if costs.exists() else None
     contents["encoders"] = {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in kept}
     write_text_atomically(path, json.dumps(contents, indent=1) + "\n")
     return contents
+
+
+def measure_costs(plan: Plan, options: argparse.Namespace, here: Mapping[str, Any]) -> None:
+    """Measure what a step of each method costs, and store it in place of what was there."""
+    images = Images.load(options.data, options.work, options.images)
+    found: dict[str, Any] = {"commit": machine.commit(), "load": here["load"]}
+    found["rounds"] = method_costs.rounds(plan.names, images, options.rehearse)
+    write_text_atomically(plan.folder.parent / COSTS, json.dumps(found, indent=1) + "\n")
 
 
 def check_images(plan: Plan) -> None:
@@ -239,10 +253,15 @@ def run(options: argparse.Namespace) -> int:
             shutil.rmtree(left)
         stored()
         plan.refresh()
-        call(plan, options, stored)
+        if options.costs:
+            measure_costs(plan, options, here)
+        else:
+            call(plan, options, stored)
         contents = stored()
     print(table(contents))
     print(path)
+    if options.costs:
+        return 0
     left = plan.left()
     if left:
         print(f"{len(left)} trainings to go, {plan.remaining(options.jobs)}: run the command again", flush=True)
@@ -258,6 +277,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--budget", type=float, metavar="MINUTES", help="start nothing that would take longer")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, with one thread each (default: 2)")
     parser.add_argument("--images", type=int, default=IMAGES, help="to train on (default: %(default)s)")
+    parser.add_argument("--costs", action="store_true", help="measure what a step costs, and train nothing")
     parser.add_argument("--report", action="store_true", help="print the table of what is there, and train nothing")
     parser.add_argument("--rehearse", action="store_true", help="toy settings: a few images for two epochs")
     options = parser.parse_args(arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from report_tables import hardware_text
 from fastclr.methods import METHODS
 
 Trainings = Sequence[Mapping[str, Any]]
-HEAD = ("method", "rate", "views", "kNN", "linear", "processor seconds per epoch", "peak memory", "encoder")
+HEAD = ("method", "rate", "views", "kNN", "linear", "seconds per epoch", "peak memory", "encoder")
 COLLAPSED = "*"
 
 
@@ -51,13 +51,13 @@ def table(stored: Mapping[str, Any]) -> str:
     """Return the table of the methods that have all of their trainings, in the order of the registry."""
     names = [name for name in stored["methods"] if name not in missing(stored)]
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
-    lines += [f"| {' | '.join(row(name, stored['trainings'], stored['encoders']))} |" for name in names]
+    lines += [f"| {' | '.join(row(name, stored))} |" for name in names]
     return "\n".join(lines)
 
 
-def row(name: str, trainings: Trainings, encoders: Container[str]) -> Sequence[str]:
+def row(name: str, stored: Mapping[str, Any]) -> Sequence[str]:
     """Return the cells of a method."""
-    tuning, reported = of(name, trainings)
+    tuning, reported = of(name, stored["trainings"])
     good = [each for each in reported if each["status"] == "ok"]
     if not good:
         reasons = sorted({f"{each['status']}: {each['note']}" for each in (reported or tuning)})
@@ -67,13 +67,19 @@ def row(name: str, trainings: Trainings, encoders: Container[str]) -> Sequence[s
         return (title(name), "", "", *scored, "", "", "")
     mark = COLLAPSED if any(each["collapsed"] for each in good) else ""
     first, every = good[0], [each for each in (*tuning, *reported) if each["status"] == "ok"]
-    seconds = statistics.median(each["processor_s"] / each["config"]["epochs"] for each in every)
+    took = [each[name] for each in rounds(stored) if name in each]
+    seconds = f"{statistics.median(took):.1f}" if took else ""
     memory = statistics.median(each["peak_bytes"] for each in every)
     rate = f"{first['config']['optimizer']} {first['lr']:.3g}"
     views = f"{first['views']}"
     file = f"{Planned(name, first['factor'], SEEDS[0]).name}.safetensors"
-    cost = f"{seconds:.1f}", f"{memory / 2**20:,.0f} MiB"
-    return title(name) + mark, rate, views, *scored, *cost, f"`{file}`" if file in encoders else ""
+    cost = seconds, f"{memory / 2**20:,.0f} MiB"
+    return title(name) + mark, rate, views, *scored, *cost, f"`{file}`" if file in stored["encoders"] else ""
+
+
+def rounds(stored: Mapping[str, Any]) -> Sequence[Mapping[str, float]]:
+    """Return seconds per epoch by method, of every round in which they were measured."""
+    return stored["costs"]["rounds"] if stored.get("costs") else []
 
 
 def title(name: str) -> str:
@@ -110,11 +116,14 @@ def block(tables: Mapping[Path, Mapping[str, Any]]) -> str:
         f"seed {TUNING_SEED} by linear accuracy on other training images; mean of the seeds {SEEDS[0]} and {SEEDS[1]} "
         f"± half of their distance; kNN with k = {SHARED['knn_k']}, temperature {SHARED['knn_temperature']:g}; linear: "
         "logistic regression",
-        "seconds of one processor in training, views included, the median over the trainings: two run at a time, and "
-        "other load stretches such seconds less than the clock's; peak memory of the process, Python and PyTorch "
-        "included",
+        "peak memory of the process, Python and PyTorch included",
         f"encoder: the file of seed {SEEDS[0]}, its SHA-256 in the results",
     ]
+    if rounds(stored):
+        parts.append(
+            f"seconds: one thread, with nothing else running, the median of {len(rounds(stored))} rounds over all "
+            "methods of a step's median time, its views and images included, times the steps of an epoch"
+        )
     if any(each.get("collapsed") for each in trainings if each["seed"] in SEEDS):
         parts.append(f"{COLLAPSED} the embeddings of a training collapsed")
     if lacking:

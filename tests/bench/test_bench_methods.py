@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import method_costs
 import method_run
 import methods
 import methods_table
@@ -22,7 +23,9 @@ import yaml
 from method_run import FACTORS, SEEDS, TUNING_SEED, UNTRAINED, Images, Planned
 
 import fastclr
+from fastclr.data import Batch
 from fastclr.methods import METHODS, BYOLOptions
+from fastclr.training.build import Training
 from fastclr.training.optim import peak_lr
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +39,7 @@ def stored(planned: Planned, **changes: Any) -> dict[str, Any]:
     found = {**dataclasses.asdict(planned), "status": "ok", "config": json.loads(json.dumps(config.as_dict()))}
     found |= {"lr": peak_lr(config), "images": {"train": "a"}, "train_images": 10_000, "scored_images": 10_000}
     found |= {"commit": {"commit": "0123456789abcdef", "dirty": False}, "collapsed": False, "wall_s": 100.0}
-    found |= {"processor_s": 80.0, "peak_bytes": 2**29, "views": 2, "knn": 0.4, "linear": 0.5}
+    found |= {"peak_bytes": 2**29, "views": 2, "knn": 0.4, "linear": 0.5}
     return found | changes
 
 
@@ -117,7 +120,7 @@ def test_a_rate_that_breaks_and_a_method_that_refuses_are_results(tmp_path: Path
     trainings = [stored(Planned("byol", factor, 0), status="diverged", note="the loss became nan") for factor in (1, 3)]
     trainings += [stored(Planned("byol", f, s), linear=0.4) for f, s in ((0.3, 0), (0.3, 1), (0.3, 2))]
     trainings += [stored(Planned("dcl", factor, 0), status="refused", note="too small") for factor in FACTORS]
-    contents = {"trainings": trainings, "methods": ["byol", "dcl", "simclr"], "encoders": {}}
+    contents = {"trainings": trainings, "methods": ["byol", "dcl", "simclr"], "encoders": {}, "costs": None}
     assert methods_table.missing(contents) == ["simclr"]
     rows = methods_table.table(contents).splitlines()
     assert len(rows) == 4 and "BYOL" in rows[2] and "DCL" in rows[3] and "refused: too small" in rows[3]
@@ -141,6 +144,8 @@ def test_the_page_has_the_table_of_the_published_file(
     folder.mkdir(parents=True)
     fill(folder, "byol", {1.0: 0.5, 0.3: 0.4, 3.0: 0.6})
     fill(folder, "dcl", {1.0: 0.5, 0.3: 0.6, 3.0: 0.4}, collapsed=True)
+    costs = {"rounds": [{"byol": 3.0, "dcl": 9.0}, {"byol": 2.0, "dcl": 8.0}, {"byol": 1.0, "dcl": 7.0}]}
+    (out / "methods" / "costs.json").write_text(json.dumps(costs))
     (out / "methods" / "encoders").mkdir()
     (out / "methods" / "encoders" / "byol-x3-seed1.safetensors").write_bytes(b"abc")
     assert methods.main(["--report", "--out", str(out)]) == 0
@@ -162,6 +167,7 @@ def test_the_page_has_the_table_of_the_published_file(
     )
     assert f"| {' | '.join(cells)} |" in page
     assert "| DCL (`dcl`)* |" in page and "collapsed" in page and path.name in page
+    assert "the median of 3 rounds" in page
     assert "400,000 images drawn" in page and "not measured yet: untrained, simclr, supcon" in page
     lacking = json.loads(path.read_text())
     lacking["trainings"] = [each for each in lacking["trainings"] if each["method"] == "byol"]
@@ -179,9 +185,9 @@ def test_bad_input_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert methods.main(["--out", str(tmp_path)]) == 2 and "--data" in capsys.readouterr().err
     assert methods.main(["--data", "x", "--jobs", "0", "--out", str(tmp_path)]) == 2
     assert "--jobs" in capsys.readouterr().err and not list(tmp_path.iterdir())
-    make = ["make", "-n", "bench-methods", "DATA=x", "ONLY=byol dcl", "BUDGET=9"]
+    make = ["make", "-n", "bench-methods", "DATA=x", "ONLY=byol dcl", "BUDGET=9", "COSTS=1"]
     done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert '--data "x" --only byol dcl --budget 9' in done.stdout
+    assert '--data "x" --only byol dcl --budget 9  --costs' in done.stdout
 
 
 @pytest.mark.slow
@@ -225,13 +231,37 @@ def test_the_encoder_of_the_first_reported_seed_is_kept_and_scores_the_same(pict
     assert {name: expected[name] for name in again} == again
 
 
+def test_what_a_step_costs_is_measured_for_all_methods_in_turns(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    now = 0.0
+
+    def slow_step(training: Training, batch: Batch) -> None:
+        nonlocal now
+        seen.append(training.config.method)
+        late = len(seen) % (method_costs.WARMUP + method_costs.STEPS) == 0  # one slow step of ten changes no median
+        now += (30.0 if late else 2.0) if training.config.method == "byol" else 0.5
+
+    monkeypatch.setattr(method_costs, "train_step", slow_step)
+    monkeypatch.setattr(method_costs.time, "perf_counter", lambda: now)
+    command = ["--rehearse", "--data", str(pictures), "--only", "untrained", "simclr", "byol", "--images", "64"]
+    assert methods.main([*command, "--costs", "--out", str(tmp_path)]) == 0
+    stored = json.loads((tmp_path / "methods" / "costs.json").read_text())
+    assert stored["rounds"] == [{"simclr": 1.0, "byol": 4.0}] * method_costs.ROUNDS  # two steps of 32 images
+    per_method = method_costs.WARMUP + method_costs.STEPS
+    assert seen == (["simclr"] * per_method + ["byol"] * per_method) * method_costs.ROUNDS
+    (path,) = tmp_path.glob("methods-*.json")
+    assert json.loads(path.read_text())["costs"] == stored and not list((tmp_path / "methods" / "runs").iterdir())
+
+
 def test_a_training_tells_cost_and_scores_and_one_that_breaks_is_a_result(pictures: Path, tmp_path: Path) -> None:
     images = Images.load(str(pictures), tmp_path, 32)
     found = method_run.measure(Planned("byol", 1.0, 0), images, True, tmp_path)
     assert found["status"] == "ok" and found["scored_on"] == "images to choose by" and found["scored_images"] == 32
     assert found["images_drawn"] == 64 and found["views"] == 2 and found["rehearsal"] is True
-    assert found["processor_s"] > 0 and found["peak_bytes"] > 2**27 and not list(tmp_path.glob("tmp*"))
+    assert found["peak_bytes"] > 2**27 and not list(tmp_path.glob("tmp*"))
     broken = method_run.measure(Planned("simclr", 1e30, 1), images, True, tmp_path)
     assert broken["status"] == "diverged" and "the loss became" in broken["note"]
     start = method_run.measure(Planned(UNTRAINED, 1.0, 1), images, True, tmp_path)
-    assert start["status"] == "ok" and start["scored_on"] == "test images" and "processor_s" not in start
+    assert start["status"] == "ok" and start["scored_on"] == "test images" and "peak_bytes" not in start

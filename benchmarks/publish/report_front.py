@@ -131,12 +131,12 @@ DROP_INS = (
 KINDS: tuple[tuple[dict[Language, str], tuple[str, ...], tuple[str, ...]], ...] = (
     (
         {"en": "two views, the batch as negatives", "zh": "两个视图，以同批样本为负例"},
-        ("simclr", "dcl", "supcon"),
+        ("simclr", "dcl", "supcon", "moco-v3"),
         ("NTXentLoss", "DCLLoss", "DebiasedNTXentLoss", "SupConLoss"),
     ),
     (
         {"en": "queue, bank or patches as negatives", "zh": "以队列、样本库或图块为负例"},
-        ("moco-v1", "moco-v2", "moco-v3", "cpc", "pirl"),
+        ("moco-v1", "moco-v2", "cpc", "pirl"),
         ("InfoNCELoss",),
     ),
     (

@@ -126,6 +126,8 @@ def block(tables: Mapping[Path, Mapping[str, Any]]) -> str:
         )
     if any(each.get("collapsed") for each in trainings if each["seed"] in SEEDS):
         parts.append(f"{COLLAPSED} the embeddings of a training collapsed")
+    if "cpc" not in lacking:
+        parts.append("CPC with 9 patches of 16 px an image, not its preset's 49 of 8 px: it compares all of a batch")
     if lacking:
         parts.append(f"not measured yet: {', '.join(lacking)}")
     parts += [hardware_text(stored["machine"]), f"commits {', '.join(commits)}"]

@@ -60,7 +60,7 @@ class SupCon(OneBranch):
         "weight_decay": 1e-4,
     }
     cause = "Usual with SupCon: a rate that is too high, or a single class."
-    tune = "--lr, --supcon.temperature, --batch-size (each class should occur several times)."
+    tune = "--head-bn (short runs begin slowly without), --lr, --supcon.temperature, --batch-size (some of each class)."
     when = "Labels for all or most images, and features that transfer better than those of a plain classifier."
 
     @classmethod

@@ -260,8 +260,6 @@ def run(options: argparse.Namespace) -> int:
         contents = stored()
     print(table(contents))
     print(path)
-    if options.costs:
-        return 0
     left = plan.left()
     if left:
         print(f"{len(left)} trainings to go, {plan.remaining(options.jobs)}: run the command again", flush=True)

@@ -121,9 +121,11 @@ def block(tables: Mapping[Path, Mapping[str, Any]]) -> str:
     ]
     if rounds(stored):
         parts.append(
-            f"seconds: one thread, with nothing else running, the median of {len(rounds(stored))} rounds over all "
+            f"seconds: one thread, with nothing else running, the median of {len(rounds(stored))} rounds over these "
             "methods of a step's median time, its views and images included, times the steps of an epoch"
         )
+    else:
+        parts.append("seconds not measured yet")
     if any(each.get("collapsed") for each in trainings if each["seed"] in SEEDS):
         parts.append(f"{COLLAPSED} the embeddings of a training collapsed")
     if "cpc" not in lacking:

@@ -56,8 +56,12 @@ SHARED: dict[str, Any] = {
     "amp": "off",
     "loader": "resident",
 }
-# CPC compares every patch with all patches of the batch: with the preset's 49 of 8 px, a training takes three hours
-OWN: dict[str, dict[str, Any]] = {"cpc": {"options": CPCOptions(grid=3, steps=1)}}
+# CPC compares every patch with all patches of the batch: with the preset's 49 of 8 px, a training takes three hours.
+# The steps of the presets of BYOL and MoCo v2 are made for hundreds of epochs
+OWN: dict[str, dict[str, Any]] = {
+    "cpc": {"options": CPCOptions(grid=3, steps=1)},
+    **{name: {each: METHODS[name].recipe[each] for each in ("lr", "weight_decay")} for name in ("byol", "moco-v2")},
+}
 TOY: dict[str, Any] = {"width": 0.125, "epochs": 2, "batch_size": 32, "warmup_epochs": 0.0}
 TOY_IMAGES = 64
 
@@ -98,7 +102,8 @@ class Planned:
         preset = PRESETS.get("cifar10" if method == "simclr" else f"cifar10-{method}")
         base = with_method(PRESETS["cifar10"], method) if preset is None else preset
         changes = SHARED | OWN.get(self.method, {}) | (TOY if rehearse else {})
-        return dataclasses.replace(base, **changes, lr=base.lr * self.factor, seed=self.seed)
+        config = dataclasses.replace(base, **changes, seed=self.seed)
+        return dataclasses.replace(config, lr=config.lr * self.factor)
 
 
 @dataclass(frozen=True)

@@ -108,11 +108,15 @@ def block(tables: Mapping[Path, Mapping[str, Any]]) -> str:
     tested = next((each["scored_images"] for each in trainings if each["seed"] in SEEDS and each["status"] == "ok"), 0)
     commits = sorted({commit_text(each["commit"]) for each in trainings})
     images, epochs = trainings[0]["train_images"], SHARED["epochs"]
+    broken = [f"{each['method']} at {each['factor']:g} times" for each in trainings if each["status"] != "ok"]
     parts = [
         f"Measured: {images:,} training images of CIFAR-10 (JPEG), {tested:,} test images; ResNet-18 of a quarter of "
         f"the width with the ImageNet stem; {epochs} epochs at {SHARED['batch_size']} images, so about "
         f"{images * epochs:,} images drawn by every method, however many views of each it makes",
-        f"of the rate of the preset or recipe and {' and '.join(f'{f:g}' for f in FACTORS[1:])} times it, the best on "
+        "heads, temperatures, optimiser and decay are those of each method's preset or recipe, so the loss alone "
+        "explains no difference",
+        "of the rate of the preset or recipe (BYOL and MoCo v2: of the recipe, with its decay) and "
+        f"{' and '.join(f'{f:g}' for f in FACTORS[1:])} times it, the best on "
         f"seed {TUNING_SEED} by linear accuracy on other training images; mean of the seeds {SEEDS[0]} and {SEEDS[1]} "
         f"± half of their distance; kNN with k = {SHARED['knn_k']}, temperature {SHARED['knn_temperature']:g}; linear: "
         "logistic regression",
@@ -128,11 +132,15 @@ def block(tables: Mapping[Path, Mapping[str, Any]]) -> str:
         parts.append("seconds not measured yet")
     if any(each.get("collapsed") for each in trainings if each["seed"] in SEEDS):
         parts.append(f"{COLLAPSED} the embeddings of a training collapsed")
+    if broken:
+        parts.append(f"the loss broke with {', '.join(broken)} the rate")
     if "cpc" not in lacking:
         parts.append("CPC with 9 patches of 16 px an image, not its preset's 49 of 8 px: it compares all of a batch")
     if lacking:
         parts.append(f"not measured yet: {', '.join(lacking)}")
     parts += [hardware_text(stored["machine"]), f"commits {', '.join(commits)}"]
-    parts += [f"`{command}`" for command in stored["commands"][-1:]]
+    if calls := stored["commands"]:
+        several = f", in {len(calls)} calls of some methods each" if len(calls) > 1 else ""
+        parts.append(f"`{min(calls, key=len)}`{several}")
     caption = "; ".join(parts) + f"; [{path.name}](../benchmarks/results/{path.name})."
     return f"{table(stored)}\n\n{caption}"

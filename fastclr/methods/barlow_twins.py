@@ -24,7 +24,8 @@ class BarlowTwinsOptions(ViewPairOptions):
     redundancy: float = 5e-3
     """Weight of the correlations between different dimensions; small embeddings want more, about 1 / head_dim."""
     bias_rate: float = 0.024
-    """With LARS: rate of biases and batch norms, as a fraction of the weights'."""
+    """With LARS: rate of biases and batch norms, as a fraction of the weights'. The authors' 0.024 goes with a gradient
+    that their all_reduce divides by the number of processes: 0.024 over that number is the same step."""
 
     def checks(self) -> list[Check]:
         """Return the constraints on the values."""

@@ -24,7 +24,7 @@ from fastclr.methods.text import TextOptions
 from fastclr.methods.twin import MomentumTwin
 from fastclr.parallel import gather_rows, resolve_group
 
-TEMPERATURES = (0.001, 0.5)
+LEAST, MOST = 0.001, 0.5  # temperatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,7 @@ class BLIPOptions(TextOptions):
         """Return the constraints on the values."""
         return [
             *super().checks(),
+            ("temperature", LEAST <= self.temperature <= MOST, f"from {LEAST} to {MOST}"),
             momentum_check(self.momentum),
             ("queue", self.queue >= 1, "at least 1"),
             ("alpha", 0 <= self.alpha <= 1, "a number in [0, 1]"),
@@ -88,7 +89,7 @@ class BLIPITC(ImageText):
         """Start from the factor that comes with starting weights."""
         temperature: Any = self.criterion.tau
         if scale is not None:
-            temperature.fill_(min(max(1.0 / scale, TEMPERATURES[0]), TEMPERATURES[1]))
+            temperature.fill_(min(max(1.0 / scale, LEAST), MOST))
 
     def extend(self) -> None:
         """Add the twins and the queues."""
@@ -141,8 +142,7 @@ class BLIPITC(ImageText):
             ring.push(keys, step)
         if self.fresh_ids is not None:
             self.id_ring.push(self.fresh_ids, step)
-        temperature: Any = self.criterion.tau
-        temperature.clamp_(*TEMPERATURES)
+        self.criterion.tau.clamp_(LEAST, MOST)  # type: ignore[operator]
 
     def scalars(self) -> dict[str, float]:
         """Return the temperature."""

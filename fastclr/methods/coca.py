@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from fastclr.data.batch import Batch
 from fastclr.methods.base import Views, rows_of
 from fastclr.methods.clip import CLIP, CLIPOptions
+from fastclr.methods.encoders import trial
 from fastclr.methods.image_text import needed_texts
 from fastclr.methods.one_branch import widened
 from fastclr.methods.options import Check
@@ -67,6 +69,7 @@ class CoCa(CLIP):
         shape = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
         layer = nn.TransformerDecoderLayer(width, heads, 4 * width, **shape)  # type: ignore[arg-type]
         features = next(module.in_features for module in self.head.modules() if isinstance(module, nn.Linear))
+        self.sees_places = has_places(self.encoder, self.views.each[0].size)
         self.seen = nn.Linear(features, width)
         self.decoder = nn.TransformerDecoder(layer, self.options.decoder_layers, nn.LayerNorm(width))
         self.words = nn.Linear(width, self.text.vocabulary.size, bias=False)
@@ -78,7 +81,7 @@ class CoCa(CLIP):
             h, pair = super().forward(views, texts)
             none = torch.zeros(len(h), device=h.device)
             return h, (none, none, *pair)
-        h, places = features_and_places(self.encoder, images)
+        h, places = features_and_places(self.encoder, images, self.sees_places)
         states = self.text.states(tokens)
         pair = (self.head(h), self.text_head(self.text.at_end(states, tokens)))
         length = tokens.shape[1] - 1
@@ -104,14 +107,39 @@ class CoCa(CLIP):
         return weighted, {**sums, "caption_loss": caption.detach()}
 
 
-def features_and_places(encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the features of images ``[n, F]``, and those of all places in them ``[n, P, F]``; P is 1 if unknown."""
-    before, after = (getattr(encoder, name, None) for name in ("forward_features", "forward_head"))  # timm's
-    if before is None or after is None:
+def has_places(encoder: nn.Module, size: int) -> bool:
+    """Tell whether an encoder has timm's two halves, and the first returns the features of h at places of the image.
+
+    Not so where layers after the pooling widen them, or where a module of one's own has the first half alone.
+    """
+    halves: Any = encoder
+    if not (hasattr(halves, "forward_features") and hasattr(halves, "forward_head")):
+        return False
+    with trial(encoder, size) as images:
+        found = halves.forward_features(images)
+        h = halves.forward_head(found) if isinstance(found, Tensor) else None
+    return isinstance(h, Tensor) and h.dim() == 2 and places_of(found, h).shape[2:] == h.shape[1:]
+
+
+def features_and_places(encoder: nn.Module, images: Tensor, places: bool) -> tuple[Tensor, Tensor]:
+    """Return the features of images ``[n, F]``, and those of all places in them ``[n, P, F]``; P is 1 without places.
+
+    Args:
+        encoder: from images to features.
+        images: ``[n, C, S, S]``.
+        places: whether it has them, see `has_places`.
+    """
+    if not places:
         h = encoder(images)
         return h, h[:, None]
-    found = before(images)
-    h = after(found)
-    if found.dim() == 4:
-        found = found.flatten(2).transpose(1, 2) if found.shape[1] == h.shape[1] else found.flatten(1, 2)
-    return h, found
+    halves: Any = encoder
+    found = halves.forward_features(images)
+    h = halves.forward_head(found)
+    return h, places_of(found, h)
+
+
+def places_of(found: Tensor, h: Tensor) -> Tensor:
+    """Return the features ``[n, F, y, x]``, ``[n, y, x, F]`` or ``[n, P, F]`` of a timm model as ``[n, P, F]``."""
+    if found.dim() != 4:
+        return found
+    return found.flatten(2).transpose(1, 2) if found.shape[1] == h.shape[1] else found.flatten(1, 2)

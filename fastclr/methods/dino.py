@@ -50,7 +50,7 @@ class DINOOptions(MultiCropOptions):
             momentum_check(self.momentum),
             ("prototypes", self.prototypes >= 2, "at least 2"),
             ("temperature_epochs", self.temperature_epochs >= 0, "at least 0"),
-            *((n, getattr(self, n) > 0, "a positive number") for n in ("warmup_temperature", "student_temperature")),
+            *(temperature_check(getattr(self, n), n) for n in ("warmup_temperature", "student_temperature")),
             ("centre_momentum", 0 <= self.centre_momentum <= 1, "a number in [0, 1]"),
             ("frozen_epochs", self.frozen_epochs >= 0, "at least 0"),
         ]

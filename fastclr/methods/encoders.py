@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastclr.methods.own_encoder import channels_of, is_own, own_encoder
 
@@ -140,15 +141,23 @@ def _build(
     return encoder  # type: ignore[no-any-return]
 
 
-def feature_dim(encoder: nn.Module, size: int) -> int:
-    """Return F, the feature dimension of an encoder from images ``[N, C, size, size]`` to features ``[N, F]``."""
+@contextmanager
+def trial(encoder: nn.Module, size: int) -> Iterator[Tensor]:
+    """Yield one black image ``[1, C, size, size]`` to try an encoder with, which meanwhile learns nothing from it."""
     was_training = encoder.training
     encoder.eval()
-    with torch.no_grad():
-        weight = next(encoder.parameters())
-        images = torch.zeros(1, channels_of(encoder), size, size, device=weight.device, dtype=weight.dtype)
+    weight = next(encoder.parameters())
+    try:
+        with torch.no_grad():
+            yield torch.zeros(1, channels_of(encoder), size, size, device=weight.device, dtype=weight.dtype)
+    finally:
+        encoder.train(was_training)
+
+
+def feature_dim(encoder: nn.Module, size: int) -> int:
+    """Return F, the feature dimension of an encoder from images ``[N, C, size, size]`` to features ``[N, F]``."""
+    with trial(encoder, size) as images:
         shape = encoder(images).shape
-    encoder.train(was_training)
     if len(shape) != 2:
         raise ValueError(f"the encoder must return features [N, F], got shape {tuple(shape)}")
     return int(shape[1])

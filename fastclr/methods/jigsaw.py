@@ -60,7 +60,7 @@ class Jigsaw(Pretext):
         "lr_scaling": "linear",
         "weight_decay": 1e-4,
     }
-    tune = "--jigsaw.grid 2 for small images, --jigsaw.permutations, --lr."
+    tune = "--jigsaw.grid 2 with --jigsaw.permutations 24 for small images, --jigsaw.permutations, --lr."
     when = "For comparison only; the encoder sees patches in training and whole images afterwards."
 
     def extend(self) -> None:

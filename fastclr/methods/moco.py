@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from fastclr.data.batch import Batch
 from fastclr.losses import InfoNCELoss
 from fastclr.methods.base import Facts, Views
+from fastclr.methods.encoders import batch_norms
 from fastclr.methods.heads import projected_width
 from fastclr.methods.key_ring import KeyRing, check_divides
 from fastclr.methods.one_branch import OneBranch, widened
@@ -34,7 +35,8 @@ class MoCoOptions(MethodOptions):
     queue: int = 4096
     """Keys kept as negatives, a multiple of those of a step: 65536 on ImageNet."""
     symmetric: bool = False
-    """Let both views be queries, with the same queue: twice the keys and the work of a step."""
+    """Let both views be queries, with the same queue: twice the keys and the work of a step. The loss is the mean of
+    both, where the authors' notebook has the sum, at half the rate and twice the decay."""
     bn_splits: int = 1
     """Parts of a process's images that batch norm sees separately: one device normalises like so many."""
     shuffle: bool = True
@@ -85,23 +87,24 @@ class MoCo(OneBranch):
 
     @classmethod
     def check(cls, config: ModelOptions, facts: Facts) -> None:
-        """Raise a ValueError if the batch does not divide the queue; warn where batch norm can leak."""
+        """Raise a ValueError if the batch does not divide the queue."""
         options: Any = config.options
         check_divides("queue", options.queue, facts.batch_size * (2 if options.symmetric else 1))
         share = facts.batch_size // facts.world_size
         check_parts(options.bn_splits, share, getattr(config, "micro_batch", None))
-        if facts.world_size == 1 and not (options.shuffle and options.bn_splits > 1):
+
+    def extend(self) -> None:
+        """Add the twin and the ring of keys; warn where batch norm can leak; a ValueError without a projection head."""
+        self.twin = MomentumTwin(self.encoder, self.head)
+        self.ring = KeyRing(self.options.queue, projected_width(self.head, self.title))
+        parted = self.facts.world_size > 1 or (self.options.shuffle and self.options.bn_splits > 1)
+        if not parted and (batch_norms(self.encoder) or batch_norms(self.head)):
             warnings.warn(
                 "batch norm can leak which key belongs to a query: one process normalises both beside the same images. "
                 "Set --moco.bn-splits 8 and keep --moco.shuffle, or train with several processes",
                 UserWarning,
                 stacklevel=2,
             )
-
-    def extend(self) -> None:
-        """Add the twin and the ring of keys; a ValueError without a projection head."""
-        self.twin = MomentumTwin(self.encoder, self.head)
-        self.ring = KeyRing(self.options.queue, projected_width(self.head, self.title))
 
     def make_criterion(self) -> nn.Module:
         """Return the loss; the queue is the same on every process, so nothing is gathered."""
@@ -110,7 +113,7 @@ class MoCo(OneBranch):
     def query(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return features and queries of one view."""
         h = in_parts(self.encoder, images, self.options.bn_splits)
-        return h, self.head(h)
+        return h, in_parts(self.head, h, self.options.bn_splits)
 
     def key(self, images: Tensor) -> Tensor:
         """Return the keys of one view, in the order of the images."""

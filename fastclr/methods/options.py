@@ -22,9 +22,9 @@ Activation = Literal["relu", "gelu"]
 Check = tuple[str, bool, str]
 
 
-def temperature_check(value: float) -> Check:
-    """Return the constraint on the temperature of a loss."""
-    return ("temperature", SMALLEST <= abs(value) < math.inf, "a finite number other than 0")
+def temperature_check(value: float, name: str = "temperature", least: float = SMALLEST) -> Check:
+    """Return the constraint on a temperature: the losses know negative ones, which push positives apart."""
+    return (name, least <= value < math.inf, f"a finite number of at least {least:g}")
 
 
 def momentum_check(value: float) -> Check:

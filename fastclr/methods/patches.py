@@ -32,8 +32,8 @@ class PatchOptions(OneViewOptions):
         ]
 
     def pair(self, augment: AugmentConfig) -> AugmentConfig:
-        """Return the augmentation of the views."""
-        return dataclasses.replace(augment, gray_p=self.gray_p)
+        """Return the augmentation of the views; images of other than three channels have no colours to take away."""
+        return dataclasses.replace(augment, gray_p=self.gray_p if augment.channels == 3 else 0.0)
 
 
 def cut_patches(images: Tensor, grid: int, side: int) -> Tensor:

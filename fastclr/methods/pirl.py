@@ -20,7 +20,7 @@ from fastclr.methods.encoders import feature_dim
 from fastclr.methods.heads import projected_width
 from fastclr.methods.image_bank import ImageBank
 from fastclr.methods.one_branch import widened
-from fastclr.methods.options import Check, MethodOptions, ModelOptions, momentum_check
+from fastclr.methods.options import Check, MethodOptions, ModelOptions, momentum_check, temperature_check
 from fastclr.methods.patches import cut_patches, patch_side, shuffled_patches
 from fastclr.methods.pretext import OneView
 from fastclr.parallel import gather_rows, resolve_group
@@ -52,7 +52,7 @@ class PIRLOptions(MethodOptions):
         """Return the constraints on the values."""
         return [
             ("loss", self.loss in get_args(BankLoss), f"one of {get_args(BankLoss)}"),
-            ("temperature", self.temperature >= SMALLEST_TEMPERATURE, f"at least {SMALLEST_TEMPERATURE:g}"),
+            temperature_check(self.temperature, least=SMALLEST_TEMPERATURE),
             ("negatives", self.negatives >= 1, "at least 1"),
             momentum_check(self.momentum),
             ("weight", 0 <= self.weight <= 1, "a number in [0, 1]"),

@@ -55,7 +55,7 @@ class SimSiam(Predicting):
     }
     cause = "Usual with SimSiam: no batch norm in the projector, or a rate that is too high for so small a set."
     tune = "--lr, --simsiam.predictor-hidden (a bottleneck), then the crops; it starts slowly."
-    when = "A baseline without negatives and without a twin, at the least memory; 800 epochs on CIFAR-10."
+    when = "A baseline without negatives and without a twin; 800 epochs on CIFAR-10."
 
     def loss(
         self, embeddings: Sequence[Tensor], batch: Batch, step: int, total: int

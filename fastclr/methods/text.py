@@ -63,7 +63,6 @@ class TextOptions(MethodOptions):
             ("text_heads", 1 <= self.text_heads <= self.text_width, "1 to text_width"),
             ("text_heads", self.text_width % max(self.text_heads, 1) == 0, f"a divisor of {self.text_width}"),
             temperature_check(self.temperature),
-            ("temperature", self.temperature > 0, "positive"),
         ]
 
 

@@ -149,6 +149,7 @@ class Schedule:
         groups: Sequence[Group] = (),
     ) -> None:
         self.optimizer = optimizer
+        self.shown = next((i for i, group in enumerate(groups) if group.rate == 1.0 and not group.constant), 0)
         self.constant = {i: optimizer.param_groups[i]["lr"] for i, group in enumerate(groups) if group.constant}
         self.decay, self.decay_end, self.steps_per_epoch = config.weight_decay, config.weight_decay_end, steps_per_epoch
         self.decayed = [i for i, group in enumerate(groups) if group.decay]
@@ -156,6 +157,11 @@ class Schedule:
         first, *later = (epochs * steps_per_epoch for epochs in config.planned)
         extensions = [(start, end, kind) for (_, start, kind), end in zip(config.extensions, later, strict=True)]
         self.phases = Phases(optimizer, warmup_steps(config, steps_per_epoch), first, extensions)
+
+    @property
+    def rate(self) -> float:
+        """The rate now, of a group that has it whole: other groups may have a part of it, or a constant one."""
+        return float(self.optimizer.param_groups[self.shown]["lr"])
 
     def step_update(self, step: int) -> None:
         """Set the rates of the step with this index."""

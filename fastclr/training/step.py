@@ -127,7 +127,7 @@ def read_totals(training: Training) -> dict[str, Any]:
         "loss": loss / steps,
         **{name: value / steps for name, value in sums.items() if name not in COUNTS},
         **training.scalars(),
-        "lr": training.optimizer.param_groups[0]["lr"],
+        "lr": training.schedule.rate,
         **({"online_probe_accuracy": sums["online_right"] / labelled} if labelled else {}),
     }
     return full_names(record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -168,7 +169,7 @@ def test_the_page_has_the_table_of_the_published_file(
     )
     assert f"| {' | '.join(cells)} |" in page
     assert "| DCL (`dcl`)* |" in page and "collapsed" in page and path.name in page
-    assert "the median of 3 rounds" in page
+    assert "the median of 3 rounds" in page and "broke" not in page and "in 3 calls" not in page
     assert "400,000 images drawn" in page and "not measured yet: untrained, simclr, supcon" in page
     lacking = json.loads(path.read_text())
     lacking["trainings"] = [each for each in lacking["trainings"] if each["method"] == "byol"]
@@ -180,6 +181,12 @@ def test_the_page_has_the_table_of_the_published_file(
     path.unlink()
     (folder / "byol-x1-seed0.json").write_text(json.dumps(stored(Planned("byol", 1.0, 0), images={"train": "b"})))
     assert methods.main(["--report", "--out", str(out)]) == 2 and "other images" in capsys.readouterr().err
+
+
+def test_the_encoder_that_the_page_loads_is_one_of_the_table() -> None:
+    page = (ROOT / report.METHODS_PAGE).read_text()
+    loaded = set(re.findall(r'init="([\w.-]+\.safetensors)"', page))
+    assert loaded and loaded <= set(re.findall(r"`([\w.-]+\.safetensors)` \|", page))
 
 
 def test_bad_input_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

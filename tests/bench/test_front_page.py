@@ -75,7 +75,7 @@ def test_the_page_is_short_and_says_first_what_it_is() -> None:
     assert len(lines) < 92
     assert sum(bool(line) and not line.startswith("<!--") for line in lines) <= 75  # that a reader sees
     first = " ".join(lines[:8])
-    for part in ("Apache-2.0, also for what you train", "no telemetry", "nothing is fetched unless you ask"):
+    for part in ("Apache-2.0, which asks nothing of the weights", "no telemetry", "nothing is fetched unless you ask"):
         assert part in first, part
 
 

@@ -7,11 +7,15 @@ import io
 import re
 import shlex
 from functools import cache
+from typing import Any
 
 import pytest
+import torch
+import tyro
 from doc_pages import PAGES, blocks, name_of
 
 from fastclr.cli import COMMANDS, main
+from fastclr.commands import bench
 
 COMMAND = re.compile(
     r"^(?:torchrun .* -m |docker run .* )?fastclr(?::\w+)? (?!checkpoint,)([a-z0-9-]+)(.*)$", re.MULTILINE
@@ -62,6 +66,16 @@ def test_options_exist(name: str) -> None:
             assert len(known) > 1, words
             wrong += [(page, flag) for flag in asked(rest) if flag not in known]
     assert wrong == []
+
+
+def test_benchmarks_are_asked_for_contestants_that_exist() -> None:
+    asked_for = []
+    for _, name, rest in shown():
+        if name == "bench" and "--against" in rest:
+            question: Any = tyro.cli(bench.Question, args=shlex.split(rest))
+            case = bench.Joined(question.case(torch.device("cpu")))
+            asked_for.append(bench.select_contestants(question.against, case.contestants()))
+    assert len(asked_for) > 2 and min(map(len, asked_for)) > 1
 
 
 def test_only_commands_that_take_words_without_an_option_are_shown_with_some() -> None:

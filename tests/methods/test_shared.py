@@ -10,15 +10,21 @@ from typing import Any
 import pytest
 import torch
 from method_cases import VARIANTS, config_of, make_tiny
+from tiny_run import TINY
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from fastclr.augment import SimCLRAugment
-from fastclr.methods import METHODS, BYOLOptions, Facts, MoCoOptions, SimCLROptions, SimSiamOptions
+from fastclr.augment import AugmentConfig, SimCLRAugment
+from fastclr.data.batch import Batch
+from fastclr.methods import METHODS, BLIPOptions, BYOLOptions, Facts, MoCoOptions, SimCLROptions, SimSiamOptions
 from fastclr.methods.heads import build_head
 from fastclr.methods.key_ring import KeyRing
+from fastclr.methods.one_branch import OneBranch
 from fastclr.methods.shuffle_bn import in_parts, shuffled
 from fastclr.methods.twin import MomentumTwin, ramped_momentum
+from fastclr.training.method_presets import with_method
 from fastclr.training.optim import Schedule, build_optimizer, peak_lr
+from fastclr.training.presets import PRESETS
 
 FACTS = Facts(images=64, labelled=64, classes=4, world_size=1, batch_size=16)
 
@@ -116,6 +122,71 @@ def test_barlow_twins_has_its_own_rate_for_biases_under_lars() -> None:
         assert rates[p] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("variant", ["barlow-lars", "simsiam", "simclr-dcl", "dino"])
+def test_the_rate_that_is_logged_is_that_of_the_schedule(variant: str) -> None:
+    _, config, optimizer, groups = groups_of(variant)
+    schedule = Schedule(config, optimizer, 10, groups)
+    for step in (0, 29):
+        schedule.step_update(step)
+        assert schedule.rate == pytest.approx(peak_lr(config) * (1 + math.cos(math.pi * step / 30)) / 2)
+
+
+@pytest.mark.filterwarnings("ignore:batch norm can leak")
+def test_batch_norm_sees_queries_in_the_parts_that_it_sees_keys_in() -> None:
+    options = MoCoOptions(queue=64, bn_splits=4, shuffle=False)
+    torch.manual_seed(0)
+    method: Any = make_tiny(config_of("moco-v2", options=options, head_bn=True), FACTS)
+    images = torch.rand(16, 3, 32, 32)
+    torch.testing.assert_close(method.query(images)[1], method.key(images))  # the twin starts as a copy
+
+
+@pytest.mark.parametrize(
+    ("preset", "variant", "rate"),
+    [("cifar10-byol", "byol", 0.06 / 128), ("cifar10-moco-v2", "moco-symmetric", 0.06 / 512)],
+)
+def test_presets_take_the_step_of_their_sources(preset: str, variant: str, rate: float) -> None:
+    """Where a loss is a multiple of the source's, so are rate and decay: SGD then does the same."""
+    config, theirs = PRESETS[preset], 0.0
+    peak, batch = rate * config.batch_size, Batch(torch.zeros(16, 4, 4, 3, dtype=torch.uint8), *[torch.arange(16)] * 2)
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randn(16, 8, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(4)]
+    method: Any = make_tiny(config_of(variant), FACTS).double()
+    found = torch.autograd.grad(method.loss(rows, batch, 0, 10)[0], rows[:1])[0]
+    q0, q1, t0, t1 = (F.normalize(row, dim=1) for row in rows)
+    if config.method == "byol":  # lightly: the mean of two negative cosines
+        theirs = -0.5 * ((q0 * t1).sum(1).mean() + (q1 * t0).sum(1).mean())
+    else:  # the authors' notebook: loss_12 + loss_21, rows being a query and its key, twice
+        for q, k in ((q0, q1), (t0, t1)):
+            logits = torch.cat([(q * k).sum(1, keepdim=True), q @ method.ring.keys.T], dim=1) / 0.1
+            theirs = theirs + F.cross_entropy(logits, torch.zeros(16, dtype=torch.int64))
+    expected = torch.autograd.grad(theirs, rows[:1])[0]
+    torch.testing.assert_close(peak_lr(config) * found, peak * expected, rtol=1e-5, atol=1e-8)
+    assert peak_lr(config) * config.weight_decay == pytest.approx(peak * 5e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if issubclass(method, OneBranch)])
+def test_every_method_makes_views_of_any_number_of_channels(name: str, channels: int) -> None:
+    config = config_of(name, augment=AugmentConfig.cifar(32).with_channels(channels))
+    plan = METHODS[name].plan(config)
+    assert {view.channels for view in plan.each} == {channels} and {view.gray_p for view in plan.each} == {0.0}
+
+
+@pytest.mark.parametrize("value", [-0.5, 0.0, math.inf, math.nan])
+def test_temperatures_are_positive_numbers(value: float) -> None:
+    tried = 0
+    for name, method in METHODS.items():
+        for field in dataclasses.fields(method.Options):
+            if field.name in ("temperature", "warmup_temperature", "student_temperature"):
+                tried += 1
+                config = with_method(TINY, name)
+                with pytest.raises(ValueError, match=rf"{field.name} must be .*, got {value}"):
+                    dataclasses.replace(config, options=method.Options(**{field.name: value}))
+    assert tried > 12
+    with pytest.raises(ValueError, match=r"temperature must be from 0\.001 to 0\.5, got 0\.9"):  # where it is kept
+        dataclasses.replace(with_method(TINY, "blip-itc"), options=BLIPOptions(temperature=0.9))
+
+
 def test_the_second_view_has_its_own_blur_and_solarisation() -> None:
     config = config_of("byol", options=BYOLOptions(second_blur_p=0.1, second_solarize_p=1.0))
     views = make_tiny(config, FACTS).views
@@ -158,6 +229,7 @@ def test_what_rarely_works_is_warned_of_and_what_works_is_not() -> None:
         warnings.simplefilter("error")
         METHODS["moco-v2"].build(config_of("moco-v2", options=MoCoOptions(queue=64, bn_splits=4)), FACTS)
         METHODS["moco-v2"].build(config_of("moco-v2"), dataclasses.replace(FACTS, world_size=2))
+        METHODS["moco-v2"].build(config_of("moco-v2", norm="layer", encoder="resnet10t"), FACTS)  # the head has none
         METHODS["byol"].build(config_of("byol"), dataclasses.replace(FACTS, optimizer="adamw", lr=1e-3))
 
 

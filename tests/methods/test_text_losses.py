@@ -6,14 +6,16 @@ import math
 from typing import Any
 
 import pytest
+import timm
 import torch
 from text_cases import batch_of, make_tiny_pair, text_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastclr.methods import BLIPITC, CLIP, BLIPOptions, CLIPOptions, CoCa, CoCaOptions, Facts, SigLIP, SigLIPOptions
-from fastclr.methods.coca import features_and_places
-from fastclr.methods.encoders import build_encoder
+from fastclr.methods.coca import features_and_places, has_places
+from fastclr.methods.encoders import build_encoder, feature_dim
+from fastclr.methods.heads import build_head
 from fastclr.methods.text import TextOptions
 
 N, D, K = 12, 8, 36
@@ -184,11 +186,26 @@ def test_the_places_of_an_image_are_what_its_features_are_made_of(name: str) -> 
     torch.manual_seed(0)
     encoder = build_encoder(name, size=224 if "swin" in name else 64, **({"patch_size": 16} if "vit" in name else {}))
     images = torch.rand(1, 3, *[224 if "swin" in name else 64] * 2)
-    h, places = features_and_places(encoder.eval(), images)
+    assert has_places(encoder, images.shape[-1]) and encoder.training
+    h, places = features_and_places(encoder.eval(), images, True)
     torch.testing.assert_close(h, encoder(images))
     assert places.dim() == 3 and places.shape[1] > 1 and places.shape[2] == h.shape[1]
     pooled = places[:, 0] if "vit" in name else places.mean(1)
     torch.testing.assert_close(pooled, h, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "hgnetv2_b0", "coat_tiny", "<a map>"])
+def test_coca_takes_encoders_whose_places_are_not_what_the_features_are_made_of(name: str) -> None:
+    pair = built("clip", CLIPOptions()).float()
+    given = timm.create_model("resnet10t", num_classes=0, global_pool="") if name == "<a map>" else None
+    encoder = build_encoder(name, size=32, given=given)
+    head = build_head("linear", feature_dim(encoder, 32), D, 1, 1, bn=False)
+    options = CoCaOptions(text_heads=2, decoder_layers=1)
+    method = CoCa(encoder, head, pair.text, None, pair.views, options).eval()
+    images, tokens = torch.rand(2, 3, 32, 32), torch.tensor([[5, 6, 1, 0], [5, 1, 0, 0]])
+    h, (costs, counts, z, t) = method(images[None], tokens)
+    torch.testing.assert_close(h, encoder(images))
+    assert counts.tolist() == [2, 1] and torch.isfinite(costs).all() and z.shape == t.shape == (2, D)
 
 
 def test_coca_needs_a_causal_tower() -> None:

@@ -19,6 +19,7 @@ from fastclr.data.value_range import scaling_of_files
 from fastclr.sources.decode import SUFFIXES
 from fastclr.sources.entries import TEST_SPLITS, Entry, Source
 from fastclr.sources.label_file import Labels, label_entries
+from fastclr.sources.stamp import stamp
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,10 @@ class FileSource:
         everything = [entry for group in self.groups.values() for entry in group]
         classes = self.contents.classes or class_names(everything)
         return [replace(entry, name=entry.path, id=row) for row, entry in enumerate(entries)], classes
+
+    def content_digest(self, split: Split) -> str:
+        """Return a digest of sizes and times of change."""
+        return stamp(self.contents.files.source, [entry.name for entry in self.listed(split)[0]])
 
     def load_listed(
         self, split: Split, loader: LoaderKind, options: DecodeOptions, device: torch.device

@@ -89,6 +89,12 @@ class ImageSource(Protocol):
             ValueError: there is none.
         """
 
+    def content_digest(self, split: Split) -> str:
+        """Return a digest of the images of `listed` by which others under the same names are known.
+
+        Of pixels, or of sizes and times of change of files; it may depend on where they are stored.
+        """
+
     def load_listed(
         self, split: Split, loader: LoaderKind, options: DecodeOptions, device: torch.device
     ) -> Iterator[tuple[ImageDataset | ImageIndex, ChosenKind]]:

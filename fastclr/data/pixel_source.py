@@ -87,6 +87,10 @@ class PixelSource:
                 entries.append(Entry(path, path, len(entries), kinds[label]))
         return entries, self.datasets["train"].classes
 
+    def content_digest(self, split: Split) -> str:
+        """Return a digest of the pixels."""
+        return "-".join(dataset.image_fingerprint for _, dataset in self._chosen(split))
+
     def load_listed(
         self, split: Split, loader: LoaderKind, options: DecodeOptions, device: torch.device
     ) -> Iterator[tuple[ImageDataset, ChosenKind]]:

@@ -36,6 +36,7 @@ def fit_augmented(
     autocast: bool = False,
     device: torch.device | str = "cpu",
     loader: LoaderKind = "auto",
+    workers: int | None = None,
 ) -> LinearClassifier:
     """Fit a linear classifier to a frozen encoder's features of random crops and flips.
 
@@ -55,6 +56,7 @@ def fit_augmented(
         autocast: run the encoder in bfloat16.
         device: where to compute.
         loader: decodes images that are not in memory; `auto` is DALI if installed.
+        workers: how many threads or processes it has; None: one for each core.
 
     Raises:
         ValueError: an image has no label, there are fewer than two classes, or an argument is out of range.
@@ -70,7 +72,7 @@ def fit_augmented(
     classes, where = class_count(dataset.labels), torch.device(device)
     transform = SimCLRAugment(crop_and_flip(augment), views=1, seed=seed)
     crops_on = where if SimCLRAugment.supports(where) else torch.device("cpu")
-    source = make_loader(dataset, loader, Order(batch_size, seed, drop_last=False), device=crops_on)
+    source = make_loader(dataset, loader, Order(batch_size, seed, drop_last=False), device=crops_on, workers=workers)
     linear: nn.Linear | None = None
     with frozen(encoder):
         for epoch in range(epochs):

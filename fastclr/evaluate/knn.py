@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from fastclr.device import exact, exact_device, full_float32
 from fastclr.evaluate.features import Features, check_labelled
-from fastclr.evaluate.scores import Scores, score
+from fastclr.evaluate.scores import Scores, tally
 
 LOW = 2**32 - 1  # mask of the lower half of a sort key, which holds the bank row
 BANK_BLOCK = 16384
+VOTES = 2**24  # float64 votes that are held at a time
 
 
 def nearest(
@@ -175,7 +176,13 @@ def knn_scores(
     known, wanted = exact(features.train_labels), exact(features.test_labels)
     neighbours = known.to(rows.device)[rows]
     classes = 1 + int(max(known.max(), wanted.max()))
-    return {k: score(vote(cosines[:, :k], neighbours[:, :k], classes, temperature), wanted) for k in ks}
+    block = max(1, VOTES // classes)
+
+    def votes(k: int) -> Iterator[Tensor]:
+        for near, own in zip(cosines[:, :k].split(block), neighbours[:, :k].split(block), strict=True):
+            yield vote(near, own, classes, temperature)
+
+    return {k: tally(votes(k), wanted) for k in ks}
 
 
 def knn_accuracy(

@@ -131,6 +131,7 @@ def augmented_probe(
     lr: float | None = None,
     weight_decay: float = 0.0,
     seed: int = 0,
+    workers: int | None = None,
 ) -> ProbeResult:
     """A linear layer on a frozen encoder that sees crops and flips, see `fit_augmented`; tested on the fixed view.
 
@@ -145,6 +146,7 @@ def augmented_probe(
         lr: peak learning rate. Default: 0.1 batch_size / 256.
         weight_decay: times the weights, added to the gradient.
         seed: of order, crops and flips.
+        workers: threads or processes that decode images which are not in memory; None: one for each core.
 
     Raises:
         ValueError: a split has no labels, there are fewer than two classes, or an argument is out of range.
@@ -167,10 +169,10 @@ def augmented_probe(
         autocast=autocast,
         device=device,
         loader=data.loader,
+        workers=workers,
     )
-    batches = with_progress(
-        evaluation_batches(test, device, loader=data.loader), -(-len(test) // BATCH_SIZE), "test features"
-    )
+    tested_on = evaluation_batches(test, device, loader=data.loader, workers=workers)
+    batches = with_progress(tested_on, -(-len(test) // BATCH_SIZE), "test features")
     seen = extract_features(encoder, batches, augment, autocast=autocast)
     scores = score(classifier.logits(seen.features), seen.labels)
     return ProbeResult("augmented", settings, seed, {}, scores, len(train), len(test), classifier)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,14 +82,30 @@ def score(scores: Tensor, labels: Tensor) -> Scores:
     """
     if scores.dim() != 2 or len(scores) == 0 or labels.shape != (len(scores),):
         raise ValueError(f"scores and labels must be [N, C], [N], got {tuple(scores.shape)}, {tuple(labels.shape)}")
-    labels = labels.to(scores.device)
-    classes = max(scores.shape[1], int(labels.max()) + 1)
-    ranks = label_ranks(scores, labels)
-    counts = confusion_counts(scores, labels, classes)
-    totals, right = counts.sum(dim=1).tolist(), counts.diagonal().tolist()
+    return tally([scores], labels)
+
+
+def tally(blocks: Iterable[Tensor], labels: Tensor) -> Scores:
+    """Compare class scores, in blocks of rows, with the true classes; memory holds one block of them at a time.
+
+    Args:
+        blocks: float ``[n, C]``, together ``[N, C]``, as in `score`.
+        labels: int64 ``[N]``, at least 0.
+    """
+    ranks, told, columns = [], [], 0
+    start = 0
+    for scores in blocks:
+        own = labels[start : start + len(scores)].to(scores.device)
+        ranks.append(label_ranks(scores, own).cpu())
+        told.append(scores.argmax(dim=1).cpu())
+        start, columns = start + len(scores), scores.shape[1]
+    place, predicted, true = torch.cat(ranks), torch.cat(told), labels.cpu()
+    classes = max(columns, int(true.max()) + 1)
+    totals, right = (torch.bincount(each, minlength=classes).tolist() for each in (true, true[predicted == true]))
+    counts = torch.bincount(true * classes + predicted, minlength=classes**2) if classes <= CONFUSION_UP_TO else None
     return Scores(
-        top1=int((ranks == 0).sum()) / len(ranks),
-        top5=int((ranks < 5).sum()) / len(ranks) if classes >= TOP5_FROM else None,
+        top1=int((place == 0).sum()) / len(place),
+        top5=int((place < 5).sum()) / len(place) if classes >= TOP5_FROM else None,
         per_class=[hit / total if total else None for hit, total in zip(right, totals, strict=True)],
-        confusion=counts.tolist() if classes <= CONFUSION_UP_TO else None,
+        confusion=None if counts is None else counts.view(classes, classes).tolist(),
     )

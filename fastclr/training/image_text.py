@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +20,13 @@ from fastclr.evaluate.features import evaluation_batches
 from fastclr.evaluate.scores import CONFUSION_UP_TO
 from fastclr.evaluate.zero_shot import PROMPTS
 from fastclr.methods import METHODS
-from fastclr.methods.own_encoder import is_given
 from fastclr.parallel import check_single_process
 from fastclr.sources.captions import CaptionOptions
 from fastclr.sources.label_file import read_labels
 from fastclr.sources.published import locate
 from fastclr.training.build import load_data
 from fastclr.training.config import PretrainConfig
+from fastclr.training.images import named_after
 from fastclr.training.run import Run
 
 # images to evaluate on, and the loader for them
@@ -237,7 +236,7 @@ def zeroshot(
         "test_images": len(found.labels),
         "classes": list(names) if len(names) <= CONFUSION_UP_TO else None,
     }
-    run.add_result(result_name("zeroshot", options.data), result)
+    run.add_result("zeroshot" if options.data is None else named_after("zeroshot", options.data), result)
     return result
 
 
@@ -291,12 +290,5 @@ def retrieve_pairs(
         name: {**side.as_json(), "different_captions": len(numbers)}
         for name, side in zip(("image to text", "text to image"), sides, strict=True)
     }
-    run.add_result(result_name("retrieve", options.data), result)
+    run.add_result("retrieve" if options.data is None else named_after("retrieve", options.data), result)
     return result
-
-
-def result_name(kind: str, data: str | None) -> str:
-    """Return the name of a result: other images than the run's own have theirs in it."""
-    if data is None:
-        return kind
-    return f"{kind}-{data[1:-1].rpartition('.')[2] if is_given(data) else Path(data).name}"

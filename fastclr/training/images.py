@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fastclr.data import Splits
+from fastclr.methods import METHODS
+from fastclr.methods.own_encoder import is_given
 from fastclr.parallel import speaks
 from fastclr.training.build import load_data
 from fastclr.training.config import PretrainConfig
@@ -47,16 +49,44 @@ class ImageOptions:
             return at_hand
         images = load_data(config)
         if images.test is not None and speaks() and is_seen(run, images, config):
+            same = same_file(config.labels, run.config.labels)
+            unlabelled = "" if METHODS[run.config.method].uses_labels else ", though not their labels"
             run.say(
-                f"{len(images.test)} test images are held out by the labels in {config.labels}: the encoder has seen "
-                "them in pretraining, though not their labels"
+                f"{len(images.test)} test images are held out "
+                + (
+                    f"of {config.data}, where files came or went: the encoder has seen some of them in pretraining"
+                    if same
+                    else f"by the labels in {config.labels}: the encoder has seen them in pretraining"
+                )
+                + unlabelled
             )
         return images
 
+    def result_name(self, run: Run, kind: str) -> str:
+        """Return the name of a result; that of other images than the run's own has theirs in it."""
+        config = run.config
+        for given, own in ((self.data, config.data), (self.test_data, config.test_data)):
+            if given is not None and own is not None and Path(given).name != Path(own).name:
+                return named_after(kind, given)
+        return kind
+
+
+def named_after(kind: str, data: str) -> str:
+    """Return the name of a result on other images."""
+    return f"{kind}-{data[1:-1].rpartition('.')[2] if is_given(data) else Path(data).name}"
+
 
 def is_seen(run: Run, images: Splits, config: PretrainConfig) -> bool:
-    """Tell whether the test images were held out by other labels than the run's own, so that it trained on them."""
-    return images.held_out and not same_file(config.labels, run.config.labels)
+    """Tell whether test images that are held out now were trained on.
+
+    So it is if other labels than the run's own hold them out, or if files came or went and others are drawn.
+    """
+    if not images.held_out or images.test is None:
+        return False
+    if not same_file(config.labels, run.config.labels):
+        return True
+    kept = run.held_out() if Path(config.data).name == Path(run.config.data).name else None
+    return kept is not None and not kept.issuperset(images.test.names)
 
 
 def same_file(one: str | None, other: str | None) -> bool:

@@ -139,6 +139,8 @@ def train_in(
             if training.tokenizer is not None:
                 run.save_tokenizer(training.tokenizer)
             record_environment(run.folder)
+            if training.data.held_out and training.data.test is not None and checkpoint is None:
+                run.record_held_out(training.data.test.names)
             open_log(training, run, files)
         for line in training.method.started:
             say(training, run, line)

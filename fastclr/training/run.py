@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastclr.files import locked, read_json, sync_folder, write_atomically, write_text_atomically
 from fastclr.sources.printable import printable, progress_bar
-from fastclr.training.checkpoint import Checkpoint, load_latest, load_state
+from fastclr.training.checkpoint import PATTERN, Checkpoint, load_latest, load_state
 from fastclr.training.checkpoint_writer import CheckpointWriter
 from fastclr.training.config import PretrainConfig, difference
 from fastclr.training.config_yaml import to_yaml
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fastclr.methods.tokenizers import Tokenizer
 
 TOKENIZER = "tokenizer.json"
+HELD_OUT = "held_out.json"
 Built = TypeVar("Built", bound=nn.Module)
 
 # these change where and how often, not what is learnt
@@ -173,12 +174,7 @@ class Run:
         from safetensors.torch import save
 
         state = {name: tensor.contiguous() for name, tensor in encoder_state(checkpoint).items()}
-        about = {name: getattr(self.config, name) for name in ("encoder", "width", "stem", "patch_size", "norm")}
-        augment = self.config.augment
-        shape: dict[str, Any] = {"size": augment.size}
-        shape |= {} if augment.channels == 3 else {"channels": augment.channels}
-        shape |= {} if augment.mean is None else {"mean": augment.mean, "std": augment.std}
-        metadata = {"fastclr": json.dumps({**about, **shape, "step": checkpoint.step})}
+        metadata = {"fastclr": json.dumps({**encoder_facts(self.config), "step": checkpoint.step})}
         contents = save(state, metadata)
         write_atomically(self.folder / "encoder.safetensors", lambda file: file.write(contents))
 
@@ -263,6 +259,21 @@ class Run:
             raise FileNotFoundError(f"there is no checkpoint in {self.checkpoints}")
         return checkpoint
 
+    def record_held_out(self, names: Sequence[str]) -> None:
+        """Store the names of the images that are kept out of the training to be tested on, unless that is done."""
+        if not (path := self.folder / HELD_OUT).exists():
+            write_text_atomically(path, json.dumps({"names": names}, indent=0) + "\n")
+
+    def held_out(self) -> set[str] | None:
+        """Return the names of the images that were kept out of the training; None where they are not recorded."""
+        path = self.folder / HELD_OUT
+        return set(read_json(path, {"names": list[str]})["names"]) if path.is_file() else None
+
+    def newest_step(self) -> int | None:
+        """Return the step of the newest checkpoint by its name; None if there is none."""
+        steps = [int(found[1]) for file in self.checkpoints.glob("*.pt") if (found := PATTERN.fullmatch(file.name))]
+        return max(steps, default=None)
+
     def add_result(self, name: str, result: dict[str, Any]) -> None:
         """Store a result under `name` in ``results.json``, beside those already there and those of other processes."""
         path = self.folder / "results.json"
@@ -270,6 +281,15 @@ class Run:
             results = read_json(path) if path.exists() else {}
             results[name] = result
             write_text_atomically(path, json.dumps(results, indent=2) + "\n")
+
+
+def encoder_facts(config: PretrainConfig) -> dict[str, Any]:
+    """Return what a file of weights says of its encoder, so that it can be rebuilt and given the images it knows."""
+    about = {name: getattr(config, name) for name in ("encoder", "width", "stem", "patch_size", "norm")}
+    augment = config.augment
+    about |= {"size": augment.size}
+    about |= {} if augment.channels == 3 else {"channels": augment.channels}
+    return about if augment.mean is None else about | {"mean": augment.mean, "std": augment.std}
 
 
 def built(build: Callable[[PretrainConfig], Built], config: PretrainConfig, source: str) -> Built:

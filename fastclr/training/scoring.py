@@ -41,6 +41,7 @@ class Evaluation:
     data: Splits
     encoder: nn.Module
     layer: str
+    options: ImageOptions
 
     @property
     def device(self) -> torch.device:
@@ -58,10 +59,19 @@ class Evaluation:
         return run_features(self.encoder, self.data, self.config)
 
     def store(self, kind: str, result: dict[str, Any]) -> dict[str, Any]:
-        """Add what was found to ``results.json``, with the layer in its name for features other than h."""
-        seen = is_seen(self.run, self.data, self.config)
+        """Add what was found to ``results.json``, and return it.
+
+        Its name tells features other than h, and other images than the run's own. Where the folder cannot be written
+        to, it is returned all the same.
+        """
+        seen, step = is_seen(self.run, self.data, self.config), self.run.newest_step()
         result = {"features": self.layer, **result, "classes": self.classes, "test_images_seen": seen}
-        self.run.add_result(kind if self.layer == "h" else f"{kind}-{self.layer}", result)
+        result |= {} if step is None else {"step": step}
+        name = self.options.result_name(self.run, kind if self.layer == "h" else f"{kind}-{self.layer}")
+        try:
+            self.run.add_result(name, result)
+        except OSError as error:
+            self.run.say(f"the result is not stored: {error}")
         return result
 
 
@@ -84,7 +94,7 @@ class EvaluateOptions(ImageOptions):
         config = self.config_for(run)
         resolve_device(self.device)
         encoder = self.module(run)
-        return Evaluation(run, config, self.load(run, images), encoder, self.features)
+        return Evaluation(run, config, self.load(run, images), encoder, self.features, self)
 
     def module(self, run: Run) -> nn.Module:
         """Return the module from images to features."""
@@ -123,7 +133,7 @@ def knn(run: Run, options: KnnOptions, images: Splits | None = None) -> dict[str
     if known and options.k and max(options.k) > known:
         raise ValueError(f"k must be between 1 and the {known} labelled training images, got {max(options.k)}")
     features = evaluation.extract()
-    ks = options.k or (min(run.config.knn_k, known),)
+    ks = options.k or (min(run.config.knn_k, len(features.train)),)  # some may have proved unreadable
     scores = knn_scores(features, ks, temperature=temperature, device=evaluation.device)
     result = {
         "k": ks[0],
@@ -204,7 +214,7 @@ def build_probe(evaluation: Evaluation, options: ProbeOptions) -> Callable[[int]
     settings, device, say = options.settings(), evaluation.device, evaluation.run.say
     if options.protocol == "augmented":
         config = evaluation.config
-        place: dict[str, Any] = {"device": device, "autocast": uses_bf16(config.amp, device)}
+        place: dict[str, Any] = {"device": device, "autocast": uses_bf16(config.amp, device), "workers": config.workers}
         return lambda seed: augmented_probe(
             evaluation.encoder, evaluation.data, config.augment, seed=seed, **place, **settings
         )

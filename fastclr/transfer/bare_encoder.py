@@ -53,6 +53,14 @@ class BareEncoder(Run):
         """Raise a ValueError: there is no head."""
         raise ValueError(NO_RUN)
 
+    def held_out(self) -> set[str] | None:
+        """Return None: nobody knows."""
+        return None
+
+    def newest_step(self) -> int | None:
+        """Return None: it was trained elsewhere."""
+        return None
+
     def add_result(self, name: str, result: dict[str, Any]) -> None:
         """Store nothing."""
 

@@ -227,6 +227,7 @@ def as_supervised(config: PretrainConfig, layer: int, epochs: int) -> PretrainCo
         extensions=(),
         warmup_epochs=0.0,
         warmup_share=None,
+        weight_decay_end=None,
         encoder=architecture(config.encoder),  # its weights are those of the run, or random
         init=None,
         init_prefix=None,
@@ -240,6 +241,7 @@ def as_supervised(config: PretrainConfig, layer: int, epochs: int) -> PretrainCo
         keep_checkpoints=1,
         tensorboard=False,
         wandb=None,
+        mlflow=None,
     )
 
 

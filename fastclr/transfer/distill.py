@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from fastclr.data import Batch, ImageDataset, ImageIndex, Splits
 from fastclr.data.label_subsets import labelled_rows, subset_name
 from fastclr.device import vector_dtype
-from fastclr.evaluate import frozen
+from fastclr.evaluate import frozen, state_hash
 from fastclr.methods import Facts, Supervised, ViewPlan, Views
 from fastclr.methods.base import rows_of
 from fastclr.methods.model import build_model
@@ -110,7 +110,8 @@ class DistillConfig:
     def settings(self, teacher: Trained) -> dict[str, Any]:
         """Return the requested settings, stored with a student to recognise it later."""
         labels, seed = self.share or teacher.settings["share"], teacher.settings["label_seed"]
-        return {**dataclasses.asdict(self), "share": labels, "label_seed": seed, "teacher": teacher.result["name"]}
+        who = {"teacher": teacher.result["name"], "teacher_weights": state_hash(teacher.model)}
+        return {**dataclasses.asdict(self), "share": labels, "label_seed": seed, **who}
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

@@ -125,7 +125,7 @@ def embed(
     if labels is not None:
         opened = opened.relabelled(read_labels(labels, place if isinstance(place, (str, Path)) else None))
     entries, classes = opened.listed(split)
-    settings = describe(run, module, entries, classes, features, half)
+    settings = describe(run, module, entries, classes, opened.content_digest(split), features, half)
     parts = Parts(out.with_name(f"{out.name}.parts"), settings, len(entries))
     if out.exists():
         refuse_other(read_settings(out), settings, out, ADVICE)
@@ -168,7 +168,7 @@ def embed(
 
 
 def describe(
-    run: Run, module: nn.Module, entries: list[Entry], classes: tuple[str, ...], features: str, half: bool
+    run: Run, module: nn.Module, entries: list[Entry], classes: tuple[str, ...], digest: str, features: str, half: bool
 ) -> dict[str, Any]:
     """Return all that decides what the features are, as JSON has it."""
     augment = run.config.augment
@@ -185,6 +185,7 @@ def describe(
         "resize_shorter": run.config.resize_shorter,
         **({} if run.config.reading == AS_RGB else {"reading": repr(run.config.reading)}),
         "images": hashlib.blake2b(listed.encode(), digest_size=16).hexdigest(),
+        "contents": digest,
     }
     stored: dict[str, Any] = json.loads(json.dumps(settings))
     return stored

@@ -29,7 +29,7 @@ from fastclr.methods.own_encoder import channels_of
 from fastclr.sources.packages import needed
 from fastclr.sources.printable import printable
 from fastclr.sources.reading import RangeChoice
-from fastclr.training.run import Run
+from fastclr.training.run import Run, encoder_facts
 from fastclr.transfer.export_towers import export_towers, write_card
 from fastclr.transfer.loading_code import WITHOUT_BUILDING, fill_path, timm_lines, torchvision_lines
 from fastclr.transfer.model_card import MARK, model_card
@@ -204,11 +204,7 @@ def preprocessing(augment: AugmentConfig, values: RangeChoice | None = None) -> 
 
 def file_metadata(run: Run, inputs: dict[str, Any], lines: str | None) -> dict[str, str]:
     """Return the metadata embedded in the file."""
-    config = run.config
-    encoder = {"encoder": config.encoder, "width": config.width, "stem": config.stem, "size": config.augment.size}
-    encoder |= {} if config.augment.channels == 3 else {"channels": config.augment.channels}
-    encoder |= {} if config.norm == "batch" else {"norm": config.norm}
-    described = {"fastclr": json.dumps(encoder), "preprocessing": json.dumps(inputs)}
+    described = {"fastclr": json.dumps(encoder_facts(run.config)), "preprocessing": json.dumps(inputs)}
     return described if lines is None else {**described, "load": lines}
 
 

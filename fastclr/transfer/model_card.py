@@ -23,7 +23,8 @@ TOWERS = (
 MIXIN = ("model_hub_mixin", "pytorch_model_hub_mixin")  # by these tags the Hugging Face Hub knows such models
 LIBRARIES = {"timm": "timm", "onnx": "onnx"}  # whose loading code hubs show
 DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}  # their names on the Hugging Face Hub
-INDEXED = {"knn": "kNN", "probe": "linear classifier"}  # results that other models have too
+# results that other models have too
+INDEXED = {"knn": "kNN", **dict.fromkeys(("probe-lbfgs", "probe-precomputed", "probe-augmented"), "linear classifier")}
 USE = """\
 Image features for nearest neighbours, clustering, linear classifiers and fine-tuning. The encoder is not a classifier,
 and it inherits the biases of its training images. Nothing beyond the scores above was evaluated."""
@@ -42,6 +43,7 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
     config, method = run.config, METHODS[run.config.method]
     title = method.title
     words = "with captions, " if method.uses_texts else ""
+    words += "with its labels" if method.uses_labels else "without its labels"
     load = f"```python\n{lines}\n```" if lines is not None else only_weights(config.encoder)
     environment = read_environment(run.folder)
     trained = (
@@ -57,7 +59,7 @@ def model_card(run: Run, kind: str, lines: str | None, inputs: dict[str, Any], l
         f"The file holds, and the scores are of, {method.evaluated}." + (f" {TOWERS}" if kind == "towers" else ""),
         f"## Load\n\n{load}",
         f"## Input\n\n{input_text(kind, inputs)}",
-        f"## Training data\n\n`{Path(config.data).name}`, {words}without its labels.",
+        f"## Training data\n\n`{Path(config.data).name}`, {words}.",
         *([f"## Starting weights\n\n{start}, further trained on the images above."] if (start := origin(run)) else []),
         f"## Scores\n\n{scores_text(run)}",
         f"## Configuration\n\n```json\n{json.dumps(without_paths(run), indent=2)}\n```",
@@ -75,7 +77,8 @@ def front_matter(run: Run, kind: str, licence: str | None) -> str:
     """
     config = run.config
     values: dict[str, Any] = {"license": licence} if licence else {}
-    values["tags"] = [config.method, "self-supervised", *(MIXIN if kind == "hub" else ())]
+    kinds = [] if METHODS[config.method].uses_labels else ["self-supervised"]
+    values["tags"] = [*dict.fromkeys([config.method, *kinds]), *(MIXIN if kind == "hub" else ())]
     values["pipeline_tag"] = "image-feature-extraction"
     values["library_name"] = LIBRARIES.get(kind, "fastclr")
     name = Path(config.data).name
@@ -83,6 +86,7 @@ def front_matter(run: Run, kind: str, licence: str | None) -> str:
         values["datasets"] = [DATASETS[name]]
     if config.init is None and config.pretrained:
         values["base_model"] = timm_title(config.encoder).replace("timm's ", "timm/")
+    stored_results, step = read_results(run), run.newest_step()
     results = [
         {
             "task": {"type": "image-classification", "name": f"{title} on frozen features"},
@@ -90,7 +94,9 @@ def front_matter(run: Run, kind: str, licence: str | None) -> str:
             "metrics": [{"type": "accuracy", "name": "top-1", "value": stored["accuracy"]}],
         }
         for entry, title in INDEXED.items()
-        if isinstance(stored := read_results(run).get(entry), dict) and fits(stored.get("accuracy"), float)
+        if isinstance(stored := stored_results.get(entry), dict)
+        and fits(stored.get("accuracy"), float)
+        and stored.get("step", step) == step  # not of the weights of a shorter training
     ]
     if results:
         values["model-index"] = [{"name": f"{config.encoder}, {METHODS[config.method].title}", "results": results}]
@@ -153,7 +159,7 @@ def table_row(*cells: str) -> str:
 def without_paths(run: Run) -> dict[str, Any]:
     """Return the configuration with paths reduced to their last part, since a machine's folders are private."""
     values = run.config.as_dict()
-    for name in ("data", "test_data", "labels", "captions", "init", "data_root", "cache"):
+    for name in ("data", "test_data", "labels", "captions", "init", "data_root", "cache", "follow_links"):
         if values[name]:
             values[name] = Path(values[name]).name
     own = values[run.config.method]

@@ -6,6 +6,7 @@ import torch
 from evaluate_cases import blobs
 from torch import Tensor
 
+import fastclr.evaluate.knn
 from fastclr.evaluate import Features, knn_accuracy, knn_predict, knn_scores, nearest, score
 
 
@@ -146,6 +147,27 @@ def test_scores_are_scikit_learns() -> None:
 
 def with_classes(count: int) -> tuple[Tensor, Tensor]:
     return torch.eye(count), torch.arange(count)
+
+
+@pytest.mark.parametrize("classes", [7, 150])
+def test_scores_of_blocks_are_those_of_the_whole(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    bank, queries = torch.randn(300, 8, generator=generator), torch.randn(101, 8, generator=generator)
+    labels, wanted = (torch.randint(0, classes, (n,), generator=generator) for n in (300, 101))
+    features = Features(bank, labels, queries, wanted)
+    metrics = pytest.importorskip("sklearn.metrics")
+    monkeypatch.setattr(fastclr.evaluate.knn, "VOTES", 20 * classes)
+    found = knn_scores(features, [5, 50])
+    cosines, rows = nearest(bank, queries, 50)
+    for k, scores in found.items():
+        votes = fastclr.evaluate.knn.vote(cosines[:, :k], labels[rows[:, :k]], classes, 0.1)
+        predicted = votes.argmax(dim=1)
+        assert scores.top1 == metrics.accuracy_score(wanted, predicted)
+        recalls = metrics.recall_score(wanted, predicted, labels=range(classes), average=None, zero_division=0)
+        shown = [0.0 if share is None else share for share in scores.per_class]
+        np.testing.assert_allclose(shown, recalls, atol=1e-12)
+        confusion = metrics.confusion_matrix(wanted, predicted, labels=range(classes)).tolist()
+        assert scores.confusion == (confusion if classes <= 100 else None)
 
 
 def test_confusion_is_kept_up_to_a_hundred_classes() -> None:

@@ -17,7 +17,7 @@ from fastclr.data import load_splits, make_shapes
 from fastclr.training.config import PretrainConfig
 from fastclr.training.loop import pretrain_in
 from fastclr.training.run import Run
-from fastclr.training.scoring import KnnOptions
+from fastclr.training.scoring import KnnOptions, knn
 
 
 @pytest.fixture
@@ -105,6 +105,41 @@ def test_labels_come_after_an_unlabelled_run(photos: Path, tmp_path: Path, capsy
     expected = load_splits(photos, labels=labels, holdout=config.holdout, seed=config.seed)
     assert evaluation.data.test is not None and expected.test is not None
     assert evaluation.data.test.names == expected.test.names
+
+
+def test_test_images_that_were_trained_on_are_told(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file more in the folder, and other images are held out than in pretraining."""
+    labels = tmp_path / "labels.csv"
+    config = dataclasses.replace(TINY, data=str(photos), labels=str(labels), epochs=1, cache="off", knn_every=0)
+    pretrain_in(tmp_path / "run", config, progress=False)
+    run = Run.open(tmp_path / "run")
+    first = knn(run, KnnOptions(device="cpu"))
+    assert not first["test_images_seen"] and first["step"] == run.newest_step() is not None
+    capsys.readouterr()
+    shutil.copy(photos / "000.png", photos / "0000.png")
+    labels.write_text(labels.read_text() + "\n" + labels.read_text().splitlines()[1].replace("000.png", "0000.png"))
+    again = knn(run, KnnOptions(device="cpu"))
+    assert again["test_images_seen"] and "files came or went" in capsys.readouterr().err
+    other = shutil.copytree(photos, tmp_path / "others")
+    assert not knn(run, KnnOptions(device="cpu", data=str(other)))["test_images_seen"]  # nothing is known of them
+    assert {"knn", "knn-others"} <= set(fastclr.Run(run.folder).results)
+    assert fastclr.Run(run.folder).results["knn"]["test_images_seen"]
+
+
+def test_a_score_is_returned_where_it_cannot_be_stored(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = dataclasses.replace(TINY, data=str(photos), labels=str(tmp_path / "labels.csv"), epochs=1, knn_every=0)
+    pretrain_in(tmp_path / "run", config, progress=False)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Run, "add_result", refuse)
+    assert 0 <= knn(Run.open(tmp_path / "run"), KnnOptions(device="cpu"))["accuracy"] <= 1
+    assert "the result is not stored: " in capsys.readouterr().err
 
 
 def test_labels_of_the_pretraining_hold_out_what_was_not_seen(

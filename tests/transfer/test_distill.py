@@ -187,6 +187,16 @@ def test_which_images_and_labels_the_student_gets(run: Run, monkeypatch: pytest.
     assert [results[name]["teacher"] for name in "012"] == ["finetune-25pct", "finetune-25pct", None]
 
 
+def test_a_student_knows_its_teacher_by_the_weights(run: Run) -> None:
+    """A teacher that was trained anew under the same name has other students."""
+    teacher = Trained.load(run.folder / "finetune-25pct")
+    again = Trained.load(run.folder / "finetune-25pct")
+    assert SHORT.settings(teacher) == SHORT.settings(again)
+    with torch.no_grad():
+        next(again.model.parameters()).add_(1e-3)
+    assert SHORT.settings(teacher) != SHORT.settings(again)
+
+
 def test_unlabelled_images_are_learnt_from(run: Run) -> None:
     data = load_data(run.config)
     labels = data.train.labels.clone()

@@ -25,7 +25,7 @@ from fastclr.data.open_source import open_source
 from fastclr.evaluate import extract_features
 from fastclr.training.run import Run
 from fastclr.transfer.embed import embed
-from fastclr.transfer.feature_file import FeatureFile, nearest, read_features, write_features
+from fastclr.transfer.feature_file import FeatureFile, nearest, read_features, read_settings, write_features
 
 
 @pytest.fixture
@@ -60,7 +60,8 @@ def test_a_tar_gives_what_its_folder_gives(run: Run, pictures: Path, tmp_path: P
     assert len(folder) == 192 and folder.ids.tolist() == list(range(192))
     assert folder.names.tolist() == tar.names.tolist() and folder.labels.tolist() == tar.labels.tolist()
     np.testing.assert_allclose(folder.features, tar.features, atol=1e-6)
-    assert folder.settings == tar.settings and folder.classes == tar.classes
+    assert folder.settings == {**tar.settings, "contents": folder.settings["contents"]}
+    assert folder.classes == tar.classes
 
 
 def test_parquet_has_one_row_per_image(run: Run, tmp_path: Path) -> None:
@@ -151,6 +152,36 @@ def test_existing_files_and_parts_of_other_settings_are_refused(run: Run, pictur
     (tmp_path / "g.npz.parts" / "settings.json").write_text(json.dumps({"features": "z"}))
     with pytest.raises(ValueError, match="features: 'z' there, 'h' now"):
         embed(run, pictures, tmp_path / "g.npz", device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "npz", "arrays"])
+def test_other_images_under_the_same_names_are_other_images(kind: str, run: Run, tmp_path: Path) -> None:
+    """A camera numbers its pictures anew every day."""
+    sources: list[Any] = []
+    for day in range(2):
+        pixels = np.random.default_rng(day).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
+        folder = tmp_path / f"day{day}"
+        folder.mkdir()
+        for index, image in enumerate(pixels):
+            Image.fromarray(image).save(folder / f"{index}.bmp")  # all of one size
+            os.utime(folder / f"{index}.bmp", (1000 + day, 1000 + day))
+        with tarfile.open(tmp_path / f"day{day}.tar", "w") as archive:
+            archive.add(folder, "photos")
+        os.utime(tmp_path / f"day{day}.tar", (1000 + day, 1000 + day))
+        np.savez(tmp_path / f"day{day}.npz", images=pixels)
+        places = {"folder": folder, "tar": tmp_path / f"day{day}.tar", "npz": tmp_path / f"day{day}.npz"}
+        sources.append(places.get(kind, pixels))
+    first, second = sources
+    out = tmp_path / "f.npz"
+    assert embed(run, first, out, device="cpu") is not None and embed(run, first, out, device="cpu") is None
+    with pytest.raises(ValueError, match=r"made with other settings \(contents: "):
+        embed(run, second, out, device="cpu")
+    shutil.rmtree(tmp_path / "f.npz.parts", ignore_errors=True)
+    parts = fastclr.transfer.feature_parts.Parts(tmp_path / "f.npz.parts", read_settings(out), 4)
+    parts.open()  # as a kill leaves it
+    out.unlink()
+    with pytest.raises(ValueError, match=r"made with other settings \(contents: "):
+        embed(run, second, out, device="cpu")
 
 
 @pytest.mark.parametrize(

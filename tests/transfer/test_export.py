@@ -2,19 +2,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import yaml
 from export_cases import OwnEncoderRun, StoredRun, features_of_lines, stored_run
 from torch import nn
 
+import fastclr
 import fastclr.transfer.export
 from fastclr.augment import AugmentConfig
 from fastclr.cli import main
+from fastclr.training.method_presets import with_method
 from fastclr.training.run import Run
+from fastclr.transfer.embed import embed
 from fastclr.transfer.export import export_run
+from fastclr.transfer.feature_file import read_features
 from fastclr.transfer.loading_code import timm_lines
 
 TORCH = "encoder(torch.from_numpy(images)).numpy()"
@@ -195,6 +201,44 @@ def test_the_card_states_what_is_known(tmp_path: Path) -> None:
     assert "| knn | 50.00% | k=5, temperature=None, test_images=64 |" in card
     assert "| probe | accuracy 62.50%, std 1.00% | protocol=a\\|b |" in card
     assert card.count("not evaluated") == 1 and 'license: "mit"' in card and "| torch | 2.0 |" in card
+
+
+def test_hubs_list_the_scores_of_these_weights_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = stored_run(tmp_path / "run", "resnet18", 32, width=0.125)
+    monkeypatch.setattr(StoredRun, "newest_step", lambda _: 200)
+    run.add_result("knn", {"accuracy": 0.5, "step": 100})  # before the run was made longer
+    run.add_result("knn-others", {"accuracy": 0.25, "step": 200})
+    run.add_result("probe-lbfgs", {"accuracy": 0.625, "step": 200})
+    head = yaml.safe_load(export_run(run, check=False).card.read_text().split("---")[1])
+    results = head["model-index"][0]["results"]
+    assert [(each["task"]["name"], each["metrics"][0]["value"]) for each in results] == [
+        ("linear classifier on frozen features", 0.625)
+    ]
+    assert head["tags"] == ["simclr", "self-supervised"]
+    for method, tags in (("supervised", ["supervised"]), ("supcon", ["supcon"])):
+        config = with_method(run.config, method)
+        card = export_run(run.with_config(config), check=False, overwrite=True).card.read_text()
+        assert yaml.safe_load(card.split("---")[1])["tags"] == tags and "with its labels" in card
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options"),
+    [
+        ("resnet18", {"width": 0.125}),
+        ("vit_tiny_patch16_224", {"patch_size": 8}),
+    ],
+)
+def test_an_exported_file_is_embedded_as_its_run_is(
+    encoder: str, options: dict[str, Any], pictures: Path, tmp_path: Path
+) -> None:
+    """Normalisation and the size of the patches come with the file."""
+    run = stored_run(tmp_path / "run", encoder, 32, **options)
+    file = export_run(run, "safetensors", check=False).path
+    bare = fastclr.Run.of_encoder(init=str(file))
+    embed(run, pictures, tmp_path / "run.npz", split="test", device="cpu")
+    bare.embed(pictures, tmp_path / "bare.npz", split="test", device="cpu")
+    ours, theirs = (read_features(tmp_path / name).features for name in ("run.npz", "bare.npz"))
+    np.testing.assert_allclose(theirs, ours, atol=1e-6)
 
 
 def test_export_after_pretraining(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:

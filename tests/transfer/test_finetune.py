@@ -119,6 +119,16 @@ def test_settings_of_the_papers() -> None:
     assert training_config(resnet, FinetuneConfig(epochs=3, lr=0.5), 40, 0.01, 0, 1).epochs == 3
 
 
+def test_nothing_of_the_pretrainings_schedule_or_loggers_is_left() -> None:
+    """Of DINO's the decay grows to 0.4 times the weights."""
+    pretrained = dataclasses.replace(PRESETS["imagenet-dino"], data="x", mlflow="there", wandb="there")
+    assert pretrained.weight_decay_end == 0.4
+    for recipe in ("v1", "v2"):
+        config = training_config(pretrained, FinetuneConfig(recipe=recipe), 1000, 0.1, 0, 0)
+        assert (config.weight_decay, config.weight_decay_end) == (0.0, None)
+        assert config.mlflow is None and config.wandb is None and not config.tensorboard
+
+
 def test_default_layer() -> None:
     assert [FinetuneConfig(share=labels).layer(3) for labels in ("1%", "100%", "list.txt")] == [1, 0, 1]
     assert [FinetuneConfig(share="1%").layer(depth) for depth in (0, 1, 2)] == [0, 0, 1]

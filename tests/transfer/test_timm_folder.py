@@ -137,7 +137,7 @@ def test_the_head_of_the_card_is_what_hubs_read(tmp_path: Path) -> None:
         run.folder, dataclasses.replace(run.config, data="cifar10", encoder="resnet18.a1_in1k", pretrained=True)
     )
     run.add_result("knn", {"accuracy": 0.5, "k": 5})
-    run.add_result("probe", {"accuracy": 0.625, "std": 0.01})
+    run.add_result("probe-lbfgs", {"accuracy": 0.625, "std": 0.01})
     card = export_run(run, "safetensors", tmp_path / "b.safetensors", check=False, licence="mit").card
     data = ModelCard(card.read_text(), ignore_metadata_errors=False).data
     assert data.license == "mit" and data.tags == ["simclr", "self-supervised"] and data.library_name == "fastclr"

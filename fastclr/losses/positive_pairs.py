@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastclr.losses.inputs import select_impl, tile_precision, unit_rows
 from fastclr.losses.lse_op import LSEOptions, lse
+from fastclr.losses.scalars import factor_tensor
 from fastclr.losses.softplus_op import SoftplusOptions, softplus_pairs
 from fastclr.losses.tiles import compute_dtype, vector_dtype
 
@@ -24,7 +25,13 @@ def pair_counts(labels: Tensor, others: Tensor, skip_self: bool) -> tuple[int, i
 
 
 def nt_xent_of_pairs(
-    rows: Tensor, columns: Tensor, labels: Tensor, others: Tensor, temperature: float, skip_self: bool, pairs: int
+    rows: Tensor,
+    columns: Tensor,
+    labels: Tensor,
+    others: Tensor,
+    temperature: float | Tensor,
+    skip_self: bool,
+    pairs: int,
 ) -> Tensor:
     """``mean over positive pairs of softplus(nlse_i - s_ip)``, nlse over the columns of other labels; unit rows.
 
@@ -44,7 +51,7 @@ def nt_xent_of_pairs(
     with torch.autocast(rows.device.type, enabled=False):
         q = unit_rows(rows.to(wide))
         k = q if columns is rows else unit_rows(columns.to(wide))
-        scale = torch.full((), 1 / temperature, dtype=vector_dtype(rows.device), device=rows.device)
+        scale = factor_tensor("temperature", temperature, rows, vector_dtype(rows.device)).reciprocal()
         impl = select_impl("auto", rows)
         precision = tile_precision(impl, "auto", rows.dtype)
         negatives = NEGATIVES._replace(impl=impl, precision=precision)

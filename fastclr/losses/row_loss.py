@@ -89,6 +89,8 @@ class Comparison:
         """
         options = self.options._replace(group=None) if local else self.options
         scale = self.scale if factor == 1.0 else self.scale * factor
+        if factor > 1.0 and options.shift == "fixed":  # the temperature allowed it, times the factor it need not
+            options = options._replace(shift="online")
         if limit is not None:
             limit = limit.to(vector_dtype(q.device))
         rows, _ = lse(q, k, scale, options, exclude=exclude, ids=ids, limit=limit)

@@ -97,14 +97,14 @@ class MoCo(OneBranch):
         """Add the twin and the ring of keys; warn where batch norm can leak; a ValueError without a projection head."""
         self.twin = MomentumTwin(self.encoder, self.head)
         self.ring = KeyRing(self.options.queue, projected_width(self.head, self.title))
-        parted = self.facts.world_size > 1 or (self.options.shuffle and self.options.bn_splits > 1)
+        apart = self.facts.world_size > 1 and not self.synced
+        parted = self.options.shuffle and (apart or self.options.bn_splits > 1)
         if not parted and (batch_norms(self.encoder) or batch_norms(self.head)):
-            warnings.warn(
-                "batch norm can leak which key belongs to a query: one process normalises both beside the same images. "
-                "Set --moco.bn-splits 8 and keep --moco.shuffle, or train with several processes",
-                UserWarning,
-                stacklevel=2,
+            text = (
+                "batch norm can leak which key belongs to a query: in one process, or synchronised, both are beside "
+                "the same images. Keep --moco.shuffle, and set --moco.bn-splits 8 or train in several with --no-sync-bn"
             )
+            warnings.warn(text, UserWarning, stacklevel=2)
 
     def make_criterion(self) -> nn.Module:
         """Return the loss; the queue is the same on every process, so nothing is gathered."""

@@ -13,7 +13,7 @@ from fastclr.report.material import Material, collect
 from fastclr.report.pages import GENERATOR, page
 from fastclr.report.run_sections import ABSENT, config_texts, state, training_charts
 from fastclr.training.metric_names import KNN, LOSS, PEAK, PROCESSOR, SECONDS
-from fastclr.training.results import percent, read_results, score_rows
+from fastclr.training.results import current_results, percent, score_rows
 from fastclr.training.run import Run
 
 NOT_READ = Missing("The images were not read for this page.")
@@ -63,7 +63,8 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
 def summary_table(materials: Sequence[Material], names: Sequence[str]) -> Table:
     """Return a row for each run: its method, what it reached, and what that took."""
     caption = (
-        "kNN and linear: as fastclr knn and fastclr probe stored them, kNN otherwise as last seen in training. "
+        "kNN and linear: as fastclr knn and fastclr probe stored them for the newest weights, the probe's protocol in "
+        "brackets; kNN otherwise as last seen in training. "
         "Images: drawn in training. Seconds: of training, on the machine of each run, by the clock and of the "
         "processors of the first process, which other load changes less. Memory: its peak, on a GPU the device's."
     )
@@ -73,12 +74,13 @@ def summary_table(materials: Sequence[Material], names: Sequence[str]) -> Table:
 
 def summary(material: Material) -> tuple[str, ...]:
     """Return the cells of a run: method, kNN, linear, images, seconds, processor seconds and peak memory."""
-    config, results = material.run.config, read_results(material.run)
+    config, results = material.run.config, current_results(material.run)
     shares = {name: entry.get("accuracy") for name, entry in results.items() if isinstance(entry, dict)}
     stored = {name: percent(share) for name, share in shares.items() if share is not None and fits(share, float)}
     seen = [percent(record[KNN]) for record in material.evaluations[-1:]]
     knn = stored["knn"] if "knn" in stored else next(iter(seen), ABSENT)
-    linear = next((stored[name] for name in PROBES if name in stored), ABSENT)
+    probe = next((name for name in PROBES if name in stored), None)
+    linear = ABSENT if probe is None else f"{stored[probe]} ({probe.removeprefix('probe-')})"
     last = material.train[-1] if material.train else {"step": 0, SECONDS: 0.0}
     spent = last.get(SECONDS, math.nan)
     seconds = f"{spent:,.0f}" if math.isfinite(spent) else ABSENT

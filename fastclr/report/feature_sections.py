@@ -16,7 +16,7 @@ from fastclr.report.blocks import Block, Cell, Charts, Figure, Missing, Paragrap
 from fastclr.report.charts import Series, line_chart, scatter_chart
 from fastclr.report.material import Material, Sample, Sheet
 from fastclr.report.pictures import embedded
-from fastclr.training.results import percent, read_results
+from fastclr.training.results import current_results, percent
 
 NEIGHBOURS = 5
 QUERIES = 8
@@ -147,7 +147,7 @@ def cell(sample: Sample, row: int, text: str, same: bool | None = None) -> Cell:
 
 def confusion_section(material: Material) -> Block:
     """Return which class is taken for which: by a stored result, or by a probe at one l2 on the images shown."""
-    for name, result in read_results(material.run).items():
+    for name, result in current_results(material.run).items():
         if isinstance(result, dict) and is_matrix(result.get("confusion"), result.get("classes")):
             caption = f"Rows: true class; columns: predicted class; test images. From the result {name}."
             return confusion_table(torch.tensor(result["confusion"]), list(result["classes"]), caption)

@@ -125,7 +125,7 @@ _LIGHTLY: dict[str, Any] = {
 CIFAR10: dict[str, dict[str, Any]] = {
     "dcl": {**_LIGHTLY, "head_hidden": 512, "head_bn": True, "options": DCLOptions(temperature=0.1)},  # 87.4 kNN
     # SupContrast, README: 0.5 at 1024 images, warm-up of 10 epochs, decay 1e-4, its ResNet-50 96.0 linear; 0.18 as its
-    # code multiplies the loss by 0.1 / 0.07
+    # code multiplies the loss by 0.1 / 0.07; the decay is not divided by that
     "supcon": {
         **_LIGHTLY,
         "augment": AugmentConfig(32, crop_scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.0),

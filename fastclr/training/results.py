@@ -25,14 +25,29 @@ def read_results(run: Run) -> dict[str, Any]:
     return read_json(path)
 
 
+def current_results(run: Run) -> dict[str, Any]:
+    """Return the results without those of other weights than the newest checkpoint's: before the run was made longer.
+
+    A result without a step is kept: of what is not evaluated by itself, such as fine-tuning.
+    """
+    step = run.newest_step()
+    return {
+        name: result
+        for name, result in read_results(run).items()
+        if not isinstance(result, dict) or result.get("step", step) == step
+    }
+
+
 def score_rows(run: Run) -> list[tuple[str, str, str]]:
     """Return (evaluation, score, protocol) for each result, and `NOT_EVALUATED` for expected ones that are missing.
 
-    A mapping of mappings, such as the demo's table, gives one row per inner mapping.
+    A mapping of mappings, such as the demo's table, gives one row per inner mapping. The name of a result tells whose
+    weights it is of, if they are not those of the newest checkpoint.
     """
     rows: list[tuple[str, str, str]] = []
-    results = read_results(run)
-    for name, result in results.items():
+    results, current = read_results(run), current_results(run)
+    for key, result in results.items():
+        name = key if key in current else f"{key}, of step {result['step']}"
         if isinstance(result, dict) and result and all(isinstance(value, dict) for value in result.values()):
             rows += [(f"{name}: {inner}", *describe(value)) for inner, value in result.items()]
         else:
@@ -48,7 +63,7 @@ def score_rows(run: Run) -> list[tuple[str, str, str]]:
         rows.append(("kNN while training, last", percent(last[KNN]), protocol + votes))
         if LINEAR in last:
             rows.append(("online probe, last", percent(last[LINEAR]), protocol + "learnt beside the encoder"))
-    present = f"{json.dumps(results)} {'knn' if last is not None else ''}"
+    present = f"{json.dumps(current)} {'knn' if last is not None else ''}"
     for label, names in EXPECTED.items():
         if not any(name in present for name in names):
             rows.append((label, NOT_EVALUATED, ""))

@@ -12,7 +12,7 @@ from fastclr.files import fits
 from fastclr.methods import METHODS
 from fastclr.methods.own_encoder import is_own
 from fastclr.methods.start import timm_title
-from fastclr.training.results import read_results, score_rows
+from fastclr.training.results import current_results, score_rows
 from fastclr.training.run import Run
 
 MARK = "<!-- model card written by fastclr -->"
@@ -86,7 +86,7 @@ def front_matter(run: Run, kind: str, licence: str | None) -> str:
         values["datasets"] = [DATASETS[name]]
     if config.init is None and config.pretrained:
         values["base_model"] = timm_title(config.encoder).replace("timm's ", "timm/")
-    stored_results, step = read_results(run), run.newest_step()
+    current = current_results(run)  # not those of the weights of a shorter training
     results = [
         {
             "task": {"type": "image-classification", "name": f"{title} on frozen features"},
@@ -94,9 +94,7 @@ def front_matter(run: Run, kind: str, licence: str | None) -> str:
             "metrics": [{"type": "accuracy", "name": "top-1", "value": stored["accuracy"]}],
         }
         for entry, title in INDEXED.items()
-        if isinstance(stored := stored_results.get(entry), dict)
-        and fits(stored.get("accuracy"), float)
-        and stored.get("step", step) == step  # not of the weights of a shorter training
+        if isinstance(stored := current.get(entry), dict) and fits(stored.get("accuracy"), float)
     ]
     if results:
         values["model-index"] = [{"name": f"{config.encoder}, {METHODS[config.method].title}", "results": results}]

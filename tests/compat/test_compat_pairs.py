@@ -22,6 +22,14 @@ def same(ours: Tensor, theirs: Tensor, leaves: list[Tensor], limit: float = 1e-1
         assert relative_error(mine, other) <= limit
 
 
+def test_a_temperature_that_is_learnt() -> None:
+    rows, labels = make_views("random", 12, 20, torch.float64)[0].requires_grad_(), torch.arange(12) % 4
+    tau = torch.nn.Parameter(torch.tensor(0.1, dtype=torch.float64))
+    for name in ("NTXentLoss", "SupConLoss"):
+        ours, theirs = (getattr(module, name)(tau)(rows, labels) for module in (pytorch_metric_learning, losses))
+        same(ours, theirs, [rows, tau])
+
+
 @pytest.mark.parametrize("gather", [False, True])
 def test_lightly(gather: bool) -> None:
     leaves = [view.requires_grad_() for view in make_views("random", 12, 20, torch.float64)]

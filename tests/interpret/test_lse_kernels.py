@@ -9,6 +9,7 @@ import torch
 from bf16 import mend
 from row_cases import CASES
 
+from fastclr import DebiasedNTXentLoss
 from fastclr.kernels import lse_bwd, lse_fwd
 from fastclr.kernels.tile_table import Tile
 from fastclr.losses import lse_reference
@@ -119,6 +120,19 @@ def test_losses(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) 
     half = 1.0 if dtype == torch.float32 else 3e3
     for mine, other in zip(*results, strict=True):
         assert (mine - other).norm() <= 5e-6 * half * other.norm()
+
+
+def test_a_factor_on_the_scale_keeps_exponents_in_range() -> None:
+    """Hard negatives multiply the scale; at a low temperature what kept the exponents in range does so no more."""
+    rows = 0.05 * unit(16, 24, 1) + unit(1, 24, 2)
+    results = []
+    for impl in ("triton", "reference"):
+        leaves = [x.clone().to(torch.float64 if impl == "reference" else torch.float32) for x in (rows, rows.flip(0))]
+        leaves = [x.requires_grad_() for x in leaves]
+        loss = DebiasedNTXentLoss(0.05, hardness=4.0, impl=impl)(*leaves)
+        results.append((loss.detach().double(), *(x.double() for x in torch.autograd.grad(loss, leaves))))
+    for mine, other in zip(*results, strict=True):
+        assert (mine - other).norm() <= 1e-4 * other.norm()
 
 
 def test_nothing_to_compare_with() -> None:

@@ -24,6 +24,7 @@ from fastclr.report import Missing, write_comparison, write_report
 from fastclr.training.build import load_data
 from fastclr.training.evaluation import run_features
 from fastclr.training.loop import pretrain_in
+from fastclr.training.results import score_rows
 from fastclr.training.run import Run
 
 SECTIONS = [
@@ -297,10 +298,27 @@ def test_the_table_of_a_comparison(
     knn = f"{100 * next(r['eval/knn_top1'] for r in reversed(records) if r['kind'] == 'eval'):.2f}%"
     assert [row[1:] for row in rows] == [
         ["SimCLR", knn, "\N{EM DASH}", "384", *cost],  # 3 epochs of 128 images
-        ["SimCLR", "12.30%", "25.00%", "384", *cost],
+        ["SimCLR", "12.30%", "25.00% (lbfgs)", "384", *cost],
         ["SimCLR", "\N{EM DASH}", "\N{EM DASH}", "0", "0", "\N{EM DASH}", "\N{EM DASH}"],
     ]
     assert cells(section(read_page(out), "scores").all("table")[0]) == rows
+
+
+def test_scores_of_a_shorter_training_are_not_those_of_the_run(finished: Path, copied: Path, tmp_path: Path) -> None:
+    run = Run.open(copied)
+    step = run.newest_step()
+    assert step is not None
+    matrix = {"confusion": [[3, 1], [0, 4]], "classes": ["a", "b"]}
+    run.add_result("knn", {"accuracy": 0.9, "step": step - 1, **matrix})
+    run.add_result("probe-lbfgs", {"accuracy": 0.4, "step": step - 1})
+    run.add_result("probe-augmented", {"accuracy": 0.3, "step": step})
+    table = write_comparison([Run.open(finished), run], tmp_path / "both.html")
+    first, second = table.rows
+    assert second[2] == first[2] and second[3] == "30.00% (augmented)"  # as last seen in training
+    rows = {name: score for name, score, _ in score_rows(run)}
+    assert rows[f"knn, of step {step - 1}"] == "90.00%" and rows["probe-augmented"] == "30.00%" and "knn" not in rows
+    write_report(run, Missing("not needed"))
+    assert "From the result" not in section(read_page(copied / "report.html"), "confusion").text
 
 
 def test_comparisons_that_make_no_sense_are_refused(finished: Path, copied: Path, tmp_path: Path) -> None:

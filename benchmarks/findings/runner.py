@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fastclr import __version__
 from fastclr.bench.findings import trial
 from fastclr.bench.findings.finding import Finding
 from fastclr.bench.findings.plan import Plan, Task
@@ -57,6 +58,7 @@ def make_plan(out: Path, tier: Tier, data: str, only: Sequence[str], swap: Seque
     base = tier.on(data)
     make_folder(out / "results")
     fixed = {
+        "fastclr": __version__,  # trainings of two versions make no suite
         "rule": RULE,
         "tier": tier.name,
         "seeds": list(range(tier.first_seed, tier.first_seed + tier.seeds)),

@@ -16,7 +16,7 @@ from fastclr.sources.nearest import near
 from fastclr.sources.printable import show
 from fastclr.training.config import PretrainConfig
 from fastclr.training.config_yaml import to_yaml
-from fastclr.training.keywords import ALIASES, configure, family_of, unaliased
+from fastclr.training.keywords import ALIASES, configure, family_of, unaliased, warn_of_ignored
 from fastclr.training.presets import PRESETS, for_channels
 
 
@@ -124,7 +124,9 @@ def assembled(base: PretrainConfig, found: dict[str, Any]) -> tuple[PretrainConf
         owner, _, name = place.partition("_")
         parts[owner][name] = value
     options, augment = METHODS[base.method].Options(**parts["method"]), AugmentConfig(**parts["augment"])
-    return dataclasses.replace(base, **parts["config"], options=options, augment=augment), parts["command"]
+    config = dataclasses.replace(base, **parts["config"], options=options, augment=augment)
+    warn_of_ignored(base.augment, config)
+    return config, parts["command"]
 
 
 def shallow(instance: Any) -> dict[str, Any]:

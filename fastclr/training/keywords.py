@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterable, Sequence, Sized
 from typing import Any, TypeVar
 
@@ -68,7 +69,20 @@ def configure(base: PretrainConfig, options: dict[str, Any]) -> PretrainConfig:
             raise TypeError(f"{name} must be a dictionary or {owner.__name__}, got {type(wanted).__name__}")
         check_names(wanted, known[name], f"option of {name}")
         values[method if name == family else name] |= {**wanted, **single[name]}
-    return dataclasses.replace(PretrainConfig.from_dict(values), given=given, **transient)
+    config = PretrainConfig.from_dict(values)
+    warn_of_ignored(base.augment, config)
+    return dataclasses.replace(config, given=given, **transient)
+
+
+def warn_of_ignored(before: AugmentConfig, config: PretrainConfig) -> None:
+    """Warn of options of the augmentation that were changed to what none of the method's views has."""
+    views = METHODS[config.method].plan(config).each
+    for name in names_of(AugmentConfig):
+        value, found = getattr(config.augment, name), [getattr(view, name) for view in views]
+        if value != getattr(before, name) and value not in found:
+            have = " and ".join(dict.fromkeys(map(str, found)))
+            text = f"{name} {value} has no effect: the views of {config.method} have {have}, by its own options"
+            warnings.warn(text, UserWarning, stacklevel=3)
 
 
 def unaliased(options: dict[str, Any]) -> dict[str, Any]:

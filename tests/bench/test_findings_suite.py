@@ -145,8 +145,12 @@ def test_a_training_whose_loss_broke_counts_as_one_that_learnt_nothing(tmp_path:
     assert "its loss broke" in found["claims"][2]["note"] and found["claims"][2]["verdict"] == "not resolved"
 
 
-def test_other_settings_need_another_folder(tmp_path: Path) -> None:
+def test_other_settings_need_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_plan(tmp_path / "out", small(), "shapes", ())
+    with monkeypatch.context() as patch:
+        patch.setattr("fastclr.bench.findings.runner.__version__", "9.9")
+        with pytest.raises(ValueError, match=r"fastclr: .* there, '9\.9' now\): use another --out"):
+            make_plan(tmp_path / "out", small(), "shapes", ())
     with pytest.raises(ValueError, match=r"seeds: .* use another --out"):
         make_plan(tmp_path / "out", small(seeds=4), "shapes", ())
     with pytest.raises(ValueError, match="a finding must be one of augmentation"):

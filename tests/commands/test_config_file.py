@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,6 +18,8 @@ from fastclr.commands.pretrain import PretrainOptions
 from fastclr.commands.profile import ProfileOptions
 from fastclr.commands.v2 import V2Options
 from fastclr.methods import BYOLOptions, MoCoOptions, SimCLROptions
+from fastclr.training.config import PretrainConfig
+from fastclr.training.keywords import configure
 from fastclr.training.presets import PRESETS
 
 
@@ -119,3 +123,26 @@ def test_a_run_stores_its_settings_for_people_too(tmp_path: Path, pictures: Path
     stored = json.loads((run / "config.json").read_text())
     stored.pop("started_in")
     assert json.loads(json.dumps(again.as_dict())) == stored
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "value", "have"),
+    [
+        ("autoencoder", "jitter_p", 1.0, r"0\.0"),
+        ("jigsaw", "gray_p", 0.0, r"0\.66"),
+        ("dino", "crop_scale", (0.2, 1.0), r"\(0\.4, 1\.0\) and \(0\.05, 0\.4\)"),
+    ],
+)
+def test_an_augmentation_that_the_method_does_not_make_is_warned_of(
+    method: str, option: str, value: Any, have: str
+) -> None:
+    message = rf"{option} .* has no effect: the views of {method} have {have}, by its own options"
+    with pytest.warns(UserWarning, match=message):
+        configure(PretrainConfig(data="x"), {"method": method, option: value})
+    typed = [str(each) for each in (value if isinstance(value, tuple) else [value])]
+    with pytest.warns(UserWarning, match=message):
+        parse(PretrainOptions, ["--method", method, f"--{option.replace('_', '-')}", *typed], "fastclr pretrain")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        configure(PretrainConfig(data="x"), {"method": method, "flip_p": 0.25})
+        configure(PretrainConfig(data="x"), {"method": "byol", option: value})

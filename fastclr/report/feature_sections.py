@@ -28,15 +28,20 @@ COLLAPSED = 2.0  # effective rank below which the features lie on little more th
 
 
 def sheet_section(sheet: Sheet | Missing) -> Block:
-    """Return a few images and the two views that training made of them."""
+    """Return a few images and the views that training made of them."""
     if isinstance(sheet, Missing):
         return sheet
     rows: list[Sequence[str | Cell]] = []
-    for what, pictures in (("image", sheet.originals), ("view 1", sheet.views[0]), ("view 2", sheet.views[1])):
+    views = [(f"view {number}", pictures) for number, pictures in enumerate(sheet.views, start=1)]
+    for what, pictures in (("image", sheet.originals), *views):
         named = zip(pictures, sheet.names, strict=True)
         rows.append((what, *(Cell(picture=embedded(pixels, f"{what} of {name}")) for pixels, name in named)))
     head = ("", *(str(number + 1) for number in range(len(sheet.names))))
-    caption = "Images as an evaluation sees them, and their two views in the first epoch."
+    some = f"the first {len(views)} of their {sheet.count} views" if len(views) < sheet.count else "their views"
+    caption = (
+        f"Images as an evaluation sees them, and {some} in the first epoch, as the method gets them: what it does to "
+        "them itself, such as turning them or cutting them into patches, is not shown."
+    )
     return Table(head, rows, caption, "pictures")
 
 

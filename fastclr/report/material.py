@@ -14,6 +14,7 @@ from fastclr.data import ImageDataset, ImageIndex, Splits, decoded
 from fastclr.data.order import permutation
 from fastclr.device import resolve_device
 from fastclr.evaluate import Features, extract_features, frozen
+from fastclr.methods import METHODS
 from fastclr.report.blocks import Missing
 from fastclr.report.pictures import to_bytes
 from fastclr.training.config import PretrainConfig
@@ -25,14 +26,23 @@ PAIRED = 512  # images whose two views are compared
 BANK = 4000  # training images for the probe behind the confusion matrix
 BATCH = 256  # images per forward pass
 SHEET = 8  # images on the augmentation sheet
+VIEWS = 4  # views of each of them
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Images as seen in evaluation and two views of each: uint8 ``[N, S, S, 3]``, with their names."""
+    """Images as seen in evaluation and views of each: uint8 ``[N, S, S, C]``, with their names.
+
+    Args:
+        originals: the images.
+        views: the first few of their views, which may differ in size.
+        count: number of views that the training makes.
+        names: of the images.
+    """
 
     originals: Tensor
-    views: tuple[Tensor, Tensor]
+    views: tuple[Tensor, ...]
+    count: int
     names: tuple[str, ...]
 
 
@@ -95,17 +105,18 @@ def sample_rows(count: int, most: int) -> Tensor:
 
 
 def make_sheet(run: Run, dataset: ImageDataset | ImageIndex) -> Sheet | Missing:
-    """Draw two views of a few training images, as in the first epoch."""
+    """Draw the views of a few training images that the run's method takes in the first epoch."""
     try:
         chosen = decoded(dataset.select(sample_rows(len(dataset), SHEET)))
     except ValueError as error:
         return Missing(f"There are no views to show: {error}.")
-    config = run.config.augment
-    views = SimCLRAugment(config, views=2, seed=run.config.seed)(chosen.images, chosen.ids, 0)
+    config, plan = run.config.augment, METHODS[run.config.method].plan(run.config)
+    made = plan.augmenter(run.config.seed, channels_last=False)(chosen.images, chosen.ids, 0)
+    views = [view for group in ([made] if isinstance(made, Tensor) else made) for view in group]  # groups by size
+    shown = tuple(to_bytes(view, own.mean, own.std) for view, own in zip(views[:VIEWS], plan.each, strict=False))
     centre = evaluation_params(image_sizes(chosen.images), config.size)
-    original = SimCLRAugment(config, views=1).apply(chosen.images, centre)
-    shown = [to_bytes(view, config.mean, config.std) for view in (*original, *views)]
-    return Sheet(shown[0], (shown[1], shown[2]), chosen.names)
+    (original,) = SimCLRAugment(config, views=1).apply(chosen.images, centre)
+    return Sheet(to_bytes(original, config.mean, config.std), shown, len(views), chosen.names)
 
 
 def make_sample(run: Run, data: Splits, features: Features | None) -> Sample | Missing:

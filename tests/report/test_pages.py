@@ -21,9 +21,13 @@ from fastclr.cli import main
 from fastclr.data import load_splits
 from fastclr.evaluate import lbfgs_probe
 from fastclr.report import Missing, write_comparison, write_report
-from fastclr.training.build import load_data
+from fastclr.report.blocks import Table
+from fastclr.report.feature_sections import sheet_section
+from fastclr.report.material import Sheet, make_sheet
+from fastclr.training.build import build, load_data
 from fastclr.training.evaluation import run_features
 from fastclr.training.loop import pretrain_in
+from fastclr.training.method_presets import with_method
 from fastclr.training.results import score_rows
 from fastclr.training.run import Run
 
@@ -109,6 +113,30 @@ def test_the_sheet_shows_the_views_of_the_first_epoch(finished: Path) -> None:
             assert np.abs(pixels(picture) - shown).max() <= 1.01
     for picture, image in zip(first, chosen.images, strict=True):
         assert np.abs(pixels(picture).astype(int) - image.numpy()).max() <= 1  # 32 px: not even cropped
+
+
+@pytest.mark.parametrize(("method", "count"), [("byol", 2), ("dino", 10), ("jigsaw", 1)])
+def test_the_sheet_shows_the_views_that_the_method_trains_on(
+    method: str, count: int, tmp_path: Path, pictures: Path
+) -> None:
+    augment = dataclasses.replace(TINY.augment, size=48, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    config = with_method(dataclasses.replace(TINY, data=str(pictures), augment=augment), method)
+    training = build(config)
+    dataset = training.data.train
+    sheet = make_sheet(Run(tmp_path / method, config), dataset)
+    assert isinstance(sheet, Sheet)
+    chosen = dataset.select(torch.tensor([dataset.names.index(name) for name in sheet.names]))
+    made = training.augment(chosen.images, chosen.ids, 0)
+    views = [view for group in (made if isinstance(made, tuple) else (made,)) for view in group]
+    assert len(views) == sheet.count == count and len(sheet.views) == min(count, 4)
+    for shown, view in zip(sheet.views, views, strict=False):
+        expected = view.permute(0, 2, 3, 1) * torch.tensor(augment.std) + torch.tensor(augment.mean)
+        assert shown.shape == expected.shape
+        assert (shown - 255 * expected.clamp(0, 1)).abs().max() <= 0.51
+    table = sheet_section(sheet)
+    assert isinstance(table, Table)
+    assert [row[0] for row in table.rows] == ["image", *(f"view {number + 1}" for number in range(min(count, 4)))]
+    assert ("the first 4 of their 10 views" in table.caption) == (method == "dino")
 
 
 def test_neighbours_equal_scikit_learn(finished: Path) -> None:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 from fastclr.parallel import World
 
+PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
 
 def synchronise_batch_norm(model: nn.Module, world: World, group_size: int | None = None) -> nn.Module:
     """Return ``model`` with batch norm statistics shared by all processes, or by groups of ``group_size``.
@@ -25,10 +27,9 @@ def synchronise_batch_norm(model: nn.Module, world: World, group_size: int | Non
     """
     if world.group is None:
         return model
+    check_sync(model, world, group_size)
     group: Any = world.group
     if group_size is not None:
-        if world.size % group_size:
-            raise ValueError(f"sync_bn_group must divide the {world.size} processes, got {group_size}")
         ranks = range(world.size)
         groups = [distributed.new_group(list(ranks[i : i + group_size])) for i in range(0, world.size, group_size)]
         group = groups[world.rank // group_size]
@@ -41,14 +42,23 @@ def synchronise_batch_norm(model: nn.Module, world: World, group_size: int | Non
     return model
 
 
+def check_sync(model: nn.Module, world: World, group_size: int | None = None) -> None:
+    """Raise the ValueError of `synchronise_batch_norm`, if there will be one."""
+    if world.group is None:
+        return
+    if group_size is not None and world.size % group_size:
+        raise ValueError(f"sync_bn_group must divide the {world.size} processes, got {group_size}")
+    for module in model.modules() if world.device.type != "cuda" else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) not in PLAIN:
+            raise ValueError(
+                f"sync_bn on a CPU needs plain batch norms, got {type(module).__name__}: use a GPU or sync_bn=False"
+            )
+
+
 def _convert_for_cpu(module: nn.Module, group: Any) -> None:
     for name, child in module.named_children():
-        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        if type(child) in PLAIN:
             setattr(module, name, CpuSyncBatchNorm(child, group))
-        elif isinstance(child, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(
-                f"sync_bn on a CPU needs plain batch norms, got {type(child).__name__}: use a GPU or sync_bn=False"
-            )
         else:
             _convert_for_cpu(child, group)
 

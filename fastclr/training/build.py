@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import time
+import warnings
 from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,9 +23,11 @@ from fastclr.device import resolve_device, set_deterministic, uses_bf16
 from fastclr.evaluate import OnlineProbe
 from fastclr.methods import METHODS, Facts, Method
 from fastclr.methods.encoders import feature_dim
+from fastclr.methods.heads import projected_width
+from fastclr.methods.image_text import ImageText
 from fastclr.methods.model import build_model
 from fastclr.methods.own_encoder import is_given
-from fastclr.methods.sync_bn import synchronise_batch_norm
+from fastclr.methods.sync_bn import check_sync, synchronise_batch_norm
 from fastclr.methods.tokenizers import Tokenizer
 from fastclr.parallel import World
 from fastclr.training.config import PretrainConfig
@@ -182,14 +185,11 @@ def build(
     )
     torch.manual_seed(config.seed)
     labelled = int((data.train.labels >= 0).sum())
-    facts = Facts(
+    facts = dataclasses.replace(
+        likely_facts(config, world),
         images=len(data.train),
         labelled=labelled,
         classes=len(data.train.classes),
-        world_size=world.size,
-        batch_size=config.batch_size,
-        optimizer=config.optimizer,
-        lr=peak_lr(config),
         ids=data.train.ids,
         vocabulary=None if tokenizer is None else tokenizer.vocabulary,
     )
@@ -220,15 +220,51 @@ def build(
     )
 
 
-def check_model(config: PretrainConfig) -> None:
+def likely_facts(config: PretrainConfig, world: World) -> Facts:
+    """Return what is known of a run before its images are read: as many as a step takes, all of them with labels."""
+    count = config.batch_size
+    return Facts(
+        images=count,
+        labelled=count,
+        classes=2,
+        world_size=world.size,
+        batch_size=count,
+        optimizer=config.optimizer,
+        lr=peak_lr(config),
+    )
+
+
+def check_model(config: PretrainConfig, world: World, make: MakeMethod | None = None) -> None:
     """Build the networks, so that what is wrong with them is said before images are read; draws no random number.
 
+    Args:
+        config: the run.
+        world: the processes that share it.
+        make: makes the method in place of the one that `config` names, from images that must be read: without it.
+
     Raises:
-        ValueError: they cannot be built.
+        ValueError: the batch cannot be shared, or the networks cannot be built or do not suit it.
     """
+    world.share(config.batch_size)
+    kind = METHODS[config.method]
+
+    def trial(config: PretrainConfig) -> nn.Module:
+        facts = likely_facts(config, world)
+        if make is None and not issubclass(kind, ImageText):
+            return kind.build(config, facts)
+        model = build_model(config)
+        if make is None and issubclass(kind, ImageText):  # its text tower waits for the captions
+            kind.check(config, facts)
+            projected_width(model.head, kind.title)
+        return model
+
     with torch.random.fork_rng(devices=[]):
-        METHODS[config.method].prepare(config)
-        built(build_model, config, "the configuration")
+        kind.prepare(config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the method itself will warn
+            method = built(trial, config, "the configuration")
+    if config.sync_bn:
+        check_sync(method, world, config.sync_bn_group)
 
 
 def wrap(method: Method, config: PretrainConfig, world: World) -> nn.Module:

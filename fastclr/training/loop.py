@@ -120,7 +120,7 @@ def train_in(
             find_start(config, world, run)
         if world.is_main:  # now: timm takes two seconds to import
             run.say(f"{METHODS[config.method].title}: building {config.encoder}")
-        check_model(config)  # all that is cheap to check comes before the images
+        check_model(config, world, make)  # all that is cheap to check comes before the images
         if world.is_main:  # to list a million files takes a minute
             run.say(f"reading the images of {config.data}")
         tokenizer = run.load_tokenizer() if resume and run.has_tokenizer else None

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-import fastclr
+import fastclr.training.build
+from fastclr.augment import AugmentConfig
 from fastclr.cli import main
-from fastclr.methods import METHODS
+from fastclr.methods import METHODS, BLIPOptions, MoCoOptions, SupervisedOptions
 from fastclr.methods.encoders import build_encoder
 from fastclr.methods.model import build_model
 from fastclr.methods.start import start
-from fastclr.training.build import build
+from fastclr.parallel import World
+from fastclr.training.build import build, check_model
 from fastclr.training.config import PretrainConfig
 from fastclr.training.loop import pretrain_in
+from fastclr.training.method_presets import with_method
 from fastclr.training.run import Run
 from fastclr.transfer.model_card import model_card
 
@@ -126,6 +130,68 @@ def test_what_is_wrong_is_said_before_any_image_is_read(tiny: PretrainConfig, we
     for options in bad:
         with pytest.raises(ValueError, match="must be"):
             dataclasses.replace(tiny, **options)  # type: ignore[arg-type]
+
+
+WRONG: list[tuple[str, dict[str, object], str]] = [
+    ("moco-v2", {"batch_size": 100}, "queue must be a multiple of the 100 keys of a step"),
+    ("moco-v2", {"options": MoCoOptions(queue=64, bn_splits=3)}, "bn_splits must divide the 32 images"),
+    ("byol", {"head": "none"}, "BYOL needs a projection head"),
+    ("jigsaw", {"augment": AugmentConfig.cifar(8)}, "needs views of at least 12 px, for cells of 4 px, got 8"),
+    ("blip-itc", {"options": BLIPOptions(queue=100)}, "queue must be a multiple of the 32 keys of a step"),
+    ("clip", {"head": "none"}, "CLIP needs a projection head"),
+    ("supervised", {"options": SupervisedOptions(layer=3)}, "from_layer must be from 0"),
+]
+
+
+@pytest.mark.parametrize(("method", "options", "message"), WRONG)
+def test_what_does_not_suit_the_method_is_said_before_any_image_is_read(
+    method: str,
+    options: dict[str, object],
+    message: str,
+    tiny: PretrainConfig,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read(*arguments: object, **options: object) -> None:
+        raise AssertionError("the images were read")
+
+    monkeypatch.setattr(fastclr.training.build, "load_splits", read)
+    config = with_method(dataclasses.replace(tiny, data=str(pictures)), method, **options)
+    with pytest.raises(ValueError, match=message):
+        pretrain_in(tmp_path / "run", config, progress=False)
+    assert not (tmp_path / "run").exists()
+    right = with_method(dataclasses.replace(tiny, data=str(pictures), batch_size=32), method, head="mlp")
+    with pytest.raises(AssertionError, match="the images were read"):
+        pretrain_in(tmp_path / "run", right, progress=False)
+
+
+def test_what_does_not_suit_the_processes_is_said_before_any_image_is_read(tiny: PretrainConfig) -> None:
+    group: Any = object()
+    world = World(0, 4, torch.device("cpu"), group)
+    moco = with_method(tiny, "moco-v2", options=MoCoOptions(queue=64, bn_splits=16))
+    for config, message in (
+        (dataclasses.replace(tiny, batch_size=30), "batch_size .* got 30 for 4 processes"),
+        (dataclasses.replace(tiny, sync_bn_group=3), "sync_bn_group must divide the 4 processes, got 3"),
+        (dataclasses.replace(tiny, width=1.0, encoder="efficientnet_b0"), "plain batch norms, got BatchNormAct2d"),
+        (moco, "bn_splits must divide the 8 images"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_model(config, world)
+    check_model(dataclasses.replace(tiny, sync_bn_group=2), world)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_trial_draws_no_number_and_warns_of_nothing(method: str, tiny: PretrainConfig) -> None:
+    if METHODS[method].uses_texts:
+        pytest.importorskip("tokenizers")
+        pytest.importorskip("transformers")
+    before = torch.get_rng_state()
+    config = with_method(dataclasses.replace(tiny, width=0.125), method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_model(dataclasses.replace(config, batch_size=64), World(0, 1, torch.device("cpu"), None))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def hub(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:

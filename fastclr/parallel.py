@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # the shape the ranks of a group last agreed on, for groups that can only communicate through a device
 _agreed: WeakKeyDictionary[ProcessGroup, list[int]] = WeakKeyDictionary()
+# groups of gloo beside those that can only communicate through a device
+_beside: WeakKeyDictionary[ProcessGroup, ProcessGroup] = WeakKeyDictionary()
 _opened = count()  # the worlds of this process
 
 
@@ -113,12 +115,14 @@ class World:
         size: number of processes.
         device: the device this process computes on.
         group: the group of all processes, None for a single process.
+        cpu_group: the same processes, for tensors on the CPU; None where `group` takes these too.
     """
 
     rank: int
     size: int
     device: torch.device
     group: ProcessGroup | None
+    cpu_group: ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -141,9 +145,13 @@ class World:
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of ``values`` over all processes."""
         values = values.clone()
-        if self.group is not None:
-            distributed.all_reduce(values, group=self.group)
+        if (group := self.group_for(values)) is not None:
+            distributed.all_reduce(values, group=group)
         return values
+
+    def group_for(self, values: Tensor) -> ProcessGroup | None:
+        """Return the group that exchanges tensors where `values` are, None for a single process."""
+        return self.cpu_group if self.cpu_group is not None and values.device.type == "cpu" else self.group
 
     def part(self, count: int) -> Tensor:
         """Return this process's share of the rows ``0 .. count - 1``: every ``size``-th, int64."""
@@ -152,19 +160,19 @@ class World:
 
     def join(self, rows: Tensor, count: int) -> Tensor:
         """Merge what the processes computed for their `part` of ``count`` rows, in row order, on every process."""
-        if self.group is None:
+        if (group := self.group_for(rows)) is None:
             return rows
         share = -(-count // self.size)
         padded = torch.cat([rows, rows.new_zeros(share - len(rows), *rows.shape[1:])])
-        joined = gather_rows(padded, self.group).view(self.size, share, *rows.shape[1:]).transpose(0, 1)
+        joined = gather_rows(padded, group).view(self.size, share, *rows.shape[1:]).transpose(0, 1)
         return joined.reshape(self.size * share, *rows.shape[1:])[:count]
 
     def any(self, value: int) -> int:
         """Return the largest ``value`` over all processes, without synchronising with a GPU."""
-        if self.group is None:
-            return value
         message = torch.tensor(value)
-        distributed.all_reduce(message, op=distributed.ReduceOp.MAX, group=self.group)
+        if (group := self.group_for(message)) is None:
+            return value
+        distributed.all_reduce(message, op=distributed.ReduceOp.MAX, group=group)
         return int(message)
 
     def barrier(self) -> None:
@@ -195,18 +203,33 @@ def job_store() -> Store:
     return store
 
 
+def group_beside(group: ProcessGroup) -> ProcessGroup | None:
+    """Return a group of gloo with all processes, if `group`, the default one, takes no tensors on the CPU.
+
+    All processes must call this function. A group has one such beside it, however often it is asked for.
+    """
+    if "cpu:" in distributed.get_backend_config(group):
+        return None
+    if group not in _beside:
+        made: Any = distributed.new_group(backend="gloo", timeout=TIMEOUT)
+        _beside[group] = made
+    return _beside[group]
+
+
 @contextmanager
 def open_world(device: str) -> Iterator[World]:
     """Join the processes that torchrun started, or run as a single one.
 
     With CUDA each process takes the GPU of its local rank, and the group has both NCCL and gloo, so that the ranks can
-    exchange small values without waiting for their GPUs. A group that the caller initialised is used as is.
+    exchange small values without waiting for their GPUs. A group that the caller initialised is used as is, with one of
+    gloo beside it if it has NCCL alone; without torchrun, the GPU is then the one of `device`, or torch's current one.
 
     Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; no number with several processes.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; no number with several processes of torchrun.
 
     Raises:
-        ValueError: the device does not exist, or several processes were given one numbered GPU.
+        ValueError: the device does not exist, several processes were given one numbered GPU, or the group that the
+            caller initialised takes no tensors on the device.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     ours = not distributed.is_initialized()
@@ -217,10 +240,11 @@ def open_world(device: str) -> Iterator[World]:
     if chosen.type == "mps" and size > 1:
         raise ValueError(f"device mps is for one process, got {size}: its tensors cannot be exchanged")
     if chosen.type == "cuda":
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        if chosen.index is not None and size > 1:
+        local = os.environ.get("LOCAL_RANK")
+        if chosen.index is not None and size > 1 and (ours or local is not None):
             raise ValueError(f"device must be cuda without a number for {size} processes, got {device!r}")
-        chosen = resolve_device(f"cuda:{local}")
+        if chosen.index is None:
+            chosen = resolve_device(f"cuda:{torch.cuda.current_device() if local is None else int(local)}")
         torch.cuda.set_device(chosen)
     if ours:
         from torch._C._distributed_c10d import PrefixStore
@@ -233,8 +257,13 @@ def open_world(device: str) -> Iterator[World]:
         )
     size = distributed.get_world_size()
     group = distributed.group.WORLD if size > 1 else None
+    if group is not None and f"{chosen.type}:" not in (backends := distributed.get_backend_config(group)):
+        raise ValueError(
+            f"the process group must have a backend for {chosen.type}, the device of the run, got {backends}: "
+            'initialise it with init_process_group("cpu:gloo,cuda:nccl"), or pass another device'
+        )
     # after an error the group stays open: closing it would wait for ranks that wait for this one. The process exits and
     # torchrun stops the others.
-    yield World(distributed.get_rank(), size, chosen, group)
+    yield World(distributed.get_rank(), size, chosen, group, None if group is None else group_beside(group))
     if ours:
         distributed.destroy_process_group()

@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 import torch
 from forked import on_ranks, run
+from reopen_ranks import meet_without_a_cpu_backend
+from torch import distributed
 from train_ranks import train
 
+import fastclr.parallel
 from fastclr.cli import main
 from fastclr.training.run import Run
 
@@ -140,6 +143,44 @@ def test_processes_with_other_images_are_refused(pictures: Path, tmp_path: Path)
     result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode != 0 and not folder.exists()
     assert "the processes do not have the same images: this one has 128 of" in result.stderr
+
+
+def test_a_group_for_gpus_alone_gets_one_for_the_cpu_beside_it() -> None:
+    for rank, found in enumerate(on_ranks(2, meet_without_a_cpu_backend)):
+        assert "must have a backend for cpu, the device of the run, got cuda:gloo" in found["refused"]
+        assert found["any"] == 11 and int(found["sum"]) == 3 and found["joined"].tolist() == [0, 1, 2, 3, 4]
+        assert found["agreed"] == (True, False) and found["one group"]
+        assert found["device"] == f"cuda:{rank}"
+
+
+@pytest.mark.parametrize(
+    ("device", "local", "expected"), [("cuda:1", None, 1), ("cuda:1", "0", 1), ("cuda", "2", 2), ("cuda", None, 3)]
+)
+def test_in_a_group_of_the_caller_the_gpu_is_the_one_that_is_named(
+    device: str, local: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without torchrun, as with mp.spawn, no environment says which GPU a process takes."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(fastclr.parallel, "resolve_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    for name, value in (("LOCAL_RANK", local), ("WORLD_SIZE", None)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with fastclr.parallel.open_world(device) as world:
+            assert world.device == torch.device("cuda", expected) and chosen == [world.device]
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        if device == "cuda:1" and local is None:
+            with fastclr.parallel.open_world(device) as world:
+                assert world.device == torch.device("cuda", 1)
+        elif device == "cuda:1":
+            with pytest.raises(ValueError, match="without a number for 2"), fastclr.parallel.open_world(device):
+                pass
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_ranks_meet_again_however_often_they_part() -> None:

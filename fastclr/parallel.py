@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from fastclr.device import resolve_device
 
@@ -166,6 +166,14 @@ class World:
         padded = torch.cat([rows, rows.new_zeros(share - len(rows), *rows.shape[1:])])
         joined = gather_rows(padded, group).view(self.size, share, *rows.shape[1:]).transpose(0, 1)
         return joined.reshape(self.size * share, *rows.shape[1:])[:count]
+
+    @torch.no_grad()
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give all processes the buffers that a module has on the first one."""
+        for buffer in module.buffers() if self.group is not None else ():
+            values = buffer.contiguous()
+            distributed.broadcast(values, 0, group=self.group_for(values))
+            buffer.copy_(values)
 
     def any(self, value: int) -> int:
         """Return the largest ``value`` over all processes, without synchronising with a GPU."""

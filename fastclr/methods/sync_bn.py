@@ -10,9 +10,15 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+from fastclr.methods.options import ModelOptions
 from fastclr.parallel import World
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def has_own_statistics(config: ModelOptions) -> bool:
+    """Tell whether each process, or group of them, has its own statistics of batch norm, until the next forward."""
+    return not config.sync_bn or config.sync_bn_group is not None
 
 
 def synchronise_batch_norm(model: nn.Module, world: World, group_size: int | None = None) -> nn.Module:

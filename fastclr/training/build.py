@@ -27,7 +27,7 @@ from fastclr.methods.heads import projected_width
 from fastclr.methods.image_text import ImageText
 from fastclr.methods.model import build_model
 from fastclr.methods.own_encoder import is_given
-from fastclr.methods.sync_bn import check_sync, synchronise_batch_norm
+from fastclr.methods.sync_bn import check_sync, has_own_statistics, synchronise_batch_norm
 from fastclr.methods.tokenizers import Tokenizer
 from fastclr.parallel import World
 from fastclr.training.config import PretrainConfig
@@ -277,7 +277,7 @@ def wrap(method: Method, config: PretrainConfig, world: World) -> nn.Module:
     # them once, but a cached step would not reduce them with the networks' gradients, and the ranks would drift apart
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(method, method.names_apart())
     options: dict[str, Any] = {"gradient_as_bucket_view": True}
-    if config.sync_bn and config.sync_bn_group is None:  # equal statistics on all ranks need no broadcast
+    if not has_own_statistics(config):  # equal statistics on all ranks need no broadcast
         renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # in torch 2.14
         options["forward_sync_buffers" if renamed else "broadcast_buffers"] = False
     return DistributedDataParallel(method, **options)

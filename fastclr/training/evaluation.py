@@ -7,6 +7,7 @@ from torch import nn
 from fastclr.data import Splits
 from fastclr.device import resolve_device, uses_bf16
 from fastclr.evaluate import Features, knn_accuracy, labelled_features
+from fastclr.methods.sync_bn import has_own_statistics
 from fastclr.parallel import World
 from fastclr.training.build import Training
 from fastclr.training.config import PretrainConfig
@@ -50,9 +51,15 @@ def evaluate_start(training: Training, run: Run) -> None:
 
 
 def knn_scores(training: Training) -> tuple[Features, dict[str, float]]:
-    """Return the features of all labelled images, and their kNN accuracy under its name in the log."""
-    config = training.config
-    features = run_features(training.method.encoder, training.data, config, training.world)
+    """Return the features of all labelled images, and their kNN accuracy under its name in the log.
+
+    They are those of the first process's encoder, which is stored. Where the statistics of batch norm differ between
+    the processes, the others take its buffers, as they do before every step.
+    """
+    config, encoder = training.config, training.method.encoder
+    if has_own_statistics(config):
+        training.world.share_buffers(encoder)
+    features = run_features(encoder, training.data, config, training.world)
     k = min(config.knn_k, len(features.train))
     return features, {KNN: knn_accuracy(features, k=k, temperature=config.knn_temperature)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -15,11 +16,14 @@ import pytest
 import torch
 from forked import on_ranks, run
 from reopen_ranks import meet_without_a_cpu_backend
+from tiny_run import TINY
 from torch import distributed
-from train_ranks import train
+from train_ranks import APART, evaluate_between, train
 
 import fastclr.parallel
 from fastclr.cli import main
+from fastclr.training.build import build
+from fastclr.training.evaluation import run_features
 from fastclr.training.run import Run
 
 # two busy threads of one process on two cores wait for those of the others
@@ -48,6 +52,22 @@ def test_ranks_end_where_one_process_ends(optimizer: str, pictures: Path) -> Non
         share = 32 // size
         shares = torch.stack([found["ids"].view(20, share) for found in ranks], dim=1)
         assert torch.equal(shares.reshape(-1), one["ids"])
+
+
+def test_a_score_is_that_of_one_encoder_and_changes_no_training(pictures: Path) -> None:
+    """Ranks with statistics of their own score the encoder of the first, as a process alone does; training goes on."""
+    first, second = on_ranks(2, evaluate_between, str(pictures))
+    config = dataclasses.replace(TINY, data=str(pictures))
+    training = build(config)
+    for case in APART:
+        states = first[case]["encoder"], second[case]["encoder"]
+        assert not torch.equal(*(state["bn1.running_mean"] for state in states))
+        training.method.encoder.load_state_dict(states[0])
+        expected = run_features(training.method.encoder, training.data, config).test
+        for rank in (first, second):
+            torch.testing.assert_close(rank[case]["features"], expected, rtol=1e-5, atol=1e-6)
+            for name, value in rank[case]["evaluated False"].items():
+                assert torch.equal(rank[case]["evaluated True"][name], value), name
 
 
 def pretrain(folder: Path, pictures: Path, *options: str) -> list[str]:

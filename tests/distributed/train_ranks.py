@@ -13,7 +13,7 @@ from fastclr.methods import SimCLROptions
 from fastclr.methods.model import build_model
 from fastclr.parallel import open_world
 from fastclr.training.build import build
-from fastclr.training.evaluation import run_features
+from fastclr.training.evaluation import knn_scores, run_features
 from fastclr.training.step import train_step
 
 
@@ -49,3 +49,32 @@ def train(images: str, optimizer: str, steps: int) -> dict[str, Any]:
         found = {"state": training.method.state_dict(), "ids": torch.cat(seen), "totals": totals}
         features = run_features(training.method.float().encoder, training.data, config, world)
         return {**found, **vars(features)}
+
+
+# each rank has its own statistics of batch norm
+APART: dict[str, dict[str, Any]] = {
+    "alone": {"sync_bn": False},
+    "groups": {"sync_bn_group": 1},
+    "micro-batches": {"sync_bn": False, "micro_batch": 4},
+}
+
+
+def evaluate_between(images: str) -> dict[str, Any]:
+    """Take two steps and one more, with an evaluation between them or without; return what was there and came out."""
+    found: dict[str, Any] = {}
+    for case, changes in APART.items():
+        config = dataclasses.replace(TINY, data=images, **changes)
+        for evaluated in (True, False):
+            with open_world("cpu") as world:
+                training = build(config, world)
+                training.method.train()
+                batches = iter(training.loader.epoch(0))
+                train_step(training, next(batches))
+                train_step(training, next(batches))
+                encoder = {name: value.clone() for name, value in training.method.encoder.state_dict().items()}
+                if evaluated:
+                    found[case] = {"encoder": encoder, "features": knn_scores(training)[0].test}
+                train_step(training, next(batches))
+                training.loader.close()
+                found[case][f"evaluated {evaluated}"] = training.method.state_dict()
+    return found

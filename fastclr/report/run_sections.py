@@ -47,6 +47,7 @@ CAPTIONS = {
     RANK: "Effective rank of a few hundred embeddings: in how many directions they vary.",
 }
 WORDS = {STD: "embedding std", RANK: "embedding rank", ONLINE: "online probe"}  # as titles
+RATE_CAPTION = "Of the first parameter group that has the whole rate."
 KNN_CAPTION = "Test images classified by their nearest training images."
 ABSENT = "\N{EM DASH}"  # for an option that only the other method has
 
@@ -127,7 +128,7 @@ def training_charts(materials: Sequence[Material], names: Sequence[str], axis: s
         line_chart("Loss", lines(LOSS), axis, f"{method_titles(materials)}; mean over the steps of each record."),
         *accuracies,
         *(method_chart(name, lines(name), axis) for name in others),
-        line_chart("Learning rate", lines(RATE), axis, "Of the first parameter group.", from_zero=True),
+        line_chart("Learning rate", lines(RATE), axis, RATE_CAPTION, from_zero=True),
         line_chart("Throughput", lines(SPEED), axis, "Images per second during training.", from_zero=True),
     ]
     return Charts(charts)

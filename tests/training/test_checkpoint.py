@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import resource
 import signal
 from collections.abc import Callable
@@ -44,6 +45,8 @@ def test_the_last_line_is_the_sha256_of_all_before_it(tmp_path: Path) -> None:
     save_checkpoint(path, make(7))
     contents, _, line = path.read_bytes().rstrip(b"\n").rpartition(b"\n")
     assert line.decode() == f"fastclr checkpoint, format 0003, sha256 {hashlib.sha256(contents).hexdigest()}"
+    page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+    assert re.findall(r"^fastclr checkpoint, (format \d{4}), sha256", page, re.M) == ["format 0003"]
 
 
 @pytest.mark.parametrize("contents", [b"", b"not a checkpoint", b"PK\x03\x04 torn zip"])

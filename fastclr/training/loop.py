@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
@@ -131,7 +132,7 @@ def train_in(
         run = run.with_config(training.config)
         if world.is_main:
             if writer is None:
-                Run.create(folder, run.config)
+                begin(training, run, files)
                 writer = files.enter_context(run.checkpoint_writer())
             else:
                 run.save_config()  # the location of the images may have changed
@@ -141,7 +142,8 @@ def train_in(
             record_environment(run.folder)
             if training.data.held_out and training.data.test is not None and checkpoint is None:
                 run.record_held_out(training.data.test.names)
-            open_log(training, run, files)
+            if resume:
+                open_log(training, run, files)
         for line in training.method.started:
             say(training, run, line)
         say(training, run, describe(training))
@@ -166,6 +168,20 @@ def find_start(config: PretrainConfig, world: World, run: Run) -> None:
         world.barrier()
     for line in lines if world.is_main else ():
         run.say(line)
+
+
+def begin(training: Training, run: Run, files: ExitStack) -> None:
+    """Make the folder of a new run and open its log; if that fails, as without a login, the folder is left empty."""
+    Run.create(run.folder, run.config)
+    try:
+        open_log(training, run, files)
+    except BaseException:
+        for path in run.folder.iterdir():  # all of this run: the folder was free
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        raise
 
 
 def open_log(training: Training, run: Run, files: ExitStack) -> None:

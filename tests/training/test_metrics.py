@@ -168,6 +168,26 @@ def test_wandb_that_does_not_start_is_told(tmp_path: Path, monkeypatch: pytest.M
         open_hooks(tmp_path, PretrainConfig(wandb="project"), 0)
 
 
+def test_after_a_login_that_failed_the_same_command_trains(
+    tiny: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    config = dataclasses.replace(tiny, epochs=1, tensorboard=True, wandb="project")
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeWandb, "init", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("api_key not set")))
+        with pytest.raises(ValueError, match="did not start: api_key not set"):
+            pretrain_in(tmp_path / "run", config)
+    assert list((tmp_path / "run").iterdir()) == []
+    run = pretrain_in(tmp_path / "run", config).run
+    assert [call[0] for call in wandb.calls] == ["init", *["log"] * len(run.metrics.read()), "finish"]
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeWandb, "init", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("api_key not set")))
+        with pytest.raises(ValueError, match="did not start: api_key not set"):
+            pretrain_in(tmp_path / "run", config, resume=True)
+    assert run.latest_checkpoint() is not None  # nothing of a run that has begun is removed
+
+
 class FakeMlflow(ModuleType):
     """As much of mlflow as is used; keeps what its server would."""
 

@@ -66,7 +66,7 @@ class Walk:
         lost = False
         if not os.path.exists(target):
             reason = "it leads nowhere"
-        elif lies_in(target, self._top):
+        elif lies_in(target, self._top) and not self.is_hidden(target[len(self._top) :]):
             reason = "it leads to what is listed anyway"
         elif self.follow is None:
             reason, lost = "", True

@@ -115,6 +115,24 @@ def test_links_into_a_folder_are_followed(root: Path, tmp_path: Path) -> None:
             assert [i for batch in loader.epoch(0) for i in batch.ids.tolist()] == train.ids.tolist()
 
 
+@pytest.mark.parametrize("kept", [".git/annex/objects", ".dvc/cache"])
+def test_links_into_a_hidden_folder_of_the_source(kept: str, tmp_path: Path) -> None:
+    """Such a folder is not listed, so images behind links into it are lost or followed like all others."""
+    root = tmp_path / "set"
+    pictures(root / "cat", range(4))
+    pictures(root / kept, range(100, 106))
+    (root / "dog").mkdir()
+    for number in range(100, 106):
+        (root / "dog" / f"{number}.png").symlink_to(Path("..") / kept / f"{number}.png")
+    (root / "cat" / "again.png").symlink_to("000.png")
+    with pytest.raises(ValueError, match=r"6 of the 10 images .* behind 6 symbolic link\(s\) .*'dog/100\.png'"):
+        load_splits(root, cache="off")
+    train = load_splits(root, cache="off", holdout=0, follow_links=root).train
+    assert isinstance(train, ImageDataset)
+    assert train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, *range(100, 106)]  # type: ignore[index]
+    assert dict(train.skipped) == {"cat/again.png": "symbolic link, not followed: it leads to what is listed anyway"}
+
+
 def test_the_folder_must_exist(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"follow_links must be the folder into which links may lead, and .*nowhere"):
         load_splits(root, follow_links=tmp_path / "nowhere")

@@ -18,7 +18,7 @@ from fastclr.data.decoded_set import Splits
 from fastclr.files import is_own, locked
 from fastclr.sources.folder import is_hidden
 
-VERSION = 3  # of the stored data: changes to the decoder, the order or the layout need a new number
+VERSION = 4  # of the stored data: changes to the decoder, the order or the layout need a new number
 HASHED_WHOLE = 4 * 2**30  # archives of up to this many bytes are hashed whole
 EDGE = 64 * 2**20  # of larger ones, this many bytes at either end are hashed
 

@@ -21,8 +21,8 @@ from fastclr.data.given_items import LABEL_KEYS, Items, parts_of, read_items
 from fastclr.data.given_pixels import channels_last, whole_array
 from fastclr.data.make_sets import renumbered, unlabelled
 from fastclr.data.value_range import Scaling, evenly, scaling_of
+from fastclr.sources.bands import is_deep, load, raw_values
 from fastclr.sources.captions import NO_CAPTION, CaptionOptions, check_captioned
-from fastclr.sources.decode import is_deep, raw_values
 from fastclr.sources.entries import TEST_SPLITS, split_folders
 from fastclr.sources.reading import Raw, Reading, full_range
 
@@ -98,6 +98,7 @@ def scaling_of_given(source: Any, reading: Reading, title: str, captions: Captio
                     shaped = channels_last(array, isinstance(image, Tensor), title, reading.channels)
                     yield str(row), None if array.dtype == np.uint8 else Raw(shaped, full_range(array.dtype))
                 else:
+                    load(image)
                     yield str(row), raw_values(image) if is_deep(image) else None
             except Exception:  # it will be named as unreadable, or refused
                 continue

@@ -28,7 +28,8 @@ def whole_array(images: npt.NDArray[Any] | Tensor, options: DecodeOptions, title
     shape = (len(array), *first.shape[1:])
     if options.resize_shorter is not None and options.resize_shorter < min(shape[1:3]):
         raise ValueError(f"resize_shorter is for images to decode, and {title} holds {shape[1]} x {shape[2]} pixels")
-    if array.flags.c_contiguous and (first.shape, first.strides) == (array[:1].shape, array[:1].strides):
+    as_it_is = array.dtype == np.uint8 and array.flags.c_contiguous
+    if as_it_is and (first.shape, first.strides) == (array[:1].shape, array[:1].strides):
         return torch.from_numpy(array if array.flags.writeable else array.copy())
     check_memory(title, math.prod(shape), len(array), options.budget(), options)
     pixels = np.empty(shape, dtype=np.uint8)

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from fastclr.sources import deep, jpeg
+from fastclr.sources.bands import is_deep, load, raw_values
 from fastclr.sources.byte_ranges import HEAD_BYTES, Storage
 from fastclr.sources.packages import needed
 from fastclr.sources.reading import AS_RGB, Pixels, Raw, Reading, Values, check_channels, fit_channels, to_bytes
@@ -111,8 +112,8 @@ def decode_image(data: bytes | Path, resize_shorter: int | None = None, reading:
     """Decode an image to uint8 ``[H, W, C]``, RGB unless `reading` says otherwise.
 
     The EXIF orientation is applied. Grey, palette, CMYK and bilevel images are converted, deeper ones are scaled by the
-    range of `reading`, 16-bit grey by 255 / 65535 without one, and an alpha channel is dropped. Of an animation, the
-    first frame is taken.
+    range of `reading`, 16-bit grey without a sign by 255 / 65535 without one, and an alpha channel is dropped.
+    Of an animation, the first frame is taken.
 
     Args:
         data: the encoded file, or its path.
@@ -135,7 +136,7 @@ def decode_image(data: bytes | Path, resize_shorter: int | None = None, reading:
         if (height, width) != image.size[::-1]:
             # decodes a JPEG at 1/2, 1/4 or 1/8 where that is still at least the size asked for
             image.draft(image.mode, (width, height))
-        image.load()
+        load(image)
         orientation = image.getexif().get(ORIENTATION, 1)  # after loading, because Pillow rotates a TIFF itself
         return np.ascontiguousarray(upright(to_pixels(image, (width, height), reading), orientation))
 
@@ -143,7 +144,7 @@ def decode_image(data: bytes | Path, resize_shorter: int | None = None, reading:
 def pixels_of(image: Image, resize_shorter: int | None = None, reading: Reading = AS_RGB) -> Pixels:
     """Return an image of Pillow's as :func:`decode_image` does, but as it is: no orientation is applied."""
     height, width = resized(image.height, image.width, resize_shorter)
-    image.load()
+    load(image)
     return to_pixels(image, (width, height), reading)
 
 
@@ -151,6 +152,8 @@ def to_pixels(image: Image, size: tuple[int, int], reading: Reading) -> Pixels:
     """Return the pixels of a loaded image in a size; RGB and grey are converted in strips, without a second copy."""
     if reading.pages == "channels" and getattr(image, "n_frames", 1) > 1:
         return reduced(pages_of(image, reading), min(size))
+    if image.mode == "RGB" and "maxval" in image.info and reading.range is not None:
+        raise ValueError("of a PPM with colours of 16 bits Pillow keeps 8, so no range applies: store TIFF or .npy")
     if is_deep(image) or reading.channels not in (1, 3):
         values = fit_channels(to_bytes(raw_values(image), reading.range), reading.channels)
         return reduced(values, min(size))
@@ -165,22 +168,6 @@ def to_pixels(image: Image, size: tuple[int, int], reading: Reading) -> Pixels:
     return pixels
 
 
-def is_deep(image: Image) -> bool:
-    """Return whether an image that was opened has values of more than 8 bits."""
-    return image.mode == "F" or image.mode.startswith("I")
-
-
-def raw_values(image: Image) -> Raw:
-    """Return the values of a loaded image, each of its bands a channel; a palette is looked up."""
-    if is_deep(image):
-        # Pillow would clip 16-bit values at 255
-        return Raw(np.asarray(image)[..., None], None if image.mode == "F" else (0.0, 65535.0))
-    bands = np.asarray(image.convert("RGB") if image.mode in ("P", "PA") else image, dtype=np.uint8)
-    if image.mode == "1":
-        bands = bands * np.uint8(255)
-    return Raw(bands.reshape(image.height, image.width, -1), (0.0, 255.0))
-
-
 def pages_of(image: Image, reading: Reading) -> Pixels:
     """Return the pages of a file as the channels of one image.
 
@@ -192,7 +179,7 @@ def pages_of(image: Image, reading: Reading) -> Pixels:
     pages: list[Values] = []
     for number in range(count):
         image.seek(number)
-        image.load()
+        load(image)
         page = raw_values(image)
         if page.values.shape[2] != 1:
             raise ValueError(f"page {number} has {page.values.shape[2]} bands, and pages are channels: it must be grey")
@@ -213,7 +200,7 @@ def deep_values(data: bytes, reading: Reading) -> Raw | None:
         with pillow().open(io.BytesIO(data), formats=FORMATS) as image:
             if not is_deep(image):
                 return None
-            image.load()
+            load(image)
             raw = raw_values(image)
     return None if raw.values.dtype == np.uint8 else raw
 

@@ -158,6 +158,8 @@ def test_what_a_program_holds() -> None:
         load_splits(values.astype(np.uint8), channels=4)
     small = load_splits(values.astype(np.uint8), channels=6)
     assert np.array_equal(small.train.images.numpy(), values.astype(np.uint8))
+    signed = np.random.default_rng(2).integers(-100, 100, (20, 9, 8, 3)).astype(np.int8)  # laid out as bytes are
+    assert np.array_equal(load_splits(signed, range=(-100, 100)).train.images.numpy(), scaled(signed, -100, 100))
 
 
 def test_options_are_checked() -> None:

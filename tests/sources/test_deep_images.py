@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastclr.sources.decode import decode_image, decoding_bytes, examine, image_names, image_size
+from fastclr.sources.decode import (
+    decode_image,
+    decoding_bytes,
+    deep_values,
+    examine,
+    image_names,
+    image_size,
+    pixels_of,
+)
 from fastclr.sources.reading import Raw, Reading, to_bytes
 
 RANDOM = np.random.default_rng(3)
@@ -102,6 +110,37 @@ def test_floats_and_odd_types() -> None:
             decode_image(npy(wrong))
 
 
+@pytest.mark.parametrize("kind", ["int16", "int32", "uint32"])
+def test_integers_of_tiff_without_a_known_range(kind: str) -> None:
+    """Without a range they are refused as those of arrays are, neither white nor black; with one they are read."""
+    tifffile = pytest.importorskip("tifffile")
+    low, high = (0, 2**32 - 1) if kind == "uint32" else (-30000, 30000)
+    values = RANDOM.integers(low, high, (9, 11)).astype(kind)
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values)
+    with pytest.raises(ValueError, match="have no known range: say --range LO HI, auto or file"):
+        decode_image(buffer.getvalue())
+    found = decode_image(buffer.getvalue(), None, Reading(1, (low, high)))
+    assert np.array_equal(found[..., 0], scaled(values, low, high))
+    with pytest.raises(ValueError, match="have no known range"):  # an image of Pillow's own
+        pixels_of(Image.new("I", (3, 3), 70000))
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("highest", [300, 4095, 65535])
+def test_the_range_of_a_pgm_is_in_stored_values(highest: int, plain: bool) -> None:
+    """Pillow stretches them to 65535; without a range, the largest value that the file states becomes 255."""
+    values = RANDOM.integers(0, highest + 1, (13, 17)).astype(np.uint16)
+    head = f"{'P2' if plain else 'P5'}\n17 13\n{highest}\n".encode()
+    data = head + (" ".join(map(str, values.ravel())).encode() if plain else values.astype(">u2").tobytes())
+    for choice, ends in (((20, 200), (20, 200)), (None, (0, highest)), ("file", (values.min(), values.max()))):
+        assert np.array_equal(decode_image(data, None, Reading(1, choice))[..., 0], scaled(values, *ends))
+    raw = deep_values(data, Reading(1))
+    assert raw is not None and np.array_equal(raw.values[..., 0], values)
+    with Image.open(io.BytesIO(data)) as image:
+        assert np.array_equal(pixels_of(image, None, Reading(1, (20, 200)))[..., 0], scaled(values, 20, 200))
+
+
 def test_bands_of_arrays() -> None:
     """[H, W, C] and [C, H, W], in either memory order; what may be both is refused with what to say."""
     bands = RANDOM.integers(0, 256, (20, 30, 13), dtype=np.uint8)
@@ -185,7 +224,7 @@ def test_tiff_of_many_bands(options: dict[str, str]) -> None:
 
 
 def test_colours_of_16_bits() -> None:
-    """A range applies to those of TIFF; of a PNG Pillow keeps 8 bits, so it is refused."""
+    """A range applies to those of TIFF; of PNG and PPM Pillow keeps 8 bits, so they are refused."""
     tifffile = pytest.importorskip("tifffile")
     colours = RANDOM.integers(0, 4096, (6, 8, 3)).astype(np.uint16)
     buffer = io.BytesIO()
@@ -193,8 +232,11 @@ def test_colours_of_16_bits() -> None:
     assert np.array_equal(decode_image(buffer.getvalue(), None, Reading(3, (0, 4095))), scaled(colours, 0, 4095))
     png = bytearray(encoded(Image.new("RGB", (4, 4))))
     png[24] = 16
-    with pytest.raises(ValueError, match="Pillow keeps 8"):
-        decode_image(bytes(png), None, Reading(3, (0, 4095)))
+    ppm = b"P6\n8 6\n4095\n" + colours.astype(">u2").tobytes()
+    for data in (bytes(png), ppm):
+        with pytest.raises(ValueError, match="Pillow keeps 8"):
+            decode_image(data, None, Reading(3, (0, 4095)))
+    assert np.abs(decode_image(ppm).astype(int) - scaled(colours, 0, 4095)).max() <= 1
 
 
 def test_dicom_in_hounsfield_units() -> None:

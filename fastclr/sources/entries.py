@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ from fastclr.sources.folder import Files
 
 # names of a test split, in the order in which they are tried
 TEST_SPLITS = ("test", "val", "valid", "validation")
+LEFT_OUT = 0.1  # share of images that may lie in other folders beside a lone `train`
 OTHER_NAMES = {"training": "train", "testing": "test"}
 
 
@@ -70,13 +72,15 @@ def arrange(paths: Iterable[str]) -> dict[str, list[Entry]]:
         The entries of each split, sorted by name.
 
     Raises:
-        ValueError: two folders are one split, as ``train`` and ``Train`` are.
+        ValueError: two folders are one split, as ``train`` and ``Train`` are, or a folder ``train`` without one to test
+            on stands beside others that hold more than a tenth of the images, and so may be a class like them.
     """
     files = {path: path for path in sorted(paths)}
     while all("/" in name for name in files) and len({name.split("/")[0] for name in files}) == 1:
         files = {name.split("/", 1)[1]: path for name, path in files.items()}
     splits = {"train": files}
     if folders := split_folders({name.split("/")[0] for name in files if "/" in name}):
+        check_lone(folders, files)
         splits = {split: below(folders[split], files) for split in ("train", *TEST_SPLITS) if split in folders}
     groups = {split: label(found) for split, found in splits.items() if found}
     if len({entry.kind for entry in groups["train"]} - {None}) < 2:
@@ -99,6 +103,18 @@ def split_folders(folders: Collection[str]) -> dict[str, str]:
             found[split] = folder
     # a class may be called Train, but hardly another one Test
     return found if found.get("train") == "train" or {"train"} < set(found) else {}
+
+
+def check_lone(folders: Collection[str], files: Collection[str]) -> None:
+    """Raise a ValueError if `train` is the only split and folders beside it hold more than a tenth of the images."""
+    others = Counter(name.split("/")[0] for name in files if "/" in name and not name.startswith("train/"))
+    if set(folders) == {"train"} and others.total() > LEFT_OUT * len(files):
+        listed = ", ".join(f"{folder!a}" for folder in sorted(others)[:5]) + ", ..." * (len(others) > 5)
+        raise ValueError(
+            f"{others.total()} of {len(files)} images would be left out: a folder 'train' is the training split, there "
+            f"is none to test on ({', '.join(TEST_SPLITS)}), and {listed} lie beside it. If 'train' is a class, rename "
+            "it; if the others are classes to train on, move them into it; else give the folder 'train' itself"
+        )
 
 
 def below(folder: str, files: dict[str, str]) -> dict[str, str]:

@@ -43,6 +43,20 @@ def test_a_class_may_be_called_train() -> None:
     assert list(groups) == ["train"] and {entry.kind for entry in groups["train"]} == {"Train", "Bus", "Car"}
 
 
+def test_a_class_called_train_costs_no_other_class() -> None:
+    """Beside a lone folder `train`, a tenth of the images may lie elsewhere; more are an error."""
+    classes = [f"{kind}/{i}.png" for kind in ("airplane", "bus", "train") for i in range(4)]
+    message = r"8 of 12 images would be left out: .* 'airplane', 'bus' lie beside it\. If 'train' is a class, rename it"
+    for paths in (classes, [f"photos/{path}" for path in classes]):
+        with pytest.raises(ValueError, match=message):
+            arrange(paths)
+    assert len(arrange([*classes, "val/bus/1.png"])["train"]) == 4
+    many = [f"train/{kind}/{i}.png" for kind in "ab" for i in range(9)]
+    assert len(arrange([*many, "extra/1.png", "extra/2.png"])["train"]) == 18
+    with pytest.raises(ValueError, match=r"3 of 21 images would be left out: .* 'extra', 'more' lie beside it"):
+        arrange([*many, "extra/1.png", "extra/2.png", "more/1.png"])
+
+
 def test_two_folders_of_one_split_are_refused() -> None:
     with pytest.raises(ValueError, match=r"'Train' and 'train' are both the split train"):
         arrange(["Train/a/1.png", "train/a/1.png", "test/a/1.png"])

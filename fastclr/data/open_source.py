@@ -124,7 +124,9 @@ def open_images(
         contents = None if "{" in name or "*" in name else tar.index_tar(name)
         if contents is None or any(file.lower().endswith(".cls") for file in contents.names):
             return FileSource(name, index_shards(find_shards(name), name, captions))
-        return FileSource(name, Source(contents, arrange(image_names(contents.names))))
+        found = image_names(contents.names)
+        check_lost(contents, len(found))
+        return FileSource(name, Source(contents, arrange(found)))
     if not path.is_dir() and not path.is_file():
         return FileSource(name, index_shards(find_shards(str(path)), str(path), captions))
     if path.suffix.lower() in array_file.SUFFIXES and path.is_file():
@@ -155,7 +157,7 @@ def open_images(
     if path.is_file() and any(file.lower().endswith(".cls") for file in files.names):
         return FileSource(name, index_shards({path.name: path}, str(path), captions))
     images = image_names(files.names)
-    if follow_links is None:
+    if follow_links is None or path.is_file():
         check_lost(files, len(images))
     return FileSource(name, Source(files, arrange(images) if images else {}))
 
@@ -164,8 +166,10 @@ def check_lost(files: Files, count: int) -> None:
     """Raise a ValueError if more than a tenth of the images lie behind symbolic links that are not followed."""
     if files.lost > LOST * (count + files.lost):
         listed = ", ".join(f"{name!a}" for name in files.lost_links[:5])
+        remedy = "Name the folder into which links may lead with --follow-links FOLDER (follow_links)"
+        if not Path(files.source).is_dir():
+            remedy = "Pack the files themselves: tar --dereference"
         raise ValueError(
             f"{files.lost} of the {count + files.lost} images of {files.source} would be lost: they lie behind "
-            f"{len(files.lost_links)} symbolic link(s) that are not followed, such as {listed}. Name the folder into "
-            "which links may lead with --follow-links FOLDER (follow_links)"
+            f"{len(files.lost_links)} symbolic link(s) that are not followed, such as {listed}. {remedy}"
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import lzma
+import posixpath
 import tarfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -28,8 +30,8 @@ Place = tuple[int, int, int]
 def index_tar(path: Path | str) -> Files:
     """List the regular files of the tar archive at ``path``.
 
-    Links, devices, names that are absolute or contain ``..``, sparse or very large members, and further members of the
-    same name are refused and reported.
+    Symbolic links, devices, names that are absolute or contain ``..``, sparse or very large members, and further
+    members of the same name are refused and reported. A hard link is a further name of a member before it.
 
     Raises:
         ValueError: the archive is damaged or truncated, or is not a tar archive.
@@ -38,10 +40,13 @@ def index_tar(path: Path | str) -> Files:
     skipped: list[tuple[str, str]] = []
     sizes: list[tuple[int, int]] = []
     places: dict[str, Place] = {}
+    links: dict[str, str] = {}
     with open_tar(path) as archive:
         for member, name, refusal in members(archive):
             if refusal:
                 skipped.append((member.name, refusal))
+                if member.issym() and is_image_name(name) and not is_hidden(name):
+                    links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
                 continue
             names.append(name)
             if is_image_name(name) or name.lower().endswith(ARRAYS):
@@ -67,7 +72,11 @@ def index_tar(path: Path | str) -> Files:
     def storage(wanted: Sequence[str]) -> Storage:
         return archive_storage([path], places, wanted)
 
-    return Files(str(path), tuple(sorted(names)), tuple(sorted(skipped)), tuple(sizes), stream, storage)
+    listed = set(names)
+    lost = tuple(sorted(name for name, target in links.items() if target not in listed))
+    return Files(
+        str(path), tuple(sorted(names)), tuple(sorted(skipped)), tuple(sizes), stream, storage, len(lost), lost
+    )
 
 
 def archive_storage(archives: Sequence[Path | str], places: Mapping[str, Place], wanted: Sequence[str]) -> Storage:
@@ -121,11 +130,20 @@ def open_tar(path: Path | str) -> Iterator[tarfile.TarFile]:
 
 
 def members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
-    """Yield every file of the archive with its clean name and the reason for refusing it, empty if there is none."""
+    """Yield every file of the archive with its clean name and the reason for refusing it, empty if there is none.
+
+    Of a hard link to a file before it that may be read, even one that is hidden, this file is yielded with its name.
+    """
     seen: set[str] = set()
-    for member in archive:
-        name = "/".join(part for part in member.name.split("/") if part not in ("", "."))
+    known: dict[str, tarfile.TarInfo] = {}
+    for stored in archive:
+        name, member = clean(stored.name), stored
+        if stored.islnk() and (target := known.get(clean(stored.linkname))):
+            member = copy.copy(target)
+            member.name = stored.name
         refusal = refuse(member)
+        if not refusal:
+            known.setdefault(name, member)
         if member.isdir() or (not refusal and is_hidden(name)):
             continue
         if not refusal and name in seen:
@@ -134,10 +152,17 @@ def members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, st
         yield member, name, refusal
 
 
+def clean(name: str) -> str:
+    """Return the name of a member without what changes nothing in a path."""
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
 def refuse(member: tarfile.TarInfo) -> str:
     """Return why a member must not be read; empty if it may be."""
-    if member.issym() or member.islnk():
-        return "link, not followed"
+    if member.issym():
+        return "symbolic link, not followed"
+    if member.islnk():
+        return "hard link to no file before it"
     if not member.isreg():
         return "not a regular file"
     if member.name.startswith("/") or ".." in member.name.split("/"):

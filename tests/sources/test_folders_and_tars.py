@@ -317,14 +317,20 @@ def test_tricks_in_a_tar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         add("good/../../up.png", png(4))
         add(str(tmp_path / "absolute.png"), png(5))
         add("link.png", kind=tarfile.SYMTYPE, target="/etc/hostname")
-        add("hard.png", kind=tarfile.LNKTYPE, target="good/1.png")
+        add("hard.png", kind=tarfile.LNKTYPE, target="/etc/hostname")
+        add("hard up.png", kind=tarfile.LNKTYPE, target="../up.png")
+        add("before.png", kind=tarfile.LNKTYPE, target="good/3.png")
+        add("good/../hard.png", kind=tarfile.LNKTYPE, target="good/1.png")
         add("device.png", kind=tarfile.CHRTYPE)
         add("pipe.png", kind=tarfile.FIFOTYPE)
         add("good/1.png", png(6))
         add("giant.png", bytes(10_001))
+        add("hard giant.png", kind=tarfile.LNKTYPE, target="giant.png")
+        for number in range(3, 10):
+            add(f"good/{number}.png", png(number))
     before = sorted(tmp_path.rglob("*"))
     dataset = load_dataset(path)
-    assert first(dataset) == [1, 2] and dataset.names == ("1.png", "2.png")
+    assert first(dataset) == list(range(1, 10)) and dataset.names == tuple(f"{number}.png" for number in range(1, 10))
     absolute = str(tmp_path / "absolute.png")
     refused = {
         "../up.png",
@@ -332,13 +338,18 @@ def test_tricks_in_a_tar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         absolute,
         "link.png",
         "hard.png",
+        "hard up.png",
+        "before.png",
+        "good/../hard.png",
+        "hard giant.png",
         "device.png",
         "pipe.png",
         "giant.png",
     }
-    assert {name for name, _ in dataset.skipped} == refused | {"good/1.png"} and len(dataset.skipped) == 9
+    assert {name for name, _ in dataset.skipped} == refused | {"good/1.png"} and len(dataset.skipped) == 13
     assert dict(dataset.skipped)["../up.png"].startswith("unsafe name")
-    assert dict(dataset.skipped)["hard.png"] == dict(dataset.skipped)["link.png"] == "link, not followed"
+    assert dict(dataset.skipped)["link.png"] == "symbolic link, not followed"
+    assert dict(dataset.skipped)["hard.png"] == "hard link to no file before it"
     assert sorted(tmp_path.rglob("*")) == before
 
 

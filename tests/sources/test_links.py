@@ -1,14 +1,17 @@
-"""Symbolic links below a folder: followed into a stated folder only, never in circles, and what is lost is told."""
+"""Links in folders and archives: followed into a stated folder only, never in circles, and what is lost is told."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tarfile
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from fastclr.cli import main
 from fastclr.data import ImageDataset, Order, load_splits, make_loader
@@ -141,3 +144,48 @@ def test_the_folder_must_exist(root: Path, tmp_path: Path) -> None:
 def test_the_command_line_follows(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", str(root), "--follow-links", str(tmp_path / "store")]) == 0
     assert "cat 5, dog 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+def test_hard_links_in_a_tar(suffix: str, tmp_path: Path) -> None:
+    """A second name of a file is an image as it is in the folder, whichever name the archive stores first."""
+    root = tmp_path / "root"
+    for place, folder in enumerate(("a", "b", ".kept")):
+        pictures(root / folder, range(10 * place, 10 * place + 3))
+    links = {"a/again.png": "b/011.png", "b/0again.png": "b/011.png", "b/x.png": ".kept/020.png"}
+    for name, target in links.items():
+        os.link(root / target, root / name)
+    path = tmp_path / f"links.{suffix}"
+    with tarfile.open(path, "w:gz" if suffix == "tar.gz" else "w") as archive:
+        archive.add(root, ".")
+    with tarfile.open(path) as archive:
+        assert sum(member.islnk() for member in archive) == 3
+    packed, plain = load_splits(path, cache="off", holdout=0).train, load_splits(root, cache="off", holdout=0).train
+    assert isinstance(packed, ImageDataset) and isinstance(packed.images, Tensor)
+    assert packed.images[:, 0, 0, 0].tolist() == [0, 1, 2, 11, 10, 11, 12, 11, 20] and packed.skipped == ()
+    assert packed.names == plain.names and packed.fingerprint == plain.fingerprint
+    if suffix == "tar":
+        index = load_splits(path, holdout=0, loader="torch").train
+        with closing(make_loader(index, "torch", Order(9, shuffle=False, drop_last=False), workers=0)) as loader:
+            images = next(iter(loader.epoch(0))).images
+        assert isinstance(images, Tensor) and torch.equal(images, packed.images)
+
+
+def test_symbolic_links_in_a_tar_are_lost_images(tmp_path: Path) -> None:
+    """More than a tenth is an error, as in a folder; links to listed images, hidden and other ones are none."""
+    root, path = tmp_path / "root", tmp_path / "links.tar"
+    pictures(root / "a", range(9))
+    pictures(root / ".git", range(50, 51))
+    for name, target in {"a/in.png": "../.git/050.png", "a/0.png": "000.png", ".b.png": "c.png", "n": "m"}.items():
+        (root / name).symlink_to(target)
+    with tarfile.open(path, "w") as archive:
+        archive.add(root, ".")
+    train = load_splits(path, cache="off", holdout=0).train  # a tenth
+    assert len(train) == 9 and dict(train.skipped)["./a/in.png"] == "symbolic link, not followed"
+    (root / "out.png").symlink_to(tmp_path / "gone.png")
+    with tarfile.open(path, "w") as archive:
+        archive.add(root, ".")
+    message = r"2 of the 11 images .* behind 2 symbolic link\(s\) .* 'a/in\.png', 'out\.png'\. Pack .*tar --dereference"
+    for follow in (None, tmp_path):
+        with pytest.raises(ValueError, match=message):
+            load_splits(path, follow_links=follow)

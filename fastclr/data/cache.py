@@ -22,6 +22,12 @@ VERSION = 4  # of the stored data: changes to the decoder, the order or the layo
 HASHED_WHOLE = 4 * 2**30  # archives of up to this many bytes are hashed whole
 EDGE = 64 * 2**20  # of larger ones, this many bytes at either end are hashed
 
+# packages that decide which images can be read: one that is installed later makes others readable
+DECODERS = (
+    *("pillow", "pillow-heif", "pydicom", "tifffile", "imagecodecs"),
+    *("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "python-gdcm"),  # pydicom's
+)
+
 log = logging.getLogger("fastclr")
 
 
@@ -122,13 +128,18 @@ def keys(request: Request, origin: Origin) -> list[str]:
 
     If the source has its own test images, all seeds give the same result, which is stored once.
     """
-    try:
-        pillow = metadata.version("pillow")
-    except metadata.PackageNotFoundError:
-        pillow = ""
-    common = [VERSION, pillow, origin.contents, dict(request.options)]
+    common = [VERSION, decoders(), origin.contents, dict(request.options)]
     variants = ([request.holdout > 0], [request.holdout, request.seed])
     return [hashed(json.dumps([common, variant], sort_keys=True)) for variant in variants]
+
+
+def decoders() -> dict[str, str]:
+    """Return the versions of the packages of `DECODERS` that are installed."""
+    found: dict[str, str] = {}
+    for name in DECODERS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def hashed(text: str) -> str:

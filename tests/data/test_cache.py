@@ -154,6 +154,24 @@ def test_whatever_changes_the_result_is_another_file(photos: Path, store: Path, 
     assert len(files(store)) == len(variants)
 
 
+@pytest.mark.parametrize("package", ["pillow_heif", "pydicom", "tifffile", "imagecodecs", "pylibjpeg"])
+def test_a_decoder_installed_later_is_another_file(
+    package: str, photos: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be read without it is missing from the file that was stored; another version counts too."""
+    load_splits(photos, cache=store)
+    for count, version in ((2, "999.1"), (3, "999.2"), (3, "999.1")):
+        about = tmp_path / version / f"{package}-{version}.dist-info" / "METADATA"
+        about.parent.mkdir(parents=True, exist_ok=True)
+        about.write_text(f"Metadata-Version: 2.1\nName: {package.replace('_', '-')}\nVersion: {version}\n")
+        with monkeypatch.context() as patched:
+            patched.syspath_prepend(tmp_path / version)
+            load_splits(photos, cache=store)
+        assert len(files(store)) == count
+    load_splits(photos, cache=store)
+    assert len(files(store)) == 3
+
+
 def test_labels_that_changed_since_are_read_anew(photos: Path, store: Path, tmp_path: Path) -> None:
     """A table of the same name, size and time with other classes, and a class folder of another name."""
     table = tmp_path / "labels.csv"

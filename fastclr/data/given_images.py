@@ -24,9 +24,8 @@ from fastclr.data.value_range import Scaling, evenly, scaling_of
 from fastclr.sources.bands import is_deep, load, raw_values
 from fastclr.sources.captions import NO_CAPTION, CaptionOptions, check_captioned
 from fastclr.sources.entries import TEST_SPLITS, split_folders
+from fastclr.sources.labels import MAX_CLASSES
 from fastclr.sources.reading import Raw, Reading, full_range
-
-MAX_CLASSES = 10**6
 
 log = logging.getLogger("fastclr")
 

@@ -14,15 +14,13 @@ from fastclr.sources.captions import CaptionOptions, attach, read_captions
 from fastclr.sources.decode import image_size, is_image_name
 from fastclr.sources.entries import TEST_SPLITS, Entry, Source, split_folders
 from fastclr.sources.folder import LARGEST_SAMPLE, SAMPLE_EVERY, Files
+from fastclr.sources.labels import as_label
 from fastclr.sources.remote import is_address, matching
 from fastclr.sources.tar import SUFFIXES, Place, archive_storage, member_image, members, open_tar
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
-NUMBER = re.compile(r"-?[0-9]+(\.0*)?")
-MAX_CLASSES = 10**6
 MAX_LABEL_BYTES = 2**24  # of a file with a label
-MAX_NAME = 200  # characters of the name of a class
 FEW = 0.1  # share of samples with a fault that is theirs; where more have it, the fault is that of the whole set
 
 Key = tuple[str, str]  # shard and key of a sample
@@ -245,27 +243,6 @@ def read_label(content: bytes, suffix: str) -> int | str | None:
             return None
         value = value["label"]
     return as_label(value)
-
-
-def as_label(value: object) -> int | str:
-    """Return a label as a number of at least -1 or as the name of a class; 1.0 and "1" are the number 1.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, str):
-        value = value.strip()
-        value.encode()  # half of a surrogate pair, which JSON admits, can be written nowhere
-        if 0 < len(value) <= MAX_NAME and not NUMBER.fullmatch(value):
-            return value
-        value = int(value.partition(".")[0]) if 0 < len(value) <= MAX_NAME else value
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"it must be a number or a name, got {str(value)[:50]!a}")
-    if not -1 <= value < MAX_CLASSES:
-        raise ValueError(f"the label must be in -1 .. {MAX_CLASSES - 1}, got {str(value)[:50]}")
-    return value
 
 
 def number_classes(found: Found) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from fastclr.sources.captions import CaptionOptions, attach, captions_of
 from fastclr.sources.decode import image_size, is_image_name
 from fastclr.sources.entries import TEST_SPLITS, Entry, Source, split_folders
 from fastclr.sources.folder import Files
+from fastclr.sources.labels import as_label
 from fastclr.sources.packages import needed
 from fastclr.sources.tar import member_image
 
@@ -94,7 +95,7 @@ def index_tables(tables: dict[str, Path], source: str, captions: CaptionOptions 
         entries[split] = rows
     if not classes:
         numbers = {entry.kind for rows in entries.values() for entry in rows if entry.kind is not None}
-        if numbers and all(kind.isdecimal() for kind in numbers):
+        if numbers and all(kind.isdecimal() and kind == str(int(kind)) for kind in numbers):
             classes = tuple(str(number) for number in range(max(map(int, numbers)) + 1))
 
     def stream(wanted: Collection[str]) -> Iterator[tuple[str, Encoded]]:
@@ -221,7 +222,11 @@ class Table:
         return [size for size in found if size is not None]
 
     def kinds(self) -> tuple[list[str | None], tuple[str, ...]]:
-        """Return the class of each row, and the names of the classes if the file has them in an order of their own."""
+        """Return the class of each row, and the names of the classes if the file has them in an order of their own.
+
+        Raises:
+            ValueError: a label is neither a number nor a name.
+        """
         if self.label is None:
             return [None for values in self.batches(self.image) for _ in values], ()
         feature = self.features.get(self.label)
@@ -230,13 +235,32 @@ class Table:
         kinds: list[str | None] = []
         for values in self.batches(self.label):
             for value in values:
-                if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-                    if names and value >= len(names):
-                        raise ValueError(f"{self.title}: row {len(kinds)} has label {value}, of {len(names)} classes")
-                    kinds.append(names[value] if names else str(value))
-                else:
-                    kinds.append(value if isinstance(value, str) and value else None)
+                try:
+                    kinds.append(kind_of(value, names))
+                except ValueError as error:
+                    raise ValueError(
+                        f"{self.title}: the label of row {len(kinds)} in column {self.label!a} cannot be used: {error} "
+                        "(without this column the images are unlabelled)"
+                    ) from error
         return kinds, names if len(set(names)) == len(names) else ()
+
+
+def kind_of(value: object, names: Sequence[str]) -> str | None:
+    """Return the class that a label stands for, by `names` if it is a number and there are some; None if unknown.
+
+    Raises:
+        ValueError: it is neither a number nor a name, or a number without a name where there are some.
+    """
+    value = value.decode() if isinstance(value, bytes) else value
+    value = value.strip() or None if isinstance(value, str) else value
+    if value is None or value != value:  # NaN
+        return None
+    label = as_label(int(value) if isinstance(value, bool) else value)
+    if label == -1 or isinstance(value, str):
+        return None if label == -1 else str(value)  # 01 is a name
+    if names and int(label) >= len(names):
+        raise ValueError(f"it is {label}, of {len(names)} classes")
+    return names[int(label)] if names else str(label)
 
 
 def texts_as_bytes(values: Any) -> Any:

@@ -322,6 +322,44 @@ def test_what_is_not_supported_is_named(name: str, message: str, tmp_path: Path)
         load_splits(source)
 
 
+@pytest.mark.parametrize(
+    ("column", "classes", "expected"),
+    [
+        (pa.array([2.0, 0.0, float("nan"), 1.0]), ("0", "1", "2"), [2, 0, -1, 1]),  # as pandas writes 2, 0, nothing, 1
+        (pa.array([2, 0, None, -1]), ("0", "1", "2"), [2, 0, -1, -1]),
+        (pa.array([True, False, None, True]), ("0", "1"), [1, 0, -1, 1]),
+        (pa.array([b"cat", b"dog", None, b" cat"]), ("cat", "dog"), [0, 1, -1, 0]),
+        (pa.array(["02", "01", "", "02"]), ("01", "02"), [1, 0, -1, 1]),
+        (pa.array(["10", "2", " ", "2"]), tuple(map(str, range(11))), [10, 2, -1, 2]),
+        (pa.array(["10", "2", None, "x"]), ("10", "2", "x"), [0, 1, -1, 2]),
+    ],
+)
+def test_labels_of_tables(column: pa.Array, classes: tuple[str, ...], expected: list[int], tmp_path: Path) -> None:
+    """Numbers of any type, truth values, bytes and names; what is missing is unknown."""
+    images = [{"bytes": png(array), "path": None} for array in pixels(4)]
+    pa.parquet.write_table(pa.table({"image": images, "label": column}), tmp_path / "x.parquet")
+    train = load_splits(tmp_path / "x.parquet", holdout=0).train
+    assert train.classes == classes and train.labels.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pa.array([0.0, 0.5]), r"it must be a number or a name, got '0\.5'"),
+        (pa.array([0, 20_000_000]), r"the label must be in -1 \.\. 999999, got 20000000"),
+        (pa.array([b"a", b"\xff"]), r"'utf-8' codec can't decode"),
+        (pa.array([None, [1, 2]]), r"it must be a number or a name, got '\[1, 2\]'"),
+    ],
+)
+def test_labels_of_tables_that_are_none(column: pa.Array, message: str, tmp_path: Path) -> None:
+    """The file and the row are named."""
+    images = [{"bytes": png(array), "path": None} for array in pixels(len(column))]
+    pa.parquet.write_table(pa.table({"image": images, "label": column}), tmp_path / "x.parquet")
+    row = len(column) - 1
+    with pytest.raises(ValueError, match=rf"x\.parquet: the label of row {row} in column 'label' .*: {message}"):
+        load_splits(tmp_path / "x.parquet")
+
+
 def test_splits_of_tables(tmp_path: Path) -> None:
     """By the first word of a file's name or by its folder; other files are left out, and rows without bytes named."""
     rows = {"image": [{"bytes": png(array), "path": None} for array in pixels(4)], "label": [0, 1, 1, 0]}

@@ -33,7 +33,8 @@ class UnknownNames(ValueError):
 def read_labels(path: str | Path, source: str | Path | None = None) -> dict[str, str | None]:
     """Read a table with the columns ``name`` (or ``file_name``) and ``label``; other columns are ignored.
 
-    The columns are separated by commas, semicolons or tabs, whichever the first line has.
+    The columns are separated by commas, semicolons or tabs, whichever the first line has; spaces around a value do not
+    count.
 
     Args:
         path: the file.
@@ -52,11 +53,11 @@ def read_labels(path: str | Path, source: str | Path | None = None) -> dict[str,
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets write a BOM
             columns, delimiter = read_header(file.readline())
-            rows = csv.DictReader(file, columns, delimiter=delimiter, strict=True)
+            rows = csv.DictReader(file, columns, delimiter=delimiter, skipinitialspace=True, strict=True)
             name_column = next(column for column in columns if column in NAMES)
             for row in rows:
                 # file systems spell a name in other ways than spreadsheets do
-                name, text = (unicodedata.normalize("NFC", row[key] or "") for key in (name_column, "label"))
+                name, text = (unicodedata.normalize("NFC", (row[key] or "").strip()) for key in (name_column, "label"))
                 label = text or None
                 line = rows.line_num + 1
                 if not name:

@@ -57,6 +57,18 @@ def test_csv(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_spaces_around_values(delimiter: str, tmp_path: Path) -> None:
+    """They make no further class, and hide no quotes; those within a value stay."""
+    rows = ["name, label", "a.png, cat", "b.png,cat ", ' c d.png ,"cat"', 'e.png, "big, dog"', "f.png,  "]
+    text = "\n".join(rows).replace(",", delimiter).replace(f"big{delimiter}", "big,") + "\n"
+    assert read_labels(table(tmp_path / "l.csv", text)) == {
+        **dict.fromkeys(["a.png", "b.png", "c d.png"], "cat"),
+        "e.png": "big, dog",
+        "f.png": None,
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -23,7 +23,7 @@ from fastclr.data.label_subsets import label_subset
 from fastclr.device import peak_memory
 from fastclr.evaluate import Features, knn_accuracy, lbfgs_probe
 from fastclr.files import write_atomically, write_text_atomically
-from fastclr.methods import METHODS, CPCOptions
+from fastclr.methods import METHODS, CPCOptions, PIRLOptions
 from fastclr.methods.model import build_model
 from fastclr.training.config import PretrainConfig
 from fastclr.training.evaluation import run_features
@@ -57,9 +57,11 @@ SHARED: dict[str, Any] = {
     "loader": "resident",
 }
 # CPC compares every patch with all patches of the batch: with the preset's 49 of 8 px, a training takes three hours.
-# The steps of the presets of BYOL and MoCo v2 are made for hundreds of epochs
+# PIRL's noise-contrastive estimation follows the bank as it fills for longer than 40 epochs: it stays at the untrained
+# network's kNN. The steps of the presets of BYOL and MoCo v2 are made for hundreds of epochs
 OWN: dict[str, dict[str, Any]] = {
     "cpc": {"options": CPCOptions(grid=3, steps=1)},
+    "pirl": {"options": PIRLOptions(loss="info-nce", negatives=8192, grid=2)},
     **{name: {each: METHODS[name].recipe[each] for each in ("lr", "weight_decay")} for name in ("byol", "moco-v2")},
 }
 TOY: dict[str, Any] = {"width": 0.125, "epochs": 2, "batch_size": 32, "warmup_epochs": 0.0}

@@ -136,6 +136,8 @@ def block(tables: Mapping[Path, Mapping[str, Any]]) -> str:
         parts.append(f"the loss broke with {', '.join(broken)} the rate")
     if "cpc" not in lacking:
         parts.append("CPC with 9 patches of 16 px an image, not its preset's 49 of 8 px: it compares all of a batch")
+    if "pirl" not in lacking:
+        parts.append("PIRL with the softmax (`--pirl.loss info-nce`), which short runs want")
     if lacking:
         parts.append(f"not measured yet: {', '.join(lacking)}")
     parts += [hardware_text(stored["machine"]), f"commits {', '.join(commits)}"]

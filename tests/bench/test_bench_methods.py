@@ -25,7 +25,7 @@ from method_run import FACTORS, SEEDS, TUNING_SEED, UNTRAINED, Images, Planned
 
 import fastclr
 from fastclr.data import Batch
-from fastclr.methods import METHODS, BYOLOptions, CPCOptions
+from fastclr.methods import METHODS, BYOLOptions, CPCOptions, PIRLOptions
 from fastclr.training.build import Training
 from fastclr.training.optim import peak_lr
 
@@ -63,6 +63,7 @@ def test_all_methods_are_trained_alike_but_for_what_is_their_own() -> None:
         assert peak_lr(lower) == pytest.approx(0.3 * peak_lr(config)) and lower.weight_decay == config.weight_decay
     assert configs["byol"].options == BYOLOptions(second_solarize_p=0.0)  # of cifar10-byol
     assert configs["cpc"].options == CPCOptions(grid=3, steps=1)  # 2,304 patches a step, not 12,544
+    assert configs["pirl"].options == PIRLOptions(loss="info-nce", negatives=8192, grid=2)
     assert configs["rotation"].optimizer == METHODS["rotation"].recipe.get("optimizer", "sgd")
     release = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]["encoders"]
     trained = [name for part in release["strategy"]["matrix"]["methods"] for name in part.split()]

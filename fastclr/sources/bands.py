@@ -41,13 +41,13 @@ def raw_values(image: Image) -> Raw:
 
 def deep_band(image: Image) -> tuple[Values, Interval | None]:
     """Return the values of an image of more than 8 bits, and the ends of their type if these are known."""
-    values: Values = np.asarray(image)[..., None]
     if image.mode == "I" and "maxval" in image.info:  # Pillow has stretched them to 65535
-        stored = values.astype(np.uint32)
+        stored = np.array(image, dtype=np.uint32)[..., None]
         stored *= image.info["maxval"]
         stored += 32767
         stored //= 65535
         return stored, (0.0, float(image.info["maxval"]))
+    values: Values = np.asarray(image)[..., None]
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in WIDENED):
         return values, (0.0, 65535.0)
     if image.mode == "I" and image.format == "TIFF" and getattr(image, "tag_v2", {}).get(TIFF_KIND, (1,))[0] != SIGNED:

@@ -37,7 +37,7 @@ start = time.perf_counter()
 from fastclr.cli import main
 from fastclr.training import loop
 
-def stop(config):
+def stop(*_):
     print(time.perf_counter() - start)
     sys.exit(0)
 

@@ -66,8 +66,12 @@ def confusion_counts(scores: Tensor, labels: Tensor, classes: int) -> Tensor:
     Returns:
         int64 ``[classes, classes]`` on the CPU.
     """
-    places = labels.to(scores.device) * classes + scores.argmax(dim=1)
-    return torch.bincount(places, minlength=classes * classes).view(classes, classes).cpu()
+    return count_pairs(labels.to(scores.device), scores.argmax(dim=1), classes).cpu()
+
+
+def count_pairs(true: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """Count images by true class (rows) and predicted class, both int64 ``[N]``; int64 ``[classes, classes]``."""
+    return torch.bincount(true * classes + predicted, minlength=classes**2).view(classes, classes)
 
 
 def score(scores: Tensor, labels: Tensor) -> Scores:
@@ -102,10 +106,9 @@ def tally(blocks: Iterable[Tensor], labels: Tensor) -> Scores:
     place, predicted, true = torch.cat(ranks), torch.cat(told), labels.cpu()
     classes = max(columns, int(true.max()) + 1)
     totals, right = (torch.bincount(each, minlength=classes).tolist() for each in (true, true[predicted == true]))
-    counts = torch.bincount(true * classes + predicted, minlength=classes**2) if classes <= CONFUSION_UP_TO else None
     return Scores(
         top1=int((place == 0).sum()) / len(place),
         top5=int((place < 5).sum()) / len(place) if classes >= TOP5_FROM else None,
         per_class=[hit / total if total else None for hit, total in zip(right, totals, strict=True)],
-        confusion=None if counts is None else counts.view(classes, classes).tolist(),
+        confusion=count_pairs(true, predicted, classes).tolist() if classes <= CONFUSION_UP_TO else None,
     )

@@ -236,7 +236,7 @@ def zeroshot(
         "test_images": len(found.labels),
         "classes": list(names) if len(names) <= CONFUSION_UP_TO else None,
     }
-    run.add_result("zeroshot" if options.data is None else named_after("zeroshot", options.data), result)
+    run.add_result(named_after("zeroshot", options.data), result)
     return result
 
 
@@ -290,5 +290,5 @@ def retrieve_pairs(
         name: {**side.as_json(), "different_captions": len(numbers)}
         for name, side in zip(("image to text", "text to image"), sides, strict=True)
     }
-    run.add_result("retrieve" if options.data is None else named_after("retrieve", options.data), result)
+    run.add_result(named_after("retrieve", options.data), result)
     return result

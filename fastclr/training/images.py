@@ -71,8 +71,10 @@ class ImageOptions:
         return kind
 
 
-def named_after(kind: str, data: str) -> str:
-    """Return the name of a result on other images."""
+def named_after(kind: str, data: str | None) -> str:
+    """Return the name of a result: other images than the run's own have theirs in it."""
+    if data is None:
+        return kind
     return f"{kind}-{data[1:-1].rpartition('.')[2] if is_given(data) else Path(data).name}"
 
 

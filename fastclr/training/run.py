@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastclr.files import locked, read_json, sync_folder, write_atomically, write_text_atomically
 from fastclr.sources.printable import printable, progress_bar
-from fastclr.training.checkpoint import PATTERN, Checkpoint, load_latest, load_state
+from fastclr.training.checkpoint import Checkpoint, list_checkpoints, load_latest, load_state
 from fastclr.training.checkpoint_writer import CheckpointWriter
 from fastclr.training.config import PretrainConfig, difference
 from fastclr.training.config_yaml import to_yaml
@@ -271,8 +271,7 @@ class Run:
 
     def newest_step(self) -> int | None:
         """Return the step of the newest checkpoint by its name; None if there is none."""
-        steps = [int(found[1]) for file in self.checkpoints.glob("*.pt") if (found := PATTERN.fullmatch(file.name))]
-        return max(steps, default=None)
+        return max((step for step, _ in list_checkpoints(self.checkpoints)), default=None)
 
     def add_result(self, name: str, result: dict[str, Any]) -> None:
         """Store a result under `name` in ``results.json``, beside those already there and those of other processes."""
